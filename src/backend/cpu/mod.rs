@@ -1,0 +1,3 @@
+//! The cpu backend: float32, SIMD and threads.
+
+pub mod simd;

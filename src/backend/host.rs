@@ -1,0 +1,424 @@
+//! Images in the machine's own memory, and [`ImageOps`](super::ImageOps) on them: what the cpu backend computes in
+//! float32 and the reference in float64.
+
+use std::ops::{Add, Mul, Sub};
+
+use rayon::prelude::*;
+
+use super::{At, Blend, ImageBuffer, ImageShape, Push, Stitch, TileGrid};
+use crate::error::{Error, Result};
+
+/// The number type of a host backend.
+pub trait Real:
+    Copy
+    + Default
+    + PartialOrd
+    + Send
+    + Sync
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Into<f64>
+    + From<f32>
+    + 'static
+{
+    /// Rounds to the nearest.
+    fn from_f64(x: f64) -> Self;
+    /// Rounds to the nearest.
+    fn to_f32(self) -> f32;
+}
+
+impl Real for f32 {
+    fn from_f64(x: f64) -> Self {
+        x as f32
+    }
+    fn to_f32(self) -> f32 {
+        self
+    }
+}
+
+impl Real for f64 {
+    fn from_f64(x: f64) -> Self {
+        x
+    }
+    fn to_f32(self) -> f32 {
+        self as f32
+    }
+}
+
+/// A buffer of images in the machine's memory, CHW, one after another.
+#[derive(Clone, Debug)]
+pub struct HostImages<T> {
+    shape: ImageShape,
+    len: usize,
+    pixels: Vec<T>,
+}
+
+impl<T: Real> HostImages<T> {
+    /// `len` black images.
+    ///
+    /// # Errors
+    /// The size overflows or the memory is not to be had.
+    pub fn zeroed(shape: ImageShape, len: usize) -> Result<Self> {
+        let refused = || Error::invalid(format!("no memory for {len} images of {shape}"));
+        let elements = shape
+            .channels
+            .checked_mul(shape.height)
+            .and_then(|n| n.checked_mul(shape.width))
+            .and_then(|n| n.checked_mul(len))
+            .ok_or_else(refused)?;
+        let mut pixels = Vec::new();
+        pixels.try_reserve_exact(elements).map_err(|_| refused())?;
+        pixels.resize(elements, T::default());
+        Ok(HostImages { shape, len, pixels })
+    }
+
+    /// Image `index`'s pixels, CHW.
+    pub fn image(&self, index: usize) -> &[T] {
+        let n = self.shape.elements();
+        &self.pixels[index * n..(index + 1) * n]
+    }
+
+    /// Image `index`'s pixels, CHW.
+    pub fn image_mut(&mut self, index: usize) -> &mut [T] {
+        let n = self.shape.elements();
+        &mut self.pixels[index * n..(index + 1) * n]
+    }
+
+    /// Images `first .. first + count`, each as a slice, for parallel writing.
+    fn par_images_mut(
+        &mut self,
+        first: usize,
+        count: usize,
+    ) -> Result<rayon::slice::ChunksExactMut<'_, T>> {
+        if first + count > self.len {
+            return Err(Error::invalid(format!(
+                "images {first}..{} do not fit a buffer of {}",
+                first + count,
+                self.len
+            )));
+        }
+        let n = self.shape.elements();
+        Ok(self.pixels[first * n..(first + count) * n].par_chunks_exact_mut(n.max(1)))
+    }
+}
+
+impl<T: Real> ImageBuffer for HostImages<T> {
+    fn shape(&self) -> ImageShape {
+        self.shape
+    }
+    fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl<'a, T: Real> At<'a, HostImages<T>> {
+    /// The image's pixels, CHW.
+    pub fn pixels(&self) -> &'a [T] {
+        self.buffer.image(self.index)
+    }
+}
+
+/// Refuses an image whose shape is not the wanted one.
+fn check_shape<T: Real>(images: &HostImages<T>, want: ImageShape) -> Result<()> {
+    if images.shape == want {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "an image of {} where {want} is needed",
+        images.shape
+    )))
+}
+
+/// Copies `pixels` to images `first..`.
+pub fn upload<T: Real>(pixels: &[f32], out: &mut HostImages<T>, first: usize) -> Result<()> {
+    let n = out.shape.elements();
+    if n == 0 || !pixels.len().is_multiple_of(n) {
+        return Err(Error::invalid(format!(
+            "{} numbers are not a whole number of {} images",
+            pixels.len(),
+            out.shape
+        )));
+    }
+    let images = out.par_images_mut(first, pixels.len() / n)?;
+    images
+        .zip(pixels.par_chunks_exact(n))
+        .for_each(|(to, from)| {
+            for (to, &from) in to.iter_mut().zip(from) {
+                *to = T::from(from);
+            }
+        });
+    Ok(())
+}
+
+/// Copies images.
+pub fn copy<T: Real>(
+    from: &[At<'_, HostImages<T>>],
+    out: &mut HostImages<T>,
+    first: usize,
+) -> Result<()> {
+    for image in from {
+        check_shape(image.buffer, out.shape)?;
+    }
+    let images = out.par_images_mut(first, from.len())?;
+    images
+        .zip(from)
+        .for_each(|(to, from)| to.copy_from_slice(from.pixels()));
+    Ok(())
+}
+
+/// The shape of a tile of `grid` with as many channels as `image`.
+fn tile_shape(image: ImageShape, grid: TileGrid) -> ImageShape {
+    ImageShape {
+        channels: image.channels,
+        height: grid.tile_height,
+        width: grid.tile_width,
+    }
+}
+
+/// Cuts an image into tiles.
+pub fn tile<T: Real>(
+    image: At<'_, HostImages<T>>,
+    grid: TileGrid,
+    out: &mut HostImages<T>,
+    first: usize,
+) -> Result<()> {
+    let shape = ImageShape {
+        height: grid.height,
+        width: grid.width,
+        ..image.buffer.shape
+    };
+    check_shape(image.buffer, shape)?;
+    check_shape(out, tile_shape(shape, grid))?;
+    let pixels = image.pixels();
+    let tiles = out.par_images_mut(first, grid.tiles())?;
+    tiles.enumerate().for_each(|(t, tile)| {
+        let (top, left) = origin(grid, t);
+        let rows = tile.chunks_exact_mut(grid.tile_width);
+        for (row, to) in rows.enumerate() {
+            let (channel, y) = (row / grid.tile_height, row % grid.tile_height);
+            let y = TileGrid::reflect(top + y, shape.height);
+            let from = &pixels[(channel * shape.height + y) * shape.width..][..shape.width];
+            for (x, to) in to.iter_mut().enumerate() {
+                *to = from[TileGrid::reflect(left + x, shape.width)];
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Row and column of a tile's upper left pixel.
+fn origin(grid: TileGrid, tile: usize) -> (usize, usize) {
+    let (row, column) = (tile / grid.columns(), tile % grid.columns());
+    (row * grid.tile_height, column * grid.tile_width)
+}
+
+/// Puts tiles together.
+pub fn untile<T: Real>(
+    tiles: &HostImages<T>,
+    first_tile: usize,
+    grid: TileGrid,
+    out: &mut HostImages<T>,
+    index: usize,
+) -> Result<()> {
+    let shape = out.shape;
+    check_shape(
+        out,
+        ImageShape {
+            height: grid.height,
+            width: grid.width,
+            ..shape
+        },
+    )?;
+    check_shape(tiles, tile_shape(shape, grid))?;
+    if first_tile + grid.tiles() > tiles.len || index >= out.len {
+        return Err(Error::invalid(format!(
+            "{} tiles from {first_tile} on, or image {index}, are beyond their buffer",
+            grid.tiles()
+        )));
+    }
+    let image = out.image_mut(index);
+    for (row, to) in image.chunks_exact_mut(shape.width).enumerate() {
+        let (channel, y) = (row / shape.height, row % shape.height);
+        for (column, to) in to.chunks_mut(grid.tile_width).enumerate() {
+            let tile = tiles.image(first_tile + y / grid.tile_height * grid.columns() + column);
+            let start = (channel * grid.tile_height + y % grid.tile_height) * grid.tile_width;
+            to.copy_from_slice(&tile[start..start + to.len()]);
+        }
+    }
+    Ok(())
+}
+
+/// Points of segments.
+pub fn blend<T: Real>(
+    jobs: &[Blend<'_, HostImages<T>>],
+    out: &mut HostImages<T>,
+    first: usize,
+) -> Result<()> {
+    for job in jobs {
+        check_shape(job.from.buffer, out.shape)?;
+        check_shape(job.to.buffer, out.shape)?;
+    }
+    out.par_images_mut(first, jobs.len())?
+        .zip(jobs)
+        .for_each(|(out, job)| {
+            let (s, t) = (T::from(1.0 - job.t), T::from(job.t));
+            let pixels = job.from.pixels().iter().zip(job.to.pixels());
+            for (out, (&from, &to)) in out.iter_mut().zip(pixels) {
+                *out = s * from + t * to;
+            }
+        });
+    Ok(())
+}
+
+/// Pushed images.
+pub fn push<T: Real>(
+    jobs: &[Push<'_, HostImages<T>>],
+    out: &mut HostImages<T>,
+    first: usize,
+) -> Result<()> {
+    for job in jobs {
+        check_shape(job.boundary.buffer, out.shape)?;
+        check_shape(job.input.buffer, out.shape)?;
+    }
+    let (zero, one) = (T::from(0.0), T::from(1.0));
+    out.par_images_mut(first, jobs.len())?
+        .zip(jobs)
+        .for_each(|(out, job)| {
+            let beta = T::from(job.beta);
+            let pixels = job.boundary.pixels().iter().zip(job.input.pixels());
+            for (out, (&boundary, &input)) in out.iter_mut().zip(pixels) {
+                let pushed = boundary + beta * (boundary - input);
+                *out = if pushed < zero {
+                    zero
+                } else if pushed > one {
+                    one
+                } else {
+                    pushed
+                };
+            }
+        });
+    Ok(())
+}
+
+/// Weight of each of `n` cells of size `cell` at every pixel of an axis: raised cosines that sum to 1.
+/// At most two are not zero: the lower one's index, and its weight.
+fn windows(length: usize, cell: usize, n: usize) -> Vec<(usize, f64)> {
+    (0..length)
+        .map(|i| {
+            // Position in cells from the first centre.
+            let position = (i as f64 + 0.5) / cell as f64 - 0.5;
+            if position <= 0.0 || n == 1 {
+                return (0, 1.0);
+            }
+            if position >= (n - 1) as f64 {
+                return (n - 1, 1.0);
+            }
+            let fraction = position.fract();
+            (
+                position as usize,
+                0.5 + 0.5 * (std::f64::consts::PI * fraction).cos(),
+            )
+        })
+        .collect()
+}
+
+/// The stitch.
+pub fn stitch<T: Real>(
+    job: &Stitch<'_, HostImages<T>>,
+    out: &mut HostImages<T>,
+    index: usize,
+) -> Result<()> {
+    let shape = out.shape;
+    let (cells, count) = (job.cells, job.images.len());
+    check_shape(
+        out,
+        ImageShape {
+            height: cells.height,
+            width: cells.width,
+            ..shape
+        },
+    )?;
+    for image in &job.images {
+        check_shape(image.buffer, shape)?;
+    }
+    if count == 0 || job.weights.len() != cells.tiles() * count {
+        return Err(Error::invalid(format!(
+            "a stitch of {count} images over {} cells has {} weights",
+            cells.tiles(),
+            job.weights.len()
+        )));
+    }
+    let down = windows(shape.height, cells.tile_height, cells.rows());
+    let right = windows(shape.width, cells.tile_width, cells.columns());
+    let weight = |row: usize, column: usize, image: usize| {
+        f64::from(job.weights[(row * cells.columns() + column) * count + image])
+    };
+    let images: Vec<&[T]> = job.images.iter().map(|image| image.pixels()).collect();
+    let plane = shape.height * shape.width;
+    if index >= out.len {
+        return Err(Error::invalid(format!(
+            "image {index} is beyond a buffer of {}",
+            out.len
+        )));
+    }
+    out.image_mut(index)
+        .par_chunks_exact_mut(shape.width)
+        .enumerate()
+        .for_each(|(row, to)| {
+            let (channel, y) = (row / shape.height, row % shape.height);
+            let (i, a) = down[y];
+            let below = (i + 1).min(cells.rows() - 1);
+            for (x, to) in to.iter_mut().enumerate() {
+                let (j, b) = right[x];
+                let beside = (j + 1).min(cells.columns() - 1);
+                let mut sum = 0.0;
+                for (r, image) in images.iter().enumerate() {
+                    let upper = b * weight(i, j, r) + (1.0 - b) * weight(i, beside, r);
+                    let lower = b * weight(below, j, r) + (1.0 - b) * weight(below, beside, r);
+                    let value: f64 = image[channel * plane + y * shape.width + x].into();
+                    sum += (a * upper + (1.0 - a) * lower) * value;
+                }
+                *to = T::from_f64(sum);
+            }
+        });
+    Ok(())
+}
+
+/// Sums of squared differences, pairs × cells.
+pub fn squared_error<T: Real>(
+    pairs: &[(At<'_, HostImages<T>>, At<'_, HostImages<T>>)],
+    cells: TileGrid,
+) -> Result<Vec<f64>> {
+    for (a, b) in pairs {
+        let shape = ImageShape {
+            height: cells.height,
+            width: cells.width,
+            ..a.buffer.shape
+        };
+        check_shape(a.buffer, shape)?;
+        check_shape(b.buffer, shape)?;
+    }
+    let sums: Vec<Vec<f64>> = pairs
+        .par_iter()
+        .map(|(a, b)| {
+            let mut sums = vec![0.0; cells.tiles()];
+            let rows = a
+                .pixels()
+                .chunks_exact(cells.width)
+                .zip(b.pixels().chunks_exact(cells.width));
+            for (row, (a, b)) in rows.enumerate() {
+                let first = row % cells.height / cells.tile_height * cells.columns();
+                let chunks = a.chunks(cells.tile_width).zip(b.chunks(cells.tile_width));
+                for (column, (a, b)) in chunks.enumerate() {
+                    for (&a, &b) in a.iter().zip(b) {
+                        let difference: f64 = a.into() - b.into();
+                        sums[first + column] += difference * difference;
+                    }
+                }
+            }
+            sums
+        })
+        .collect();
+    Ok(sums.concat())
+}

@@ -1,0 +1,313 @@
+//! What a compute device does for the defence, as three traits.
+//!
+//! The seam is not the single operation: a backend may fuse a whole optimisation step into one
+//! launch, or keep one DIP instance in each SIMD lane. Images stay in the device's memory between the
+//! three; only logits, scalars and finished images travel.
+//!
+//! - [`DipEngine`] optimises DIP instances,
+//! - [`ClassifierEngine`] runs the victim forward and backward,
+//! - [`ImageOps`] moves, cuts and joins images.
+
+pub mod cpu;
+pub mod host;
+pub mod reference;
+
+use crate::classifier::Graph;
+use crate::dip::NetSpec;
+use crate::error::Result;
+use crate::random::RandomKey;
+
+/// Channels, height and width of an image, in this order in memory too (CHW).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct ImageShape {
+    pub channels: usize,
+    pub height: usize,
+    pub width: usize,
+}
+
+impl ImageShape {
+    /// Elements of one image.
+    pub fn elements(&self) -> usize {
+        self.channels * self.height * self.width
+    }
+}
+
+impl std::fmt::Display for ImageShape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}×{}×{}", self.channels, self.height, self.width)
+    }
+}
+
+/// A buffer of equally shaped images in a device's memory.
+pub trait ImageBuffer: Send + Sync {
+    /// Shape of every image.
+    fn shape(&self) -> ImageShape;
+    /// Images that the buffer holds.
+    fn len(&self) -> usize;
+    /// Whether it holds none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// One image of a buffer.
+#[derive(Debug)]
+pub struct At<'a, I> {
+    pub buffer: &'a I,
+    pub index: usize,
+}
+
+impl<'a, I> At<'a, I> {
+    pub fn new(buffer: &'a I, index: usize) -> Self {
+        At { buffer, index }
+    }
+}
+
+impl<I> Clone for At<'_, I> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<I> Copy for At<'_, I> {}
+
+/// The point `(1 − t)·from + t·to` of the segment between two images.
+#[derive(Debug)]
+pub struct Blend<'a, I> {
+    pub from: At<'a, I>,
+    pub to: At<'a, I>,
+    pub t: f32,
+}
+
+impl<I> Clone for Blend<'_, I> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<I> Copy for Blend<'_, I> {}
+
+/// `clip(boundary + beta·(boundary − input), 0, 1)`: a step from an on-boundary image further away
+/// from the input.
+#[derive(Debug)]
+pub struct Push<'a, I> {
+    pub boundary: At<'a, I>,
+    pub input: At<'a, I>,
+    pub beta: f32,
+}
+
+impl<I> Clone for Push<'_, I> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<I> Copy for Push<'_, I> {}
+
+/// Where tiles of size `tile` lie on an image of `height × width`.
+///
+/// Tiles cover the image row by row from its upper left corner. The image is extended by reflection
+/// (the edge not repeated; reflected again where the image is smaller than the extension) at the
+/// bottom and right to the next multiple of the tile size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct TileGrid {
+    pub height: usize,
+    pub width: usize,
+    /// Tile height and width; the whole image where a tile is the image.
+    pub tile_height: usize,
+    pub tile_width: usize,
+}
+
+impl TileGrid {
+    /// Rows of tiles.
+    pub fn rows(&self) -> usize {
+        self.height.div_ceil(self.tile_height)
+    }
+    /// Columns of tiles.
+    pub fn columns(&self) -> usize {
+        self.width.div_ceil(self.tile_width)
+    }
+    /// Tiles of one image.
+    pub fn tiles(&self) -> usize {
+        self.rows() * self.columns()
+    }
+    /// Where reflection puts coordinate `i` of the extended axis on an axis of `n` pixels.
+    pub fn reflect(i: usize, n: usize) -> usize {
+        if n == 1 {
+            return 0;
+        }
+        let i = i % (2 * n - 2);
+        if i < n { i } else { 2 * n - 2 - i }
+    }
+}
+
+/// A weighted sum of images whose weights vary over the picture: the stitch.
+///
+/// Every cell of `cells` has a raised-cosine window, twice as wide as the cell, centred on the cell's
+/// centre; windows are 1 at the centre and sum to 1 everywhere (at the picture's edge the outermost
+/// windows extend). Output pixel = Σ_cell window_cell · Σ_image `weights[cell][image]` · image.
+#[derive(Debug)]
+pub struct Stitch<'a, I> {
+    pub images: Vec<At<'a, I>>,
+    pub cells: TileGrid,
+    /// `cells.tiles() × images.len()`, row by row; each row sums to 1.
+    pub weights: Vec<f32>,
+}
+
+/// Moving, cutting and joining images on a device.
+///
+/// Job slices map to outputs in order: job `i` writes image `first + i` of `out`.
+pub trait ImageOps {
+    type Images: ImageBuffer;
+
+    /// A buffer of `len` images, zeroed.
+    fn allocate(&self, shape: ImageShape, len: usize) -> Result<Self::Images>;
+    /// Copies `pixels` (images × channels × height × width) to images `first..` of `out`.
+    fn upload(&self, pixels: &[f32], out: &mut Self::Images, first: usize) -> Result<()>;
+    /// One image's pixels, CHW.
+    fn download(&self, image: At<'_, Self::Images>) -> Result<Vec<f32>>;
+    /// Copies images.
+    fn copy(
+        &self,
+        from: &[At<'_, Self::Images>],
+        out: &mut Self::Images,
+        first: usize,
+    ) -> Result<()>;
+    /// Cuts one image into its tiles, `out[first + tile]`.
+    fn tile(
+        &self,
+        image: At<'_, Self::Images>,
+        grid: TileGrid,
+        out: &mut Self::Images,
+        first: usize,
+    ) -> Result<()>;
+    /// Puts tiles `first_tile..` of `tiles` together into image `index` of `out`, the extension cropped.
+    fn untile(
+        &self,
+        tiles: &Self::Images,
+        first_tile: usize,
+        grid: TileGrid,
+        out: &mut Self::Images,
+        index: usize,
+    ) -> Result<()>;
+    fn blend(
+        &self,
+        jobs: &[Blend<'_, Self::Images>],
+        out: &mut Self::Images,
+        first: usize,
+    ) -> Result<()>;
+    fn push(
+        &self,
+        jobs: &[Push<'_, Self::Images>],
+        out: &mut Self::Images,
+        first: usize,
+    ) -> Result<()>;
+    fn stitch(
+        &self,
+        job: &Stitch<'_, Self::Images>,
+        out: &mut Self::Images,
+        index: usize,
+    ) -> Result<()>;
+    /// Sum of squared differences of each pair, cell by cell (pairs × cells; the extension not counted).
+    fn squared_error(
+        &self,
+        pairs: &[(At<'_, Self::Images>, At<'_, Self::Images>)],
+        cells: TileGrid,
+    ) -> Result<Vec<f64>>;
+}
+
+/// A DIP instance to start.
+#[derive(Debug)]
+pub struct Instance<'a, I> {
+    /// Where it lives, below the engine's capacity.
+    pub slot: usize,
+    /// The picture to fit: `output_channels × height × width` of the engine.
+    pub target: At<'a, I>,
+    /// Source of its weights, input and jitter.
+    pub key: RandomKey,
+}
+
+/// Optimises DIP instances.
+///
+/// Instances never interact: what one computes depends on its target, key and iteration count alone,
+/// bit by bit, whatever other slots hold.
+pub trait DipEngine: Send {
+    type Images: ImageBuffer;
+
+    /// Slots.
+    fn capacity(&self) -> usize;
+    /// Starts instances: PyTorch's default weights and `z ~ 0.1·U(0,1)` from their keys, zero moments,
+    /// iteration 0. A slot in use is started anew.
+    fn load(&mut self, instances: &[Instance<'_, Self::Images>]) -> Result<()>;
+    /// Frees slots.
+    fn release(&mut self, slots: &[usize]) -> Result<()>;
+    /// Runs `iterations` of forward, backward and Adam on every slot in use.
+    fn run(&mut self, iterations: u32) -> Result<()>;
+    /// Writes each slot's reconstruction to `out[first + i]`: the output of the last forward pass, before that iteration's
+    /// update; the exponential average of outputs where the spec asks for it.
+    fn reconstructions(
+        &mut self,
+        slots: &[usize],
+        out: &mut Self::Images,
+        first: usize,
+    ) -> Result<()>;
+    /// Mean squared error of each slot's last forward pass.
+    fn losses(&mut self, slots: &[usize]) -> Result<Vec<f64>>;
+
+    /// All parameters of a slot, in [`NetSpec`]'s layout order; for tests and inspection.
+    fn parameters(&mut self, slot: usize) -> Result<Vec<f64>>;
+    /// Replaces them (moments and iteration count stay).
+    fn set_parameters(&mut self, slot: usize, parameters: &[f64]) -> Result<()>;
+    /// The gradient of the last iteration's loss, in layout order.
+    fn gradients(&mut self, slot: usize) -> Result<Vec<f64>>;
+    /// The input `z`, CHW.
+    fn input(&mut self, slot: usize) -> Result<Vec<f64>>;
+    /// Replaces the input `z`.
+    fn set_input(&mut self, slot: usize, input: &[f64]) -> Result<()>;
+    /// The gradient of the last iteration's loss with respect to `z`; an error unless the spec
+    /// optimises the input.
+    fn input_gradient(&mut self, slot: usize) -> Result<Vec<f64>>;
+}
+
+/// Runs the victim.
+///
+/// What it says of an image does not depend, bit by bit, on the other images of the call.
+pub trait ClassifierEngine: Send {
+    type Images: ImageBuffer;
+
+    /// Shape of the images it takes.
+    fn input_shape(&self) -> ImageShape;
+    /// Length of a row of logits.
+    fn classes(&self) -> usize;
+    /// Logits, images × classes.
+    fn logits(&mut self, images: &[At<'_, Self::Images>]) -> Result<Vec<f32>>;
+    /// Logits, and the gradient with respect to each image of a scalar of its logits.
+    ///
+    /// `loss_gradient(i, logits, gradient)` gets the logits of `images[i]` and writes the scalar's
+    /// derivative by each logit; the image gradient goes to `out[first + i]`.
+    fn gradient(
+        &mut self,
+        images: &[At<'_, Self::Images>],
+        loss_gradient: &mut dyn FnMut(usize, &[f32], &mut [f32]),
+        out: &mut Self::Images,
+        first: usize,
+    ) -> Result<Vec<f32>>;
+}
+
+/// A device: makes engines that share its memory.
+pub trait Backend: ImageOps + Send + Sync + Sized {
+    type Dip: DipEngine<Images = Self::Images>;
+    type Classifier: ClassifierEngine<Images = Self::Images>;
+
+    /// What `devices`, `run.json` and reports call it.
+    fn name(&self) -> String;
+    /// An engine of `capacity` instances that fit pictures of `height × width`.
+    fn dip(
+        &self,
+        spec: &NetSpec,
+        height: usize,
+        width: usize,
+        capacity: usize,
+    ) -> Result<Self::Dip>;
+    /// An engine that runs `graph` on up to `batch` images at a time; calls with more are split.
+    fn classifier(&self, graph: &Graph, batch: usize) -> Result<Self::Classifier>;
+    /// How many instances this device runs well at once, within its memory.
+    fn dip_capacity(&self, spec: &NetSpec, height: usize, width: usize) -> Result<usize>;
+}

@@ -1,0 +1,2 @@
+//! The reference backend: float64, plain loops, one thread, for tests. It is what the others must
+//! match.

@@ -1,0 +1,8 @@
+//! The DIP networks: what they are, not how a backend runs them.
+
+mod spec;
+
+pub use spec::{
+    ADAM_BETA1, ADAM_BETA2, ADAM_EPSILON, BN_EPSILON, LEAKY_SLOPE, NetSpec, Padding, Parameter,
+    Preset, Upsample,
+};

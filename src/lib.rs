@@ -1,0 +1,11 @@
+//! Removes adversarial noise from images for any image classifier, without training and without
+//! knowing the attack: the defence of Ding et al., "Delving into Deep Image Prior for Adversarial
+//! Defense" (2021), as a compute engine.
+
+pub mod backend;
+pub mod classifier;
+pub mod dip;
+pub mod error;
+pub mod random;
+
+pub use error::{Error, Result};
