@@ -2,10 +2,13 @@
 //! knowing the attack: the defence of Ding et al., "Delving into Deep Image Prior for Adversarial
 //! Defense" (2021), as a compute engine.
 
+pub mod attack;
 pub mod backend;
 pub mod classifier;
+pub mod defense;
 pub mod dip;
 pub mod error;
 pub mod random;
+pub mod scheduler;
 
 pub use error::{Error, Result};
