@@ -48,7 +48,6 @@ mod tests {
     const KEY: RandomKey = RandomKey {
         seed: 3,
         image: 5,
-        restart: 0,
         tile: 1,
     };
 

@@ -471,7 +471,6 @@ mod tests {
     const KEY: RandomKey = RandomKey {
         seed: 1,
         image: 2,
-        restart: 3,
         tile: 4,
     };
 
