@@ -4,6 +4,7 @@
 
 pub mod attack;
 pub mod backend;
+pub mod bench;
 pub mod classifier;
 pub mod defense;
 pub mod dip;

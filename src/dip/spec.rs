@@ -293,6 +293,19 @@ impl NetSpec {
         list.parameters
     }
 
+    /// Multiply-adds of the convolutions of one forward pass over a picture of `height × width`.
+    pub fn multiply_adds(&self, height: usize, width: usize) -> u64 {
+        let mut sum = self.up[0] * self.output_channels * height * width;
+        for k in 0..self.levels() {
+            let pixels = (height >> k) * (width >> k);
+            let (input, down, up, skip) =
+                (self.level_input(k), self.down[k], self.up[k], self.skip[k]);
+            sum += pixels / 4 * 9 * (input * down + down * down);
+            sum += pixels * (input * skip + 9 * (skip + self.level_deeper(k)) * up + up * up);
+        }
+        sum as u64
+    }
+
     /// Numbers in an instance's parameter vector.
     pub fn parameter_count(&self) -> usize {
         self.parameters().iter().map(Parameter::len).sum()
