@@ -87,9 +87,9 @@ def fitted(draw, text, font, width):
     """`text`, shortened until it is at most `width` pixels wide."""
     if draw.textlength(text, font) <= width:
         return text
-    while text and draw.textlength(text + "…", font) > width:
+    while text and draw.textlength(text + "...", font) > width:
         text = text[:-1]
-    return text + "…"
+    return text + "..."
 
 
 def panel(photos):
@@ -110,7 +110,7 @@ def panel(photos):
         cells = [
             (photo.pictures["clean"], photo.says("clean"), INK, photo.name),
             (photo.pictures["attacked"], photo.says("attacked"), colour["attacked"], ""),
-            (difference, f"amplified ×{gain:.0f}", GREY, ""),
+            (difference, f"amplified {gain:.0f} times", GREY, ""),
             (photo.pictures["purified"], photo.says("purified"), colour["purified"],
              f"verdict: {photo.verdict}"),
         ]
