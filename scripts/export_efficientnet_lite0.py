@@ -37,7 +37,7 @@ STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
 
 
 class Graph:
-    """Nodes and weights in the order in which they are added; each method returns a tensor's name."""
+    """Nodes and weights in the order of their addition; each method returns a tensor's name."""
 
     def __init__(self, weights):
         self.weights = weights
@@ -169,7 +169,8 @@ def main():
     partial = arguments.output.with_name(arguments.output.name + ".partial")
     onnx.save(model, partial)
     os.replace(partial, arguments.output)
-    print(f"{arguments.output}: {len(model.graph.node)} nodes, {arguments.output.stat().st_size:,} bytes")
+    size = arguments.output.stat().st_size
+    print(f"{arguments.output}: {len(model.graph.node)} nodes, {size:,} bytes, checked")
 
 
 if __name__ == "__main__":

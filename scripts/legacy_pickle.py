@@ -54,14 +54,15 @@ def load(path):
         raise CheckpointError(f"{path}: {error}") from None
     except Exception as error:
         # The unpickler raises whatever comes of bytes that are no pickle: any of a dozen types.
-        raise CheckpointError(f"{path}: not a PyTorch checkpoint, or damaged ({error!r})") from None
+        message = f"{path}: not a PyTorch checkpoint, or damaged ({error!r})"
+        raise CheckpointError(message) from None
 
 
 class _Unpickler(pickle._Unpickler):
     """Builds plain containers and tensors; `storage(type name, key, count)` gives a flat array.
 
-    It extends the standard library's unpickler in Python: the one in C takes gigabytes when a damaged
-    file numbers a memo entry high.
+    It extends the standard library's unpickler in Python: the one in C takes gigabytes when a
+    damaged file numbers a memo entry high.
     """
 
     def __init__(self, file, storage=None):

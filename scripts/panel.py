@@ -4,8 +4,9 @@
 
 FOLDER holds `photos/`, `attacked/images/` and `purified/images/` with the same file names,
 `purified/results.jsonl`, and what `backstitch classify --json` said of each folder in
-`clean.jsonl`, `attacked.jsonl` and `purified.jsonl`. CLASS_NAMES gives each label's names, `{"285": "Egyptian cat", ...}`, the first up
-to a comma. Prints a table and writes `panel.png` to FOLDER.
+`clean.jsonl`, `attacked.jsonl` and `purified.jsonl`. CLASS_NAMES gives each label's names,
+`{"285": "Egyptian cat", ...}`, the first up to a comma. Prints a table and writes `panel.png` to
+FOLDER.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 in PyTorch: milliseconds per image of logits, and of logits and input gradient.
+"""EfficientNet-Lite0 in PyTorch: milliseconds per image, for logits and for logits and gradient.
 
     python classifier_torch.py [--threads N] [--seconds S]
 

@@ -38,7 +38,7 @@ class Tensor:
 
 
 def stand_in_torch():
-    """Modules with the names that a checkpoint's pickle asks for, so that one can be written here."""
+    """Modules with the names that a checkpoint's pickle asks for, so that it can be written."""
     torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
 
     def _rebuild_tensor_v2(*arguments):

