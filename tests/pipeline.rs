@@ -3,7 +3,7 @@
 
 use backstitch::backend::host::{HostDevice, HostImages};
 use backstitch::backend::reference::ReferenceDip;
-use backstitch::backend::{At, Backend, ClassifierEngine, ImageShape};
+use backstitch::backend::{At, Backend, ClassifierEngine, ImageShape, LossGradient};
 use backstitch::classifier::Graph;
 use backstitch::defense::{
     Fallback, Options, Outcome, Picture, Prober, ReconstructOptions, StitchMode, Verdict,
@@ -64,7 +64,7 @@ impl ClassifierEngine for Linear {
     fn gradient(
         &mut self,
         images: &[At<'_, Self::Images>],
-        loss_gradient: &mut dyn FnMut(usize, &[f32], &mut [f32]),
+        loss_gradient: &mut LossGradient<'_>,
         out: &mut Self::Images,
         first: usize,
     ) -> Result<Vec<f32>> {

@@ -5,7 +5,7 @@ use std::ops::{Add, Mul, Sub};
 
 use rayon::prelude::*;
 
-use super::{At, Blend, ImageBuffer, ImageOps, ImageShape, Push, Stitch, TileGrid};
+use super::{At, Blend, ImageBuffer, ImageOps, ImagePair, ImageShape, Push, Stitch, TileGrid};
 use crate::error::{Error, Result};
 
 /// The number type of a host backend.
@@ -201,7 +201,7 @@ impl<B: HostDevice> ImageOps for B {
     }
     fn squared_error(
         &self,
-        pairs: &[(At<'_, Self::Images>, At<'_, Self::Images>)],
+        pairs: &[ImagePair<'_, Self::Images>],
         cells: TileGrid,
     ) -> Result<Vec<f64>> {
         squared_error(pairs, cells)
@@ -465,7 +465,7 @@ fn stitch<T: Real>(
 
 /// Sums of squared differences, pairs × cells.
 fn squared_error<T: Real>(
-    pairs: &[(At<'_, HostImages<T>>, At<'_, HostImages<T>>)],
+    pairs: &[ImagePair<'_, HostImages<T>>],
     cells: TileGrid,
 ) -> Result<Vec<f64>> {
     for (a, b) in pairs {
