@@ -6,6 +6,8 @@ pub mod backend;
 pub mod classifier;
 pub mod dip;
 pub mod error;
+pub mod io;
 pub mod random;
+pub mod report;
 
 pub use error::{Error, Result};
