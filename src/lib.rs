@@ -9,7 +9,9 @@ pub mod classifier;
 pub mod defense;
 pub mod dip;
 pub mod error;
+pub mod io;
 pub mod random;
+pub mod report;
 pub mod scheduler;
 
 pub use error::{Error, Result};

@@ -1,0 +1,90 @@
+//! How far two pictures are apart.
+
+use crate::backend::ImageShape;
+
+/// Wang et al. 2004: an 11×11 Gaussian window with σ = 1.5.
+const WINDOW: usize = 11;
+const SIGMA: f64 = 1.5;
+const C1: f64 = 0.01 * 0.01;
+const C2: f64 = 0.03 * 0.03;
+
+/// Mean squared error over all elements; 0 for no elements.
+pub fn mean_squared_error(a: &[f32], b: &[f32]) -> f64 {
+    let square = |(&a, &b): (&f32, &f32)| (f64::from(a) - f64::from(b)).powi(2);
+    a.iter().zip(b).map(square).sum::<f64>() / a.len().max(1) as f64
+}
+
+/// Peak signal-to-noise ratio in dB for a peak of 1, over all elements; infinite for equal pictures.
+pub fn psnr(a: &[f32], b: &[f32]) -> f64 {
+    -10.0 * mean_squared_error(a, b).log10()
+}
+
+/// Structural similarity (Wang et al., "Image quality assessment: from error visibility to structural
+/// similarity", 2004) of two CHW pictures with values in `[0, 1]`: the mean over the places where the
+/// whole window fits, and over channels.
+///
+/// In pictures smaller than the window it is the largest odd square that fits, with the same σ.
+pub fn ssim(shape: ImageShape, a: &[f32], b: &[f32]) -> f64 {
+    let fit = WINDOW.min(shape.height).min(shape.width);
+    let kernel = gaussian(fit - usize::from(fit.is_multiple_of(2)));
+    let plane = shape.height * shape.width;
+    let channels = a.chunks_exact(plane).zip(b.chunks_exact(plane));
+    let sum: f64 = channels
+        .map(|(a, b)| {
+            let filtered = |f: &dyn Fn(f64, f64) -> f64| {
+                let product: Vec<f64> = a
+                    .iter()
+                    .zip(b)
+                    .map(|(&a, &b)| f(a.into(), b.into()))
+                    .collect();
+                valid_filter(&product, shape.width, &kernel)
+            };
+            let mean_a = filtered(&|a, _| a);
+            let mean_b = filtered(&|_, b| b);
+            let square_a = filtered(&|a, _| a * a);
+            let square_b = filtered(&|_, b| b * b);
+            let product = filtered(&|a, b| a * b);
+            let places = mean_a.len();
+            let sum: f64 = (0..places)
+                .map(|i| {
+                    let (ma, mb) = (mean_a[i], mean_b[i]);
+                    let (va, vb) = (square_a[i] - ma * ma, square_b[i] - mb * mb);
+                    let covariance = product[i] - ma * mb;
+                    (2.0 * ma * mb + C1) * (2.0 * covariance + C2)
+                        / ((ma * ma + mb * mb + C1) * (va + vb + C2))
+                })
+                .sum();
+            sum / places as f64
+        })
+        .sum();
+    sum / shape.channels as f64
+}
+
+/// A Gaussian of `n` taps that sum to 1.
+fn gaussian(n: usize) -> Vec<f64> {
+    let center = (n / 2) as f64;
+    let weight = |i: usize| (-(i as f64 - center).powi(2) / (2.0 * SIGMA * SIGMA)).exp();
+    let weights: Vec<f64> = (0..n).map(weight).collect();
+    let sum: f64 = weights.iter().sum();
+    weights.iter().map(|weight| weight / sum).collect()
+}
+
+/// Filters rows and columns with `kernel` where it fits.
+fn valid_filter(plane: &[f64], width: usize, kernel: &[f64]) -> Vec<f64> {
+    let narrow = width + 1 - kernel.len();
+    let rows: Vec<f64> = plane
+        .chunks_exact(width)
+        .flat_map(|row| row.windows(kernel.len()))
+        .map(|window| window.iter().zip(kernel).map(|(x, k)| x * k).sum())
+        .collect();
+    let height = rows.len() / narrow + 1 - kernel.len();
+    let mut out = vec![0.0; height * narrow];
+    for (y, out) in out.chunks_exact_mut(narrow).enumerate() {
+        for (row, &k) in rows[y * narrow..].chunks_exact(narrow).zip(kernel) {
+            for (out, x) in out.iter_mut().zip(row) {
+                *out += k * x;
+            }
+        }
+    }
+    out
+}

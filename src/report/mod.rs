@@ -1,0 +1,229 @@
+//! `report.html`: a run's pictures on one page that needs no network and no other file.
+//!
+//! The file is a journal, as `results.jsonl` is: a head, then one `<script>` a line that adds a picture
+//! or the run's totals. So it is complete after every picture, costs no memory, and goes on when a run
+//! is resumed: a later line for the same picture replaces the earlier one.
+
+mod thumbnail;
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::error::{Error, Result};
+use crate::io::output::{Counts, Pixels, write_error};
+use crate::io::record::ImageRecord;
+
+/// The most pictures that a report shows; a browser does not take millions.
+pub const MAX_PICTURES: usize = 1000;
+
+/// What the difference of output and input is multiplied with to be seen.
+const AMPLIFICATION: f32 = 8.0;
+
+/// Everything before the first picture.
+const HEAD: &str = include_str!("head.html");
+
+/// A report that pictures are added to.
+#[derive(Debug)]
+pub struct Report {
+    path: PathBuf,
+    file: File,
+    pictures: usize,
+}
+
+impl Report {
+    /// Starts a report, or goes on with the one that is there; a line that a crash tore is cut off.
+    pub fn open(path: &Path, command: &str) -> Result<Report> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(Error::io(path))?;
+        let mut report = Report {
+            path: path.to_owned(),
+            file,
+            pictures: 0,
+        };
+        let head = HEAD
+            .replace("{command}", command)
+            .replace("{max}", &MAX_PICTURES.to_string())
+            .replace("{amplification}", &AMPLIFICATION.to_string());
+        let end = report.scan(&head).map_err(Error::io(path))?;
+        report.file.set_len(end).map_err(Error::io(path))?;
+        report
+            .file
+            .seek(SeekFrom::End(0))
+            .map_err(Error::io(path))?;
+        if end == 0 {
+            report
+                .file
+                .write_all(head.as_bytes())
+                .map_err(write_error(path))?;
+        }
+        Ok(report)
+    }
+
+    /// Counts the pictures of the report that is there; where its last whole line ends, 0 where it
+    /// does not start with `head`.
+    fn scan(&mut self, head: &str) -> std::io::Result<u64> {
+        let mut reader = BufReader::new(&mut self.file);
+        let (mut end, mut pictures) = (0, 0);
+        let mut line = Vec::new();
+        let mut lines = head.split_inclusive('\n');
+        loop {
+            line.clear();
+            reader.read_until(b'\n', &mut line)?;
+            match lines.next() {
+                Some(wanted) if wanted.as_bytes() != line => return Ok(0),
+                None if !line.ends_with(b"\n") => break,
+                _ => {}
+            }
+            pictures += usize::from(line.starts_with(b"<script>add("));
+            end += line.len() as u64;
+        }
+        self.pictures = pictures;
+        Ok(end)
+    }
+
+    /// Adds a picture; beyond [`MAX_PICTURES`] none.
+    pub fn add(&mut self, record: &ImageRecord, pixels: Option<Pixels<'_>>) -> Result<()> {
+        if self.pictures >= MAX_PICTURES {
+            return Ok(());
+        }
+        let mut picture = json!({ "result": record });
+        if let Some(Pixels {
+            shape,
+            input,
+            output,
+        }) = pixels
+        {
+            let difference: Vec<f32> = output
+                .iter()
+                .zip(input)
+                .map(|(output, input)| 0.5 + AMPLIFICATION * (output - input))
+                .collect();
+            let uri = |pixels: &[f32]| Value::from(thumbnail::data_uri(shape, pixels));
+            picture["input"] = uri(input);
+            picture["output"] = uri(output);
+            picture["difference"] = uri(&difference);
+        }
+        self.line("add", &picture)?;
+        self.pictures += 1;
+        Ok(())
+    }
+
+    /// Writes the run's totals.
+    pub fn total(&mut self, counts: Counts) -> Result<()> {
+        self.line("total", &json!(counts))
+    }
+
+    fn line(&mut self, function: &str, value: &Value) -> Result<()> {
+        let line = format!("<script>{function}({})</script>\n", script_safe(value));
+        self.file
+            .write_all(line.as_bytes())
+            .map_err(write_error(&self.path))
+    }
+}
+
+/// JSON that can stand in a `<script>`: nothing in it can end the script or start markup.
+fn script_safe(value: &Value) -> String {
+    let mut safe = String::new();
+    for c in value.to_string().chars() {
+        match c {
+            // Only strings have these, and there an escape means the same.
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
+                safe.push_str(&format!("\\u{:04x}", u32::from(c)));
+            }
+            _ => safe.push(c),
+        }
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::picture::rgb;
+
+    fn record(image: &str) -> ImageRecord {
+        ImageRecord {
+            image: image.into(),
+            ..ImageRecord::default()
+        }
+    }
+
+    fn read(path: &Path) -> String {
+        std::fs::read_to_string(path).unwrap()
+    }
+
+    #[test]
+    fn markup_in_names_stays_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report.html");
+        let mut report = Report::open(&path, "purify").unwrap();
+        let head = read(&path).len();
+        report
+            .add(&record("</script><script>alert(1)//\u{2028}&"), None)
+            .unwrap();
+        let line = read(&path)[head..].to_owned();
+        assert_eq!(line.matches("<script>").count(), 1);
+        assert_eq!(line.matches("</script>").count(), 1);
+        assert!(line.contains(r"\u003c/script\u003e\u003cscript\u003ealert(1)//\u2028\u0026"));
+    }
+
+    #[test]
+    fn a_report_goes_on_after_a_crash() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report.html");
+        let mut report = Report::open(&path, "purify").unwrap();
+        report.add(&record("a.png"), None).unwrap();
+        let whole = read(&path);
+        std::fs::write(&path, whole.clone() + "<script>add({\"resu").unwrap();
+        let mut report = Report::open(&path, "purify").unwrap();
+        assert_eq!(report.pictures, 1);
+        assert_eq!(read(&path), whole);
+        report.add(&record("b.png"), None).unwrap();
+        report.total(Counts::default()).unwrap();
+        let text = read(&path);
+        assert!(text.starts_with(&whole));
+        assert_eq!(text.matches("<script>add(").count(), 2);
+        assert_eq!(text.matches("<script>total(").count(), 1);
+        // Another command's report is not gone on with.
+        Report::open(&path, "attack").unwrap();
+        assert!(!read(&path).contains("<script>add("));
+    }
+
+    #[test]
+    fn a_report_needs_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report.html");
+        let mut report = Report::open(&path, "purify").unwrap();
+        let pixels = vec![0.25; 3 * 8 * 8];
+        let pixels = Pixels {
+            shape: rgb(8, 8),
+            input: &pixels,
+            output: &pixels,
+        };
+        report.add(&record("a.png"), Some(pixels)).unwrap();
+        let text = read(&path);
+        assert_eq!(text.matches("data:image/png;base64,").count(), 3);
+        for outside in ["http:", "https:", "src=\"", "href=", "@import", "url("] {
+            assert!(!text.contains(outside), "{outside}");
+        }
+    }
+
+    #[test]
+    fn a_report_stays_small_enough_to_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report.html");
+        let mut report = Report::open(&path, "purify").unwrap();
+        for i in 0..MAX_PICTURES + 5 {
+            report.add(&record(&i.to_string()), None).unwrap();
+        }
+        assert_eq!(read(&path).matches("<script>add(").count(), MAX_PICTURES);
+    }
+}
