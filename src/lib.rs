@@ -4,6 +4,7 @@
 
 pub mod backend;
 pub mod classifier;
+pub mod cli;
 pub mod dip;
 pub mod error;
 pub mod io;
