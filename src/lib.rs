@@ -6,6 +6,7 @@ pub mod attack;
 pub mod backend;
 pub mod bench;
 pub mod classifier;
+pub mod cli;
 pub mod defense;
 pub mod dip;
 pub mod error;
