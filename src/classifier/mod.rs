@@ -2,6 +2,7 @@
 
 pub mod function;
 pub mod graph;
+pub mod layout;
 
 pub use function::Function;
 pub use graph::{
