@@ -38,7 +38,11 @@ fn oracle(path: &PathBuf, shape: [usize; 4], pixels: &[f32]) -> TractResult<Vec<
         .into_runnable()?;
     let input = Tensor::from_shape(&shape, pixels)?;
     let outputs = model.run(tvec!(input.into()))?;
-    Ok(outputs[0].to_plain_array_view::<f32>()?.iter().copied().collect())
+    Ok(outputs[0]
+        .to_plain_array_view::<f32>()?
+        .iter()
+        .copied()
+        .collect())
 }
 
 fn compare(name: &str, classes: usize) {

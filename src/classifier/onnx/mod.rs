@@ -12,6 +12,10 @@ pub mod proto;
 mod shapes;
 mod table;
 mod tensor;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+pub mod write;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;

@@ -289,6 +289,25 @@ pub fn expand(call: &mut Call<'_>) -> Outputs {
     call.finish(Op::Expand, &[x], dims)
 }
 
+pub fn tile(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let repeats = call.integers(1)?.ok_or("its repeats are missing")?;
+    if repeats.len() != x.dims().len() {
+        return Err(format!("repeats {repeats:?} do not fit {:?}", x.dims()));
+    }
+    // Each axis gets one of length 1 before it, which is broadcast and then joined with it.
+    let (mut apart, mut wide, mut dims) = (Vec::new(), Vec::new(), Vec::new());
+    for (&length, &repeat) in x.dims().iter().zip(&repeats) {
+        let repeat = size(repeat)?;
+        apart.extend([1, length]);
+        wide.extend([repeat, length]);
+        dims.push(length.checked_mul(repeat).ok_or("its output overflows")?);
+    }
+    let x = call.reshape(x, apart)?;
+    let x = call.apply(Op::Expand, &[x], wide)?;
+    Ok(vec![call.reshape(x, dims)?])
+}
+
 pub fn gather(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let axis = axis(call.int("axis", 0)?, x.dims().len())?;

@@ -118,6 +118,7 @@ pub const OPERATORS: &[Operator] = &[
     row("Sub", elementwise::binary, FLOATS),
     row("Sum", elementwise::binary, FLOATS),
     row("Tanh", elementwise::map, ""),
+    row("Tile", moves::tile, "constant repeats"),
     row("Transpose", moves::transpose, ""),
     row("Unsqueeze", moves::unsqueeze, "constant axes"),
     row("Where", shapes::choose, ON_CONSTANTS),
