@@ -3,10 +3,8 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::ops::{
-    Adam, Conv, Statistics, Tensor, concat, leaky_backward, leaky_forward, norm_backward,
-    norm_forward, sigmoid_loss, split, statistics, upsample_backward, upsample_forward,
-};
+pub(crate) mod ops;
+
 use crate::backend::host::HostImages;
 use crate::backend::slots::{
     check_images, check_instances, check_len, check_slot, free_slot, input_not_optimised, not_run,
@@ -15,6 +13,10 @@ use crate::backend::{DipEngine, ImageShape, Instance};
 use crate::dip::{NetSpec, Padding, initial_input, initial_parameters};
 use crate::error::Result;
 use crate::random::{Purpose, RandomKey};
+use ops::{
+    Adam, Conv, Statistics, Tensor, concat, leaky_backward, leaky_forward, norm_backward,
+    norm_forward, sigmoid_loss, split, statistics, upsample_backward, upsample_forward,
+};
 
 /// The engine whose numbers the others must match.
 pub struct ReferenceDip {

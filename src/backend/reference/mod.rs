@@ -1,7 +1,9 @@
 //! The reference backend: float64, plain loops, one thread, for tests. It is what the others must
 //! match.
 
-mod dip;
-pub(crate) mod ops;
+pub mod classifier;
+pub mod dip;
+pub mod ops;
 
+pub use classifier::ReferenceClassifier;
 pub use dip::ReferenceDip;
