@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use backstitch::backend::cpu::dip::lanes::LaneDip;
 use backstitch::backend::host::HostImages;
 use backstitch::backend::reference::ReferenceDip;
 use backstitch::backend::{At, DipEngine, ImageShape, Instance};
@@ -201,4 +202,46 @@ fn reference_is_pytorch() {
         engine.reconstructions(&[0], &mut picture, 0).unwrap();
         check("output.51", picture.image(0), &golden.tensors["output.51"]);
     }
+}
+
+/// Float32 against PyTorch's float64: every tensor of the first iteration within 1e-4 of its largest
+/// magnitude, every loss of 50 steps within 1%.
+fn close_to_pytorch<E: DipEngine<Images = HostImages<f32>>>(
+    new: impl Fn(&NetSpec, usize, usize) -> E,
+) {
+    for golden in Golden::all() {
+        let check = |what: &str, got: &[f64], want: &[f64]| {
+            let d = difference(got, want);
+            assert!(d < 1e-4, "{what}: relative difference {d:.1e}");
+        };
+        let shape = golden.shape;
+        let mut target = HostImages::<f32>::zeroed(shape, 1).unwrap();
+        for (to, &from) in std::iter::zip(target.image_mut(0), &golden.tensors["target"]) {
+            *to = from as f32;
+        }
+        let mut engine = new(&golden.spec, shape.height, shape.width);
+        golden.start(&mut engine, &target);
+        let mut picture = HostImages::<f32>::zeroed(shape, 1).unwrap();
+        for (step, want) in golden.tensors["losses"].iter().enumerate() {
+            engine.run(1).unwrap();
+            let loss = engine.losses(&[0]).unwrap()[0];
+            assert!((loss / want - 1.0).abs() < 0.01, "step {step}: {loss}");
+            if step > 0 {
+                continue;
+            }
+            engine.reconstructions(&[0], &mut picture, 0).unwrap();
+            let output: Vec<f64> = picture.image(0).iter().map(|&v| v.into()).collect();
+            check("output.1", &output, &golden.tensors["output.1"]);
+            golden.compare("gradient", &engine.gradients(0).unwrap(), check);
+            if golden.spec.optimise_input {
+                let gradient = engine.input_gradient(0).unwrap();
+                check("gradient.z", &gradient, &golden.tensors["gradient.z"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn lanes_are_close_to_pytorch() {
+    close_to_pytorch(|spec, height, width| LaneDip::new(spec, height, width, 1).unwrap());
 }
