@@ -6,10 +6,11 @@ use backstitch::backend::reference::ReferenceDip;
 use backstitch::backend::{At, Backend, ClassifierEngine, ImageShape, LossGradient};
 use backstitch::classifier::Graph;
 use backstitch::defense::{
-    Fallback, Options, Outcome, Picture, Prober, ReconstructOptions, StitchMode, Verdict,
+    Fallback, Options, Outcome, Prober, ReconstructOptions, StitchMode, Verdict,
 };
 use backstitch::dip::{NetSpec, Padding, Upsample};
 use backstitch::error::{Error, Result};
+use backstitch::io::Picture;
 use backstitch::scheduler::{self, Plan};
 
 const SHAPE: ImageShape = ImageShape {
@@ -149,7 +150,9 @@ fn picture(phase: f32, noise: f32) -> Picture {
         0.6 + 0.2 * (0.4 * y + 0.3 * x + phase).sin() + noise * sign
     };
     Picture {
+        shape: SHAPE,
         pixels: (0..SHAPE.elements()).map(pixel).collect(),
+        eight_bit: false,
     }
 }
 
@@ -159,7 +162,7 @@ fn purify(options: &Options, wave: usize, capacity: usize, pictures: &[Picture])
     let mut defense = plan.defense(&Toy, prober, options.clone()).unwrap();
     let mut outcomes = Vec::new();
     for wave in pictures.chunks(wave) {
-        outcomes.extend(defense.purify(wave, &|| false).unwrap());
+        outcomes.extend(defense.purify(&wave.iter().collect::<Vec<_>>()).unwrap());
     }
     outcomes
 }
@@ -309,16 +312,10 @@ fn the_scheduler_keeps_order_and_passes_unreadable_pictures_on() {
         (i, readable)
     });
     let mut seen = Vec::new();
-    scheduler::run(
-        &mut defense,
-        pictures,
-        &|| false,
-        &|| false,
-        |name, outcome, _| {
-            seen.push((name, outcome.is_ok()));
-            Ok(())
-        },
-    )
+    scheduler::run(&mut defense, pictures, &|| false, |name, outcome, _| {
+        seen.push((name, outcome.is_ok()));
+        Ok(())
+    })
     .unwrap();
     assert_eq!(
         seen,
@@ -337,7 +334,7 @@ fn a_stopped_run_says_so() {
     let pictures = (0..3).map(|i| (i, Ok(picture(i as f32, 0.0))));
     let done = std::sync::atomic::AtomicUsize::new(0);
     let stop = || done.load(std::sync::atomic::Ordering::Relaxed) > 0;
-    let result = scheduler::run(&mut defense, pictures, &stop, &|| false, |_, _, _| {
+    let result = scheduler::run(&mut defense, pictures, &stop, |_, _, _| {
         done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Ok(())
     });

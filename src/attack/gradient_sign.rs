@@ -1,14 +1,14 @@
 //! Steps in the maximum norm: FGSM, BIM and PGD.
 
 use super::{AttackOptions, Iterate};
-use crate::defense::Picture;
+use crate::io::Picture;
 use crate::random::{Purpose, RandomKey};
 
 /// A point of the ball, uniform in each pixel.
 pub(super) fn start(options: &AttackOptions, picture: &Picture, image: &mut [f32]) {
     let key = RandomKey {
         seed: options.seed,
-        image: picture.key(),
+        image: picture.hash(),
         tile: 0,
     };
     key.uniform(Purpose::AttackStart, 0, image.len(), |i, u| {

@@ -1,7 +1,7 @@
 //! Steps in the Euclidean norm: PGD-L2.
 
 use super::{AttackOptions, Iterate};
-use crate::defense::Picture;
+use crate::io::Picture;
 use crate::random::{Purpose, RandomKey};
 
 /// Keeps a vanishing gradient's norm from being divided by (torchattacks' `eps_for_division`).
@@ -16,7 +16,7 @@ pub(super) fn norm(change: impl Iterator<Item = f32>) -> f64 {
 pub(super) fn start(options: &AttackOptions, picture: &Picture, image: &mut [f32]) {
     let key = RandomKey {
         seed: options.seed,
-        image: picture.key(),
+        image: picture.hash(),
         tile: 0,
     };
     let mut change = vec![0.0; image.len()];

@@ -10,8 +10,9 @@ mod rounding;
 pub use rounding::round_into_ball;
 
 use crate::backend::{At, Backend, ClassifierEngine};
-use crate::defense::{Picture, Reading};
+use crate::defense::Reading;
 use crate::error::{Error, Result};
+use crate::io::Picture;
 
 /// An attack's name on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]

@@ -23,7 +23,7 @@ mod verdict;
 
 pub use decision_map::{DecisionMap, MapOptions, Pair, Segment, Towards};
 pub use localise::{Boundary, LocaliseOptions};
-pub use pipeline::{Defense, Fallback, Options, Outcome, Picture, RestartOutcome};
+pub use pipeline::{Defense, Fallback, Options, Outcome, RestartOutcome};
 pub use probe::Prober;
 pub use push::{PushOptions, Step};
 pub use reading::Reading;

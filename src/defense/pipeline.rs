@@ -12,6 +12,7 @@ use super::trajectory::trace;
 use super::verdict::{self, Verdict, VerdictOptions};
 use crate::backend::{At, Backend, DipEngine, ImageShape};
 use crate::error::{Error, Result};
+use crate::io::Picture;
 
 /// Every stage's options.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -51,25 +52,6 @@ impl Options {
         self.localise.validate()?;
         self.push.validate()?;
         self.stitch.validate()
-    }
-}
-
-/// An image to purify.
-#[derive(Clone, Debug)]
-pub struct Picture {
-    /// CHW in `[0, 1]`, of the classifier's size.
-    pub pixels: Vec<f32>,
-}
-
-impl Picture {
-    /// The content hash that keys the picture's random numbers: its name, its place in the run and
-    /// its neighbours change nothing.
-    pub fn key(&self) -> u64 {
-        let mut hash = xxhash_rust::xxh3::Xxh3::new();
-        for pixel in &self.pixels {
-            hash.update(&pixel.to_le_bytes());
-        }
-        hash.digest()
     }
 }
 
@@ -196,17 +178,13 @@ impl<'b, B: Backend> Defense<'b, B> {
     /// others.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] when `stop` says so; a picture that does not have the classifier's shape; the device's errors.
-    pub fn purify(
-        &mut self,
-        pictures: &[Picture],
-        stop: &dyn Fn() -> bool,
-    ) -> Result<Vec<Outcome>> {
+    /// A picture that does not have the classifier's shape; the device's errors.
+    pub fn purify(&mut self, pictures: &[&Picture]) -> Result<Vec<Outcome>> {
         for (i, picture) in pictures.iter().enumerate() {
-            if picture.pixels.len() != self.shape().elements() {
+            if picture.shape != self.shape() {
                 return Err(Error::invalid(format!(
-                    "a picture of {} numbers where {} are needed",
-                    picture.pixels.len(),
+                    "a picture of {} where {} is needed",
+                    picture.shape,
                     self.shape()
                 )));
             }
@@ -219,7 +197,7 @@ impl<'b, B: Backend> Defense<'b, B> {
         let keyed: Vec<_> = inputs
             .iter()
             .copied()
-            .zip(pictures.iter().map(Picture::key))
+            .zip(pictures.iter().map(|picture| picture.hash()))
             .collect();
         reconstruct(
             self.backend,
@@ -227,7 +205,6 @@ impl<'b, B: Backend> Defense<'b, B> {
             &self.options.reconstruct,
             &keyed,
             &mut self.reconstructions,
-            stop,
         )?;
         let trajectories = trace(
             &mut self.prober,
@@ -272,7 +249,7 @@ impl<'b, B: Backend> Defense<'b, B> {
     }
 
     /// Stages D to G for a wave.
-    fn restore(&mut self, judged: Vec<Judged>, pictures: &[Picture]) -> Result<Vec<Outcome>> {
+    fn restore(&mut self, judged: Vec<Judged>, pictures: &[&Picture]) -> Result<Vec<Outcome>> {
         let manifold = self.on_manifold(&judged)?;
         let mut outcomes = Vec::with_capacity(judged.len());
         let mut output = self.backend.allocate(self.shape(), 1)?;

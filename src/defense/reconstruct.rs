@@ -149,14 +149,13 @@ pub struct ReconstructionId {
 /// probe.
 ///
 /// Instances go through the engine in groups of its capacity. They do not interact, so the grouping
-/// changes nothing in the result. `stop` is asked between probes.
+/// changes nothing in the result.
 pub fn reconstruct<B: Backend>(
     backend: &B,
     engine: &mut B::Dip,
     options: &ReconstructOptions,
     images: &[(At<'_, B::Images>, u64)],
     out: &mut Reconstructions<B::Images>,
-    stop: &dyn Fn() -> bool,
 ) -> Result<()> {
     let grid = out.grid;
     let per_image = options.restarts * grid.tiles();
@@ -186,10 +185,6 @@ pub fn reconstruct<B: Backend>(
         let slots: Vec<usize> = (0..group.len()).collect();
         engine.load(&instances)?;
         for probe in 0..options.probes() {
-            if stop() {
-                engine.release(&slots)?;
-                return Err(Error::Interrupted);
-            }
             engine.run(options.probe_interval)?;
             engine.reconstructions(&slots, &mut out.tiles, probe * out.instances + group[0])?;
         }

@@ -8,8 +8,9 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use crate::backend::{Backend, ImageShape};
-use crate::defense::{Defense, Options, Outcome, Picture, Prober};
+use crate::defense::{Defense, Options, Outcome, Prober};
 use crate::error::{Error, Result};
+use crate::io::Picture;
 
 /// How many images are in flight together, and on how many DIP instances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -58,6 +59,13 @@ impl Plan {
     }
 }
 
+/// A picture and what became of it.
+#[derive(Debug)]
+pub struct Purified {
+    pub picture: Picture,
+    pub outcome: Outcome,
+}
+
 /// Purifies a stream of pictures.
 ///
 /// `pictures` gives each picture with its name, or why it could not be read; it is drawn on a thread
@@ -65,17 +73,14 @@ impl Plan {
 /// wave's time), and may fail to end the run.
 ///
 /// `stop` is asked before each wave: the images in flight are then finished and the rest is left.
-/// `abort` is asked between probes: the wave in flight is given up.
 ///
 /// # Errors
-/// [`Error::Interrupted`] where `stop` or `abort` ended the run; the first error of the device or of
-/// `done`.
+/// [`Error::Interrupted`] where `stop` ended the run; the first error of the device or of `done`.
 pub fn run<B: Backend, T: Send>(
     defense: &mut Defense<'_, B>,
     pictures: impl Iterator<Item = (T, Result<Picture>)> + Send,
     stop: &(dyn Fn() -> bool + Sync),
-    abort: &dyn Fn() -> bool,
-    mut done: impl FnMut(T, Result<Outcome>, f64) -> Result<()>,
+    mut done: impl FnMut(T, Result<Purified>, f64) -> Result<()>,
 ) -> Result<()> {
     let wave = defense.wave();
     std::thread::scope(|scope| {
@@ -96,21 +101,17 @@ pub fn run<B: Backend, T: Send>(
                 break;
             }
             let start = Instant::now();
-            let readable: Vec<Picture> = drawn
-                .iter()
-                .filter_map(|(_, picture)| picture.as_ref().ok().cloned())
-                .collect();
-            let mut outcomes = defense.purify(&readable, abort)?.into_iter();
+            let (names, pictures): (Vec<T>, Vec<Result<Picture>>) = drawn.into_iter().unzip();
+            let readable: Vec<&Picture> = pictures.iter().flatten().collect();
+            let mut outcomes = defense.purify(&readable)?.into_iter();
             let seconds = start.elapsed().as_secs_f64() / readable.len().max(1) as f64;
-            for (name, picture) in drawn {
-                match picture {
-                    Ok(_) => {
-                        let outcome = outcomes.next();
-                        let missing = || Error::Device("a picture of the wave was lost".into());
-                        done(name, outcome.ok_or_else(missing), seconds)?;
-                    }
-                    Err(error) => done(name, Err(error), 0.0)?,
-                }
+            for (name, picture) in names.into_iter().zip(pictures) {
+                let purified = picture.and_then(|picture| match outcomes.next() {
+                    Some(outcome) => Ok(Purified { picture, outcome }),
+                    None => Err(Error::Device("an outcome of the wave is missing".into())),
+                });
+                let seconds = if purified.is_ok() { seconds } else { 0.0 };
+                done(name, purified, seconds)?;
             }
         }
         if stop() {
