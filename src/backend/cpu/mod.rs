@@ -1,3 +1,4 @@
 //! The cpu backend: float32, SIMD and threads.
 
+pub mod classifier;
 pub mod simd;

@@ -1,0 +1,4 @@
+//! The cpu backend's classifier engine.
+
+mod gemm;
+mod memory;
