@@ -1,5 +1,11 @@
 //! The victim: ONNX import, our own graph, and the passes that make it fit to run.
 
-/// A classifier's graph.
-#[derive(Clone, Debug)]
-pub struct Graph {}
+pub mod function;
+pub mod graph;
+pub mod layout;
+
+pub use function::Function;
+pub use graph::{
+    Binary, Conv, Graph, LoadOptions, Node, Op, PadMode, Pads, Pool, Reduction, Value, ValueId,
+    Window,
+};

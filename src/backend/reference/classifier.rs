@@ -1,0 +1,179 @@
+//! The victim in float64.
+
+use super::ops::{self, Operand};
+use crate::backend::host::HostImages;
+use crate::backend::{At, ClassifierEngine, ImageBuffer, ImageShape};
+use crate::classifier::{Graph, ValueId};
+use crate::error::{Error, Result};
+
+/// Runs any [`Graph`], fused or not, image by image.
+#[derive(Debug)]
+pub struct ReferenceClassifier {
+    graph: Graph,
+    /// Of each value, what a constant holds.
+    constants: Vec<Vec<f64>>,
+}
+
+impl ReferenceClassifier {
+    /// An engine for `graph`.
+    pub fn new(graph: &Graph) -> Self {
+        let widen = |data: Option<&[f32]>| -> Vec<f64> {
+            data.unwrap_or_default().iter().map(|&x| x.into()).collect()
+        };
+        ReferenceClassifier {
+            graph: graph.clone(),
+            constants: (graph.values.iter())
+                .map(|value| widen(value.data.as_deref()))
+                .collect(),
+        }
+    }
+
+    /// Logits of one image, CHW, in full precision.
+    ///
+    /// # Errors
+    /// The image has not the classifier's shape.
+    pub fn logits_f64(&self, pixels: &[f64]) -> Result<Vec<f64>> {
+        let mut values = self.run(pixels)?;
+        Ok(std::mem::take(&mut values[self.graph.output.0]))
+    }
+
+    /// Logits of one image, CHW, and the gradient with respect to it of a scalar whose derivative by
+    /// each logit `loss_gradient` writes, in full precision.
+    ///
+    /// # Errors
+    /// The image has not the classifier's shape.
+    pub fn gradient_f64(
+        &self,
+        pixels: &[f64],
+        loss_gradient: impl FnOnce(&[f64], &mut [f64]),
+    ) -> Result<(Vec<f64>, Vec<f64>)> {
+        let mut values = self.run(pixels)?;
+        let mut gradients: Vec<Vec<f64>> = vec![Vec::new(); values.len()];
+        let logits = &values[self.graph.output.0];
+        let by_logits = &mut gradients[self.graph.output.0];
+        by_logits.resize(logits.len(), 0.0);
+        loss_gradient(logits, by_logits);
+
+        for node in self.graph.nodes.iter().rev() {
+            let gradient = std::mem::take(&mut gradients[node.output.0]);
+            if gradient.is_empty() {
+                continue;
+            }
+            let inputs: Vec<_> = (node.inputs.iter())
+                .map(|&id| self.operand(&values, id))
+                .collect();
+            let output = self.operand(&values, node.output);
+            let by_inputs = ops::backward(&node.op, &inputs, output, &gradient);
+            for (&id, by_input) in node.inputs.iter().zip(by_inputs) {
+                let Some(by_input) = by_input.filter(|_| self.graph.constant(id).is_none()) else {
+                    continue;
+                };
+                let sum = &mut gradients[id.0];
+                if sum.is_empty() {
+                    *sum = by_input;
+                } else {
+                    sum.iter_mut().zip(by_input).for_each(|(sum, g)| *sum += g);
+                }
+            }
+        }
+        let mut by_image = std::mem::take(&mut gradients[self.graph.input.0]);
+        by_image.resize(pixels.len(), 0.0); // an output that ignores the image
+        Ok((std::mem::take(&mut values[self.graph.output.0]), by_image))
+    }
+
+    /// Every computed value.
+    fn run(&self, pixels: &[f64]) -> Result<Vec<Vec<f64>>> {
+        let shape = self.graph.input_shape();
+        if pixels.len() != shape.elements() {
+            return Err(Error::invalid(format!(
+                "an image of {} numbers where the classifier takes {shape}",
+                pixels.len()
+            )));
+        }
+        let mut values = vec![Vec::new(); self.graph.values.len()];
+        values[self.graph.input.0] = pixels.to_vec();
+        for node in &self.graph.nodes {
+            let inputs: Vec<_> = (node.inputs.iter())
+                .map(|&id| self.operand(&values, id))
+                .collect();
+            let dims = &self.graph.value(node.output).dims;
+            values[node.output.0] = ops::forward(&node.op, &inputs, dims);
+        }
+        Ok(values)
+    }
+
+    fn operand<'a>(&'a self, values: &'a [Vec<f64>], id: ValueId) -> Operand<'a> {
+        let data = match self.graph.constant(id) {
+            Some(_) => &self.constants[id.0],
+            None => &values[id.0],
+        };
+        Operand {
+            dims: &self.graph.value(id).dims,
+            data,
+        }
+    }
+
+    fn check(&self, shape: ImageShape) -> Result<()> {
+        let want = self.graph.input_shape();
+        if shape == want {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "an image of {shape} where the classifier takes {want}"
+        )))
+    }
+}
+
+impl ClassifierEngine for ReferenceClassifier {
+    type Images = HostImages<f64>;
+
+    fn input_shape(&self) -> ImageShape {
+        self.graph.input_shape()
+    }
+
+    fn classes(&self) -> usize {
+        self.graph.classes()
+    }
+
+    fn logits(&mut self, images: &[At<'_, HostImages<f64>>]) -> Result<Vec<f32>> {
+        let mut all = Vec::new();
+        for image in images {
+            self.check(image.buffer.shape())?;
+            let logits = self.logits_f64(image.pixels())?;
+            all.extend(logits.into_iter().map(|x| x as f32));
+        }
+        Ok(all)
+    }
+
+    fn gradient(
+        &mut self,
+        images: &[At<'_, HostImages<f64>>],
+        loss_gradient: &mut dyn FnMut(usize, &[f32], &mut [f32]),
+        out: &mut HostImages<f64>,
+        first: usize,
+    ) -> Result<Vec<f32>> {
+        self.check(out.shape())?;
+        if images.len() > out.len().saturating_sub(first) {
+            return Err(Error::invalid(format!(
+                "gradients of {} images do not fit a buffer of {} from {first} on",
+                images.len(),
+                out.len()
+            )));
+        }
+        let mut all = Vec::new();
+        for (i, image) in images.iter().enumerate() {
+            self.check(image.buffer.shape())?;
+            let (logits, gradient) = self.gradient_f64(image.pixels(), |logits, gradient| {
+                let logits: Vec<f32> = logits.iter().map(|&x| x as f32).collect();
+                let mut narrow = vec![0.0; logits.len()];
+                loss_gradient(i, &logits, &mut narrow);
+                for (wide, narrow) in gradient.iter_mut().zip(narrow) {
+                    *wide = narrow.into();
+                }
+            })?;
+            out.image_mut(first + i).copy_from_slice(&gradient);
+            all.extend(logits.into_iter().map(|x| x as f32));
+        }
+        Ok(all)
+    }
+}

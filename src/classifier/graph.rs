@@ -1,0 +1,308 @@
+//! The graph that every backend executes.
+//!
+//! A graph says what happens to **one image**: every shape in it is the ONNX shape at batch size 1,
+//! and all of them are known. A batch is any number of independent copies: for `n` images a value
+//! of shape `dims` is `n` blocks of `dims` elements, one after another, and constants exist once.
+//! Nodes never mix images, so where the leading dimension is `k` (1 for most layers, the number of
+//! windows in a Swin transformer), a backend may run the `n` blocks as one tensor whose leading
+//! dimension is `n·k`.
+
+use std::sync::Arc;
+
+use super::Function;
+use crate::backend::ImageShape;
+
+/// Names a value of a graph: an index into [`Graph::values`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId(pub usize);
+
+/// A tensor: one that is computed for each image, or a constant. All are float32.
+#[derive(Clone, Debug)]
+pub struct Value {
+    /// The ONNX name; passes that make values derive theirs from it.
+    pub name: String,
+    /// Shape, row-major, at batch size 1.
+    pub dims: Vec<usize>,
+    /// A constant's elements; `None` for what is computed from the image.
+    pub data: Option<Arc<[f32]>>,
+}
+
+impl Value {
+    /// Elements (of one image's block, where the value is computed).
+    pub fn elements(&self) -> usize {
+        self.dims.iter().product()
+    }
+}
+
+/// One operation. Its output's shape is the output value's `dims`.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// The ONNX node's name, or its output's where it has none.
+    pub name: String,
+    pub op: Op,
+    /// What each stands for is said at the [`Op`].
+    pub inputs: Vec<ValueId>,
+    pub output: ValueId,
+}
+
+/// Rows and columns of zeros (or of nothing, for a pool) around a picture.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pads {
+    pub top: usize,
+    pub left: usize,
+    pub bottom: usize,
+    pub right: usize,
+}
+
+/// How a kernel moves over a picture; pairs are (vertical, horizontal).
+///
+/// Output row `y` reads input rows `y·strides[0] − pads.top + k·dilations[0]` for `k` in
+/// `0..kernel[0]`, columns alike; rows outside the input are padding. The last window of a pool may
+/// reach beyond the bottom and right padding too (ONNX's `ceil_mode`); the output's shape tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    pub kernel: [usize; 2],
+    pub strides: [usize; 2],
+    pub dilations: [usize; 2],
+    pub pads: Pads,
+}
+
+/// Attributes of [`Op::Conv`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Conv {
+    pub window: Window,
+    pub group: usize,
+    pub activation: Option<Function>,
+}
+
+/// Attributes of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pool {
+    pub window: Window,
+    /// Whether the padding counts in an average's divisor. What a window covers beyond the
+    /// padding never counts.
+    pub count_include_pad: bool,
+}
+
+/// An elementwise function of two tensors, which broadcast as NumPy's do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binary {
+    Add,
+    Sub,
+    Mul,
+    Div,
+    Pow,
+    Min,
+    Max,
+}
+
+/// What a reduction keeps of the elements it joins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reduction {
+    Mean,
+    Sum,
+    Max,
+    /// Square root of the sum of squares.
+    L2,
+}
+
+/// An operation with its attributes resolved.
+///
+/// Pictures are NCHW. "Constant" inputs are always constants (their values have data); the others
+/// may be either, except that at least one input of every node is computed from the image.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// Inputs: picture `[k, in, h, w]`; constant weight `[out, in/group, kh, kw]`; constant bias
+    /// `[out]`; and, where there are four, a residual of the output's shape. Output
+    /// `activation(convolution + bias + residual)`.
+    Conv(Conv),
+    /// A linear layer on the last axis. Inputs: `[.., in]`; constant weight `[out, in]`; constant
+    /// bias `[out]`; and, where there are four, a residual of the output's shape. Output
+    /// `activation(x·weightᵀ + bias + residual)`, `[.., out]`.
+    Gemm {
+        activation: Option<Function>,
+    },
+    /// Matrix products over the last two axes, `[.., m, k] × [.., k, n]`; the axes before them
+    /// broadcast.
+    MatMul,
+    /// `activation(x·scale + shift)` by channel: inputs `[k, c, ..]`, constant `[c]`, constant `[c]`.
+    ScaleShift {
+        activation: Option<Function>,
+    },
+    /// The function of each element.
+    Map(Function),
+    /// Inputs broadcast to the output's shape.
+    Binary(Binary),
+    /// Padding and what lies beyond it never is the maximum.
+    MaxPool(Pool),
+    AveragePool(Pool),
+    /// Joins the elements along `axes` (ascending). The output's shape keeps them as 1 or drops
+    /// them; the order of its elements is the same.
+    Reduce {
+        kind: Reduction,
+        axes: Vec<usize>,
+    },
+    Softmax {
+        axis: usize,
+    },
+    LogSoftmax {
+        axis: usize,
+    },
+    /// The same elements in a new shape: flatten, squeeze and unsqueeze too.
+    Reshape,
+    /// Output axis `i` is input axis `perm[i]`.
+    Transpose {
+        perm: Vec<usize>,
+    },
+    Concat {
+        axis: usize,
+    },
+    /// Output index `i` on an axis reads input index `starts + i·steps`.
+    Slice {
+        starts: Vec<usize>,
+        steps: Vec<isize>,
+    },
+    /// `before` elements of padding ahead of each axis; the output's shape tells how many follow.
+    Pad {
+        before: Vec<usize>,
+        mode: PadMode,
+    },
+    /// The input broadcast to the output's shape.
+    Expand,
+    /// Output index `i` on `axis` reads input index `indices[i]`. The output's shape may hold the
+    /// axis as several, or drop it; the order of its elements is the same.
+    Gather {
+        axis: usize,
+        indices: Vec<usize>,
+    },
+}
+
+/// What padding holds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum PadMode {
+    Constant(f32),
+    /// The picture mirrored, its edge not repeated.
+    Reflect,
+    /// The edge repeated.
+    Edge,
+}
+
+impl Op {
+    /// The function that the operation ends with, where it is one that can end with one.
+    pub fn activation(&self) -> Option<Function> {
+        match self {
+            Op::Conv(Conv { activation, .. })
+            | Op::Gemm { activation }
+            | Op::ScaleShift { activation } => *activation,
+            _ => None,
+        }
+    }
+
+    /// Where the operation keeps the function it ends with.
+    pub fn activation_mut(&mut self) -> Option<&mut Option<Function>> {
+        match self {
+            Op::Conv(Conv { activation, .. })
+            | Op::Gemm { activation }
+            | Op::ScaleShift { activation } => Some(activation),
+            _ => None,
+        }
+    }
+
+    /// The operation's name, for messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Conv(_) => "Conv",
+            Op::Gemm { .. } => "Gemm",
+            Op::MatMul => "MatMul",
+            Op::ScaleShift { .. } => "ScaleShift",
+            Op::Map(_) => "Map",
+            Op::Binary(_) => "Binary",
+            Op::MaxPool(_) => "MaxPool",
+            Op::AveragePool(_) => "AveragePool",
+            Op::Reduce { .. } => "Reduce",
+            Op::Softmax { .. } => "Softmax",
+            Op::LogSoftmax { .. } => "LogSoftmax",
+            Op::Reshape => "Reshape",
+            Op::Transpose { .. } => "Transpose",
+            Op::Concat { .. } => "Concat",
+            Op::Slice { .. } => "Slice",
+            Op::Pad { .. } => "Pad",
+            Op::Expand => "Expand",
+            Op::Gather { .. } => "Gather",
+        }
+    }
+}
+
+/// How to load a model.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LoadOptions {
+    /// Height and width to run at, for a model that leaves them free; one that fixes others is
+    /// refused.
+    pub image_size: Option<(usize, usize)>,
+}
+
+/// A classifier: from an image to a row of logits.
+#[derive(Clone, Debug)]
+pub struct Graph {
+    /// The image, `[1, channels, height, width]`, 1 or 3 channels.
+    pub input: ValueId,
+    /// The logits, `[1, classes]`.
+    pub output: ValueId,
+    /// In an order in which every input is computed before it is used.
+    pub nodes: Vec<Node>,
+    pub values: Vec<Value>,
+    /// What the user should know about this model, one line each.
+    pub warnings: Vec<String>,
+}
+
+impl Graph {
+    /// A value.
+    pub fn value(&self, id: ValueId) -> &Value {
+        &self.values[id.0]
+    }
+
+    /// A constant's elements, `None` for what is computed from the image.
+    pub fn constant(&self, id: ValueId) -> Option<&[f32]> {
+        self.values[id.0].data.as_deref()
+    }
+
+    /// Shape of the images it takes.
+    pub fn input_shape(&self) -> ImageShape {
+        let dims = &self.value(self.input).dims;
+        ImageShape {
+            channels: dims[1],
+            height: dims[2],
+            width: dims[3],
+        }
+    }
+
+    /// Length of a row of logits.
+    pub fn classes(&self) -> usize {
+        self.value(self.output).dims[1]
+    }
+
+    /// Whether the output is probabilities (a softmax, perhaps in another shape) instead of logits.
+    pub fn output_is_softmax(&self) -> bool {
+        let mut id = self.output;
+        loop {
+            match self.nodes.iter().find(|node| node.output == id) {
+                Some(node) if node.op == Op::Reshape => id = node.inputs[0],
+                node => {
+                    return matches!(
+                        node,
+                        Some(Node {
+                            op: Op::Softmax { .. },
+                            ..
+                        })
+                    );
+                }
+            }
+        }
+    }
+
+    /// Adds a value.
+    pub fn add_value(&mut self, value: Value) -> ValueId {
+        self.values.push(value);
+        ValueId(self.values.len() - 1)
+    }
+}
