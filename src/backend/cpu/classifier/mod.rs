@@ -1,4 +1,5 @@
 //! The cpu backend's classifier engine.
 
+mod function;
 mod gemm;
 mod memory;
