@@ -1,4 +1,5 @@
 //! The cpu backend: float32, SIMD and threads.
 
+pub mod blocked;
 pub mod classifier;
 pub mod simd;
