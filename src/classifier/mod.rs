@@ -3,6 +3,8 @@
 pub mod function;
 pub mod graph;
 pub mod layout;
+pub mod onnx;
+pub mod passes;
 
 pub use function::Function;
 pub use graph::{

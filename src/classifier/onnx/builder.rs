@@ -1,0 +1,458 @@
+//! The graph under construction, and one node's view of it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::fold;
+use super::proto::{self, AttributeKind};
+use super::tensor::{Constant, Data, Files};
+use crate::classifier::graph::{Graph, Node, Op, Value, ValueId};
+
+/// What a name stands for.
+#[derive(Clone, Debug)]
+pub enum Item {
+    Constant(Constant),
+    /// Computed from the image.
+    Value {
+        id: ValueId,
+        dims: Vec<usize>,
+    },
+}
+
+impl Item {
+    /// Its shape.
+    pub fn dims(&self) -> &[usize] {
+        match self {
+            Item::Constant(constant) => &constant.dims,
+            Item::Value { dims, .. } => dims,
+        }
+    }
+
+    /// A float constant.
+    pub fn floats(dims: Vec<usize>, data: impl Into<Arc<[f32]>>) -> Item {
+        let data = Data::Float(data.into());
+        Item::Constant(Constant { dims, data })
+    }
+}
+
+/// Largest tensor of one image, in elements: 512 MiB.
+const MAX_ELEMENTS: usize = 1 << 27;
+/// Largest sum of all tensors of one image, in elements.
+const MAX_TOTAL: usize = 1 << 30;
+/// Elements of folded constants that any file may ask for.
+const FOLDED_ELEMENTS: usize = 1 << 22;
+/// And for each element that the file holds.
+const FOLDED_PER_STORED: usize = 8;
+/// Multiply-adds in folding, all together.
+const FOLDED_WORK: usize = 1 << 30;
+
+/// A graph under construction.
+#[derive(Debug)]
+pub struct Builder {
+    pub graph: Graph,
+    files: Files,
+    /// Elements of computed tensors.
+    total: usize,
+    /// Elements that folding may still make.
+    folded: usize,
+    /// Multiply-adds that folding may still take.
+    work: usize,
+}
+
+impl Builder {
+    /// A graph that takes images of shape `dims`; the file holds `stored` elements.
+    pub fn new(input: &str, dims: Vec<usize>, files: Files, stored: usize) -> Self {
+        let image = Value {
+            name: input.to_string(),
+            dims,
+            data: None,
+        };
+        Builder {
+            graph: Graph {
+                input: ValueId(0),
+                output: ValueId(0),
+                nodes: Vec::new(),
+                values: vec![image],
+                warnings: Vec::new(),
+            },
+            files,
+            total: 0,
+            folded: FOLDED_ELEMENTS.saturating_add(stored.saturating_mul(FOLDED_PER_STORED)),
+            work: FOLDED_WORK,
+        }
+    }
+
+    /// The image.
+    pub fn image(&self) -> Item {
+        let id = self.graph.input;
+        let dims = self.graph.value(id).dims.clone();
+        Item::Value { id, dims }
+    }
+
+    /// Decodes a tensor attribute.
+    pub fn decode(&mut self, tensor: &proto::Tensor) -> Result<Constant, String> {
+        self.files.constant(tensor)
+    }
+
+    /// Takes the elements of a constant of shape `dims` from what folding may make.
+    ///
+    /// # Errors
+    /// There are not so many left.
+    pub fn reserve(&mut self, dims: &[usize]) -> Result<(), String> {
+        let elements = Constant::elements(dims)?;
+        self.folded = (self.folded.checked_sub(elements)).ok_or_else(|| {
+            format!("a constant of shape {dims:?} is out of proportion to the file")
+        })?;
+        Ok(())
+    }
+
+    /// The value of an item.
+    ///
+    /// # Errors
+    /// It is not a float tensor.
+    fn value(&mut self, item: &Item, name: &str) -> Result<ValueId, String> {
+        match item {
+            Item::Value { id, .. } => Ok(*id),
+            Item::Constant(Constant {
+                dims,
+                data: Data::Float(data),
+            }) => Ok(self.graph.add_value(Value {
+                name: format!("{name}/constant"),
+                dims: dims.clone(),
+                data: Some(data.clone()),
+            })),
+            Item::Constant(constant) => Err(format!(
+                "an {} constant where a float tensor is needed",
+                constant.data.kind()
+            )),
+        }
+    }
+
+    /// Adds an operation whose output has shape `dims`, or folds it where all inputs are constants.
+    ///
+    /// # Errors
+    /// The output is empty or too large, or an input's type is wrong.
+    pub fn apply(
+        &mut self,
+        name: &str,
+        op: Op,
+        inputs: &[Item],
+        dims: Vec<usize>,
+    ) -> Result<Item, String> {
+        let constants: Option<Vec<&Constant>> = (inputs.iter())
+            .map(|input| match input {
+                Item::Constant(constant) => Some(constant),
+                Item::Value { .. } => None,
+            })
+            .collect();
+        let elements = Constant::elements(&dims)?;
+        if let Some(constants) = constants {
+            self.reserve(&dims)?;
+            let work = work(&op, &constants, elements);
+            self.work = (self.work.checked_sub(work))
+                .ok_or("it takes too long to compute from constants alone")?;
+            let empty = elements == 0 || constants.iter().any(|input| input.data.len() == 0);
+            if empty && computes(&op) {
+                return Err("it computes with an empty tensor".into());
+            }
+            return fold::apply(&op, &constants, &dims).map(Item::Constant);
+        }
+        if elements == 0 {
+            return Err(format!("its output is empty: {dims:?}"));
+        }
+        check_size(&dims)?;
+        self.total = self.total.saturating_add(elements);
+        if self.total > MAX_TOTAL {
+            return Err("all tensors together take too much memory for one image".into());
+        }
+        let inputs: Vec<ValueId> = (inputs.iter())
+            .map(|input| self.value(input, name))
+            .collect::<Result<_, _>>()?;
+        let output = self.graph.add_value(Value {
+            name: name.to_string(),
+            dims: dims.clone(),
+            data: None,
+        });
+        self.graph.nodes.push(Node {
+            name: name.to_string(),
+            op,
+            inputs,
+            output,
+        });
+        Ok(Item::Value { id: output, dims })
+    }
+}
+
+/// Refuses a tensor that is too large for one image.
+pub fn check_size(dims: &[usize]) -> Result<(), String> {
+    match Constant::elements(dims)? {
+        n if n > MAX_ELEMENTS => Err(format!(
+            "shape {dims:?} takes too much memory for one image"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the operation does more than move elements.
+fn computes(op: &Op) -> bool {
+    !matches!(
+        op,
+        Op::Reshape
+            | Op::Transpose { .. }
+            | Op::Concat { .. }
+            | Op::Slice { .. }
+            | Op::Pad { .. }
+            | Op::Expand
+            | Op::Gather { .. }
+            | Op::Binary(_)
+            | Op::Map(_)
+    )
+}
+
+/// About how many multiply-adds an operation takes.
+fn work(op: &Op, inputs: &[&Constant], outputs: usize) -> usize {
+    let each = match op {
+        Op::Conv(_) => inputs[1].dims[1..].iter().product(),
+        Op::Gemm { .. } => inputs[1].dims[1],
+        Op::MatMul => inputs[0].dims.last().copied().unwrap_or(1),
+        Op::MaxPool(pool) | Op::AveragePool(pool) => pool.window.kernel.iter().product(),
+        _ => 1,
+    };
+    let read: usize = inputs.iter().map(|input| input.data.len()).sum();
+    outputs.saturating_mul(each).saturating_add(read)
+}
+
+/// A node to translate: its inputs, its attributes, and the graph to add to.
+pub struct Call<'a> {
+    pub builder: &'a mut Builder,
+    pub node: &'a proto::Node,
+    pub opset: i64,
+    /// Name of what it adds to the graph.
+    pub name: &'a str,
+    inputs: Vec<Option<Item>>,
+    seen: HashSet<&'static str>,
+}
+
+/// What a node gives, in order, or why it cannot be run.
+pub type Outputs = Result<Vec<Item>, String>;
+
+impl<'a> Call<'a> {
+    /// A node with its inputs, `None` where an optional one is left out.
+    pub fn new(
+        builder: &'a mut Builder,
+        node: &'a proto::Node,
+        name: &'a str,
+        opset: i64,
+        inputs: Vec<Option<Item>>,
+    ) -> Self {
+        Call {
+            builder,
+            node,
+            opset,
+            name,
+            inputs,
+            seen: HashSet::new(),
+        }
+    }
+
+    /// How many inputs are given.
+    pub fn count(&self) -> usize {
+        self.inputs.len()
+    }
+
+    /// An input that may be left out.
+    pub fn optional(&self, index: usize) -> Option<Item> {
+        self.inputs.get(index).cloned().flatten()
+    }
+
+    /// An input.
+    pub fn input(&self, index: usize) -> Result<Item, String> {
+        self.optional(index)
+            .ok_or_else(|| format!("input {} is missing", index + 1))
+    }
+
+    /// A constant input that may be left out.
+    pub fn optional_constant(&self, index: usize) -> Result<Option<Constant>, String> {
+        match self.optional(index) {
+            None => Ok(None),
+            Some(Item::Constant(constant)) => Ok(Some(constant)),
+            Some(Item::Value { .. }) => Err(format!(
+                "input {} depends on the image; only a constant is supported",
+                index + 1
+            )),
+        }
+    }
+
+    /// A constant input.
+    pub fn constant(&self, index: usize) -> Result<Constant, String> {
+        self.optional_constant(index)?
+            .ok_or_else(|| format!("input {} is missing", index + 1))
+    }
+
+    /// A constant float input: its shape and elements.
+    pub fn floats(&self, index: usize) -> Result<(Vec<usize>, Arc<[f32]>), String> {
+        let constant = self.constant(index)?;
+        match constant.data {
+            Data::Float(data) => Ok((constant.dims, data)),
+            data => Err(format!("input {} is {}, not float", index + 1, data.kind())),
+        }
+    }
+
+    /// A constant input of one float element that may be left out.
+    pub fn scalar(&self, index: usize) -> Result<Option<f32>, String> {
+        if self.optional(index).is_none() {
+            return Ok(None);
+        }
+        match *self.floats(index)?.1 {
+            [value] => Ok(Some(value)),
+            _ => Err(format!("input {} is not a single number", index + 1)),
+        }
+    }
+
+    /// A constant input of integers that may be left out.
+    pub fn integers(&self, index: usize) -> Result<Option<Vec<i64>>, String> {
+        match self.optional_constant(index)?.map(|constant| constant.data) {
+            None => Ok(None),
+            Some(Data::Int(data)) => Ok(Some(data.to_vec())),
+            Some(data) => Err(format!(
+                "input {} is {}, not integer",
+                index + 1,
+                data.kind()
+            )),
+        }
+    }
+
+    /// An attribute, which counts as understood from now on.
+    fn attribute(
+        &mut self,
+        name: &'static str,
+        kind: AttributeKind,
+    ) -> Result<Option<&'a proto::Attribute>, String> {
+        self.seen.insert(name);
+        let Some(found) = self.node.attribute.iter().find(|a| a.name == name) else {
+            return Ok(None);
+        };
+        if found.kind == kind as i32 || found.kind == AttributeKind::Undefined as i32 {
+            return Ok(Some(found));
+        }
+        Err(format!("attribute {name} is not of type {kind:?}"))
+    }
+
+    /// An integer attribute.
+    pub fn int(&mut self, name: &'static str, default: i64) -> Result<i64, String> {
+        let found = self.attribute(name, AttributeKind::Int)?;
+        Ok(found.map_or(default, |a| a.i))
+    }
+
+    /// A float attribute.
+    pub fn float(&mut self, name: &'static str, default: f32) -> Result<f32, String> {
+        let found = self.attribute(name, AttributeKind::Float)?;
+        Ok(found.map_or(default, |a| a.f))
+    }
+
+    /// A list of integers that may be left out.
+    pub fn ints(&mut self, name: &'static str) -> Result<Option<Vec<i64>>, String> {
+        let found = self.attribute(name, AttributeKind::Ints)?;
+        Ok(found.map(|a| a.ints.clone()))
+    }
+
+    /// A list of floats that may be left out.
+    pub fn float_list(&mut self, name: &'static str) -> Result<Option<Vec<f32>>, String> {
+        let found = self.attribute(name, AttributeKind::Floats)?;
+        Ok(found.map(|a| a.floats.clone()))
+    }
+
+    /// A string attribute.
+    pub fn string(&mut self, name: &'static str, default: &str) -> Result<String, String> {
+        let found = self.attribute(name, AttributeKind::String)?;
+        Ok(found.map_or(default.into(), |a| {
+            String::from_utf8_lossy(&a.s).into_owned()
+        }))
+    }
+
+    /// A tensor attribute that may be left out.
+    pub fn tensor(&mut self, name: &'static str) -> Result<Option<&'a proto::Tensor>, String> {
+        let found = self.attribute(name, AttributeKind::Tensor)?;
+        Ok(found.and_then(|a| a.t.as_ref()))
+    }
+
+    /// Declares an attribute harmless.
+    pub fn ignore(&mut self, name: &'static str) {
+        self.seen.insert(name);
+    }
+
+    /// An integer list from an input or, in older opsets, from an attribute.
+    pub fn list(&mut self, name: &'static str, index: usize) -> Result<Option<Vec<i64>>, String> {
+        match self.ints(name)? {
+            Some(list) => Ok(Some(list)),
+            None => self.integers(index),
+        }
+    }
+
+    /// Refuses attributes that the translation did not look at, and outputs that it did not make.
+    pub fn check(&self, outputs: &[Item]) -> Result<(), String> {
+        let unknown = (self.node.attribute.iter()).find(|a| !self.seen.contains(a.name.as_str()));
+        if let Some(attribute) = unknown {
+            return Err(format!("attribute {} is not supported", attribute.name));
+        }
+        let extra = self.node.output.iter().skip(outputs.len());
+        match extra.filter(|name| !name.is_empty()).count() {
+            0 => Ok(()),
+            _ => Err(format!(
+                "only {} of its outputs is supported",
+                outputs.len()
+            )),
+        }
+    }
+
+    /// Adds an operation.
+    pub fn apply(&mut self, op: Op, inputs: &[Item], dims: Vec<usize>) -> Result<Item, String> {
+        self.builder.apply(self.name, op, inputs, dims)
+    }
+
+    /// Adds the operation that gives the node's only output.
+    pub fn finish(&mut self, op: Op, inputs: &[Item], dims: Vec<usize>) -> Outputs {
+        Ok(vec![self.apply(op, inputs, dims)?])
+    }
+
+    /// A shape change, where it is one.
+    pub fn reshape(&mut self, item: Item, dims: Vec<usize>) -> Result<Item, String> {
+        if item.dims() == dims {
+            return Ok(item);
+        }
+        if Constant::elements(item.dims())? != Constant::elements(&dims)? {
+            return Err(format!("{:?} does not reshape to {dims:?}", item.dims()));
+        }
+        self.apply(Op::Reshape, &[item], dims)
+    }
+}
+
+/// An axis, counted from the end where negative.
+pub fn axis(axis: i64, rank: usize) -> Result<usize, String> {
+    let from_start = if axis < 0 { axis + rank as i64 } else { axis };
+    usize::try_from(from_start)
+        .ok()
+        .filter(|&axis| axis < rank)
+        .ok_or_else(|| format!("axis {axis} is beyond rank {rank}"))
+}
+
+/// Distinct axes, ascending.
+pub fn axes(list: &[i64], rank: usize) -> Result<Vec<usize>, String> {
+    let mut found = (list.iter())
+        .map(|&a| axis(a, rank))
+        .collect::<Result<Vec<_>, _>>()?;
+    found.sort_unstable();
+    found.dedup();
+    match found.len() == list.len() {
+        true => Ok(found),
+        false => Err(format!("axes {list:?} name an axis twice")),
+    }
+}
+
+/// A size, far from overflow.
+pub fn size(value: i64) -> Result<usize, String> {
+    usize::try_from(value)
+        .ok()
+        .filter(|&size| size <= 1 << 31)
+        .ok_or_else(|| format!("{value} is not a size"))
+}

@@ -1,0 +1,326 @@
+//! Operators that move elements, and those that leave them as they are.
+
+use super::builder::{Call, Item, Outputs, axes, axis, size};
+use super::tensor::{Constant, Data};
+use crate::classifier::graph::{Op, PadMode};
+
+/// Identity, and Dropout as it is in inference.
+pub fn identity(call: &mut Call<'_>) -> Outputs {
+    Ok(vec![call.input(0)?])
+}
+
+pub fn dropout(call: &mut Call<'_>) -> Outputs {
+    call.ignore("ratio");
+    call.ignore("seed");
+    if let Some(constant) = call.optional_constant(2)?
+        && constant.data != Data::Bool([false].into())
+    {
+        return Err("training_mode is not supported; export the model in evaluation mode".into());
+    }
+    identity(call)
+}
+
+pub fn flatten(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let rank = x.dims().len();
+    let at = match call.int("axis", 1)? {
+        at if at == rank as i64 => rank,
+        at => axis(at, rank)?,
+    };
+    let (outer, inner) = x.dims().split_at(at);
+    let dims = vec![outer.iter().product(), inner.iter().product()];
+    Ok(vec![call.reshape(x, dims)?])
+}
+
+pub fn reshape(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let target = call.integers(1)?.ok_or("its shape is missing")?;
+    let keep_zero = call.int("allowzero", 0)? != 0;
+    let mut dims = Vec::new();
+    let mut free = None;
+    for (i, &dim) in target.iter().enumerate() {
+        dims.push(match dim {
+            -1 if free.replace(i).is_some() => {
+                return Err(format!("shape {target:?} leaves two dimensions open"));
+            }
+            -1 => 1,
+            0 if !keep_zero => *(x.dims().get(i))
+                .ok_or_else(|| format!("shape {target:?} copies a dimension that is not there"))?,
+            dim => size(dim)?,
+        });
+    }
+    if let Some(free) = free {
+        let (have, others) = (Constant::elements(x.dims())?, Constant::elements(&dims)?);
+        if others == 0 || have % others != 0 {
+            return Err(format!("{:?} does not reshape to {target:?}", x.dims()));
+        }
+        dims[free] = have / others;
+    }
+    Ok(vec![call.reshape(x, dims)?])
+}
+
+pub fn squeeze(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let rank = x.dims().len();
+    let removed = match call.list("axes", 1)? {
+        Some(list) => axes(&list, rank)?,
+        // The leading axis counts images: it is 1 here, and need not be elsewhere.
+        None => {
+            let first = usize::from(matches!(x, Item::Value { .. }));
+            (first..rank).filter(|&i| x.dims()[i] == 1).collect()
+        }
+    };
+    if let Some(axis) = removed.iter().find(|&&axis| x.dims()[axis] != 1) {
+        return Err(format!("axis {axis} of {:?} is not 1", x.dims()));
+    }
+    let kept = (0..rank).filter(|axis| !removed.contains(axis));
+    let dims = kept.map(|axis| x.dims()[axis]).collect();
+    Ok(vec![call.reshape(x, dims)?])
+}
+
+pub fn unsqueeze(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let list = call.list("axes", 1)?.ok_or("its axes are missing")?;
+    let mut dims = x.dims().to_vec();
+    for axis in axes(&list, dims.len() + list.len())? {
+        dims.insert(axis, 1);
+    }
+    Ok(vec![call.reshape(x, dims)?])
+}
+
+pub fn transpose(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let rank = x.dims().len();
+    let perm: Vec<usize> = match call.ints("perm")? {
+        None => (0..rank).rev().collect(),
+        Some(list) if list.len() == rank => {
+            axes(&list, rank)?;
+            (list.iter())
+                .map(|&a| axis(a, rank))
+                .collect::<Result<_, _>>()?
+        }
+        Some(list) => return Err(format!("perm {list:?} does not fit {:?}", x.dims())),
+    };
+    let dims = perm.iter().map(|&axis| x.dims()[axis]).collect();
+    call.finish(Op::Transpose { perm }, &[x], dims)
+}
+
+pub fn concat(call: &mut Call<'_>) -> Outputs {
+    let inputs = (0..call.count())
+        .map(|i| call.input(i))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut dims = call.input(0)?.dims().to_vec();
+    let axis = axis(call.int("axis", 0)?, dims.len())?;
+    for input in &inputs[1..] {
+        let mut other = input.dims().to_vec();
+        if other.len() != dims.len() {
+            return Err(format!("shapes {dims:?} and {other:?} do not join"));
+        }
+        let length = std::mem::replace(&mut other[axis], dims[axis]);
+        if other != dims {
+            return Err(format!(
+                "shapes {dims:?} and {:?} do not join",
+                input.dims()
+            ));
+        }
+        dims[axis] += length;
+    }
+    call.finish(Op::Concat { axis }, &inputs, dims)
+}
+
+pub fn slice(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let rank = x.dims().len();
+    let starts = call.integers(1)?.ok_or("its starts are missing")?;
+    let ends = call.integers(2)?.ok_or("its ends are missing")?;
+    let along = match call.integers(3)? {
+        Some(list) => (list.iter())
+            .map(|&a| axis(a, rank))
+            .collect::<Result<Vec<_>, _>>()?,
+        None => (0..starts.len().min(rank)).collect(),
+    };
+    let by = call.integers(4)?.unwrap_or_else(|| vec![1; starts.len()]);
+    let n = starts.len();
+    if [ends.len(), along.len(), by.len()] != [n; 3] {
+        return Err("its starts, ends, axes and steps differ in length".into());
+    }
+    let mut dims = x.dims().to_vec();
+    let (mut first, mut steps) = (vec![0; rank], vec![1; rank]);
+    for i in 0..n {
+        let length = x.dims()[along[i]] as i64;
+        let from_start = |at: i64| {
+            if at < 0 {
+                at.saturating_add(length)
+            } else {
+                at
+            }
+        };
+        let (start, end, step) = (from_start(starts[i]), from_start(ends[i]), by[i]);
+        let (start, distance) = match step {
+            0 => return Err("its step is 0".into()),
+            1.. => {
+                let start = start.clamp(0, length);
+                (start, end.clamp(0, length) - start)
+            }
+            _ => {
+                let start = start.clamp(-1, length - 1);
+                (start, start - end.clamp(-1, length - 1))
+            }
+        };
+        let step_size = step.unsigned_abs() as usize;
+        dims[along[i]] = (distance.max(0) as usize).div_ceil(step_size);
+        first[along[i]] = start.max(0) as usize;
+        // Steps longer than the axis take one element; what they are does not matter then.
+        steps[along[i]] = step.clamp(-length - 1, length + 1) as isize;
+    }
+    let op = Op::Slice {
+        starts: first,
+        steps,
+    };
+    call.finish(op, &[x], dims)
+}
+
+pub fn split(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let rank = x.dims().len();
+    let axis = axis(call.int("axis", 0)?, rank)?;
+    let length = x.dims()[axis];
+    let parts = call.node.output.len();
+    call.ignore("num_outputs");
+    let sizes = match call.list("split", 1)? {
+        Some(list) => list
+            .iter()
+            .map(|&n| size(n))
+            .collect::<Result<Vec<_>, _>>()?,
+        None => {
+            let each = length.div_ceil(parts.max(1));
+            let start = |i: usize| (i * each).min(length);
+            (0..parts).map(|i| start(i + 1) - start(i)).collect()
+        }
+    };
+    if sizes.len() != parts || sizes.iter().sum::<usize>() != length {
+        return Err(format!(
+            "{sizes:?} do not split {length} into {parts} outputs"
+        ));
+    }
+    let mut outputs = Vec::new();
+    let mut starts = vec![0; rank];
+    for part in sizes {
+        let mut dims = x.dims().to_vec();
+        dims[axis] = part;
+        let op = Op::Slice {
+            starts: starts.clone(),
+            steps: vec![1; rank],
+        };
+        outputs.push(call.apply(op, std::slice::from_ref(&x), dims)?);
+        starts[axis] += part;
+    }
+    Ok(outputs)
+}
+
+pub fn pad(call: &mut Call<'_>) -> Outputs {
+    let mut x = call.input(0)?;
+    let rank = x.dims().len();
+    let pads = call.integers(1)?.ok_or("its pads are missing")?;
+    let mode = call.string("mode", "constant")?;
+    let value = match call.optional_constant(2)?.map(|constant| constant.data) {
+        None => 0.0,
+        Some(Data::Float(data)) if data.len() == 1 => data[0],
+        Some(Data::Int(data)) if data.len() == 1 => data[0] as f32,
+        Some(_) => return Err("its value is not a single number".into()),
+    };
+    let along = match call.integers(3)? {
+        Some(list) => (list.iter())
+            .map(|&a| axis(a, rank))
+            .collect::<Result<Vec<_>, _>>()?,
+        None => (0..rank).collect(),
+    };
+    if pads.len() != 2 * along.len() {
+        return Err(format!("pads {pads:?} do not fit {:?}", x.dims()));
+    }
+    let (mut before, mut after) = (vec![0; rank], vec![0; rank]);
+    for (i, &axis) in along.iter().enumerate() {
+        before[axis] = pads[i];
+        after[axis] = pads[along.len() + i];
+    }
+    // Negative padding cuts off.
+    if pads.iter().any(|&pad| pad < 0) {
+        let cut = |pad: i64| pad.min(0).unsigned_abs() as usize;
+        let mut dims = x.dims().to_vec();
+        for axis in 0..rank {
+            let left = cut(before[axis]).saturating_add(cut(after[axis]));
+            dims[axis] = (dims[axis].checked_sub(left))
+                .ok_or_else(|| format!("pads {pads:?} cut off more than there is"))?;
+        }
+        let op = Op::Slice {
+            starts: before.iter().map(|&pad| cut(pad)).collect(),
+            steps: vec![1; rank],
+        };
+        x = call.apply(op, &[x], dims)?;
+    }
+    let sizes = |pads: &[i64]| pads.iter().map(|&pad| size(pad.max(0))).collect();
+    let (before, after): (Vec<usize>, Vec<usize>) = match (sizes(&before), sizes(&after)) {
+        (Ok(before), Ok(after)) => (before, after),
+        (Err(error), _) | (_, Err(error)) => return Err(error),
+    };
+    let dims: Vec<usize> = (0..rank)
+        .map(|axis| before[axis] + x.dims()[axis] + after[axis])
+        .collect();
+    let longest = |axis: usize| before[axis].max(after[axis]);
+    let mode = match mode.as_str() {
+        "constant" => PadMode::Constant(value),
+        "reflect" if (0..rank).all(|axis| longest(axis) < x.dims()[axis].max(1)) => {
+            PadMode::Reflect
+        }
+        "edge" if (0..rank).all(|axis| longest(axis) == 0 || x.dims()[axis] > 0) => PadMode::Edge,
+        _ => return Err(format!("mode {mode} with pads {pads:?} is not supported")),
+    };
+    call.finish(Op::Pad { before, mode }, &[x], dims)
+}
+
+pub fn expand(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let target = call.integers(1)?.ok_or("its shape is missing")?;
+    let target = target
+        .iter()
+        .map(|&n| size(n))
+        .collect::<Result<Vec<_>, _>>()?;
+    let dims = super::fold::broadcast(x.dims(), &target)?;
+    call.finish(Op::Expand, &[x], dims)
+}
+
+pub fn tile(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let repeats = call.integers(1)?.ok_or("its repeats are missing")?;
+    if repeats.len() != x.dims().len() {
+        return Err(format!("repeats {repeats:?} do not fit {:?}", x.dims()));
+    }
+    // Each axis gets one of length 1 before it, which is broadcast and then joined with it.
+    let (mut apart, mut wide, mut dims) = (Vec::new(), Vec::new(), Vec::new());
+    for (&length, &repeat) in x.dims().iter().zip(&repeats) {
+        let repeat = size(repeat)?;
+        apart.extend([1, length]);
+        wide.extend([repeat, length]);
+        dims.push(length.checked_mul(repeat).ok_or("its output overflows")?);
+    }
+    let x = call.reshape(x, apart)?;
+    let x = call.apply(Op::Expand, &[x], wide)?;
+    Ok(vec![call.reshape(x, dims)?])
+}
+
+pub fn gather(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let axis = axis(call.int("axis", 0)?, x.dims().len())?;
+    let constant = call.constant(1)?;
+    let Data::Int(list) = &constant.data else {
+        return Err("its indices are not integers".into());
+    };
+    let length = x.dims()[axis];
+    let indices = list
+        .iter()
+        .map(|&index| super::builder::axis(index, length))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| format!("an index is beyond an axis of {length}"))?;
+    let dims = [&x.dims()[..axis], &constant.dims, &x.dims()[axis + 1..]].concat();
+    call.finish(Op::Gather { axis, indices }, &[x], dims)
+}

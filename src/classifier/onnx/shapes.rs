@@ -1,0 +1,209 @@
+//! Operators that exist for shape arithmetic: their results are constants.
+
+use std::sync::Arc;
+
+use super::builder::{Call, Item, Outputs, size};
+use super::fold::{self, Test};
+use super::proto::DataType;
+use super::tensor::{Constant, Data};
+
+fn constant(dims: Vec<usize>, data: Data) -> Outputs {
+    Ok(vec![Item::Constant(Constant { dims, data })])
+}
+
+pub fn shape(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let rank = x.dims().len() as i64;
+    let clamp = |at: i64| if at < 0 { at.saturating_add(rank) } else { at }.clamp(0, rank);
+    let start = clamp(call.int("start", 0)?) as usize;
+    let end = clamp(call.int("end", rank)?) as usize;
+    let dims = x.dims().get(start..end).unwrap_or_default();
+    let shape = Constant::integers(dims.iter().map(|&dim| dim as i64));
+    Ok(vec![Item::Constant(shape)])
+}
+
+pub fn element_count(call: &mut Call<'_>) -> Outputs {
+    let elements = Constant::elements(call.input(0)?.dims())?;
+    constant(vec![], Data::Int([elements as i64].into()))
+}
+
+pub fn constant_of_shape(call: &mut Call<'_>) -> Outputs {
+    let target = call.integers(0)?.ok_or("its shape is missing")?;
+    let dims = target
+        .iter()
+        .map(|&n| size(n))
+        .collect::<Result<Vec<_>, _>>()?;
+    call.builder.reserve(&dims)?;
+    let elements = Constant::elements(&dims)?;
+    let data = match call.tensor("value")? {
+        None => Data::Float(vec![0.0; elements].into()),
+        Some(value) => match call.builder.decode(value)?.data {
+            Data::Float(value) if value.len() == 1 => Data::Float(vec![value[0]; elements].into()),
+            Data::Int(value) if value.len() == 1 => Data::Int(vec![value[0]; elements].into()),
+            Data::Bool(value) if value.len() == 1 => Data::Bool(vec![value[0]; elements].into()),
+            _ => return Err("its value is not a single number".into()),
+        },
+    };
+    constant(dims, data)
+}
+
+/// The Constant operator.
+pub fn literal(call: &mut Call<'_>) -> Outputs {
+    if let Some(tensor) = call.tensor("value")? {
+        return Ok(vec![Item::Constant(call.builder.decode(tensor)?)]);
+    }
+    if let Some(list) = call.ints("value_ints")? {
+        return constant(vec![list.len()], Data::Int(list.into()));
+    }
+    if let Some(list) = call.float_list("value_floats")? {
+        return constant(vec![list.len()], Data::Float(list.into()));
+    }
+    let has = |name: &str| call.node.attribute.iter().any(|a| a.name == name);
+    let (has_int, has_float) = (has("value_int"), has("value_float"));
+    if has_int {
+        let value = call.int("value_int", 0)?;
+        return constant(vec![], Data::Int([value].into()));
+    }
+    if has_float {
+        let value = call.float("value_float", 0.0)?;
+        return constant(vec![], Data::Float([value].into()));
+    }
+    Err("it has no tensor or numbers".into())
+}
+
+pub fn range(call: &mut Call<'_>) -> Outputs {
+    let bounds = [call.constant(0)?, call.constant(1)?, call.constant(2)?];
+    let data: Vec<Data> = bounds.into_iter().map(|bound| bound.data).collect();
+    let count = |distance: f64, step: f64| -> Result<usize, String> {
+        match (distance / step).ceil() {
+            count if count.is_nan() => Err("its step is 0".into()),
+            count => size(count.clamp(0.0, 1e18) as i64),
+        }
+    };
+    match &data[..] {
+        [Data::Int(start), Data::Int(end), Data::Int(step)] => {
+            let ([start], [end], [step]) = (&start[..], &end[..], &step[..]) else {
+                return Err("its bounds are not single numbers".into());
+            };
+            let distance = end.checked_sub(*start).ok_or("its bounds overflow")?;
+            let n = count(distance as f64, *step as f64)?;
+            call.builder.reserve(&[n])?;
+            let at = |i: usize| start.wrapping_add(step.wrapping_mul(i as i64));
+            constant(vec![n], Data::Int((0..n).map(at).collect()))
+        }
+        [Data::Float(start), Data::Float(end), Data::Float(step)] => {
+            let ([start], [end], [step]) = (&start[..], &end[..], &step[..]) else {
+                return Err("its bounds are not single numbers".into());
+            };
+            let n = count(f64::from(end - start), f64::from(*step))?;
+            call.builder.reserve(&[n])?;
+            let at = |i: usize| start + step * i as f32;
+            constant(vec![n], Data::Float((0..n).map(at).collect()))
+        }
+        _ => Err("its bounds differ in type".into()),
+    }
+}
+
+pub fn cast(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let to = call.int("to", 0)?;
+    call.ignore("saturate");
+    let kind = i32::try_from(to)
+        .ok()
+        .and_then(|to| DataType::try_from(to).ok());
+    let float = matches!(
+        kind,
+        Some(DataType::Float | DataType::Double | DataType::Float16 | DataType::Bfloat16)
+    );
+    let Item::Constant(constant) = &x else {
+        return match float {
+            true => Ok(vec![x]),
+            false => Err("a tensor computed from the image is cast to integers".into()),
+        };
+    };
+    let data = match (&constant.data, kind) {
+        (Data::Float(_), _) if float => return Ok(vec![x]),
+        (Data::Int(data), _) if float => Data::Float(data.iter().map(|&x| x as f32).collect()),
+        (Data::Bool(data), _) if float => Data::Float(data.iter().map(|&x| x.into()).collect()),
+        (data, Some(DataType::Bool)) => Data::Bool(match data {
+            Data::Float(data) => data.iter().map(|&x| x != 0.0).collect(),
+            Data::Int(data) => data.iter().map(|&x| x != 0).collect(),
+            Data::Bool(data) => data.clone(),
+        }),
+        (
+            data,
+            Some(
+                DataType::Int32
+                | DataType::Int64
+                | DataType::Uint8
+                | DataType::Int8
+                | DataType::Uint32
+                | DataType::Uint64,
+            ),
+        ) => Data::Int(match data {
+            Data::Float(data) => data.iter().map(|&x| x as i64).collect(),
+            Data::Int(data) => data.clone(),
+            Data::Bool(data) => data.iter().map(|&x| x.into()).collect(),
+        }),
+        _ => return Err(format!("a cast to type {to} is not supported")),
+    };
+    Ok(vec![Item::Constant(Constant {
+        dims: constant.dims.clone(),
+        data,
+    })])
+}
+
+/// Comparisons, And, Or.
+pub fn test(call: &mut Call<'_>) -> Outputs {
+    let test = match call.node.op_type.as_str() {
+        "Equal" => Test::Equal,
+        "Less" => Test::Less,
+        "LessOrEqual" => Test::LessOrEqual,
+        "Greater" => Test::Greater,
+        "GreaterOrEqual" => Test::GreaterOrEqual,
+        "And" => Test::And,
+        _ => Test::Or,
+    };
+    let (a, b) = (call.constant(0)?, call.constant(1)?);
+    let dims = fold::broadcast(&a.dims, &b.dims)?;
+    call.builder.reserve(&dims)?;
+    Ok(vec![Item::Constant(fold::test(test, &a, &b)?)])
+}
+
+pub fn not(call: &mut Call<'_>) -> Outputs {
+    let x = call.constant(0)?;
+    match x.data {
+        Data::Bool(data) => constant(x.dims, Data::Bool(data.iter().map(|x| !x).collect())),
+        data => Err(format!("{} inputs are not supported", data.kind())),
+    }
+}
+
+/// The Where operator.
+pub fn choose(call: &mut Call<'_>) -> Outputs {
+    let (condition, a, b) = (call.constant(0)?, call.constant(1)?, call.constant(2)?);
+    let dims = fold::broadcast(&condition.dims, &fold::broadcast(&a.dims, &b.dims)?)?;
+    call.builder.reserve(&dims)?;
+    let chosen = fold::choose(&condition, &a, &b, &dims)?;
+    Ok(vec![Item::Constant(chosen)])
+}
+
+/// The Mod operator.
+pub fn remainder(call: &mut Call<'_>) -> Outputs {
+    let fmod = call.int("fmod", 0)? != 0;
+    let (a, b) = (call.constant(0)?, call.constant(1)?);
+    let dims = fold::broadcast(&a.dims, &b.dims)?;
+    call.builder.reserve(&dims)?;
+    Ok(vec![Item::Constant(fold::remainder(&a, &b, fmod)?)])
+}
+
+/// Floor, Ceil and Round of constants.
+pub fn round(call: &mut Call<'_>) -> Outputs {
+    let (dims, data) = call.floats(0)?;
+    let round = match call.node.op_type.as_str() {
+        "Floor" => f32::floor,
+        "Ceil" => f32::ceil,
+        _ => f32::round_ties_even,
+    };
+    let rounded: Arc<[f32]> = data.iter().map(|&x| round(x)).collect();
+    constant(dims, Data::Float(rounded))
+}

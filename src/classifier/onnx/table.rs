@@ -1,0 +1,145 @@
+//! The ONNX operators that can be run.
+
+use super::builder::{Call, Outputs};
+use super::{elementwise, layers, moves, shapes};
+
+/// An operator.
+pub struct Operator {
+    /// Its ONNX name.
+    pub name: &'static str,
+    /// What of it is supported, for the list of operators; empty where all is.
+    pub limits: &'static str,
+    /// Adds a node of it to the graph.
+    pub translate: fn(&mut Call<'_>) -> Outputs,
+}
+
+const fn row(
+    name: &'static str,
+    translate: fn(&mut Call<'_>) -> Outputs,
+    limits: &'static str,
+) -> Operator {
+    Operator {
+        name,
+        limits,
+        translate,
+    }
+}
+
+const ON_CONSTANTS: &str = "on constants and shapes";
+const EVALUATION: &str = "in evaluation mode";
+const PICTURES: &str = "on NCHW pictures";
+const FLOATS: &str = "on floats; on integers in shape arithmetic";
+
+/// Every operator, in alphabetical order.
+pub const OPERATORS: &[Operator] = &[
+    row("Abs", elementwise::map, FLOATS),
+    row("Add", elementwise::binary, FLOATS),
+    row("And", shapes::test, ON_CONSTANTS),
+    row("AveragePool", layers::average_pool, PICTURES),
+    row(
+        "BatchNormalization",
+        layers::batch_normalization,
+        EVALUATION,
+    ),
+    row(
+        "Cast",
+        shapes::cast,
+        "between float types; between all in shape arithmetic",
+    ),
+    row("Ceil", shapes::round, ON_CONSTANTS),
+    row("Clip", elementwise::clip, "constant bounds"),
+    row("Concat", moves::concat, ""),
+    row("Constant", shapes::literal, "no strings, no sparse tensors"),
+    row("ConstantOfShape", shapes::constant_of_shape, ON_CONSTANTS),
+    row("Conv", layers::conv, "on NCHW pictures, constant weights"),
+    row("Div", elementwise::binary, FLOATS),
+    row("Dropout", moves::dropout, EVALUATION),
+    row("Elu", elementwise::map, ""),
+    row("Equal", shapes::test, ON_CONSTANTS),
+    row("Erf", elementwise::map, ""),
+    row("Exp", elementwise::map, ""),
+    row("Expand", moves::expand, ""),
+    row("Flatten", moves::flatten, ""),
+    row("Floor", shapes::round, ON_CONSTANTS),
+    row("Gather", moves::gather, "constant indices"),
+    row("Gelu", elementwise::map, ""),
+    row("Gemm", layers::gemm, "constant second and third input"),
+    row("GlobalAveragePool", layers::global_pool, ""),
+    row("GlobalMaxPool", layers::global_pool, ""),
+    row("Greater", shapes::test, ON_CONSTANTS),
+    row("GreaterOrEqual", shapes::test, ON_CONSTANTS),
+    row("HardSigmoid", elementwise::map, ""),
+    row("HardSwish", elementwise::map, ""),
+    row("Identity", moves::identity, ""),
+    row("LeakyRelu", elementwise::map, ""),
+    row("Less", shapes::test, ON_CONSTANTS),
+    row("LessOrEqual", shapes::test, ON_CONSTANTS),
+    row("Log", elementwise::map, ""),
+    row("LogSoftmax", layers::softmax, ""),
+    row("MatMul", layers::matmul, ""),
+    row("Max", elementwise::binary, FLOATS),
+    row(
+        "MaxPool",
+        layers::max_pool,
+        "on NCHW pictures, without indices",
+    ),
+    row("Min", elementwise::binary, FLOATS),
+    row("Mish", elementwise::map, ""),
+    row("Mod", shapes::remainder, ON_CONSTANTS),
+    row("Mul", elementwise::binary, FLOATS),
+    row("Neg", elementwise::map, FLOATS),
+    row("Not", shapes::not, ON_CONSTANTS),
+    row("Or", shapes::test, ON_CONSTANTS),
+    row(
+        "Pad",
+        moves::pad,
+        "constant pads; modes constant, reflect, edge",
+    ),
+    row("Pow", elementwise::binary, FLOATS),
+    row("Range", shapes::range, ON_CONSTANTS),
+    row("Reciprocal", elementwise::map, ""),
+    row("ReduceL2", elementwise::reduce, ""),
+    row("ReduceMax", elementwise::reduce, FLOATS),
+    row("ReduceMean", elementwise::reduce, ""),
+    row("ReduceSum", elementwise::reduce, FLOATS),
+    row("Relu", elementwise::map, ""),
+    row("Reshape", moves::reshape, "constant shape"),
+    row("Round", shapes::round, ON_CONSTANTS),
+    row("Selu", elementwise::map, ""),
+    row("Shape", shapes::shape, ""),
+    row("Sigmoid", elementwise::map, ""),
+    row("Size", shapes::element_count, ""),
+    row("Slice", moves::slice, "constant bounds"),
+    row("Softmax", layers::softmax, ""),
+    row("Softplus", elementwise::map, ""),
+    row("Split", moves::split, "constant sizes"),
+    row("Sqrt", elementwise::map, ""),
+    row("Squeeze", moves::squeeze, "constant axes"),
+    row("Sub", elementwise::binary, FLOATS),
+    row("Sum", elementwise::binary, FLOATS),
+    row("Tanh", elementwise::map, ""),
+    row("Tile", moves::tile, "constant repeats"),
+    row("Transpose", moves::transpose, ""),
+    row("Unsqueeze", moves::unsqueeze, "constant axes"),
+    row("Where", shapes::choose, ON_CONSTANTS),
+];
+
+/// The operator of this name.
+pub fn operator(name: &str) -> Option<&'static Operator> {
+    let found = OPERATORS.binary_search_by(|operator| operator.name.cmp(name));
+    found.ok().map(|index| &OPERATORS[index])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_every_operator() {
+        assert!(OPERATORS.is_sorted_by(|a, b| a.name < b.name));
+        for expected in OPERATORS {
+            assert_eq!(operator(expected.name).unwrap().name, expected.name);
+        }
+        assert!(operator("NonMaxSuppression").is_none());
+    }
+}

@@ -1,0 +1,66 @@
+//! The importer against tract, and against files that are not what they should be.
+
+mod files;
+mod models;
+mod operators;
+
+use std::path::Path;
+
+use tract_onnx::prelude::*;
+
+use super::write::{ModelWriter, saved};
+use crate::backend::reference::ReferenceClassifier;
+use crate::classifier::graph::{Graph, LoadOptions};
+
+/// Numbers in [0, 1] without a pattern that layers could cancel.
+pub fn picture(elements: usize) -> Vec<f32> {
+    (0..elements)
+        .map(|i| ((i * 7907 + 13) % 1009) as f32 / 1009.0)
+        .collect()
+}
+
+/// What tract makes of a model's first output.
+fn oracle(path: &Path, graph: &Graph, pixels: &[f32]) -> Vec<f32> {
+    let dims = graph.value(graph.input).dims.clone();
+    let input = Tensor::from_shape(&dims, pixels).unwrap();
+    let model = tract_onnx::onnx()
+        .model_for_path(path)
+        .and_then(|model| model.with_input_fact(0, f32::fact(&dims).into()))
+        .and_then(|model| model.into_typed()?.into_runnable())
+        .unwrap();
+    let outputs = model.run(tvec!(input.into())).unwrap();
+    let view = outputs[0].to_plain_array_view::<f32>().unwrap();
+    view.iter().copied().collect()
+}
+
+/// Logits of a graph on the test picture.
+pub fn logits(graph: &Graph) -> Vec<f64> {
+    let pixels = picture(graph.input_shape().elements());
+    let wide: Vec<f64> = pixels.iter().map(|&x| x.into()).collect();
+    ReferenceClassifier::new(graph).logits_f64(&wide).unwrap()
+}
+
+/// Asserts that two rows of logits differ by less than `tolerance`, relative to the largest.
+pub fn assert_close(logits: &[f64], expected: &[f64], tolerance: f64, what: &str) {
+    assert_eq!(logits.len(), expected.len(), "{what}");
+    let largest = expected.iter().fold(1e-3f64, |m, x| m.max(x.abs()));
+    for (a, b) in logits.iter().zip(expected) {
+        assert!(
+            (a - b).abs() < tolerance * largest,
+            "{what}: {logits:?} against {expected:?}"
+        );
+    }
+}
+
+/// Asserts that imported and optimised graph both give what tract does.
+fn check(model: &ModelWriter, what: &str) {
+    let (_folder, path) = saved(&model.bytes());
+    let options = LoadOptions::default();
+    let imported = super::import(&path, &options).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let loaded = Graph::load(&path, &options).unwrap();
+    let pixels = picture(loaded.input_shape().elements());
+    let expected = oracle(&path, &loaded, &pixels);
+    let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
+    assert_close(&logits(&imported), &expected, 1e-5, what);
+    assert_close(&logits(&loaded), &expected, 1e-5, what);
+}
