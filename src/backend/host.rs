@@ -85,6 +85,12 @@ impl<T: Real> HostImages<T> {
         &mut self.pixels[index * n..(index + 1) * n]
     }
 
+    /// Pixels of images `first .. first + count`, one after another.
+    pub fn images_mut(&mut self, first: usize, count: usize) -> &mut [T] {
+        let n = self.shape.elements();
+        &mut self.pixels[first * n..(first + count) * n]
+    }
+
     /// Images `first .. first + count`, each as a slice, for parallel writing.
     fn par_images_mut(
         &mut self,

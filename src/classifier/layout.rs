@@ -22,10 +22,16 @@ pub fn strides(dims: &[usize]) -> Vec<usize> {
 ///
 /// The shapes must be the operation's: as they are in a graph.
 pub fn sources(op: &Op, input: &[usize], output: &[usize]) -> Option<Vec<usize>> {
+    Some(sums(&tables(op, input, output)?))
+}
+
+/// What [`sources`] sums: an output element's source is one term from each table, the last table
+/// running fastest, or [`PADDING`] where one of the terms is.
+pub fn tables(op: &Op, input: &[usize], output: &[usize]) -> Option<Vec<Vec<usize>>> {
     let stride = strides(input);
     let axes = |table: &dyn Fn(usize) -> Vec<usize>| (0..output.len()).map(table).collect();
     let tables: Vec<Vec<usize>> = match op {
-        Op::Reshape => return Some((0..input.iter().product()).collect()),
+        Op::Reshape => vec![(0..input.iter().product()).collect()],
         Op::Transpose { perm } => axes(&|axis| {
             let from = perm[axis];
             (0..output[axis]).map(|i| i * stride[from]).collect()
@@ -41,7 +47,7 @@ pub fn sources(op: &Op, input: &[usize], output: &[usize]) -> Option<Vec<usize>>
             };
             (0..output[axis]).map(at).collect()
         }),
-        Op::Expand => return Some(broadcast(input, output)),
+        Op::Expand => broadcast_tables(input, output),
         Op::Gather { axis, indices } => vec![
             (0..input[..*axis].iter().product())
                 .map(|i: usize| i * stride[*axis] * input[*axis])
@@ -51,19 +57,22 @@ pub fn sources(op: &Op, input: &[usize], output: &[usize]) -> Option<Vec<usize>>
         ],
         _ => return None,
     };
-    Some(sums(&tables))
+    Some(tables)
 }
 
 /// For each element of `output` the index of the element of `input` that broadcasting puts there.
 pub fn broadcast(input: &[usize], output: &[usize]) -> Vec<usize> {
+    sums(&broadcast_tables(input, output))
+}
+
+fn broadcast_tables(input: &[usize], output: &[usize]) -> Vec<Vec<usize>> {
     let (stride, new) = (strides(input), output.len() - input.len());
-    let tables: Vec<Vec<usize>> = (0..output.len())
+    (0..output.len())
         .map(|axis| match axis.checked_sub(new) {
             Some(from) if input[from] > 1 => (0..output[axis]).map(|i| i * stride[from]).collect(),
             _ => vec![0; output[axis]],
         })
-        .collect();
-    sums(&tables)
+        .collect()
 }
 
 /// For each element of `input` the index of the element of the reduction along `axes` that it joins.

@@ -7,6 +7,7 @@
 pub mod attack;
 pub mod bench;
 pub mod classify;
+pub mod defense;
 pub mod devices;
 pub mod inputs;
 pub mod interrupt;
@@ -23,6 +24,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Result};
+use crate::io::output::Counts;
 
 /// Removes adversarial noise from images, for any image classifier.
 #[derive(Debug, Parser)]
@@ -81,6 +83,33 @@ pub enum Outcome {
     },
     /// The user stopped it; what was finished is kept.
     Interrupted,
+}
+
+impl Outcome {
+    /// The outcome of a run that ended with these counts.
+    pub fn of(counts: Counts) -> Outcome {
+        match counts.failed {
+            0 => Outcome::Done,
+            failed => Outcome::SomeFailed {
+                failed,
+                of: counts.done + counts.failed,
+            },
+        }
+    }
+}
+
+/// Images that the classifier is given at a time.
+const CLASSIFIER_BATCH: usize = 16;
+
+/// Runs the command that the command line asks for.
+pub fn run(cli: Cli) -> Result<Outcome> {
+    match &cli.command {
+        Command::Purify(args) => purify::run(args, &cli.global),
+        Command::Classify(args) => classify::run(args, &cli.global),
+        Command::Attack(args) => attack::run(args, &cli.global),
+        Command::Devices(args) => devices::run(args),
+        Command::Bench(args) => bench::run(args, &cli.global),
+    }
 }
 
 /// Parses the command line, prepares logging and threads, runs the command, and makes its end an exit

@@ -2,14 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::values::{channels, positive_channels, share};
+use crate::classifier::{Graph, LoadOptions};
 use crate::error::{Error, Result};
 use crate::io::picture::open_regular;
-use crate::io::preprocess::{Overrides, Preprocess, Size};
+use crate::io::preprocess::{Overrides, Size};
 use crate::io::resample::Filter;
 use crate::io::sidecar::Sidecar;
+use crate::io::{Dataset, Item, Normalization, Picture, Preprocess};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Model {
@@ -48,12 +51,82 @@ pub struct Preprocessing {
     pub std: Option<[f32; 3]>,
 }
 
-impl Model {
-    /// Joins the sidecar, the flags and the input size that the model fixes.
+/// A classifier, loaded, with its preprocessing.
+#[derive(Debug)]
+pub struct Victim {
+    /// Takes pixels in `[0, 1]`: the normalisation is inside.
+    pub graph: Graph,
+    pub preprocess: Preprocess,
+    /// The model file's XXH3 hash, in hexadecimal: a run resumes with the same model only.
+    pub hash: String,
+}
+
+impl Victim {
+    /// Reads a picture and makes it the classifier's input.
     ///
     /// # Errors
-    /// As [`Preprocess::resolve`] and [`Sidecar::open`].
-    pub fn preprocess(&self, fixed: Option<Size>) -> Result<Preprocess> {
+    /// Names the picture.
+    pub fn load(&self, dataset: &Dataset, item: &Item) -> Result<Picture> {
+        let prepared = dataset
+            .load(item)
+            .and_then(|picture| self.preprocess.apply(picture));
+        prepared.map_err(|error| match error {
+            Error::Invalid(message) => Error::file(&item.id, message),
+            error => error,
+        })
+    }
+
+    /// What `run.json` records of it.
+    pub fn describe(&self) -> serde_json::Value {
+        json!({ "hash": self.hash, "preprocess": self.preprocess })
+    }
+}
+
+impl Model {
+    /// Loads the classifier and its preprocessing, and prints what the user should know about it.
+    ///
+    /// # Errors
+    /// The model cannot be run, takes other than RGB pictures, or its preprocessing contradicts it.
+    pub fn load(&self) -> Result<Victim> {
+        let sidecar = self.sidecar()?;
+        let size = self
+            .preprocessing
+            .size
+            .or(sidecar.as_ref().and_then(|s| s.geometry.size));
+        let options = LoadOptions {
+            image_size: size.map(|size| (size.height, size.width)),
+        };
+        let mut graph = Graph::load(&self.classifier, &options)?;
+        for warning in &graph.warnings {
+            log::warn!("{warning}");
+        }
+        let shape = graph.input_shape();
+        if shape.channels != 3 {
+            return Err(Error::file(
+                &self.classifier,
+                format!(
+                    "takes pictures of {} channel, and backstitch works on RGB",
+                    shape.channels
+                ),
+            ));
+        }
+        let fixed = Size {
+            height: shape.height,
+            width: shape.width,
+        };
+        let preprocess = self.preprocess(sidecar.as_ref(), fixed)?;
+        if let Some(Normalization { mean, std }) = preprocess.normalization {
+            graph.normalize_input(&mean, &std);
+        }
+        Ok(Victim {
+            graph,
+            preprocess,
+            hash: hash(&self.classifier)?,
+        })
+    }
+
+    /// The preprocessing file that the flags or the classifier's folder name.
+    fn sidecar(&self) -> Result<Option<Sidecar>> {
         let flags = &self.preprocessing;
         let sidecar = match &flags.sidecar {
             _ if flags.no_sidecar => None,
@@ -63,6 +136,12 @@ impl Model {
         if let Some(sidecar) = &sidecar {
             log::info!("preprocessing as {} says", sidecar.path.display());
         }
+        Ok(sidecar)
+    }
+
+    /// Joins the sidecar, the flags and the model's input size.
+    fn preprocess(&self, sidecar: Option<&Sidecar>, fixed: Size) -> Result<Preprocess> {
+        let flags = &self.preprocessing;
         let overrides = Overrides {
             size: flags.size,
             crop_pct: flags.crop_pct,
@@ -70,15 +149,7 @@ impl Model {
             mean: flags.mean,
             std: flags.std,
         };
-        Preprocess::resolve(sidecar.as_ref(), &overrides, fixed)
-    }
-
-    /// The model file's XXH3 hash, in hexadecimal: a run resumes with the same model only.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub fn hash(&self) -> Result<String> {
-        hash(&self.classifier)
+        Preprocess::resolve(sidecar, &overrides, Some(fixed))
     }
 }
 

@@ -67,20 +67,20 @@ pub enum Fallback {
 }
 
 /// What one restart contributed.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct RestartOutcome {
     pub seed: u64,
     /// Iteration at which the trajectory last crossed from the recovered label to the input label.
     pub crossing: Option<u32>,
     /// The on-boundary image's place between its pair, from 0 at the recovered side.
     pub alpha: Option<f32>,
-    /// The on-boundary image's place between the reconstruction and the input, from 0 at the former;
-    /// absent where the pair lies on the trajectory.
-    pub boundary: Option<f32>,
     /// β of the step away from the input.
     pub push: Option<f32>,
     /// Margin of the recovered label after it, in logits.
     pub margin: Option<f64>,
+    /// The on-boundary image's place between the reconstruction and the input, from 0 at the former;
+    /// absent where the pair lies on the trajectory.
+    pub boundary: Option<f32>,
 }
 
 /// What the defence found and made of one image, with the numbers it decided by.

@@ -27,4 +27,4 @@ pub use dataset::{Dataset, Item, Layout};
 pub use output::{RunFolder, RunOptions, SaveFormat};
 pub use picture::Picture;
 pub use preprocess::{Normalization, Preprocess};
-pub use record::{ImageRecord, RestartRecord, Verdict};
+pub use record::ImageRecord;

@@ -2,43 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What the defence says of an input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    Adversarial,
-    Clean,
-    Undecided,
-}
-
-impl Verdict {
-    /// The word in results and reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Verdict::Adversarial => "adversarial",
-            Verdict::Clean => "clean",
-            Verdict::Undecided => "undecided",
-        }
-    }
-}
-
-/// What one restart contributed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RestartRecord {
-    pub seed: u64,
-    /// Iteration at which the trajectory crossed to the input label; null where it never reached it.
-    pub crossing: Option<u32>,
-    /// Where the on-boundary image lies on the segment of its cross-boundary pair, from 0 at the
-    /// recovered side to 1 at the input side; null where there is none.
-    pub alpha: Option<f32>,
-    /// β of the push; null where there was none.
-    pub push: Option<f32>,
-    /// Margin of the recovered label at the on-manifold image; null where there is none.
-    pub margin: Option<f32>,
-    /// Fields beyond these.
-    #[serde(flatten)]
-    pub more: serde_json::Map<String, serde_json::Value>,
-}
+use crate::defense::{RestartOutcome, Verdict};
 
 /// One line of `results.jsonl`: everything about one image.
 ///
@@ -72,11 +36,11 @@ pub struct ImageRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssim: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub iterations: Option<u32>,
+    pub iterations: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub restarts: Option<Vec<RestartRecord>>,
+    pub restarts: Option<Vec<RestartOutcome>>,
     /// The output picture's file, relative to the run folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
@@ -130,13 +94,13 @@ mod tests {
             ssim: Some(0.93),
             iterations: Some(1200),
             seconds: Some(0.41),
-            restarts: Some(vec![RestartRecord {
+            restarts: Some(vec![RestartOutcome {
                 seed: 1,
                 crossing: Some(340),
                 alpha: Some(0.42),
                 push: Some(0.25),
                 margin: Some(3.1),
-                more: Default::default(),
+                boundary: Some(0.5),
             }]),
             ..ImageRecord::default()
         };
@@ -147,7 +111,7 @@ mod tests {
              \"input_confidence\":0.97,\"output_label\":281,\"output_confidence\":0.88,\
              \"verdict\":\"adversarial\",\"score\":0.93,\"psnr\":31.2,\"ssim\":0.93,\
              \"iterations\":1200,\"seconds\":0.41,\"restarts\":[{\"seed\":1,\"crossing\":340,\
-             \"alpha\":0.42,\"push\":0.25,\"margin\":3.1}]}"
+             \"alpha\":0.42,\"push\":0.25,\"margin\":3.1,\"boundary\":0.5}]}"
         );
         assert_eq!(serde_json::from_str::<ImageRecord>(&line).unwrap(), record);
     }

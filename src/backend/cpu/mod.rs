@@ -1,6 +1,46 @@
 //! The cpu backend: float32, SIMD and threads.
 
-pub mod dip;
 pub mod blocked;
+pub mod classifier;
+pub mod dip;
 pub mod peak;
 pub mod simd;
+
+use self::classifier::CpuClassifier;
+use self::dip::lanes::LaneDip;
+use super::Backend;
+use super::host::HostDevice;
+use crate::classifier::Graph;
+use crate::dip::NetSpec;
+use crate::error::Result;
+
+/// The machine's own processor.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuBackend;
+
+impl HostDevice for CpuBackend {
+    type Number = f32;
+}
+
+impl Backend for CpuBackend {
+    type Dip = LaneDip;
+    type Classifier = CpuClassifier;
+
+    fn name(&self) -> String {
+        let threads = rayon::current_num_threads();
+        let isa = simd::Isa::detect().name();
+        format!("cpu ({threads} threads, {isa})")
+    }
+
+    fn dip(&self, spec: &NetSpec, height: usize, width: usize, capacity: usize) -> Result<LaneDip> {
+        LaneDip::new(spec, height, width, capacity)
+    }
+
+    fn classifier(&self, graph: &Graph, batch: usize) -> Result<CpuClassifier> {
+        CpuClassifier::new(graph, batch)
+    }
+
+    fn dip_capacity(&self, _: &NetSpec, _: usize, _: usize) -> Result<usize> {
+        Ok(256)
+    }
+}

@@ -1,0 +1,619 @@
+//! Functions of single elements, and of two that broadcast.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::broadcast::{Along, Broadcast, Unit};
+use super::function;
+use super::gemm::{load_part, store_part};
+use super::operation::{Backward, Inputs, Operation, Reads, Shared, numbers, put, shares, sum};
+use crate::backend::cpu::blocked::layout;
+use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch};
+use crate::classifier::{Binary, Function};
+
+/// A function of each element, in any layout.
+pub struct Map(pub Function);
+
+impl Operation for Map {
+    fn forward(
+        &self,
+        inputs: Inputs<'_>,
+        _: Option<Function>,
+        output: &mut [Lanes],
+        _: &mut [Lanes],
+    ) {
+        apply(self.0, inputs.get(0), output);
+    }
+
+    fn backward(&self, pass: Backward<'_>) {
+        let known = if function::derivative_from_value(self.0) {
+            pass.output
+        } else {
+            pass.inputs.get(0)
+        };
+        shares(pass.to, |first, to| {
+            dispatch(Slope {
+                function: self.0,
+                known: known[first..].as_ptr().cast(),
+                gradient: pass.gradient[first..].as_ptr().cast(),
+                to: to.as_mut_ptr().cast(),
+                n: to.len().min(known.len() - first),
+                accumulate: pass.accumulate,
+            });
+        });
+    }
+
+    fn reads(&self) -> Reads {
+        let output = function::derivative_from_value(self.0);
+        Reads {
+            inputs: !output,
+            output,
+        }
+    }
+}
+
+/// `to = function(from)`.
+pub fn apply(function: Function, from: &[Lanes], to: &mut [Lanes]) {
+    shares(to, |first, to| {
+        let from = &from[first..][..to.len()];
+        dispatch(Values {
+            function,
+            from: from.as_ptr().cast(),
+            n: to.len(),
+            to: to.as_mut_ptr().cast(),
+        });
+    });
+}
+
+/// `data = function(data)`.
+pub fn apply_in_place(function: Function, data: &mut [Lanes]) {
+    shares(data, |_, data| {
+        let to: *mut f32 = data.as_mut_ptr().cast();
+        dispatch(Values {
+            function,
+            from: to,
+            n: data.len(),
+            to,
+        });
+    });
+}
+
+/// `gradient = gradient · function'`, where `known` is the function's value or its argument as
+/// [`function::derivative_from_value`] says.
+pub fn chain(function: Function, known: &[Lanes], gradient: &mut [Lanes]) {
+    shares(gradient, |first, gradient| {
+        let known = &known[first..][..gradient.len()];
+        let to: *mut f32 = gradient.as_mut_ptr().cast();
+        dispatch(Slope {
+            function,
+            known: known.as_ptr().cast(),
+            gradient: to,
+            to,
+            n: gradient.len(),
+            accumulate: false,
+        });
+    });
+}
+
+/// `to = function(from)` for `n` groups; they may be the same.
+struct Values {
+    function: Function,
+    from: *const f32,
+    n: usize,
+    to: *mut f32,
+}
+
+impl Kernel for Values {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: F32x16>(self) {
+        for i in 0..self.n {
+            // SAFETY: both hold `n` groups.
+            unsafe {
+                let x = V::load(self.from.add(i * LANES));
+                function::value(self.function, x).store(self.to.add(i * LANES));
+            }
+        }
+    }
+}
+
+/// `to = gradient · function'` for `n` groups; `to` and `gradient` may be the same.
+struct Slope {
+    function: Function,
+    known: *const f32,
+    gradient: *const f32,
+    to: *mut f32,
+    n: usize,
+    accumulate: bool,
+}
+
+impl Kernel for Slope {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: F32x16>(self) {
+        let from_value = function::derivative_from_value(self.function);
+        for i in 0..self.n {
+            // SAFETY: all hold `n` groups.
+            unsafe {
+                let known = V::load(self.known.add(i * LANES));
+                let gradient = V::load(self.gradient.add(i * LANES));
+                let slope = if from_value {
+                    function::gradient_from_value(self.function, known, gradient)
+                } else {
+                    function::gradient(self.function, known, gradient)
+                };
+                put(slope, self.to.add(i * LANES), self.accumulate);
+            }
+        }
+    }
+}
+
+/// `to += from`, or `to = from`.
+pub fn transfer(from: &[Lanes], to: &mut [Lanes], accumulate: bool) {
+    shares(to, |first, to| {
+        let from = &from[first..][..to.len()];
+        if accumulate {
+            dispatch(Sum { from, to });
+        } else {
+            to.copy_from_slice(from);
+        }
+    });
+}
+
+/// `to += from`.
+struct Sum<'a> {
+    from: &'a [Lanes],
+    to: &'a mut [Lanes],
+}
+
+impl Kernel for Sum<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: F32x16>(self) {
+        for (to, from) in self.to.iter_mut().zip(self.from) {
+            to.0 = V::from_array(to.0).add(V::from_array(from.0)).to_array();
+        }
+    }
+}
+
+/// One side of a two-sided operation.
+#[derive(Clone)]
+pub enum Side {
+    /// Computed: which of the operation's inputs.
+    Input(usize),
+    /// Constant, in the operation's layout.
+    Constant(Arc<[Lanes]>),
+}
+
+impl Side {
+    fn get<'a>(&'a self, inputs: Inputs<'a>) -> &'a [f32] {
+        match self {
+            Side::Input(i) => numbers(inputs.get(*i)),
+            Side::Constant(data) => numbers(data),
+        }
+    }
+}
+
+/// A function of two operands that broadcast.
+pub struct Pair {
+    op: Binary,
+    sides: [Side; 2],
+    broadcast: Broadcast<2>,
+}
+
+impl Pair {
+    /// Operands of shapes `dims` (in the broadcast's units) for an output of shape `output`.
+    pub fn new(
+        op: Binary,
+        sides: [Side; 2],
+        unit: Unit,
+        dims: [&[usize]; 2],
+        output: &[usize],
+    ) -> Self {
+        Pair {
+            op,
+            sides,
+            broadcast: Broadcast::new(unit, dims, output),
+        }
+    }
+}
+
+/// Numbers of one share of a run.
+const STRETCH: usize = 4096;
+
+/// Calls `f(run, first, count)` for stretches of at most [`STRETCH`] numbers of every run.
+fn stretches(runs: usize, run: usize, f: impl Fn(usize, usize, usize) + Sync) {
+    let pieces = run.div_ceil(STRETCH).max(1);
+    let each = |i: usize| {
+        let first = i % pieces * STRETCH;
+        f(i / pieces, first, STRETCH.min(run - first));
+    };
+    let at_once = (STRETCH / run.max(1)).max(1);
+    if runs * pieces <= 2 * at_once {
+        (0..runs * pieces).for_each(each);
+    } else {
+        (0..runs * pieces)
+            .into_par_iter()
+            .with_min_len(at_once)
+            .for_each(each);
+    }
+}
+
+impl Operation for Pair {
+    fn forward(
+        &self,
+        inputs: Inputs<'_>,
+        _: Option<Function>,
+        output: &mut [Lanes],
+        _: &mut [Lanes],
+    ) {
+        let broadcast = &self.broadcast;
+        let run = broadcast.run_numbers();
+        let operands = [0, 1].map(|n| self.sides[n].get(inputs));
+        let to = Shared::new(output);
+        stretches(broadcast.runs(), run, |i, first, count| {
+            let starts = broadcast.starts(i);
+            dispatch(Stretch {
+                op: self.op,
+                operands: [0, 1].map(|n| operand(broadcast, n, operands[n], starts[n], first)),
+                // SAFETY: run `i` is numbers `i · run ..` of the output, and stretches are disjoint.
+                to: unsafe { to.ptr().add(i * run + first) },
+                count,
+            });
+        });
+    }
+
+    fn backward(&self, pass: Backward<'_>) {
+        let side = (0..2)
+            .filter(|&n| matches!(self.sides[n], Side::Input(i) if i == pass.input))
+            .next()
+            .expect("the gradient is by one of the inputs");
+        let broadcast = &self.broadcast;
+        let run = broadcast.run_numbers();
+        // Sums and differences read neither operand, and may be given none.
+        let operands = [0, 1].map(|n| match self.op {
+            Binary::Add | Binary::Sub => numbers(pass.gradient),
+            _ => self.sides[n].get(pass.inputs),
+        });
+        let gradient = numbers(pass.gradient);
+        let whole = broadcast.is_whole(side);
+        if !whole && !pass.accumulate {
+            pass.to.fill(Lanes::ZERO);
+        }
+        let to = Shared::new(pass.to);
+        let stretch = |i: usize, first: usize, count: usize| {
+            let starts = broadcast.starts(i);
+            let at = |n: usize| match self.op {
+                Binary::Add | Binary::Sub => gradient.as_ptr(),
+                _ => operand(broadcast, n, operands[n], starts[n], first).0,
+            };
+            let along = [0, 1].map(|n| match self.op {
+                Binary::Add | Binary::Sub => Along::Group,
+                _ => broadcast.along(n),
+            });
+            let moved = if broadcast.moves[side] { first } else { 0 };
+            dispatch(StretchGradient {
+                op: self.op,
+                side,
+                operands: [(at(0), along[0]), (at(1), along[1])],
+                gradient: gradient[i * run + first..].as_ptr(),
+                // SAFETY: `starts` lies within the operand, as does what a stretch moves over.
+                to: unsafe { to.ptr().add(starts[side] + moved) },
+                along: broadcast.along(side),
+                count,
+                accumulate: pass.accumulate || !whole,
+            });
+        };
+        if whole {
+            stretches(broadcast.runs(), run, stretch);
+        } else {
+            // Several runs add to the same elements: one after another, in order.
+            for i in 0..broadcast.runs() {
+                for first in (0..run).step_by(STRETCH) {
+                    stretch(i, first, STRETCH.min(run - first));
+                }
+            }
+        }
+    }
+
+    fn reads(&self) -> Reads {
+        let constant = (self.sides.iter()).any(|side| matches!(side, Side::Constant(_)));
+        Reads {
+            inputs: match self.op {
+                Binary::Add | Binary::Sub => false,
+                Binary::Mul => !constant,
+                _ => true,
+            },
+            output: false,
+        }
+    }
+
+    fn constant_bytes(&self) -> usize {
+        let bytes = |side: &Side| match side {
+            Side::Constant(data) => size_of_val(&**data),
+            Side::Input(_) => 0,
+        };
+        self.sides.iter().map(bytes).sum()
+    }
+}
+
+/// Where operand `n` is read for a stretch that starts `first` numbers into a run.
+fn operand(
+    broadcast: &Broadcast<2>,
+    n: usize,
+    data: &[f32],
+    start: usize,
+    first: usize,
+) -> (*const f32, Along) {
+    let moved = if broadcast.moves[n] { first } else { 0 };
+    (data[start + moved..].as_ptr(), broadcast.along(n))
+}
+
+/// `to = op(a, b)` along a stretch.
+struct Stretch {
+    op: Binary,
+    operands: [(*const f32, Along); 2],
+    to: *mut f32,
+    count: usize,
+}
+
+impl Kernel for Stretch {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: F32x16>(self) {
+        let [(a, a_along), (b, b_along)] = self.operands;
+        for i in (0..self.count).step_by(LANES) {
+            let count = LANES.min(self.count - i);
+            // SAFETY: the operands and the output have what the stretch covers.
+            unsafe {
+                let (a, b) = (
+                    a_along.load::<V>(a, i, count),
+                    b_along.load::<V>(b, i, count),
+                );
+                store_part(value(self.op, a, b), self.to.add(i), count);
+            }
+        }
+    }
+}
+
+/// Adds to `to`, or writes there, the gradient by one operand along a stretch.
+struct StretchGradient {
+    op: Binary,
+    side: usize,
+    operands: [(*const f32, Along); 2],
+    gradient: *const f32,
+    to: *mut f32,
+    along: Along,
+    count: usize,
+    accumulate: bool,
+}
+
+impl Kernel for StretchGradient {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: F32x16>(self) {
+        let [(a, a_along), (b, b_along)] = self.operands;
+        let mut total = V::splat(0.0);
+        for i in (0..self.count).step_by(LANES) {
+            let count = LANES.min(self.count - i);
+            // SAFETY: the operands, the gradient and `to` have what the stretch covers.
+            unsafe {
+                let (a, b) = (
+                    a_along.load::<V>(a, i, count),
+                    b_along.load::<V>(b, i, count),
+                );
+                let gradient: V = load_part(self.gradient.add(i), count);
+                let by = slope(self.op, self.side, a, b, gradient);
+                match self.along {
+                    Along::Moves => {
+                        let to = self.to.add(i);
+                        let by = if self.accumulate {
+                            load_part::<V>(to, count).add(by)
+                        } else {
+                            by
+                        };
+                        store_part(by, to, count);
+                    }
+                    // Beyond the end, operands are 0 and the slope may be anything.
+                    _ if count < LANES => {
+                        let mut lanes = by.to_array();
+                        lanes[count..].fill(0.0);
+                        total = total.add(V::from_array(lanes));
+                    }
+                    _ => total = total.add(by),
+                }
+            }
+        }
+        // SAFETY: `to` holds what the operand does.
+        unsafe {
+            match self.along {
+                Along::Moves => {}
+                Along::Number => *self.to += sum(total),
+                Along::Group => put(total, self.to, true),
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn lanewise<V: F32x16>(a: V, b: V, f: impl Fn(f32, f32) -> f32) -> V {
+    let (mut a, b) = (a.to_array(), b.to_array());
+    for (a, b) in a.iter_mut().zip(b) {
+        *a = f(*a, b);
+    }
+    V::from_array(a)
+}
+
+#[inline(always)]
+fn value<V: F32x16>(op: Binary, a: V, b: V) -> V {
+    match op {
+        Binary::Add => a.add(b),
+        Binary::Sub => a.sub(b),
+        Binary::Mul => a.mul(b),
+        Binary::Div => a.div(b),
+        Binary::Pow => lanewise(a, b, power),
+        Binary::Min => a.min(b),
+        Binary::Max => a.max(b),
+    }
+}
+
+/// `a^b`; squares, which decomposed normalisations take, without the library's call.
+#[inline(always)]
+fn power(a: f32, b: f32) -> f32 {
+    if b == 2.0 { a * a } else { a.powf(b) }
+}
+
+/// The derivative by operand `side`, times `g`.
+#[inline(always)]
+fn slope<V: F32x16>(op: Binary, side: usize, a: V, b: V, g: V) -> V {
+    let zero = V::splat(0.0);
+    // Equal operands of a minimum or maximum share its gradient, as in PyTorch.
+    let share = |lead: V| {
+        let half = g.mul(V::splat(0.5));
+        lead.select_positive(g, zero.sub(lead).select_positive(zero, half))
+    };
+    match (op, side) {
+        (Binary::Add, _) | (Binary::Sub, 0) => g,
+        (Binary::Sub, _) => zero.sub(g),
+        (Binary::Mul, 0) => g.mul(b),
+        (Binary::Mul, _) => g.mul(a),
+        (Binary::Div, 0) => g.div(b),
+        (Binary::Div, _) => zero.sub(g.mul(a).div(b.mul(b))),
+        (Binary::Pow, 0) => g.mul(lanewise(a, b, |a, b| match b {
+            0.0 => 0.0,
+            2.0 => 2.0 * a,
+            _ => b * a.powf(b - 1.0),
+        })),
+        (Binary::Pow, _) => g.mul(lanewise(a, b, |a, b| {
+            if a > 0.0 { power(a, b) * a.ln() } else { 0.0 }
+        })),
+        (Binary::Min, 0) | (Binary::Max, 1) => share(b.sub(a)),
+        (Binary::Min, _) | (Binary::Max, _) => share(a.sub(b)),
+    }
+}
+
+/// `x·scale + shift`, then an activation; scale and shift broadcast along with each other.
+pub struct ScaleShift {
+    scale: Vec<Lanes>,
+    shift: Vec<Lanes>,
+    broadcast: Broadcast<2>,
+}
+
+impl ScaleShift {
+    /// One scale and shift for each of `x`'s channels, its second axis.
+    pub fn new(scale: &[f32], shift: &[f32], dims: &[usize], blocked: bool) -> Self {
+        let mut dims = Cow::Borrowed(dims);
+        let unit = if blocked {
+            dims.to_mut()[1] = layout::groups(dims[1]);
+            Unit::Group
+        } else {
+            Unit::Number
+        };
+        let mut channels = vec![1; dims.len()];
+        channels[1] = dims[1];
+        ScaleShift {
+            scale: layout::block_channels(scale),
+            shift: layout::block_channels(shift),
+            broadcast: Broadcast::new(unit, [&dims, &channels], &dims),
+        }
+    }
+
+    /// Calls `f(x, channel, count)` with offsets of stretches in the tensor and the constants.
+    fn stretches(&self, f: impl Fn(usize, usize, usize) + Sync) {
+        let run = self.broadcast.run_numbers();
+        stretches(self.broadcast.runs(), run, |i, first, count| {
+            let [_, channel] = self.broadcast.starts(i);
+            let moved = if self.broadcast.moves[1] { first } else { 0 };
+            f(i * run + first, channel + moved, count);
+        });
+    }
+}
+
+impl Operation for ScaleShift {
+    fn forward(
+        &self,
+        inputs: Inputs<'_>,
+        activation: Option<Function>,
+        output: &mut [Lanes],
+        _: &mut [Lanes],
+    ) {
+        let x = numbers(inputs.get(0));
+        let to = Shared::new(output);
+        self.stretches(|at, channel, count| {
+            dispatch(Affine {
+                x: x[at..].as_ptr(),
+                scale: numbers(&self.scale)[channel..].as_ptr(),
+                shift: Some(numbers(&self.shift)[channel..].as_ptr()),
+                along: self.broadcast.along(1),
+                activation,
+                // SAFETY: stretches are disjoint parts of the output.
+                to: unsafe { to.ptr().add(at) },
+                count,
+                accumulate: false,
+            });
+        });
+    }
+
+    fn backward(&self, pass: Backward<'_>) {
+        let gradient = numbers(pass.gradient);
+        let to = Shared::new(pass.to);
+        self.stretches(|at, channel, count| {
+            dispatch(Affine {
+                x: gradient[at..].as_ptr(),
+                scale: numbers(&self.scale)[channel..].as_ptr(),
+                shift: None,
+                along: self.broadcast.along(1),
+                activation: None,
+                // SAFETY: stretches are disjoint parts of the gradient.
+                to: unsafe { to.ptr().add(at) },
+                count,
+                accumulate: pass.accumulate,
+            });
+        });
+    }
+
+    fn constant_bytes(&self) -> usize {
+        size_of_val(&*self.scale) + size_of_val(&*self.shift)
+    }
+}
+
+/// `to = activation(x·scale + shift)` along a stretch.
+struct Affine {
+    x: *const f32,
+    scale: *const f32,
+    shift: Option<*const f32>,
+    along: Along,
+    activation: Option<Function>,
+    to: *mut f32,
+    count: usize,
+    accumulate: bool,
+}
+
+impl Kernel for Affine {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: F32x16>(self) {
+        for i in (0..self.count).step_by(LANES) {
+            let count = LANES.min(self.count - i);
+            // SAFETY: the tensor and the constants have what the stretch covers.
+            unsafe {
+                let x: V = load_part(self.x.add(i), count);
+                let scale: V = self.along.load(self.scale, i, count);
+                let mut y = match self.shift {
+                    Some(shift) => x.mul_add(scale, self.along.load(shift, i, count)),
+                    None => x.mul(scale),
+                };
+                if let Some(function) = self.activation {
+                    y = function::value(function, y);
+                }
+                let to = self.to.add(i);
+                if self.accumulate {
+                    y = load_part::<V>(to, count).add(y);
+                }
+                store_part(y, to, count);
+            }
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! Matrix products: a register tile of rows × two vectors of columns, over packed columns.
+//!
+//! Every element is one chain of fused multiply-adds over k in ascending order, from the bias or the
+//! result's former content on, whatever tile computes it: results do not depend on how the work is cut.
+
+use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch};
+
+/// A matrix in memory, row- or column-major or a view of either.
+#[derive(Clone, Copy, Debug)]
+pub struct Strided<'a> {
+    pub data: &'a [f32],
+    /// Distance between rows.
+    pub row: usize,
+    /// Distance between columns.
+    pub column: usize,
+}
+
+impl<'a> Strided<'a> {
+    /// A row-major matrix of `columns` columns.
+    pub fn row_major(data: &'a [f32], columns: usize) -> Self {
+        Strided {
+            data,
+            row: columns,
+            column: 1,
+        }
+    }
+
+    /// The same matrix with rows and columns exchanged.
+    pub fn transposed(self) -> Self {
+        Strided {
+            data: self.data,
+            row: self.column,
+            column: self.row,
+        }
+    }
+
+    /// Whether an element of a `rows` × `columns` matrix lies beyond the data.
+    fn exceeds(&self, rows: usize, columns: usize) -> bool {
+        rows > 0
+            && columns > 0
+            && (rows - 1) * self.row + (columns - 1) * self.column >= self.data.len()
+    }
+}
+
+/// Groups of lanes that a packed k × n matrix takes.
+pub fn packed_len(k: usize, n: usize) -> usize {
+    k * n.div_ceil(LANES)
+}
+
+/// Packs a k × n matrix into panels of 16 columns, each k × 16; columns beyond n are zero.
+///
+/// # Panics
+/// `to` is not [`packed_len`] long, or the matrix exceeds its data.
+pub fn pack(from: Strided<'_>, k: usize, n: usize, to: &mut [Lanes]) {
+    assert!(to.len() == packed_len(k, n) && !from.exceeds(k, n));
+    for (panel, to) in to.chunks_exact_mut(k.max(1)).enumerate() {
+        let first = panel * LANES;
+        let columns = LANES.min(n - first);
+        for (row, to) in to.iter_mut().enumerate() {
+            let start = row * from.row + first * from.column;
+            if from.column == 1 {
+                to.0[..columns].copy_from_slice(&from.data[start..start + columns]);
+            } else {
+                for (column, to) in to.0[..columns].iter_mut().enumerate() {
+                    *to = from.data[start + column * from.column];
+                }
+            }
+            to.0[columns..].fill(0.0);
+        }
+    }
+}
+
+/// A product `a · b + bias` of an m × k and a packed k × n matrix.
+#[derive(Clone, Copy)]
+pub struct Product<'a> {
+    pub n: usize,
+    pub k: usize,
+    /// The left matrix; its rows are those of the result.
+    pub a: Strided<'a>,
+    /// The right matrix, packed.
+    pub b: &'a [Lanes],
+    /// Added to every row; n long.
+    pub bias: Option<&'a [f32]>,
+    /// Whether the product is added to what the result holds.
+    pub accumulate: bool,
+}
+
+impl Product<'_> {
+    /// Computes columns `columns.start ..` of rows `first_row ..` into `c`, of `stride` numbers a row.
+    ///
+    /// # Panics
+    /// The rows or columns exceed the matrices or `c`, or the first column is not a multiple of 16.
+    pub fn run(
+        &self,
+        first_row: usize,
+        rows: usize,
+        columns: std::ops::Range<usize>,
+        c: &mut [f32],
+        stride: usize,
+    ) {
+        if rows == 0 || columns.is_empty() {
+            return;
+        }
+        assert!(
+            columns.start.is_multiple_of(LANES)
+                && columns.end <= self.n
+                && self.b.len() == packed_len(self.k, self.n)
+                && !self.a.exceeds(first_row + rows, self.k)
+                && self.bias.is_none_or(|bias| bias.len() == self.n)
+                && (rows - 1) * stride + columns.len() <= c.len()
+        );
+        dispatch(Tiles {
+            product: self,
+            first_row,
+            rows,
+            columns,
+            c: c.as_mut_ptr(),
+            stride,
+        });
+    }
+}
+
+/// Rows of the inner dimension that are multiplied before the result's sums go back to memory.
+const DEPTH: usize = 128;
+/// Columns whose packed `DEPTH` rows stay in the second-level cache while rows pass over them.
+const WIDTH: usize = 1024;
+/// Rows of the largest register tile.
+const ROWS: usize = 12;
+
+struct Tiles<'a> {
+    product: &'a Product<'a>,
+    first_row: usize,
+    rows: usize,
+    columns: std::ops::Range<usize>,
+    c: *mut f32,
+    stride: usize,
+}
+
+impl Kernel for Tiles<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: F32x16>(self) {
+        // The largest tiles whose sums, and a row of the right matrix, fit the registers.
+        if V::REGISTERS >= 32 {
+            self.blocks::<V, 2>(ROWS);
+        } else {
+            self.blocks::<V, 1>(ROWS / 2);
+        }
+    }
+}
+
+/// Where in the result, and in the inner dimension, a tile lies.
+#[derive(Clone, Copy)]
+struct Place {
+    row: usize,
+    column: usize,
+    first: usize,
+    depth: usize,
+}
+
+impl Tiles<'_> {
+    #[inline(always)]
+    fn blocks<V: F32x16, const C: usize>(&self, tile: usize) {
+        let Product { k, a, .. } = *self.product;
+        // The tile's rows of the left matrix side by side, so that the inner loop has one stream.
+        let mut left = [0.0; ROWS * DEPTH];
+        for start in self.columns.clone().step_by(WIDTH) {
+            let end = (start + WIDTH).min(self.columns.end);
+            for first in (0..k.max(1)).step_by(DEPTH) {
+                let depth = DEPTH.min(k - first);
+                for row in (0..self.rows).step_by(tile) {
+                    let rows = tile.min(self.rows - row);
+                    for r in 0..rows {
+                        let from = (self.first_row + row + r) * a.row + first * a.column;
+                        for p in 0..depth {
+                            left[p * rows + r] = a.data[from + p * a.column];
+                        }
+                    }
+                    let mut column = start;
+                    while column < end {
+                        let place = Place {
+                            row,
+                            column,
+                            first,
+                            depth,
+                        };
+                        if end - column > LANES && C == 2 {
+                            self.tile::<V, 2>(rows, &left, place);
+                            column += 2 * LANES;
+                        } else {
+                            self.tile::<V, 1>(rows, &left, place);
+                            column += LANES;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn tile<V: F32x16, const C: usize>(
+        &self,
+        rows: usize,
+        left: &[f32; ROWS * DEPTH],
+        place: Place,
+    ) {
+        match rows {
+            1 => self.fixed::<V, 1, C>(left, place),
+            2 => self.fixed::<V, 2, C>(left, place),
+            3 => self.fixed::<V, 3, C>(left, place),
+            4 => self.fixed::<V, 4, C>(left, place),
+            5 => self.fixed::<V, 5, C>(left, place),
+            6 => self.fixed::<V, 6, C>(left, place),
+            7 => self.fixed::<V, 7, C>(left, place),
+            8 => self.fixed::<V, 8, C>(left, place),
+            9 => self.fixed::<V, 9, C>(left, place),
+            10 => self.fixed::<V, 10, C>(left, place),
+            11 => self.fixed::<V, 11, C>(left, place),
+            _ => self.fixed::<V, ROWS, C>(left, place),
+        }
+    }
+
+    /// R rows of C vectors, for one block of the inner dimension.
+    #[inline(always)]
+    fn fixed<V: F32x16, const R: usize, const C: usize>(
+        &self,
+        left: &[f32; ROWS * DEPTH],
+        place: Place,
+    ) {
+        let Product { k, b, .. } = *self.product;
+        let begins = place.first == 0;
+        let ends = place.first + place.depth == k;
+        let mut sums = [[V::splat(0.0); C]; R];
+        // SAFETY: `Product::run` has checked that `b` holds whole panels of k rows and that the rows
+        // and columns lie in `c`; `left` holds `depth <= DEPTH` times `R <= ROWS` numbers.
+        unsafe {
+            for (r, sums) in sums.iter_mut().enumerate() {
+                for (c, sum) in sums.iter_mut().enumerate() {
+                    let (to, count) = self.place(place, r, c);
+                    if !begins || self.product.accumulate {
+                        *sum = load_part(to, count);
+                    } else if let Some(bias) = self.product.bias {
+                        *sum = load_part(bias.as_ptr().add(place.column + c * LANES), count);
+                    }
+                }
+            }
+            let mut left = left.as_ptr();
+            let mut right = b
+                .as_ptr()
+                .add(place.column / LANES * k + place.first)
+                .cast::<f32>();
+            for _ in 0..place.depth {
+                let mut vectors = [V::splat(0.0); C];
+                for (c, vector) in vectors.iter_mut().enumerate() {
+                    *vector = V::load(right.add(c * k * LANES));
+                }
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let x = V::splat(*left.add(r));
+                    for (sum, &vector) in sums.iter_mut().zip(&vectors) {
+                        *sum = x.mul_add(vector, *sum);
+                    }
+                }
+                left = left.add(R);
+                right = right.add(LANES);
+            }
+            for (r, sums) in sums.iter().enumerate() {
+                for (c, &sum) in sums.iter().enumerate() {
+                    let (to, count) = self.place(place, r, c);
+                    let mut sum = sum;
+                    if ends
+                        && self.product.accumulate
+                        && let Some(bias) = self.product.bias
+                    {
+                        let bias = bias.as_ptr().add(place.column + c * LANES);
+                        sum = sum.add(load_part(bias, count));
+                    }
+                    store_part(sum, to, count);
+                }
+            }
+        }
+    }
+
+    /// Where vector `c` of row `r` of a tile goes, and how many of its lanes.
+    #[inline(always)]
+    fn place(&self, place: Place, r: usize, c: usize) -> (*mut f32, usize) {
+        let column = place.column + c * LANES;
+        let offset = (place.row + r) * self.stride + column - self.columns.start;
+        (
+            self.c.wrapping_add(offset),
+            LANES.min(self.columns.end - column),
+        )
+    }
+}
+
+/// The first `count` lanes from memory, the others zero.
+///
+/// # Safety
+/// `from` is valid for reads of `count <= 16` floats.
+#[inline(always)]
+pub unsafe fn load_part<V: F32x16>(from: *const f32, count: usize) -> V {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if count == LANES {
+            return V::load(from);
+        }
+        let mut lanes = [0.0; LANES];
+        std::ptr::copy_nonoverlapping(from, lanes.as_mut_ptr(), count);
+        V::from_array(lanes)
+    }
+}
+
+/// The first `count` lanes to memory.
+///
+/// # Safety
+/// `to` is valid for writes of `count <= 16` floats.
+#[inline(always)]
+pub unsafe fn store_part<V: F32x16>(vector: V, to: *mut f32, count: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if count == LANES {
+            vector.store(to);
+        } else {
+            std::ptr::copy_nonoverlapping(vector.to_array().as_ptr(), to, count);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::simd::zeroed;
+
+    fn numbers(n: usize, seed: u32) -> Vec<f32> {
+        let mut word = seed;
+        (0..n)
+            .map(|_| {
+                word = word.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (word >> 8) as f32 / 8_388_608.0 - 1.0
+            })
+            .collect()
+    }
+
+    #[test]
+    fn products_of_any_size_and_stride_are_the_sums() {
+        for (m, k, n) in [
+            (1, 1, 1),
+            (1, 70, 1000),
+            (13, 5, 33),
+            (25, 64, 31),
+            (12, 3, 16),
+            (7, 0, 5),
+            (197, 31, 65),
+        ] {
+            let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
+            let bias = numbers(n, 3);
+            let a_transposed: Vec<f32> = (0..m * k).map(|i| a[i % m * k + i / m]).collect();
+            let b_transposed: Vec<f32> = (0..k * n)
+                .map(|i| b[i % k.max(1) * n + i / k.max(1)])
+                .collect();
+            for transposed in [false, true] {
+                let (left, right) = if transposed {
+                    (
+                        Strided::row_major(&a_transposed, m).transposed(),
+                        Strided::row_major(&b_transposed, k).transposed(),
+                    )
+                } else {
+                    (Strided::row_major(&a, k), Strided::row_major(&b, n))
+                };
+                let mut panels = zeroed(packed_len(k, n));
+                pack(right, k, n, &mut panels);
+                let product = Product {
+                    n,
+                    k,
+                    a: left,
+                    b: &panels,
+                    bias: Some(&bias),
+                    accumulate: true,
+                };
+                let mut c = vec![1.0; m * n];
+                product.run(0, m, 0..n, &mut c, n);
+                for (i, &c) in c.iter().enumerate() {
+                    let exact: f64 = (0..k)
+                        .map(|p| f64::from(a[i / n * k + p]) * f64::from(b[p * n + i % n]))
+                        .sum::<f64>()
+                        + f64::from(bias[i % n])
+                        + 1.0;
+                    // Each of the k + 2 roundings is below 2^-24 of a partial sum, at most k + 2.
+                    let bound = ((k + 2) * (k + 2)) as f64 * 2f64.powi(-24);
+                    assert!(
+                        (f64::from(c) - exact).abs() <= bound,
+                        "{m} {k} {n}: {c} {exact}"
+                    );
+                }
+                // Cut in rows and columns, bit by bit the same.
+                let mut cut = vec![1.0; m * n];
+                for row in 0..m {
+                    for first in (0..n).step_by(16) {
+                        let end = (first + 16).min(n);
+                        product.run(row, 1, first..end, &mut cut[row * n + first..], n);
+                    }
+                }
+                assert_eq!(c, cut);
+            }
+        }
+    }
+}

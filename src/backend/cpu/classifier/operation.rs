@@ -1,0 +1,182 @@
+//! What the engine asks of an operation.
+//!
+//! Buffers are whole groups of sixteen lanes. A tensor lies in one of two layouts: row-major, its end
+//! filled up to a whole group, or (pictures only) channel-blocked as
+//! [`blocked::layout`](crate::backend::cpu::blocked::layout) says. What the lanes beyond a tensor's
+//! elements hold is unspecified in both, but finite or not they never reach an element.
+
+use rayon::prelude::*;
+
+use crate::backend::cpu::simd::{F32x16, LANES, Lanes};
+use crate::classifier::Function;
+use crate::error::Result;
+
+/// Where a buffer lies in an arena, in groups of lanes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    pub offset: usize,
+    pub len: usize,
+}
+
+/// The computed inputs of an operation.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    base: *const Lanes,
+    places: &'a [Place],
+}
+
+// SAFETY: shared reads only, of memory that `Inputs::new`'s caller keeps valid and unwritten.
+unsafe impl Sync for Inputs<'_> {}
+
+impl<'a> Inputs<'a> {
+    /// # Safety
+    /// `base` plus each place is valid for reads, and not written, for `'a`.
+    pub unsafe fn new(base: *const Lanes, places: &'a [Place]) -> Self {
+        Inputs { base, places }
+    }
+
+    /// Input `i`.
+    pub fn get(&self, i: usize) -> &'a [Lanes] {
+        let Place { offset, len } = self.places[i];
+        // SAFETY: the promise given to `new`.
+        unsafe { std::slice::from_raw_parts(self.base.add(offset), len) }
+    }
+}
+
+/// What a backward pass computes: the gradient by one input.
+pub struct Backward<'a> {
+    /// Which of the computed inputs.
+    pub input: usize,
+    /// The inputs; only to be read where [`Operation::reads`] says so.
+    pub inputs: Inputs<'a>,
+    /// The output, likewise.
+    pub output: &'a [Lanes],
+    /// The gradient by the output, before its activation.
+    pub gradient: &'a [Lanes],
+    /// Where the gradient by the input goes.
+    pub to: &'a mut [Lanes],
+    /// Whether it is added to what `to` holds.
+    pub accumulate: bool,
+    pub scratch: &'a mut [Lanes],
+}
+
+/// What a backward pass reads of the forward pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reads {
+    pub inputs: bool,
+    pub output: bool,
+}
+
+/// One operation with its constants, for buffers of fixed layouts.
+///
+/// Every output element is one chain of arithmetic that depends on shapes alone, not on how threads
+/// share the work.
+pub trait Operation: Send + Sync {
+    /// Computes the output, ending with the activation (of the operations that can have one).
+    fn forward(
+        &self,
+        inputs: Inputs<'_>,
+        activation: Option<Function>,
+        output: &mut [Lanes],
+        scratch: &mut [Lanes],
+    );
+    /// Computes the gradient by one input.
+    fn backward(&self, pass: Backward<'_>);
+    /// What [`backward`](Self::backward) reads.
+    fn reads(&self) -> Reads {
+        Reads::default()
+    }
+    /// Groups of lanes of scratch memory that [`forward`](Self::forward) needs.
+    fn scratch(&self) -> usize {
+        0
+    }
+    /// Groups of lanes of scratch memory that [`backward`](Self::backward) needs.
+    fn backward_scratch(&self) -> usize {
+        0
+    }
+    /// Makes what only the backward pass needs; called once before the first.
+    ///
+    /// # Errors
+    /// The memory is not to be had.
+    fn prepare_backward(&mut self) -> Result<()> {
+        Ok(())
+    }
+    /// Bytes of constants that it holds.
+    fn constant_bytes(&self) -> usize {
+        0
+    }
+}
+
+/// Groups of lanes that hold `n` numbers.
+pub fn lanes_for(n: usize) -> usize {
+    n.div_ceil(LANES)
+}
+
+/// The numbers of a row-major buffer.
+pub fn numbers(buffer: &[Lanes]) -> &[f32] {
+    bytemuck::cast_slice(buffer)
+}
+
+/// The numbers of a row-major buffer.
+pub fn numbers_mut(buffer: &mut [Lanes]) -> &mut [f32] {
+    bytemuck::cast_slice_mut(buffer)
+}
+
+/// Groups of lanes of one share of elementwise work: 16 KiB.
+const SHARE: usize = 256;
+
+/// Calls `f(first, share)` for shares of a buffer, in parallel; `first` counts groups of lanes.
+pub fn shares(buffer: &mut [Lanes], f: impl Fn(usize, &mut [Lanes]) + Sync) {
+    if buffer.len() <= 2 * SHARE {
+        return f(0, buffer);
+    }
+    buffer
+        .par_chunks_mut(SHARE)
+        .enumerate()
+        .for_each(|(i, share)| f(i * SHARE, share));
+}
+
+/// A pointer into a buffer of which parallel work writes disjoint parts.
+#[derive(Clone, Copy)]
+pub struct Shared(*mut f32);
+
+// SAFETY: those that share the pointer never touch the same element (each use says why).
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    pub fn new(buffer: &mut [Lanes]) -> Self {
+        Shared(buffer.as_mut_ptr().cast())
+    }
+    pub fn ptr(self) -> *mut f32 {
+        self.0
+    }
+}
+
+/// Stores a vector, or adds it to what is there.
+///
+/// # Safety
+/// `to` is valid for reads and writes of 16 floats.
+#[inline(always)]
+pub unsafe fn put<V: F32x16>(x: V, to: *mut f32, accumulate: bool) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let x = if accumulate { V::load(to).add(x) } else { x };
+        x.store(to);
+    }
+}
+
+/// The lanes' sum, in a fixed order.
+#[inline(always)]
+pub fn sum<V: F32x16>(x: V) -> f32 {
+    let mut lanes = x.to_array();
+    let mut n = LANES;
+    while n > 1 {
+        n /= 2;
+        for i in 0..n {
+            lanes[i] += lanes[i + n];
+        }
+    }
+    lanes[0]
+}

@@ -1,0 +1,226 @@
+//! Softmax and its logarithm.
+
+use rayon::prelude::*;
+
+use super::gemm::{load_part, store_part};
+use super::operation::{Backward, Inputs, Operation, Reads, Shared, numbers, sum};
+use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch, exp};
+use crate::classifier::Function;
+
+/// Softmax along one axis of a row-major tensor, seen as `[outer][length][inner]`.
+pub struct Softmax {
+    logarithm: bool,
+    outer: usize,
+    length: usize,
+    inner: usize,
+}
+
+impl Softmax {
+    /// Softmax, or its logarithm, of a tensor of shape `dims`.
+    pub fn new(logarithm: bool, axis: usize, dims: &[usize]) -> Self {
+        Softmax {
+            logarithm,
+            outer: dims[..axis].iter().product(),
+            length: dims[axis],
+            inner: dims[axis + 1..].iter().product(),
+        }
+    }
+
+    /// Calls `f(i)` for the parts of the outer axis, in parallel.
+    fn each(&self, f: impl Fn(usize) + Sync + Send) {
+        let size = (self.length * self.inner).max(1);
+        (0..self.outer)
+            .into_par_iter()
+            .with_min_len((1024 / size).max(1))
+            .for_each(f);
+    }
+}
+
+impl Operation for Softmax {
+    fn forward(
+        &self,
+        inputs: Inputs<'_>,
+        _: Option<Function>,
+        output: &mut [Lanes],
+        _: &mut [Lanes],
+    ) {
+        let x = numbers(inputs.get(0));
+        let to = Shared::new(output);
+        let size = self.length * self.inner;
+        self.each(|i| {
+            dispatch(Forward {
+                softmax: self,
+                x: x[i * size..][..size].as_ptr(),
+                // SAFETY: each `i` has its own part of the output.
+                y: unsafe { to.ptr().add(i * size) },
+            });
+        });
+    }
+
+    fn backward(&self, pass: Backward<'_>) {
+        let (y, gradient) = (numbers(pass.output), numbers(pass.gradient));
+        let to = Shared::new(pass.to);
+        let size = self.length * self.inner;
+        self.each(|i| {
+            dispatch(Gradient {
+                softmax: self,
+                y: y[i * size..][..size].as_ptr(),
+                gradient: gradient[i * size..][..size].as_ptr(),
+                // SAFETY: each `i` has its own part of the gradient.
+                to: unsafe { to.ptr().add(i * size) },
+                accumulate: pass.accumulate,
+            });
+        });
+    }
+
+    fn reads(&self) -> Reads {
+        Reads {
+            inputs: false,
+            output: true,
+        }
+    }
+}
+
+/// Calls `f(at, count)` for the vectors of a row of `length` numbers, or of one column of vectors in
+/// `[length][inner]`.
+#[inline(always)]
+fn vectors(softmax: &Softmax, column: usize, mut f: impl FnMut(usize, usize)) {
+    if softmax.inner == 1 {
+        for i in (0..softmax.length).step_by(LANES) {
+            f(i, LANES.min(softmax.length - i));
+        }
+    } else {
+        let count = LANES.min(softmax.inner - column);
+        for i in 0..softmax.length {
+            f(i * softmax.inner + column, count);
+        }
+    }
+}
+
+/// Joins a row's partial results: over the lanes where a row lies along them.
+#[inline(always)]
+fn across<V: F32x16>(softmax: &Softmax, x: V, join: impl Fn(V) -> f32) -> V {
+    if softmax.inner == 1 {
+        V::splat(join(x))
+    } else {
+        x
+    }
+}
+
+/// The lanes from `count` on replaced.
+#[inline(always)]
+fn only<V: F32x16>(x: V, count: usize, rest: f32) -> V {
+    if count == LANES {
+        return x;
+    }
+    let mut lanes = x.to_array();
+    lanes[count..].fill(rest);
+    V::from_array(lanes)
+}
+
+struct Forward<'a> {
+    softmax: &'a Softmax,
+    x: *const f32,
+    y: *mut f32,
+}
+
+impl Kernel for Forward<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: F32x16>(self) {
+        let Forward { softmax, x, y } = self;
+        for column in (0..softmax.inner).step_by(LANES) {
+            let mut largest = V::splat(f32::NEG_INFINITY);
+            // SAFETY: here and below, `x` and `y` are `[length][inner]`.
+            vectors(softmax, column, |at, count| unsafe {
+                let x = only(load_part::<V>(x.add(at), count), count, f32::NEG_INFINITY);
+                largest = largest.max(x);
+            });
+            let largest = across(softmax, largest, |x| {
+                x.to_array().into_iter().fold(f32::NEG_INFINITY, f32::max)
+            });
+            let mut total = V::splat(0.0);
+            vectors(softmax, column, |at, count| unsafe {
+                let shifted = load_part::<V>(x.add(at), count).sub(largest);
+                let e = only(exp(shifted), count, 0.0);
+                total = total.add(e);
+                store_part(
+                    if softmax.logarithm { shifted } else { e },
+                    y.add(at),
+                    count,
+                );
+            });
+            let total = across(softmax, total, sum);
+            let factor = if softmax.logarithm {
+                let mut lanes = total.to_array();
+                for lane in &mut lanes {
+                    *lane = lane.ln();
+                }
+                V::from_array(lanes)
+            } else {
+                V::splat(1.0).div(total)
+            };
+            vectors(softmax, column, |at, count| unsafe {
+                let part: V = load_part(y.add(at), count);
+                let part = if softmax.logarithm {
+                    part.sub(factor)
+                } else {
+                    part.mul(factor)
+                };
+                store_part(part, y.add(at), count);
+            });
+        }
+    }
+}
+
+struct Gradient<'a> {
+    softmax: &'a Softmax,
+    y: *const f32,
+    gradient: *const f32,
+    to: *mut f32,
+    accumulate: bool,
+}
+
+impl Kernel for Gradient<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: F32x16>(self) {
+        let Gradient {
+            softmax,
+            y,
+            gradient,
+            to,
+            accumulate,
+        } = self;
+        for column in (0..softmax.inner).step_by(LANES) {
+            let mut total = V::splat(0.0);
+            // SAFETY: here and below, all three are `[length][inner]`.
+            vectors(softmax, column, |at, count| unsafe {
+                let g: V = load_part(gradient.add(at), count);
+                let term = if softmax.logarithm {
+                    g
+                } else {
+                    load_part::<V>(y.add(at), count).mul(g)
+                };
+                total = total.add(term);
+            });
+            let total = across(softmax, total, sum);
+            vectors(softmax, column, |at, count| unsafe {
+                let g: V = load_part(gradient.add(at), count);
+                let y: V = load_part(y.add(at), count);
+                let by = if softmax.logarithm {
+                    g.sub(exp(y).mul(total))
+                } else {
+                    y.mul(g.sub(total))
+                };
+                let to = to.add(at);
+                let by = if accumulate {
+                    load_part::<V>(to, count).add(by)
+                } else {
+                    by
+                };
+                store_part(by, to, count);
+            });
+        }
+    }
+}
