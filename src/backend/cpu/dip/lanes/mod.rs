@@ -5,15 +5,22 @@
 //! vectors, and no lane ever touches another. Instances run in groups of sixteen, a group on one
 //! thread.
 
+// In register tiles an index names a channel or pixel in several arrays at once.
+#![allow(clippy::needless_range_loop)]
+
 mod adam;
 mod conv;
 mod conv_weights;
 mod group;
 mod loss;
 mod norm;
+#[cfg(test)]
+mod op_tests;
 mod plan;
 mod resample;
 mod step;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::sync::Mutex;

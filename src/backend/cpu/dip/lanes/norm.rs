@@ -185,14 +185,24 @@ impl Kernel for Moments<'_, '_> {
     }
 }
 
-/// `factor · x + offset`, which normalises a channel and applies the parameters.
-#[inline(always)]
-fn line<V: F32x16>(norm: &Norm<'_>, statistics: &Statistics<'_>, channel: usize) -> (V, V) {
-    let factor = vector::<V>(&norm.weight[channel]).mul(vector(&statistics.scale[channel]));
-    let zero = V::splat(0.0);
-    let mean = vector::<V>(&statistics.mean[channel]);
-    let offset = zero.sub(mean).mul_add(factor, vector(&norm.bias[channel]));
-    (factor, offset)
+/// A channel's normalisation: `factor · (x − mean) + bias`. Subtracting first keeps a channel without
+/// variance at exactly the bias, on LeakyReLU's side of it.
+#[derive(Clone, Copy)]
+struct Line<V> {
+    mean: V,
+    factor: V,
+    bias: V,
+}
+
+impl<V: F32x16> Line<V> {
+    #[inline(always)]
+    fn new(norm: &Norm<'_>, statistics: &Statistics<'_>, channel: usize) -> Self {
+        Line {
+            mean: vector(&statistics.mean[channel]),
+            factor: vector::<V>(&norm.weight[channel]).mul(vector(&statistics.scale[channel])),
+            bias: vector(&norm.bias[channel]),
+        }
+    }
 }
 
 struct Forward<'a, 'b> {
@@ -216,14 +226,15 @@ impl Kernel for Forward<'_, '_> {
             1.0
         });
         for channel in 0..self.x.channels {
-            let (factor, offset) = line::<V>(&self.norm, self.statistics, channel);
+            let line = Line::<V>::new(&self.norm, self.statistics, channel);
             for row in 0..self.x.height {
                 let from = self.x.index(channel, row, 0);
                 let to = self.y.index(channel, row, 0);
                 for column in 0..self.x.width {
                     // SAFETY: pixels of views that lie inside the memory.
                     unsafe {
-                        let v = load::<V>(memory.add(from + column)).mul_add(factor, offset);
+                        let v = load::<V>(memory.add(from + column)).sub(line.mean);
+                        let v = v.mul_add(line.factor, line.bias);
                         store(memory.add(to + column), v.max(v.mul(slope)));
                     }
                 }
@@ -256,10 +267,9 @@ impl Kernel for Backward<'_, '_> {
         });
         let per_pixel = V::splat(1.0 / self.x.pixels() as f32);
         for channel in 0..self.x.channels {
-            let (factor, offset) = line::<V>(&self.norm, self.statistics, channel);
-            let mean = vector::<V>(&self.statistics.mean[channel]);
+            let line = Line::<V>::new(&self.norm, self.statistics, channel);
             let scale = vector::<V>(&self.statistics.scale[channel]);
-            // The value before normalisation, and the derivative by the value after it.
+            // The distance from the mean, and the derivative by the value after normalisation.
             let pixel = |y: usize, x: usize| {
                 // SAFETY: pixels of views that lie inside the memory.
                 let (v, d) = unsafe {
@@ -268,28 +278,29 @@ impl Kernel for Backward<'_, '_> {
                         load::<V>(memory.add(self.dy.index(channel, y, x))),
                     )
                 };
-                let positive = v.mul_add(factor, offset);
-                (v, d.mul(positive.select_positive(one, slope)))
+                let distance = v.sub(line.mean);
+                let normalised = distance.mul_add(line.factor, line.bias);
+                (distance, d.mul(normalised.select_positive(one, slope)))
             };
             let [sum, product] = sums(self.x, |y, x| {
-                let (v, d) = pixel(y, x);
-                [d, d.mul(v.sub(mean))]
+                let (distance, d) = pixel(y, x);
+                [d, d.mul(distance)]
             });
             let dweight = product.mul(scale);
             self.dweight[channel] = lanes(dweight);
             self.dbias[channel] = lanes(sum);
-            // factor · (d − sum/n − (v − mean) · scale · dweight/n) as a multiple of d and a line in v.
-            let slant = zero.sub(factor.mul(scale).mul(dweight.mul(per_pixel)));
-            let level = zero.sub(factor.mul(sum.mul(per_pixel)));
+            // factor · (d − sum/n − distance · scale · dweight/n).
+            let slant = zero.sub(line.factor.mul(scale).mul(dweight.mul(per_pixel)));
+            let level = zero.sub(line.factor.mul(sum.mul(per_pixel)));
             for y in 0..self.x.height {
                 for x in 0..self.x.width {
-                    let (v, d) = pixel(y, x);
-                    let around = v.sub(mean).mul_add(slant, level);
+                    let (distance, d) = pixel(y, x);
+                    let around = distance.mul_add(slant, level);
                     // SAFETY: a pixel of a view that lies inside the memory.
                     unsafe {
                         store(
                             memory.add(self.x.index(channel, y, x)),
-                            d.mul_add(factor, around),
+                            d.mul_add(line.factor, around),
                         );
                     }
                 }
