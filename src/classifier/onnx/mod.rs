@@ -8,6 +8,7 @@ mod elementwise;
 mod fold;
 mod layers;
 mod moves;
+mod normalization;
 pub mod proto;
 #[cfg(test)]
 pub mod samples;

@@ -16,6 +16,7 @@ pub fn samples() -> Vec<(&'static str, ModelWriter)> {
         ("binaries", binaries()),
         ("moves", moves()),
         ("reductions", reductions()),
+        ("normalisation", normalisation()),
     ]
 }
 
@@ -413,4 +414,26 @@ fn reductions() -> ModelWriter {
     outputs.push("f".into());
     let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
     model.node("Concat", &outputs, &["y"], &[int("axis", 1)])
+}
+
+fn normalisation() -> ModelWriter {
+    ModelWriter::new(17, &[FREE, 3, 4, 3])
+        .weights("s", &[3])
+        .weights("b", &[3])
+        .node("InstanceNormalization", &["x", "s", "b"], &["i"], &[])
+        .node("Transpose", &["i"], &["t"], &[ints("perm", &[0, 2, 3, 1])])
+        .node(
+            "LayerNormalization",
+            &["t", "s", "b"],
+            &["l"],
+            &[float("epsilon", 1e-6)],
+        )
+        .weights("s2", &[3, 3])
+        .node(
+            "LayerNormalization",
+            &["l", "s2"],
+            &["m"],
+            &[int("axis", 2)],
+        )
+        .node("Flatten", &["m"], &["y"], &[])
 }
