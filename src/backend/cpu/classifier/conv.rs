@@ -190,8 +190,7 @@ impl Operation for Conv {
                 for image in 0..self.images {
                     let x = &x[image * from..][..from];
                     for bundle in bundles {
-                        let source =
-                            Source::plain(&x[bundle.part(0)], bundle.shape.in_channels);
+                        let source = Source::plain(&x[bundle.part(0)], bundle.shape.in_channels);
                         let part = bundle.part(1);
                         let groups = layout::groups(bundle.shape.out_channels);
                         let epilogue = Epilogue {

@@ -111,7 +111,8 @@ fn normal_cdf<V: F32x16>(x: V) -> V {
 #[inline(always)]
 fn gelu_tanh_inner<V: F32x16>(x: V) -> V {
     let cube = x.mul(x).mul(x);
-    cube.mul_add(V::splat(0.044_715), x).mul(V::splat(SQRT_2_PI))
+    cube.mul_add(V::splat(0.044_715), x)
+        .mul(V::splat(SQRT_2_PI))
 }
 
 /// `√(2/π)`.
@@ -155,9 +156,7 @@ pub fn value<V: F32x16>(function: Function, x: V) -> V {
         ),
         Function::Silu => x.mul(sigmoid(x)),
         Function::Gelu => x.mul(normal_cdf(x)),
-        Function::GeluTanh => x
-            .mul(V::splat(0.5))
-            .mul(one.add(tanh(gelu_tanh_inner(x)))),
+        Function::GeluTanh => x.mul(V::splat(0.5)).mul(one.add(tanh(gelu_tanh_inner(x)))),
         Function::Tanh => tanh(x),
         Function::Elu { alpha } => x.select_positive(x, exp_m1(x).mul(V::splat(alpha))),
         Function::Selu { alpha, gamma } => x
@@ -236,7 +235,9 @@ pub fn gradient<V: F32x16>(function: Function, x: V, g: V) -> V {
             s.mul(x.mul(one.sub(s)).add(one)).mul(g)
         }
         Function::Gelu => {
-            let density = exp(x.mul(x).mul(V::splat(-0.5))).mul(half).mul(V::splat(SQRT_2_PI));
+            let density = exp(x.mul(x).mul(V::splat(-0.5)))
+                .mul(half)
+                .mul(V::splat(SQRT_2_PI));
             x.mul_add(density, normal_cdf(x)).mul(g)
         }
         Function::GeluTanh => {
@@ -248,9 +249,7 @@ pub fn gradient<V: F32x16>(function: Function, x: V, g: V) -> V {
             let bend = x.mul(one.sub(t.mul(t))).mul(slope);
             half.mul(one.add(t).add(bend)).mul(g)
         }
-        Function::Elu { alpha } => {
-            x.select_positive(g, g.mul(V::splat(alpha)).mul(exp(x)))
-        }
+        Function::Elu { alpha } => x.select_positive(g, g.mul(V::splat(alpha)).mul(exp(x))),
         Function::Selu { alpha, gamma } => {
             let g = g.mul(V::splat(gamma));
             x.select_positive(g, g.mul(V::splat(alpha)).mul(exp(x)))

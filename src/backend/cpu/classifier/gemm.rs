@@ -268,7 +268,8 @@ impl Tiles<'_> {
                 for (c, &sum) in sums.iter().enumerate() {
                     let (to, count) = self.place(place, r, c);
                     let mut sum = sum;
-                    if ends && self.product.accumulate
+                    if ends
+                        && self.product.accumulate
                         && let Some(bias) = self.product.bias
                     {
                         let bias = bias.as_ptr().add(place.column + c * LANES);
@@ -354,7 +355,9 @@ mod tests {
             let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
             let bias = numbers(n, 3);
             let a_transposed: Vec<f32> = (0..m * k).map(|i| a[i % m * k + i / m]).collect();
-            let b_transposed: Vec<f32> = (0..k * n).map(|i| b[i % k.max(1) * n + i / k.max(1)]).collect();
+            let b_transposed: Vec<f32> = (0..k * n)
+                .map(|i| b[i % k.max(1) * n + i / k.max(1)])
+                .collect();
             for transposed in [false, true] {
                 let (left, right) = if transposed {
                     (
@@ -384,7 +387,10 @@ mod tests {
                         + 1.0;
                     // Each of the k + 2 roundings is below 2^-24 of a partial sum, at most k + 2.
                     let bound = ((k + 2) * (k + 2)) as f64 * 2f64.powi(-24);
-                    assert!((f64::from(c) - exact).abs() <= bound, "{m} {k} {n}: {c} {exact}");
+                    assert!(
+                        (f64::from(c) - exact).abs() <= bound,
+                        "{m} {k} {n}: {c} {exact}"
+                    );
                 }
                 // Cut in rows and columns, bit by bit the same.
                 let mut cut = vec![1.0; m * n];

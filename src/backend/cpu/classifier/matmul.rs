@@ -20,7 +20,11 @@ const COLUMNS: usize = 128;
 fn multiply(product: Product<'_>, c: &mut [f32], finish: impl Fn(usize, &mut [f32]) + Sync) {
     let n = product.n.max(1);
     let rows = c.len() / n;
-    let share = if rows == 1 { COLUMNS } else { ROWS.min(rows.max(1)) * n };
+    let share = if rows == 1 {
+        COLUMNS
+    } else {
+        ROWS.min(rows.max(1)) * n
+    };
     c.par_chunks_mut(share).enumerate().for_each(|(i, c)| {
         let first = i * share;
         if rows == 1 {

@@ -101,7 +101,11 @@ impl CpuClassifier {
     }
 
     fn check(&self, images: &[At<'_, HostImages<f32>>]) -> Result<()> {
-        match images.iter().map(|i| i.buffer.shape()).find(|&s| s != self.shape) {
+        match images
+            .iter()
+            .map(|i| i.buffer.shape())
+            .find(|&s| s != self.shape)
+        {
             Some(shape) => Err(Error::invalid(format!(
                 "an image of {shape} where the classifier takes {}",
                 self.shape
@@ -269,7 +273,10 @@ fn each_image(workers: usize, count: usize, f: impl Fn(usize, usize) + Sync) {
 
 /// The rows of a buffer, each for one thread at a time.
 fn rows(buffer: &mut [f32], row: usize) -> Vec<Mutex<&mut [f32]>> {
-    buffer.chunks_exact_mut(row.max(1)).map(Mutex::new).collect()
+    buffer
+        .chunks_exact_mut(row.max(1))
+        .map(Mutex::new)
+        .collect()
 }
 
 impl ClassifierEngine for CpuClassifier {

@@ -291,13 +291,7 @@ impl Operation for Concat {
 pub struct Fill(pub Vec<Lanes>);
 
 impl Operation for Fill {
-    fn forward(
-        &self,
-        _: Inputs<'_>,
-        _: Option<Function>,
-        output: &mut [Lanes],
-        _: &mut [Lanes],
-    ) {
+    fn forward(&self, _: Inputs<'_>, _: Option<Function>, output: &mut [Lanes], _: &mut [Lanes]) {
         output.copy_from_slice(&self.0);
     }
 

@@ -294,10 +294,7 @@ impl Planner<'_> {
             }
             (Op::MaxPool(pool), Some(picture)) if blocked => {
                 let size = [output[2], output[3]];
-                Planned::new(
-                    Pool::new(pool::Kind::Max, pool, picture.size, size),
-                    &[x],
-                )
+                Planned::new(Pool::new(pool::Kind::Max, pool, picture.size, size), &[x])
             }
             (Op::AveragePool(pool), Some(picture)) if blocked => {
                 let size = [output[2], output[3]];
@@ -332,10 +329,7 @@ impl Planner<'_> {
                 let computed: Vec<ValueId> = (node.inputs.iter().copied())
                     .filter(|&id| self.graph.constant(id).is_none())
                     .collect();
-                Planned::new(
-                    Pair::new(*binary, sides, unit, shapes, &output),
-                    &computed,
-                )
+                Planned::new(Pair::new(*binary, sides, unit, shapes, &output), &computed)
             }
             (Op::Reduce { kind, axes }, _) if !blocked => {
                 Planned::new(Reduce::new(*kind, axes, dims, Unit::Number), &[x])

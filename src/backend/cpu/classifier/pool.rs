@@ -50,9 +50,8 @@ impl Pool {
         let pads = [(pads.top, pads.bottom), (pads.left, pads.right)];
         let spans = [0, 1].map(|axis| {
             let (before, after) = pads[axis];
-            let places = |i: usize| {
-                (0..kernel[axis]).map(move |k| i * strides[axis] + k * dilations[axis])
-            };
+            let places =
+                |i: usize| (0..kernel[axis]).map(move |k| i * strides[axis] + k * dilations[axis]);
             let span = |i: usize| {
                 let inside = |place: &usize| (before..before + input[axis]).contains(place);
                 let taps = places(i).filter(inside).count();
@@ -111,7 +110,10 @@ impl Operation for Pool {
         _: &mut [Lanes],
     ) {
         let [from, to] = self.planes();
-        (output.par_chunks_exact_mut(to), inputs.get(0).par_chunks_exact(from))
+        (
+            output.par_chunks_exact_mut(to),
+            inputs.get(0).par_chunks_exact(from),
+        )
             .into_par_iter()
             .for_each(|(to, from)| {
                 dispatch(Forward {
@@ -181,7 +183,11 @@ impl Kernel for Forward<'_> {
                 let row = first + ky * step_down * width;
                 for kx in 0..across {
                     let x = V::from_array(from[row + kx * step_across].0);
-                    joined = if maximum { joined.max(x) } else { joined.add(x) };
+                    joined = if maximum {
+                        joined.max(x)
+                    } else {
+                        joined.add(x)
+                    };
                 }
             }
             if !maximum {

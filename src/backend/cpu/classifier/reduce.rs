@@ -242,7 +242,10 @@ impl Kernel for Forward<'_> {
             let [a, b, c, d] = parts;
             let joined = both(both(a, b), both(c, d));
             let one = match kind {
-                Reduction::Max => joined.to_array().into_iter().fold(f32::NEG_INFINITY, f32::max),
+                Reduction::Max => joined
+                    .to_array()
+                    .into_iter()
+                    .fold(f32::NEG_INFINITY, f32::max),
                 _ => sum(joined),
             };
             // SAFETY: `to` holds one number.

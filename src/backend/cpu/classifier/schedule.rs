@@ -97,7 +97,11 @@ impl Schedule {
         let back = |step: usize| loss + steps.len() - step;
         let end = loss + steps.len() + 1;
         let mut objects = Objects::default();
-        let values: Vec<usize> = plan.buffers.iter().map(|&len| objects.add(len, 0)).collect();
+        let values: Vec<usize> = plan
+            .buffers
+            .iter()
+            .map(|&len| objects.add(len, 0))
+            .collect();
         let mut scratches = Vec::new();
         let mut arguments = Vec::new();
         for (i, step) in steps.iter().enumerate() {
@@ -116,7 +120,11 @@ impl Schedule {
         let depends = depends_on_input(plan);
         let mut gradients: Vec<Option<usize>> = vec![None; plan.buffers.len()];
         let by_logits = objects.add(
-            if gradient { plan.buffers[plan.output] } else { 0 },
+            if gradient {
+                plan.buffers[plan.output]
+            } else {
+                0
+            },
             loss,
         );
         if gradient {
@@ -155,8 +163,8 @@ impl Schedule {
                     continue;
                 }
                 let accumulate = gradients[input].is_some();
-                let to = *gradients[input]
-                    .get_or_insert_with(|| objects.add(plan.buffers[input], time));
+                let to =
+                    *gradients[input].get_or_insert_with(|| objects.add(plan.buffers[input], time));
                 calls.push((n, to, accumulate));
             }
             drafts.push(Draft {
@@ -176,7 +184,9 @@ impl Schedule {
 
         let placement = place(&objects.0)
             .filter(|placement| placement.len <= isize::MAX as usize / 64)
-            .ok_or_else(|| Error::invalid("the model's activations are beyond the address space"))?;
+            .ok_or_else(|| {
+                Error::invalid("the model's activations are beyond the address space")
+            })?;
         let at = |object: usize| Place {
             offset: placement.offsets[object],
             len: objects.0[object].len,

@@ -144,7 +144,11 @@ impl Kernel for Forward<'_> {
                 let shifted = load_part::<V>(x.add(at), count).sub(largest);
                 let e = only(exp(shifted), count, 0.0);
                 total = total.add(e);
-                store_part(if softmax.logarithm { shifted } else { e }, y.add(at), count);
+                store_part(
+                    if softmax.logarithm { shifted } else { e },
+                    y.add(at),
+                    count,
+                );
             });
             let total = across(softmax, total, sum);
             let factor = if softmax.logarithm {
