@@ -2,4 +2,5 @@
 
 pub mod blocked;
 pub mod classifier;
+pub mod peak;
 pub mod simd;

@@ -307,7 +307,7 @@ impl Kernel for Backward<'_> {
         } = self;
         let window = plan(&call.shape, &item, scratch);
         scratch.blocks.clear();
-        for (channels, row) in call.weights.from_groups() {
+        for (channels, row) in call.weights.input_groups() {
             scratch.blocks.push(Block {
                 data: std::ptr::null(),
                 channels,

@@ -148,7 +148,7 @@ impl Kernel for Sum<'_> {
                 prepare::<V>(
                     &call.shape,
                     call.sources,
-                    call.weights.from_groups(),
+                    call.weights.input_groups(),
                     call.direct,
                     &item,
                     scratch,

@@ -7,7 +7,7 @@ use super::forward::{Epilogue, check_sources, is_direct, prepare};
 use super::gather::{Source, gather_plane};
 use super::layout::groups;
 use super::scratch::{Grid, Item, Scratch, SharedMut};
-use super::tile::{Activation, OutputRow, Tap};
+use super::tile::{Activation, OutputRow, Tap, activate, finish};
 use super::{ConvShape, Destination};
 use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch};
 use crate::dip::Padding;
@@ -324,14 +324,12 @@ unsafe fn pixels<V: F32x16, const P: usize>(row: &Row, x: usize) -> usize {
                 acc[p] = V::load(data.add(p * LANES)).mul_add(weight, acc[p]);
             }
         }
-        for p in 0..P {
-            let mut y = acc[p];
-            let at = (x + p) * row.stride;
-            if !row.output.residual.is_null() {
-                y = y.add(V::load(row.output.residual.add(at)));
-            }
-            row.activation.apply(y).store(row.output.output.add(at));
-        }
+        let start = x * row.stride;
+        let OutputRow {
+            output, residual, ..
+        } = row.output;
+        finish(&acc, output.add(start), residual, start, row.stride);
+        activate::<V>(row.activation, output.add(start), P, row.stride);
     }
     P
 }

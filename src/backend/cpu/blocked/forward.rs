@@ -265,7 +265,7 @@ impl Kernel for Forward<'_> {
             prepare::<V>(
                 &call.shape,
                 call.sources,
-                call.weights.from_groups(),
+                call.weights.input_groups(),
                 call.direct,
                 &item,
                 scratch,

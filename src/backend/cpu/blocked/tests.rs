@@ -188,11 +188,14 @@ const ACTIVATIONS: [Activation; 5] = [
     Activation::Sigmoid,
 ];
 
+/// Scale, shift and slope.
+type OwnedAffine = (Vec<Lanes>, Vec<Lanes>, f32);
+
 /// The input of a test case: several tensors, some with an affine map and LeakyReLU.
 struct Input {
     channels: Vec<usize>,
     tensors: Vec<Tensor>,
-    affine: Vec<Option<(Vec<Lanes>, Vec<Lanes>, f32)>>,
+    affine: Vec<Option<OwnedAffine>>,
     /// What the convolution sees: all channels, image by image.
     seen: Vec<f64>,
 }

@@ -158,16 +158,62 @@ unsafe fn pixels<V: F32x16, const O: usize, const P: usize>(row: &Row<O>, x: usi
         let OutputRow {
             output, residual, ..
         } = row.outputs[o];
-        for p in 0..P {
-            let mut y = acc[o][p];
-            let at = (x + p) * row.stride;
-            // SAFETY: the caller's promise on the output and the residual.
-            unsafe {
-                if !residual.is_null() {
-                    y = y.add(V::load(residual.add(at)));
-                }
-                row.activation.apply(y).store(output.add(at));
+        // SAFETY: the caller's promise on the output and the residual.
+        unsafe {
+            let start = x * row.stride;
+            finish(&acc[o], output.add(start), residual, start, row.stride);
+            activate::<V>(row.activation, output.add(start), P, row.stride);
+        }
+    }
+}
+
+/// Stores a tile's sums, with the residual added. The loops are plain enough to be unrolled: the sums
+/// must never be indexed by a variable, or they would live in memory.
+///
+/// # Safety
+/// `output` and, unless it is null, `residual + start` are valid for `P` pixels `stride` floats apart.
+#[inline(always)]
+pub unsafe fn finish<V: F32x16, const P: usize>(
+    sums: &[V; P],
+    output: *mut f32,
+    residual: *const f32,
+    start: usize,
+    stride: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if residual.is_null() {
+            for p in 0..P {
+                sums[p].store(output.add(p * stride));
             }
+        } else {
+            for p in 0..P {
+                let residual = V::load(residual.add(start + p * stride));
+                sums[p].add(residual).store(output.add(p * stride));
+            }
+        }
+    }
+}
+
+/// Applies an activation in place, to what was just stored.
+///
+/// # Safety
+/// `output` is valid for `pixels` pixels `stride` floats apart.
+#[inline(always)]
+pub unsafe fn activate<V: F32x16>(
+    activation: Activation,
+    output: *mut f32,
+    pixels: usize,
+    stride: usize,
+) {
+    if activation == Activation::None {
+        return;
+    }
+    for p in 0..pixels {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let at = output.add(p * stride);
+            activation.apply(V::load(at)).store(at);
         }
     }
 }

@@ -193,7 +193,7 @@ impl PackedWeights {
     }
 
     /// Of each `from` group: its channels, and the row where its weights start.
-    pub(super) fn from_groups(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+    pub(super) fn input_groups(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
         self.from
             .iter()
             .map(|group| (group.channels, group.row(0, self.taps)))
