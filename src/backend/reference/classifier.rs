@@ -177,3 +177,124 @@ impl ClassifierEngine for ReferenceClassifier {
         Ok(all)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::classifier::onnx::samples::{picture, samples};
+
+    /// Weights of a scalar of the logits.
+    fn weight(i: usize) -> f64 {
+        ((i * 31 + 7) % 17) as f64 / 8.0 - 1.0
+    }
+
+    fn scalar(engine: &ReferenceClassifier, pixels: &[f64]) -> f64 {
+        let logits = engine.logits_f64(pixels).unwrap();
+        logits.iter().enumerate().map(|(i, x)| weight(i) * x).sum()
+    }
+
+    #[test]
+    fn gradients_match_finite_differences() {
+        let mut operations = BTreeSet::new();
+        for (name, model) in samples() {
+            for graph in [model.import().unwrap(), model.load().unwrap()] {
+                operations.extend(graph.nodes.iter().map(|node| node.op.name()));
+                let engine = ReferenceClassifier::new(&graph);
+                let mut pixels = picture(graph.input_shape().elements());
+                let (logits, gradient) = engine
+                    .gradient_f64(&pixels, |_, gradient| {
+                        for (i, g) in gradient.iter_mut().enumerate() {
+                            *g = weight(i);
+                        }
+                    })
+                    .unwrap();
+                assert_eq!(logits, engine.logits_f64(&pixels).unwrap());
+                let largest = gradient.iter().fold(0.0f64, |m, g| m.max(g.abs()));
+                assert!(largest > 1e-3, "{name}");
+                for i in 0..pixels.len() {
+                    let (x, h) = (pixels[i], 1e-5);
+                    pixels[i] = x + h;
+                    let above = scalar(&engine, &pixels);
+                    pixels[i] = x - h;
+                    let below = scalar(&engine, &pixels);
+                    pixels[i] = x;
+                    let difference = (above - below) / (2.0 * h);
+                    assert!(
+                        (difference - gradient[i]).abs() < 1e-6 * largest,
+                        "{name}, pixel {i}: {} against {difference}",
+                        gradient[i]
+                    );
+                }
+            }
+        }
+        let all = [
+            "AveragePool",
+            "Binary",
+            "Concat",
+            "Conv",
+            "Expand",
+            "Gather",
+            "Gemm",
+            "LogSoftmax",
+            "Map",
+            "MatMul",
+            "MaxPool",
+            "Pad",
+            "Reduce",
+            "Reshape",
+            "ScaleShift",
+            "Slice",
+            "Softmax",
+            "Transpose",
+        ];
+        assert!(operations.into_iter().eq(all));
+    }
+
+    #[test]
+    fn engine_takes_batches_and_refuses_other_shapes() {
+        let (_, model) = &samples()[0];
+        let graph = model.load().unwrap();
+        let mut engine = ReferenceClassifier::new(&graph);
+        let shape = engine.input_shape();
+        let mut images = HostImages::zeroed(shape, 3).unwrap();
+        for i in 0..3 {
+            for (j, x) in images.image_mut(i).iter_mut().enumerate() {
+                *x = ((j * (i + 3)) % 11) as f64 / 11.0;
+            }
+        }
+        let all: Vec<_> = (0..3).map(|i| At::new(&images, i)).collect();
+        let logits = engine.logits(&all).unwrap();
+        assert_eq!(logits.len(), 3 * engine.classes());
+        let mut out = HostImages::zeroed(shape, 3).unwrap();
+        let mut seen = Vec::new();
+        let again = engine
+            .gradient(
+                &all[1..],
+                &mut |i, logits, gradient| {
+                    seen.push((i, logits.to_vec()));
+                    gradient[2] = 1.0;
+                },
+                &mut out,
+                1,
+            )
+            .unwrap();
+        assert_eq!(again, logits[engine.classes()..]);
+        assert_eq!(seen[1], (1, again[engine.classes()..].to_vec()));
+        assert!(out.image(0).iter().all(|&g| g == 0.0));
+        let (_, gradient) = engine
+            .gradient_f64(images.image(2), |_, gradient| gradient[2] = 1.0)
+            .unwrap();
+        assert_eq!(out.image(2), gradient);
+
+        let small = HostImages::zeroed(ImageShape { width: 4, ..shape }, 1).unwrap();
+        assert!(engine.logits(&[At::new(&small, 0)]).is_err());
+        assert!(
+            engine
+                .gradient(&all, &mut |_, _, _| {}, &mut out, 1)
+                .is_err()
+        );
+        assert!(engine.logits_f64(&[0.0; 5]).is_err());
+    }
+}

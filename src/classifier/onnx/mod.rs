@@ -8,7 +8,10 @@ mod elementwise;
 mod fold;
 mod layers;
 mod moves;
+mod normalization;
 pub mod proto;
+#[cfg(test)]
+pub mod samples;
 mod shapes;
 mod table;
 mod tensor;
@@ -17,7 +20,7 @@ mod tests;
 #[cfg(test)]
 pub mod write;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -239,6 +242,7 @@ fn input<'a>(
                     "input \"{name}\" is {shown}: its {axis} is fixed at {size}, not {wanted}"
                 ));
             }
+            (None, Some(0)) => return Err(format!("no image has {axis} 0")),
             (Some(size), _) => builder::size(size)?,
             (None, Some(wanted)) => builder::size(wanted.try_into().unwrap_or(-1))?,
         });
@@ -289,12 +293,28 @@ fn sorted(graph: &proto::Graph, items: &HashMap<&str, Option<Item>>) -> Result<V
         }
     }
     match missing.iter().position(|&count| count > 0) {
-        None => Ok(order),
+        None => Ok(needed(graph, order)),
         Some(index) => Err(format!(
             "is cyclic: node {} depends on itself",
             label(&graph.node[index])
         )),
     }
+}
+
+/// The nodes of `order` that the graph's outputs depend on.
+fn needed(graph: &proto::Graph, mut order: Vec<usize>) -> Vec<usize> {
+    let mut names: HashSet<&str> = graph.output.iter().map(|output| &*output.name).collect();
+    order.reverse();
+    order.retain(|&index| {
+        let node = &graph.node[index];
+        let used = (node.output.iter()).any(|name| names.contains(name.as_str()));
+        if used {
+            names.extend(node.input.iter().map(String::as_str));
+        }
+        used
+    });
+    order.reverse();
+    order
 }
 
 /// Settles on the first output that is a row of floats.

@@ -1,7 +1,7 @@
 //! The ONNX operators that can be run.
 
 use super::builder::{Call, Outputs};
-use super::{elementwise, layers, moves, shapes};
+use super::{elementwise, layers, moves, normalization, shapes};
 
 /// An operator.
 pub struct Operator {
@@ -71,6 +71,12 @@ pub const OPERATORS: &[Operator] = &[
     row("HardSigmoid", elementwise::map, ""),
     row("HardSwish", elementwise::map, ""),
     row("Identity", moves::identity, ""),
+    row("InstanceNormalization", normalization::instance, ""),
+    row(
+        "LayerNormalization",
+        normalization::layer,
+        "without the statistics",
+    ),
     row("LeakyRelu", elementwise::map, ""),
     row("Less", shapes::test, ON_CONSTANTS),
     row("LessOrEqual", shapes::test, ON_CONSTANTS),

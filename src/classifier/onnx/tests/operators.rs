@@ -80,7 +80,6 @@ fn approximate_gelu() {
     let pixels = picture(90);
     let expected: Vec<f64> = (pixels.iter())
         .map(|&x| {
-            let x = f64::from(x);
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
             0.5 * x * (1.0 + inner.tanh())
         })
@@ -176,7 +175,7 @@ fn same_padding_of_a_small_picture_with_long_strides() {
         )
         .node("Flatten", &["t"], &["y"], &[]);
     let pixels = picture(25);
-    let expected = [0, 4, 20, 24].map(|i| 2.0 * f64::from(pixels[i]));
+    let expected = [0, 4, 20, 24].map(|i| 2.0 * pixels[i]);
     assert_close(&logits(&model.load().unwrap()), &expected, 1e-7, "SAME");
 }
 
@@ -267,7 +266,7 @@ fn rounding_up_leaves_out_windows_beyond_the_picture() {
             .node(op, &["x"], &["t"], &attributes[..count])
             .node("Flatten", &["t"], &["y"], &[])
     };
-    let x = picture(5).into_iter().map(f64::from).collect::<Vec<_>>();
+    let x = picture(5);
     let average = logits(&pool("AveragePool", 3, 0).load().unwrap());
     let expected = [(x[0] + x[1] + x[2]) / 3.0, (x[3] + x[4]) / 2.0];
     assert_close(&average, &expected, 1e-7, "AveragePool");
@@ -367,7 +366,7 @@ fn reductions() {
         "ReduceSum of opset 11",
     );
     let nothing = one(18, "ReduceMean", &[], &[int("noop_with_empty_axes", 1)]);
-    let expected: Vec<f64> = picture(90).into_iter().map(f64::from).collect();
+    let expected = picture(90);
     assert_close(
         &logits(&nothing.load().unwrap()),
         &expected,
@@ -452,7 +451,7 @@ fn crops_by_negative_padding() {
         .node("Pad", &["x", "pads"], &["t"], &[])
         .node("Flatten", &["t"], &["y"], &[]);
     let x = picture(6);
-    let expected = [0.0, f64::from(x[2]), f64::from(x[3])];
+    let expected = [0.0, x[2], x[3]];
     assert_close(&logits(&model.load().unwrap()), &expected, 1e-9, "Pad");
 }
 
