@@ -272,11 +272,8 @@ impl Operation for Pair {
             .expect("the gradient is by one of the inputs");
         let broadcast = &self.broadcast;
         let run = broadcast.run_numbers();
-        // Sums and differences read neither operand, and may be given none.
-        let operands = [0, 1].map(|n| match self.op {
-            Binary::Add | Binary::Sub => numbers(pass.gradient),
-            _ => self.sides[n].get(pass.inputs),
-        });
+        let operands =
+            [0, 1].map(|n| slope_reads(self.op, side, n).then(|| self.sides[n].get(pass.inputs)));
         let gradient = numbers(pass.gradient);
         let whole = broadcast.is_whole(side);
         if !whole && !pass.accumulate {
@@ -285,19 +282,16 @@ impl Operation for Pair {
         let to = Shared::new(pass.to);
         let stretch = |i: usize, first: usize, count: usize| {
             let starts = broadcast.starts(i);
-            let at = |n: usize| match self.op {
-                Binary::Add | Binary::Sub => gradient.as_ptr(),
-                _ => operand(broadcast, n, operands[n], starts[n], first).0,
+            // What the derivative does not read is one group that exists.
+            let at = |n: usize| match operands[n] {
+                Some(data) => operand(broadcast, n, data, starts[n], first),
+                None => (gradient.as_ptr(), Along::Group),
             };
-            let along = [0, 1].map(|n| match self.op {
-                Binary::Add | Binary::Sub => Along::Group,
-                _ => broadcast.along(n),
-            });
             let moved = if broadcast.moves[side] { first } else { 0 };
             dispatch(StretchGradient {
                 op: self.op,
                 side,
-                operands: [(at(0), along[0]), (at(1), along[1])],
+                operands: [at(0), at(1)],
                 gradient: gradient[i * run + first..].as_ptr(),
                 // SAFETY: `starts` lies within the operand, as does what a stretch moves over.
                 to: unsafe { to.ptr().add(starts[side] + moved) },
@@ -319,13 +313,13 @@ impl Operation for Pair {
     }
 
     fn reads(&self) -> Reads {
-        let constant = (self.sides.iter()).any(|side| matches!(side, Side::Constant(_)));
+        let computed = |n: &usize| matches!(self.sides[*n], Side::Input(_));
+        let reads = |side: usize| {
+            let mut others = (0..2).filter(computed);
+            others.any(|n| slope_reads(self.op, side, n))
+        };
         Reads {
-            inputs: match self.op {
-                Binary::Add | Binary::Sub => false,
-                Binary::Mul => !constant,
-                _ => true,
-            },
+            inputs: (0..2).filter(computed).any(reads),
             output: false,
         }
     }
@@ -463,6 +457,15 @@ fn value<V: F32x16>(op: Binary, a: V, b: V) -> V {
 #[inline(always)]
 fn power(a: f32, b: f32) -> f32 {
     if b == 2.0 { a * a } else { a.powf(b) }
+}
+
+/// Whether the derivative by operand `side` depends on operand `n`.
+fn slope_reads(op: Binary, side: usize, n: usize) -> bool {
+    match op {
+        Binary::Add | Binary::Sub => false,
+        Binary::Mul => n != side,
+        _ => true,
+    }
 }
 
 /// The derivative by operand `side`, times `g`.
