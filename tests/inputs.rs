@@ -248,6 +248,27 @@ fn folders_are_listed_in_order_with_labels() {
     );
 }
 
+#[cfg(unix)]
+#[test]
+fn links_are_followed_and_those_that_lead_nowhere_fail_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    write(&data, "b.png", png(2, 2));
+    std::os::unix::fs::symlink("b.png", data.join("a.png")).unwrap();
+    std::os::unix::fs::symlink("gone.png", data.join("c.png")).unwrap();
+    std::os::unix::fs::symlink("gone", data.join("d")).unwrap();
+    let dataset = open(std::slice::from_ref(&data), None).unwrap();
+    assert_eq!(ids(&dataset), ["a.png", "b.png", "c.png"]);
+    let loaded: Vec<bool> = dataset.items().map(|i| dataset.load(&i).is_ok()).collect();
+    assert_eq!(loaded, [true, true, false]);
+    std::os::unix::fs::symlink(".", data.join("loop")).unwrap();
+    let error = open(&[data], None).unwrap_err().to_string();
+    assert!(
+        error.contains("a link to a folder that contains it"),
+        "{error}"
+    );
+}
+
 #[test]
 fn several_inputs_have_unique_ids() {
     let folder = tempfile::tempdir().unwrap();

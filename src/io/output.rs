@@ -191,7 +191,11 @@ impl RunFolder {
         let file = OpenOptions::new().create(true).append(true).open(&journal);
         let report = path.join("report.html");
         let report = match options.report {
-            true => Some(Mutex::new(Report::open(&report, description.command)?)),
+            true => Some(Mutex::new(Report::open(
+                &report,
+                description.command,
+                dataset.classes().cloned(),
+            )?)),
             false => None,
         };
         let run = RunFolder {

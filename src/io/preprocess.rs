@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 
+use super::dataset::{Dataset, Item};
 use super::picture::{Picture, check_size, rgb};
 use super::resample::{Filter, resample_f32, resample_u8};
 use super::sidecar::Sidecar;
@@ -189,6 +190,15 @@ impl Preprocess {
             fill,
             normalization,
         })
+    }
+
+    /// The classifier's input for a picture of a dataset.
+    ///
+    /// # Errors
+    /// The picture cannot be [read](Dataset::load) or [made fit](Self::apply); the message names it.
+    pub fn load(&self, dataset: &Dataset, item: &Item) -> Result<Picture> {
+        self.apply(dataset.load(item)?)
+            .map_err(|error| Error::file(&item.id, error.to_string()))
     }
 
     /// The classifier's input for a picture.
