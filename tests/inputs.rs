@@ -174,6 +174,7 @@ fn damaged_pictures_are_refused_in_one_line() {
     assert!(damage(folder, "p.jpg", &PROGRESSIVE_JPEG[..400]).contains("truncated JPEG"));
     assert!(damage(folder, "c.jpg", &CMYK_JPEG[..120]).contains("decoded"));
     assert!(damage(folder, "h.png", huge_png()).contains("50000×50000 pixels, too large"));
+    assert!(damage(folder, "h.jpg", huge_jpeg()).contains("50000×50000 pixels, too large"));
     assert!(damage(folder, "z.png", b"").contains("is empty (0 bytes)"));
     assert!(damage(folder, "n.png", b"no image at all").contains("is not an image"));
     for format in [
@@ -243,6 +244,27 @@ fn folders_are_listed_in_order_with_labels() {
     let error = Dataset::open(&[folder.join("other")], None, dataset()).unwrap_err();
     assert!(
         error.to_string().contains("no folder that --classes names"),
+        "{error}"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn links_are_followed_and_those_that_lead_nowhere_fail_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    write(&data, "b.png", png(2, 2));
+    std::os::unix::fs::symlink("b.png", data.join("a.png")).unwrap();
+    std::os::unix::fs::symlink("gone.png", data.join("c.png")).unwrap();
+    std::os::unix::fs::symlink("gone", data.join("d")).unwrap();
+    let dataset = open(std::slice::from_ref(&data), None).unwrap();
+    assert_eq!(ids(&dataset), ["a.png", "b.png", "c.png"]);
+    let loaded: Vec<bool> = dataset.items().map(|i| dataset.load(&i).is_ok()).collect();
+    assert_eq!(loaded, [true, true, false]);
+    std::os::unix::fs::symlink(".", data.join("loop")).unwrap();
+    let error = open(&[data], None).unwrap_err().to_string();
+    assert!(
+        error.contains("a link to a folder that contains it"),
         "{error}"
     );
 }

@@ -193,7 +193,7 @@ impl ArrayFile {
         let copied = copy(
             &mut // One byte more, so that the end is reached and the checksum compared.
         entry.take(bytes.saturating_add(1)),
-            &mut *unpacked,
+            &mut unpacked,
         )
         .map_err(|error| named(format!("cannot be unpacked: {error}")))?;
         drop(unpacked);

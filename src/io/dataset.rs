@@ -158,8 +158,8 @@ impl Dataset {
     }
 
     /// The class list it was opened with.
-    pub fn classes(&self) -> Option<&Classes> {
-        self.classes.as_deref()
+    pub fn classes(&self) -> Option<&Arc<Classes>> {
+        self.classes.as_ref()
     }
 
     /// The picture at `index`, below [`len`](Self::len).

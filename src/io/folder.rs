@@ -36,24 +36,16 @@ impl Folder {
         // A class folder may lie above `root`, which may be written as `.`.
         let absolute = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
         for entry in walk.into_iter().filter_entry(visible) {
-            let entry = entry.map_err(|error| {
-                let path = error.path().unwrap_or(root).to_owned();
-                match error.loop_ancestor() {
-                    Some(_) => Error::file(path, "is a link to a folder that contains it"),
-                    None => Error::Io {
-                        path,
-                        source: error.into(),
-                    },
-                }
-            })?;
-            if !entry.file_type().is_file() {
-                continue;
-            }
-            if !is_picture(entry.path()) {
+            let path = match entry {
+                Ok(entry) if entry.file_type().is_file() => entry.into_path(),
+                Ok(_) => continue,
+                Err(error) => missing_target(root, error)?,
+            };
+            if !is_picture(&path) {
                 others += 1;
                 continue;
             }
-            let relative = entry.path().strip_prefix(root).unwrap_or(entry.path());
+            let relative = path.strip_prefix(root).unwrap_or(&path);
             let label = classes.and_then(|classes| classes.label_of(&absolute.join(relative)));
             files.push((
                 relative.into(),
@@ -113,6 +105,20 @@ impl Folder {
     /// A picture's true label.
     pub fn label(&self, index: usize) -> Option<usize> {
         self.files[index].1.map(|label| label as usize)
+    }
+}
+
+/// The path of a link that leads nowhere: a picture that will fail by itself. Any other error ends the
+/// listing.
+fn missing_target(root: &Path, error: walkdir::Error) -> Result<PathBuf> {
+    let path = error.path().unwrap_or(root).to_owned();
+    if error.loop_ancestor().is_some() {
+        return Err(Error::file(path, "is a link to a folder that contains it"));
+    }
+    let source = std::io::Error::from(error);
+    match source.kind() {
+        std::io::ErrorKind::NotFound if path != root => Ok(path),
+        _ => Err(Error::Io { path, source }),
     }
 }
 

@@ -88,3 +88,66 @@ fn valid_filter(plane: &[f64], width: usize, kernel: &[f64]) -> Vec<f64> {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::picture::{planes_of, rgb};
+    use crate::io::resample::test_picture;
+
+    /// A smooth picture, and one with noise of up to `128 / weakness` levels.
+    fn pair(height: usize, width: usize, weakness: u8) -> (Vec<f32>, Vec<f32>) {
+        let smooth: Vec<u8> = (0..height * width * 3)
+            .map(|i| {
+                let (y, x, c) = (i / 3 / width, i / 3 % width, i % 3);
+                ((y * 7 + x * 3 + c * 40) % 200 + 28) as u8
+            })
+            .collect();
+        let noise = test_picture(height, width);
+        let noisy: Vec<u8> = smooth
+            .iter()
+            .zip(&noise)
+            .map(|(&s, &n)| {
+                let noise = i32::from(n / weakness) - i32::from(128 / weakness);
+                (i32::from(s) + noise).clamp(0, 255) as u8
+            })
+            .collect();
+        (planes_of(&smooth), planes_of(&noisy))
+    }
+
+    #[test]
+    fn numbers_are_those_of_scikit_image() {
+        // scikit-image 0.26: peak_signal_noise_ratio, and structural_similarity with
+        // gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1.
+        for (height, width, weakness, psnr_there, ssim_there) in [
+            (20, 17, 8, 28.810096821665102, 0.8228221648104639),
+            (11, 11, 4, 22.794812256125816, 0.4769538637205197),
+            (33, 40, 16, 34.8051947193131, 0.9575616151468024),
+        ] {
+            let (a, b) = pair(height, width, weakness);
+            assert!((psnr(&a, &b) - psnr_there).abs() < 1e-9);
+            let ssim_here = ssim(rgb(height, width), &a, &b);
+            assert!(
+                (ssim_here - ssim_there).abs() < 1e-9,
+                "{ssim_here} {ssim_there}"
+            );
+        }
+    }
+
+    #[test]
+    fn equal_pictures_are_perfect_at_any_size() {
+        for (height, width) in [(1, 1), (2, 30), (10, 11), (30, 2)] {
+            let (a, _) = pair(height, width, 8);
+            assert_eq!(psnr(&a, &a), f64::INFINITY);
+            assert!((ssim(rgb(height, width), &a, &a) - 1.0).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn small_pictures_have_a_smaller_window() {
+        // One pixel: the variances vanish and the means remain.
+        let (a, b) = ([0.5; 3], [0.25; 3]);
+        let luminance = (2.0 * 0.5 * 0.25 + C1) / (0.5 * 0.5 + 0.25 * 0.25 + C1);
+        assert!((ssim(rgb(1, 1), &a, &b) - luminance).abs() < 1e-12);
+    }
+}

@@ -184,3 +184,55 @@ impl RowWriter {
         self.file.finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        let mut bytes = Vec::new();
+        write_f32(&mut bytes, &[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap();
+        let header = Header::read(&mut bytes.as_slice()).unwrap();
+        assert_eq!(
+            (header.descr.as_str(), header.fortran_order),
+            ("<f4", false)
+        );
+        assert_eq!(header.shape, [2, 3]);
+        assert_eq!(header.data_offset as usize + 24, bytes.len());
+    }
+
+    #[test]
+    fn rows_become_an_array() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("logits.npy");
+        let mut rows = RowWriter::create(&path, 3).unwrap();
+        for i in 0..5 {
+            rows.push(&[i as f32, 0.5, -1.0]).unwrap();
+        }
+        assert!(rows.push(&[1.0]).is_err());
+        assert!(!path.exists());
+        rows.finish().unwrap();
+        // An independent reader.
+        let bytes = std::fs::read(&path).unwrap();
+        let array = npyz::NpyFile::new(bytes.as_slice()).unwrap();
+        assert_eq!(array.shape(), [5, 3]);
+        let values: Vec<f32> = array.into_vec().unwrap();
+        assert_eq!(values[12..], [4.0, 0.5, -1.0]);
+    }
+
+    #[test]
+    fn headers_are_read_whatever_their_order_and_quotes() {
+        let text = "{\"shape\": (7,), 'fortran_order': True, 'descr': '|u1'}";
+        assert_eq!(parse(text), Some(("|u1".into(), true, vec![7])));
+        let structured = "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': ()}";
+        assert_eq!(parse(structured), Some(("?".into(), false, vec![])));
+        for wrong in [
+            "",
+            "{}",
+            "{'descr': '<f4', 'fortran_order': 1, 'shape': (1,)}",
+        ] {
+            assert_eq!(parse(wrong), None);
+        }
+    }
+}

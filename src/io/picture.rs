@@ -106,7 +106,7 @@ impl Picture {
     pub fn from_rgb8(bytes: &[u8], shape: ImageShape) -> Picture {
         Picture {
             shape,
-            pixels: planes(bytes, 3, |byte| f32::from(byte) / 255.0),
+            pixels: planes_of(bytes),
             eight_bit: true,
         }
     }
@@ -149,6 +149,11 @@ fn planes<T: Copy>(samples: &[T], channels: usize, float: impl Fn(T) -> f32) -> 
         );
     }
     pixels
+}
+
+/// Interleaved 8-bit RGB to CHW floats in `[0, 1]`.
+pub fn planes_of(bytes: &[u8]) -> Vec<f32> {
+    planes(bytes, 3, |byte| f32::from(byte) / 255.0)
 }
 
 /// CHW floats in `[0, 1]` to interleaved 8-bit RGB, rounded to nearest (halves up).
@@ -252,4 +257,56 @@ fn jpeg_is_whole(bytes: &[u8]) -> bool {
     }
     // Without a scan the file is not truncated but no picture: the decoder says why.
     !scanning
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_survive_the_way_to_floats_and_back() {
+        let bytes: Vec<u8> = (0..=255).flat_map(|b| [b, 255 - b, b / 2]).collect();
+        let picture = Picture::from_rgb8(&bytes, rgb(16, 16));
+        assert_eq!(picture.to_rgb8(), bytes);
+        let mut png = Vec::new();
+        write_png(&mut png, picture.shape, &picture.pixels).unwrap();
+        assert_eq!(Picture::decode(&png).unwrap(), picture);
+    }
+
+    #[test]
+    fn floats_round_to_the_nearest_byte() {
+        let pixels = [
+            0.0,
+            0.499 / 255.0,
+            0.501 / 255.0,
+            1.0,
+            254.4 / 255.0,
+            f32::MIN_POSITIVE,
+        ];
+        assert_eq!(rgb8(&pixels), [0, 1, 254, 0, 255, 0]);
+    }
+
+    #[test]
+    fn hashes_name_pixels_and_size() {
+        let picture = |height, width, last| {
+            let mut bytes = vec![7; 36];
+            bytes[35] = last;
+            Picture::from_rgb8(&bytes, rgb(height, width)).hash()
+        };
+        assert_eq!(picture(3, 4, 7), picture(3, 4, 7));
+        assert_ne!(picture(3, 4, 7), picture(4, 3, 7));
+        assert_ne!(picture(3, 4, 7), picture(3, 4, 8));
+    }
+
+    #[test]
+    fn a_jpeg_ends_at_its_own_end_marker() {
+        let start = [0xff, 0xd8];
+        // A segment that holds a whole thumbnail, end marker and all, is no end.
+        let thumbnail = [0xff, 0xe1, 0, 6, 0xff, 0xd8, 0xff, 0xd9];
+        let scan = [0xff, 0xda, 0, 2, 1, 2, 0xff, 0x00, 0xff, 0xd0, 3];
+        let whole = [&start[..], &thumbnail, &scan, &[0xff, 0xff, 0xd9, 9, 9]].concat();
+        assert!(jpeg_is_whole(&whole));
+        assert!(!jpeg_is_whole(&[&start[..], &thumbnail, &scan].concat()));
+        assert!(!jpeg_is_whole(&[&start[..], &scan, &[0xff]].concat()));
+    }
 }

@@ -9,10 +9,12 @@ mod thumbnail;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
+use crate::io::Classes;
 use crate::io::output::{Counts, Pixels, write_error};
 use crate::io::record::ImageRecord;
 
@@ -31,11 +33,13 @@ pub struct Report {
     path: PathBuf,
     file: File,
     pictures: usize,
+    /// Names for labels.
+    classes: Option<Arc<Classes>>,
 }
 
 impl Report {
     /// Starts a report, or goes on with the one that is there; a line that a crash tore is cut off.
-    pub fn open(path: &Path, command: &str) -> Result<Report> {
+    pub fn open(path: &Path, command: &str, classes: Option<Arc<Classes>>) -> Result<Report> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -47,6 +51,7 @@ impl Report {
             path: path.to_owned(),
             file,
             pictures: 0,
+            classes,
         };
         let head = HEAD
             .replace("{command}", command)
@@ -94,7 +99,7 @@ impl Report {
         if self.pictures >= MAX_PICTURES {
             return Ok(());
         }
-        let mut picture = json!({ "result": record });
+        let mut picture = json!({ "result": record, "names": self.names(record) });
         if let Some(Pixels {
             shape,
             input,
@@ -114,6 +119,16 @@ impl Report {
         self.line("add", &picture)?;
         self.pictures += 1;
         Ok(())
+    }
+
+    /// The names of a record's labels, by label.
+    fn names(&self, record: &ImageRecord) -> Map<String, Value> {
+        let labels = [record.label, record.input_label, record.output_label];
+        let named = labels.into_iter().flatten().filter_map(|label| {
+            let name = self.classes.as_ref()?.name(label)?;
+            Some((label.to_string(), Value::from(name)))
+        });
+        named.collect()
     }
 
     /// Writes the run's totals.
@@ -164,7 +179,7 @@ mod tests {
     fn markup_in_names_stays_text() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("report.html");
-        let mut report = Report::open(&path, "purify").unwrap();
+        let mut report = Report::open(&path, "purify", None).unwrap();
         let head = read(&path).len();
         report
             .add(&record("</script><script>alert(1)//\u{2028}&"), None)
@@ -176,14 +191,32 @@ mod tests {
     }
 
     #[test]
+    fn labels_have_their_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let list = folder.path().join("classes.txt");
+        std::fs::write(&list, "n1\ttench\nn2\t<b>\nn3\tshark\n").unwrap();
+        let classes = Arc::new(Classes::open(&list).unwrap());
+        let path = folder.path().join("report.html");
+        let mut report = Report::open(&path, "purify", Some(classes)).unwrap();
+        let record = ImageRecord {
+            input_label: Some(1),
+            output_label: Some(9),
+            label: Some(0),
+            ..record("a.png")
+        };
+        report.add(&record, None).unwrap();
+        assert!(read(&path).contains(r#""names":{"0":"tench","1":"\u003cb\u003e"}"#));
+    }
+
+    #[test]
     fn a_report_goes_on_after_a_crash() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("report.html");
-        let mut report = Report::open(&path, "purify").unwrap();
+        let mut report = Report::open(&path, "purify", None).unwrap();
         report.add(&record("a.png"), None).unwrap();
         let whole = read(&path);
         std::fs::write(&path, whole.clone() + "<script>add({\"resu").unwrap();
-        let mut report = Report::open(&path, "purify").unwrap();
+        let mut report = Report::open(&path, "purify", None).unwrap();
         assert_eq!(report.pictures, 1);
         assert_eq!(read(&path), whole);
         report.add(&record("b.png"), None).unwrap();
@@ -193,7 +226,7 @@ mod tests {
         assert_eq!(text.matches("<script>add(").count(), 2);
         assert_eq!(text.matches("<script>total(").count(), 1);
         // Another command's report is not gone on with.
-        Report::open(&path, "attack").unwrap();
+        Report::open(&path, "attack", None).unwrap();
         assert!(!read(&path).contains("<script>add("));
     }
 
@@ -201,7 +234,7 @@ mod tests {
     fn a_report_needs_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("report.html");
-        let mut report = Report::open(&path, "purify").unwrap();
+        let mut report = Report::open(&path, "purify", None).unwrap();
         let pixels = vec![0.25; 3 * 8 * 8];
         let pixels = Pixels {
             shape: rgb(8, 8),
@@ -220,7 +253,7 @@ mod tests {
     fn a_report_stays_small_enough_to_open() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("report.html");
-        let mut report = Report::open(&path, "purify").unwrap();
+        let mut report = Report::open(&path, "purify", None).unwrap();
         for i in 0..MAX_PICTURES + 5 {
             report.add(&record(&i.to_string()), None).unwrap();
         }

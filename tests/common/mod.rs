@@ -76,6 +76,19 @@ pub fn huge_png() -> Vec<u8> {
     bytes
 }
 
+/// A JPEG whose header declares 50,000 × 50,000 pixels.
+pub fn huge_jpeg() -> Vec<u8> {
+    let mut bytes = jpeg(16, 16);
+    let frame = bytes
+        .windows(2)
+        .position(|marker| marker == [0xff, 0xc0])
+        .unwrap();
+    for side in [frame + 5, frame + 7] {
+        bytes[side..side + 2].copy_from_slice(&50_000u16.to_be_bytes());
+    }
+    bytes
+}
+
 /// A `.npy` file with this header and these data.
 pub fn npy_header(descr: &str, fortran: bool, shape: &str, data: &[u8]) -> Vec<u8> {
     let order = if fortran { "True" } else { "False" };
