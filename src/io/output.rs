@@ -571,8 +571,8 @@ pub fn write_error(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Err
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::defense::Verdict;
     use crate::io::picture::{Picture, rgb};
-    use crate::io::record::Verdict;
 
     /// A folder `in` with three pictures, and one beside it for a run.
     struct Fixture {

@@ -1,6 +1,8 @@
 //! The victim in float64.
 
-use super::ops::{self, Operand};
+pub mod ops;
+
+use self::ops::Operand;
 use crate::backend::host::HostImages;
 use crate::backend::{At, ClassifierEngine, ImageBuffer, ImageShape, LossGradient};
 use crate::classifier::{Graph, ValueId};

@@ -3,7 +3,6 @@
 
 pub mod classifier;
 pub mod dip;
-pub mod ops;
 
 pub use classifier::ReferenceClassifier;
 pub use dip::ReferenceDip;

@@ -12,7 +12,7 @@ use super::norm::{self, Norm, Statistics};
 use super::resample::{fold_border, reflect_border, upsample, upsample_gradient};
 use super::view::View;
 use crate::backend::cpu::simd::{Isa, LANES, Lanes};
-use crate::backend::reference::ops::{self, Tensor};
+use crate::backend::reference::dip::ops::{self, Tensor};
 use crate::dip::{Padding, Upsample};
 use crate::random::{Purpose, RandomKey};
 

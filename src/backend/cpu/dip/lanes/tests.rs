@@ -10,7 +10,6 @@ fn key(tile: u32) -> RandomKey {
     RandomKey {
         seed: 11,
         image: 7,
-        restart: 1,
         tile,
     }
 }
