@@ -132,7 +132,7 @@ pub struct RunFolder {
     /// Ids of pictures that an earlier run finished, hashed.
     finished: HashSet<u128>,
     journal: Mutex<Journal>,
-    report: Option<Mutex<Report>>,
+    report: Option<Report>,
     _lock: File,
 }
 
@@ -191,11 +191,11 @@ impl RunFolder {
         let file = OpenOptions::new().create(true).append(true).open(&journal);
         let report = path.join("report.html");
         let report = match options.report {
-            true => Some(Mutex::new(Report::open(
+            true => Some(Report::open(
                 &report,
                 description.command,
                 dataset.classes().cloned(),
-            )?)),
+            )?),
             false => None,
         };
         let run = RunFolder {
@@ -249,7 +249,6 @@ impl RunFolder {
             record.output = Some(super::names::id_of(&name));
         }
         if let Some(report) = &self.report {
-            let mut report = report.lock().expect("no thread panics with the report");
             report.add(&record, pixels)?;
         }
         let path = self.path.join("results.jsonl");
@@ -269,7 +268,6 @@ impl RunFolder {
     pub fn close(self, state: RunState, more: &Map<String, Value>) -> Result<Counts> {
         let counts = self.counts();
         if let Some(report) = &self.report {
-            let mut report = report.lock().expect("no thread panics with the report");
             report.total(counts)?;
         }
         self.describe(state, more)?;
