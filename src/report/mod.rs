@@ -15,8 +15,9 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::io::Classes;
-use crate::io::output::{Counts, Pixels, write_error};
+use crate::io::output::{Counts, Pixels};
 use crate::io::record::ImageRecord;
+use crate::io::replace::write_error;
 
 /// The most pictures that a report shows; a browser does not take millions.
 pub const MAX_PICTURES: usize = 1000;
