@@ -23,7 +23,6 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Result};
-use crate::io::output::Counts;
 
 /// Removes adversarial noise from images, for any image classifier.
 #[derive(Debug, Parser)]
@@ -82,21 +81,6 @@ pub enum Outcome {
     },
     /// The user stopped it; what was finished is kept.
     Interrupted,
-}
-
-impl Outcome {
-    /// How a run with these counts ended.
-    pub fn of(counts: Counts, interrupted: bool) -> Outcome {
-        let Counts { done, failed, .. } = counts;
-        match (interrupted, failed) {
-            (true, _) => Outcome::Interrupted,
-            (false, 0) => Outcome::Done,
-            (false, _) => Outcome::SomeFailed {
-                failed,
-                of: done + failed,
-            },
-        }
-    }
 }
 
 /// Parses the command line, prepares logging and threads, runs the command, and makes its end an exit
