@@ -213,6 +213,55 @@ fn cutting_a_file_anywhere_never_panics() {
 }
 
 #[test]
+fn flipping_bytes_never_panics() {
+    let folder = tempfile::tempdir().unwrap();
+    let rgba = DynamicImage::ImageRgba8(picture(12, 9).to_rgba8());
+    let mut files = vec![
+        ("npy", npy_f32(&[1, 3, 2, 2], &[0.5; 12])),
+        (
+            "npz",
+            npz(&[("x", npy_u8(&[1, 3, 2, 2], &[1; 12])), ("y", npy_i64(&[1]))]),
+        ),
+        ("bin", cifar(&[1])),
+        ("jsonl", br#"{"file": "a.png", "label": 1}"#.to_vec()),
+        ("jpg", CMYK_JPEG.to_vec()),
+        ("jpg", PROGRESSIVE_JPEG.to_vec()),
+        ("jpg", TURNED_JPEG.to_vec()),
+    ];
+    for format in [
+        ImageFormat::Png,
+        ImageFormat::Gif,
+        ImageFormat::Tiff,
+        ImageFormat::WebP,
+        ImageFormat::Bmp,
+    ] {
+        files.push((format.extensions_str()[0], encode(&rgba, format)));
+    }
+    let mut random = 1u64;
+    let mut next = |below: usize| {
+        random = random
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (random >> 33) as usize % below
+    };
+    for (extension, bytes) in files {
+        for _ in 0..60 {
+            let mut damaged = bytes.clone();
+            for _ in 0..=next(4) {
+                // Mostly the head, where sizes and offsets are.
+                let reach = if next(2) == 0 { 64 } else { damaged.len() };
+                let at = next(reach.min(damaged.len()));
+                damaged[at] = [0, 0xff, 0x7f, next(256) as u8][next(4)];
+            }
+            let path = write(folder.path(), &format!("x.{extension}"), &damaged);
+            if let Ok(dataset) = open(&[path], None) {
+                let _ = dataset.load(&dataset.item(0));
+            }
+        }
+    }
+}
+
+#[test]
 fn folders_are_listed_in_order_with_labels() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

@@ -33,7 +33,7 @@ pub struct Preprocessing {
     /// Use no such file
     #[arg(long)]
     pub no_sidecar: bool,
-    /// Resize to the classifier's input size, height first
+    /// Resize to the classifier's input size, height first; pictures that have it stay as they are
     #[arg(long, value_name = "HxW")]
     pub size: Option<Size>,
     /// Share of the resized picture's shorter side that the centre crop keeps [default: the sidecar's,

@@ -30,34 +30,25 @@ pub fn ssim(shape: ImageShape, a: &[f32], b: &[f32]) -> f64 {
     let plane = shape.height * shape.width;
     let channels = a.chunks_exact(plane).zip(b.chunks_exact(plane));
     let sum: f64 = channels
-        .map(|(a, b)| {
-            let filtered = |f: &dyn Fn(f64, f64) -> f64| {
-                let product: Vec<f64> = a
-                    .iter()
-                    .zip(b)
-                    .map(|(&a, &b)| f(a.into(), b.into()))
-                    .collect();
-                valid_filter(&product, shape.width, &kernel)
-            };
-            let mean_a = filtered(&|a, _| a);
-            let mean_b = filtered(&|_, b| b);
-            let square_a = filtered(&|a, _| a * a);
-            let square_b = filtered(&|_, b| b * b);
-            let product = filtered(&|a, b| a * b);
-            let places = mean_a.len();
-            let sum: f64 = (0..places)
-                .map(|i| {
-                    let (ma, mb) = (mean_a[i], mean_b[i]);
-                    let (va, vb) = (square_a[i] - ma * ma, square_b[i] - mb * mb);
-                    let covariance = product[i] - ma * mb;
-                    (2.0 * ma * mb + C1) * (2.0 * covariance + C2)
-                        / ((ma * ma + mb * mb + C1) * (va + vb + C2))
-                })
-                .sum();
-            sum / places as f64
-        })
+        .map(|(a, b)| ssim_of_plane(a, b, shape.width, &kernel))
         .sum();
     sum / shape.channels as f64
+}
+
+/// SSIM of one channel.
+fn ssim_of_plane(a: &[f32], b: &[f32], width: usize, kernel: &[f64]) -> f64 {
+    let mean_a = local_mean(a, b, width, kernel, |a, _| a);
+    let mean_b = local_mean(a, b, width, kernel, |_, b| b);
+    let square_a = local_mean(a, b, width, kernel, |a, _| a * a);
+    let square_b = local_mean(a, b, width, kernel, |_, b| b * b);
+    let product = local_mean(a, b, width, kernel, |a, b| a * b);
+    let at = |i: usize| {
+        let (ma, mb) = (mean_a[i], mean_b[i]);
+        let (va, vb) = (square_a[i] - ma * ma, square_b[i] - mb * mb);
+        let covariance = product[i] - ma * mb;
+        (2.0 * ma * mb + C1) * (2.0 * covariance + C2) / ((ma * ma + mb * mb + C1) * (va + vb + C2))
+    };
+    (0..mean_a.len()).map(at).sum::<f64>() / mean_a.len() as f64
 }
 
 /// A Gaussian of `n` taps that sum to 1.
@@ -69,24 +60,40 @@ fn gaussian(n: usize) -> Vec<f64> {
     weights.iter().map(|weight| weight / sum).collect()
 }
 
-/// Filters rows and columns with `kernel` where it fits.
-fn valid_filter(plane: &[f64], width: usize, kernel: &[f64]) -> Vec<f64> {
-    let narrow = width + 1 - kernel.len();
-    let rows: Vec<f64> = plane
-        .chunks_exact(width)
-        .flat_map(|row| row.windows(kernel.len()))
-        .map(|window| window.iter().zip(kernel).map(|(x, k)| x * k).sum())
-        .collect();
-    let height = rows.len() / narrow + 1 - kernel.len();
-    let mut out = vec![0.0; height * narrow];
+/// `f` of the two pictures, filtered with `kernel` along rows and columns where it fits.
+fn local_mean(
+    a: &[f32],
+    b: &[f32],
+    width: usize,
+    kernel: &[f64],
+    f: impl Fn(f64, f64) -> f64,
+) -> Vec<f64> {
+    let (height, narrow) = (a.len() / width, width + 1 - kernel.len());
+    let mut rows = vec![0.0; height * narrow];
+    let mut row = vec![0.0; width];
+    let inputs = a.chunks_exact(width).zip(b.chunks_exact(width));
+    for ((a, b), out) in inputs.zip(rows.chunks_exact_mut(narrow)) {
+        for (value, (&a, &b)) in row.iter_mut().zip(a.iter().zip(b)) {
+            *value = f(a.into(), b.into());
+        }
+        for (i, &k) in kernel.iter().enumerate() {
+            add_scaled(out, k, &row[i..]);
+        }
+    }
+    let mut out = vec![0.0; (height + 1 - kernel.len()) * narrow];
     for (y, out) in out.chunks_exact_mut(narrow).enumerate() {
         for (row, &k) in rows[y * narrow..].chunks_exact(narrow).zip(kernel) {
-            for (out, x) in out.iter_mut().zip(row) {
-                *out += k * x;
-            }
+            add_scaled(out, k, row);
         }
     }
     out
+}
+
+/// `out += k·x`.
+fn add_scaled(out: &mut [f64], k: f64, x: &[f64]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        *out += k * x;
+    }
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub mod output;
 pub mod picture;
 pub mod preprocess;
 pub mod record;
+pub mod replace;
 pub mod resample;
 pub mod sidecar;
 

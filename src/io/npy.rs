@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 
 use npyz::WriterBuilder;
 
+use super::replace::Replacement;
 use crate::error::{Error, Result};
 
 /// The longest header that is read; NumPy itself refuses more than 10,000 bytes.
@@ -132,7 +133,7 @@ pub fn write_f32(out: impl Write, shape: &[usize], values: &[f32]) -> std::io::R
 /// A float32 `.npy` file that is filled row by row, its number of rows known only at the end: the
 /// logits of a classification.
 pub struct RowWriter {
-    file: super::output::Replacement,
+    file: Replacement,
     columns: usize,
     rows: usize,
 }
@@ -143,7 +144,7 @@ impl RowWriter {
 
     /// Starts `path` with rows of `columns` numbers; the file appears when it is finished.
     pub fn create(path: &std::path::Path, columns: usize) -> Result<RowWriter> {
-        let mut file = super::output::Replacement::create(path)?;
+        let mut file = Replacement::create(path)?;
         file.write(&[0; Self::HEADER])?;
         Ok(RowWriter {
             file,

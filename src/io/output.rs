@@ -13,7 +13,7 @@
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -27,6 +27,7 @@ use super::names::OutputNames;
 use super::npy;
 use super::picture::write_png;
 use super::record::ImageRecord;
+use super::replace::{Replacement, remove_unfinished, replace, write_error};
 use crate::backend::ImageShape;
 use crate::error::{Error, Result};
 use crate::report::Report;
@@ -132,7 +133,7 @@ pub struct RunFolder {
     /// Ids of pictures that an earlier run finished, hashed.
     finished: HashSet<u128>,
     journal: Mutex<Journal>,
-    report: Option<Mutex<Report>>,
+    report: Option<Report>,
     _lock: File,
 }
 
@@ -191,11 +192,11 @@ impl RunFolder {
         let file = OpenOptions::new().create(true).append(true).open(&journal);
         let report = path.join("report.html");
         let report = match options.report {
-            true => Some(Mutex::new(Report::open(
+            true => Some(Report::open(
                 &report,
                 description.command,
                 dataset.classes().cloned(),
-            )?)),
+            )?),
             false => None,
         };
         let run = RunFolder {
@@ -249,7 +250,6 @@ impl RunFolder {
             record.output = Some(super::names::id_of(&name));
         }
         if let Some(report) = &self.report {
-            let mut report = report.lock().expect("no thread panics with the report");
             report.add(&record, pixels)?;
         }
         let path = self.path.join("results.jsonl");
@@ -269,7 +269,6 @@ impl RunFolder {
     pub fn close(self, state: RunState, more: &Map<String, Value>) -> Result<Counts> {
         let counts = self.counts();
         if let Some(report) = &self.report {
-            let mut report = report.lock().expect("no thread panics with the report");
             report.total(counts)?;
         }
         self.describe(state, more)?;
@@ -387,18 +386,6 @@ fn remove_run(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes what a run that was killed had begun to write.
-fn remove_unfinished(folder: &Path) {
-    for entry in walkdir::WalkDir::new(folder).into_iter().flatten() {
-        if entry.file_type().is_file()
-            && entry.file_name().to_string_lossy().starts_with(UNFINISHED)
-        {
-            // It is in nobody's way.
-            let _ = std::fs::remove_file(entry.path());
-        }
-    }
-}
-
 fn remove_file(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path)(error)),
@@ -490,402 +477,5 @@ fn read_journal(path: &Path) -> Result<HashSet<u128>> {
     Ok(finished)
 }
 
-/// How the names of files start that have not got their own yet.
-const UNFINISHED: &str = ".backstitch-";
-
-/// A file that is written beside its name and takes it when it is finished.
-#[derive(Debug)]
-pub struct Replacement {
-    path: PathBuf,
-    file: std::io::BufWriter<tempfile::NamedTempFile>,
-}
-
-impl Replacement {
-    /// Starts the file that shall be called `path`.
-    pub fn create(path: &Path) -> Result<Replacement> {
-        let folder = match path.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(UNFINISHED);
-        // Temporary files are private by default; results have the permissions of any new file.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let file = builder.tempfile_in(folder).map_err(write_error(path))?;
-        Ok(Replacement {
-            path: path.to_owned(),
-            file: std::io::BufWriter::new(file),
-        })
-    }
-
-    /// Appends.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(write_error(&self.path))
-    }
-
-    /// Replaces the first bytes.
-    pub fn write_at_start(&mut self, bytes: &[u8]) -> Result<()> {
-        let start = self.file.seek(SeekFrom::Start(0));
-        start
-            .and_then(|_| self.file.write_all(bytes))
-            .and_then(|()| self.file.seek(SeekFrom::End(0)))
-            .map_err(write_error(&self.path))?;
-        Ok(())
-    }
-
-    /// Puts the file in its place, on disk.
-    pub fn finish(self) -> Result<()> {
-        let path = &self.path;
-        let file = self
-            .file
-            .into_inner()
-            .map_err(|error| write_error(path)(error.into_error()))?;
-        file.as_file().sync_all().map_err(write_error(path))?;
-        file.persist(path)
-            .map_err(|error| write_error(path)(error.error))?;
-        Ok(())
-    }
-}
-
-/// Writes a whole file beside its name and renames it.
-pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = Replacement::create(path)?;
-    file.write(bytes)?;
-    file.finish()
-}
-
-/// An error in writing `path`; a full disk gets the way out.
-pub fn write_error(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
-    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-    let path = path.as_ref().to_path_buf();
-    move |error| match error.kind() {
-        StorageFull | QuotaExceeded => Error::file(
-            path,
-            "the disk is full; finished results are kept: make room and go on with --resume",
-        ),
-        _ => Error::io(path)(error),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::defense::Verdict;
-    use crate::io::picture::{Picture, rgb};
-
-    /// A folder `in` with three pictures, and one beside it for a run.
-    struct Fixture {
-        folder: tempfile::TempDir,
-        dataset: Dataset,
-    }
-
-    fn fixture() -> Fixture {
-        let folder = tempfile::tempdir().unwrap();
-        let inputs = folder.path().join("in");
-        std::fs::create_dir_all(inputs.join("n1")).unwrap();
-        for name in ["a.png", "n1/b.png", "n1/c.png"] {
-            let mut png = Vec::new();
-            write_png(&mut png, rgb(2, 2), &[0.2; 12]).unwrap();
-            std::fs::write(inputs.join(name), png).unwrap();
-        }
-        let dataset = Dataset::open(&[inputs], None, None).unwrap();
-        Fixture { folder, dataset }
-    }
-
-    impl Fixture {
-        fn out(&self) -> PathBuf {
-            self.folder.path().join("out")
-        }
-
-        fn open(&self, existing: Existing) -> Result<RunFolder> {
-            self.open_with(
-                existing,
-                json!({"seed": 1, "eps": 4.0 / 255.0}),
-                SaveFormat::Png,
-            )
-        }
-
-        fn open_with(
-            &self,
-            existing: Existing,
-            configuration: Value,
-            save: SaveFormat,
-        ) -> Result<RunFolder> {
-            let options = RunOptions {
-                path: self.out(),
-                existing,
-                save,
-                report: true,
-            };
-            let description = RunDescription {
-                command: "purify",
-                configuration,
-                more: Map::new(),
-            };
-            RunFolder::open(&options, description, &self.dataset)
-        }
-
-        /// Records picture `index`, its output flat.
-        fn record(&self, run: &RunFolder, index: usize, level: f32) {
-            let item = self.dataset.item(index);
-            let record = ImageRecord {
-                verdict: Some(Verdict::Clean),
-                ..ImageRecord::of(&item)
-            };
-            let pixels = Pixels {
-                shape: rgb(2, 2),
-                input: &[0.2; 12],
-                output: &[level; 12],
-            };
-            run.record(record, Some(pixels)).unwrap();
-        }
-
-        fn fail(&self, run: &RunFolder, index: usize) {
-            let error = Error::invalid("damaged");
-            let record = ImageRecord::failed(&self.dataset.item(index), &error);
-            run.record(record, None).unwrap();
-        }
-
-        fn results(&self) -> Vec<Value> {
-            let text = std::fs::read_to_string(self.out().join("results.jsonl")).unwrap();
-            text.lines()
-                .map(|line| serde_json::from_str(line).unwrap())
-                .collect()
-        }
-
-        fn run_json(&self) -> Value {
-            let text = std::fs::read_to_string(self.out().join("run.json")).unwrap();
-            serde_json::from_str(&text).unwrap()
-        }
-
-        /// Files and folders of the run folder.
-        fn files(&self) -> Vec<String> {
-            let walk = walkdir::WalkDir::new(self.out())
-                .min_depth(1)
-                .sort_by_file_name();
-            walk.into_iter()
-                .map(|entry| {
-                    super::super::names::id_of(
-                        entry.unwrap().path().strip_prefix(self.out()).unwrap(),
-                    )
-                })
-                .collect()
-        }
-    }
-
-    #[test]
-    fn a_run_leaves_pictures_results_and_a_description() {
-        let fixture = fixture();
-        let run = fixture.open(Existing::Refuse).unwrap();
-        assert_eq!(fixture.run_json()["state"], "running");
-        fixture.record(&run, 0, 0.4);
-        // On disk before the next picture.
-        assert_eq!(fixture.results().len(), 1);
-        fixture.record(&run, 1, 0.7);
-        fixture.fail(&run, 2);
-        let more = json!({"device": "cpu"}).as_object().unwrap().clone();
-        let counts = run.close(RunState::Done, &more).unwrap();
-        assert_eq!(
-            counts,
-            Counts {
-                total: 3,
-                resumed: 0,
-                done: 2,
-                failed: 1
-            }
-        );
-        assert_eq!(
-            fixture.files(),
-            [
-                ".lock",
-                "images",
-                "images/a.png",
-                "images/n1",
-                "images/n1/b.png",
-                "report.html",
-                "results.jsonl",
-                "run.json"
-            ]
-        );
-        let picture = Picture::open(&fixture.out().join("images/n1/b.png")).unwrap();
-        assert_eq!(picture.to_rgb8(), [179; 12]);
-        let results = fixture.results();
-        assert_eq!(results[1]["image"], "n1/b.png");
-        assert_eq!(results[1]["output"], "images/n1/b.png");
-        assert_eq!(results[2]["error"], "damaged");
-        assert_eq!(results[2].get("output"), None);
-        let run = fixture.run_json();
-        assert_eq!(run["state"], "done");
-        assert_eq!(run["device"], "cpu");
-        assert_eq!(run["images"]["failed"], 1);
-        assert_eq!(run["configuration"]["seed"], 1);
-    }
-
-    #[test]
-    fn npy_output_is_exact() {
-        let fixture = fixture();
-        let run = fixture
-            .open_with(Existing::Refuse, json!({}), SaveFormat::Npy)
-            .unwrap();
-        fixture.record(&run, 0, 0.123_456_79);
-        let array =
-            crate::io::arrays::ArrayFile::open_npy(&fixture.out().join("images/a.npy"), None);
-        assert_eq!(array.unwrap().load(0).unwrap().pixels, [0.123_456_79; 12]);
-    }
-
-    #[test]
-    fn another_run_is_refused() {
-        let fixture = fixture();
-        let run = fixture.open(Existing::Refuse).unwrap();
-        // While it runs, nobody else may write there, whatever they ask for.
-        for existing in [Existing::Refuse, Existing::Overwrite, Existing::Resume] {
-            let error = fixture.open(existing).unwrap_err().to_string();
-            assert!(error.contains("is being written by another run"), "{error}");
-        }
-        run.close(RunState::Done, &Map::new()).unwrap();
-        let error = fixture.open(Existing::Refuse).unwrap_err().to_string();
-        assert!(
-            error.contains("--resume") && error.contains("--overwrite"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn an_output_that_is_no_folder_is_refused() {
-        let fixture = fixture();
-        std::fs::write(fixture.out(), "text").unwrap();
-        let error = fixture.open(Existing::Overwrite).unwrap_err().to_string();
-        assert!(error.contains("is a file"), "{error}");
-        assert_eq!(std::fs::read_to_string(fixture.out()).unwrap(), "text");
-    }
-
-    #[test]
-    fn overwriting_removes_what_a_run_wrote_and_nothing_else() {
-        let fixture = fixture();
-        let run = fixture.open(Existing::Refuse).unwrap();
-        fixture.record(&run, 0, 0.4);
-        fixture.record(&run, 1, 0.4);
-        drop(run);
-        let results = fixture.out().join("results.jsonl");
-        let outside = fixture.folder.path().join("in/a.png");
-        let mut text = std::fs::read_to_string(&results).unwrap();
-        text += "{\"image\": \"x\", \"output\": \"images/../../in/a.png\"}\n";
-        std::fs::write(&results, text).unwrap();
-        std::fs::write(fixture.out().join("images/mine.txt"), "mine").unwrap();
-        std::fs::write(fixture.out().join("images/.backstitch-abc"), "torn").unwrap();
-        let run = fixture.open(Existing::Overwrite).unwrap();
-        assert_eq!(
-            fixture.files(),
-            [
-                ".lock",
-                "images",
-                "images/mine.txt",
-                "report.html",
-                "results.jsonl",
-                "run.json"
-            ]
-        );
-        assert!(outside.exists());
-        assert!(fixture.results().is_empty());
-        assert_eq!(run.counts().resumed, 0);
-    }
-
-    #[test]
-    fn resuming_skips_what_is_finished_and_tries_again_what_failed() {
-        let fixture = fixture();
-        let run = fixture.open(Existing::Refuse).unwrap();
-        fixture.record(&run, 0, 0.4);
-        fixture.fail(&run, 1);
-        drop(run);
-        // A crash tears the last line.
-        let results = fixture.out().join("results.jsonl");
-        let mut text = std::fs::read_to_string(&results).unwrap();
-        text += "{\"image\": \"n1/c.png\", \"lab";
-        std::fs::write(&results, text).unwrap();
-
-        let run = fixture.open(Existing::Resume).unwrap();
-        let finished: Vec<bool> = fixture
-            .dataset
-            .items()
-            .map(|item| run.is_finished(&item.id))
-            .collect();
-        assert_eq!(finished, [true, false, false]);
-        assert_eq!(fixture.results().len(), 1);
-        fixture.record(&run, 1, 0.5);
-        fixture.record(&run, 2, 0.6);
-        let counts = run.close(RunState::Done, &Map::new()).unwrap();
-        assert_eq!(
-            counts,
-            Counts {
-                total: 3,
-                resumed: 1,
-                done: 2,
-                failed: 0
-            }
-        );
-        let images: Vec<Value> = fixture
-            .results()
-            .iter()
-            .map(|r| r["image"].clone())
-            .collect();
-        assert_eq!(images, ["a.png", "n1/b.png", "n1/c.png"]);
-    }
-
-    #[test]
-    fn resuming_needs_the_same_configuration() {
-        let fixture = fixture();
-        drop(fixture.open(Existing::Refuse).unwrap());
-        assert!(fixture.open(Existing::Resume).is_ok());
-        let other = json!({"seed": 2, "eps": 4.0 / 255.0});
-        let error = fixture
-            .open_with(Existing::Resume, other, SaveFormat::Png)
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("seed was 1 and is 2"), "{error}");
-        let path = fixture.out().join("run.json");
-        let text = std::fs::read_to_string(&path).unwrap();
-        let version = format!("\"backstitch\": \"{}\"", env!("CARGO_PKG_VERSION"));
-        std::fs::write(&path, text.replace(&version, "\"backstitch\": \"0.0.1\"")).unwrap();
-        let error = fixture.open(Existing::Resume).unwrap_err().to_string();
-        assert!(error.contains("backstitch was \"0.0.1\""), "{error}");
-    }
-
-    #[test]
-    fn a_journal_damaged_in_the_middle_is_not_resumed() {
-        let fixture = fixture();
-        drop(fixture.open(Existing::Refuse).unwrap());
-        let results = fixture.out().join("results.jsonl");
-        std::fs::write(&results, "garbage\n{\"image\": \"a.png\"}\n").unwrap();
-        let error = fixture.open(Existing::Resume).unwrap_err().to_string();
-        assert!(error.contains("line 1 is damaged"), "{error}");
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn a_full_disk_is_said_clearly() {
-        let path = Path::new("/dev/full");
-        let full = OpenOptions::new()
-            .write(true)
-            .open(path)
-            .unwrap()
-            .write_all(b"x");
-        let error = full.map_err(write_error(path)).unwrap_err().to_string();
-        assert!(
-            error.contains("the disk is full") && error.contains("--resume"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn a_replacement_that_is_given_up_leaves_the_old_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x");
-        replace(&path, b"old").unwrap();
-        let mut new = Replacement::create(&path).unwrap();
-        new.write(b"new").unwrap();
-        drop(new);
-        assert_eq!(std::fs::read(&path).unwrap(), b"old");
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-    }
-}
+mod tests;

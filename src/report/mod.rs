@@ -9,14 +9,15 @@ mod thumbnail;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::io::Classes;
-use crate::io::output::{Counts, Pixels, write_error};
+use crate::io::output::{Counts, Pixels};
 use crate::io::record::ImageRecord;
+use crate::io::replace::write_error;
 
 /// The most pictures that a report shows; a browser does not take millions.
 pub const MAX_PICTURES: usize = 1000;
@@ -28,75 +29,53 @@ const AMPLIFICATION: f32 = 8.0;
 const HEAD: &str = include_str!("head.html");
 
 /// A report that pictures are added to.
+///
+/// Methods take `&self`: several threads may add pictures, and only their lines wait for each other.
 #[derive(Debug)]
 pub struct Report {
     path: PathBuf,
-    file: File,
-    pictures: usize,
     /// Names for labels.
     classes: Option<Arc<Classes>>,
+    page: Mutex<Page>,
+}
+
+#[derive(Debug)]
+struct Page {
+    file: File,
+    pictures: usize,
 }
 
 impl Report {
     /// Starts a report, or goes on with the one that is there; a line that a crash tore is cut off.
     pub fn open(path: &Path, command: &str, classes: Option<Arc<Classes>>) -> Result<Report> {
-        let file = OpenOptions::new()
+        let mut file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .open(path)
             .map_err(Error::io(path))?;
-        let mut report = Report {
-            path: path.to_owned(),
-            file,
-            pictures: 0,
-            classes,
-        };
         let head = HEAD
             .replace("{command}", command)
             .replace("{max}", &MAX_PICTURES.to_string())
             .replace("{amplification}", &AMPLIFICATION.to_string());
-        let end = report.scan(&head).map_err(Error::io(path))?;
-        report.file.set_len(end).map_err(Error::io(path))?;
-        report
-            .file
-            .seek(SeekFrom::End(0))
-            .map_err(Error::io(path))?;
+        let (end, pictures) = scan(&mut file, &head).map_err(Error::io(path))?;
+        file.set_len(end).map_err(Error::io(path))?;
+        file.seek(SeekFrom::End(0)).map_err(Error::io(path))?;
         if end == 0 {
-            report
-                .file
-                .write_all(head.as_bytes())
-                .map_err(write_error(path))?;
+            file.write_all(head.as_bytes()).map_err(write_error(path))?;
         }
-        Ok(report)
-    }
-
-    /// Counts the pictures of the report that is there; where its last whole line ends, 0 where it
-    /// does not start with `head`.
-    fn scan(&mut self, head: &str) -> std::io::Result<u64> {
-        let mut reader = BufReader::new(&mut self.file);
-        let (mut end, mut pictures) = (0, 0);
-        let mut line = Vec::new();
-        let mut lines = head.split_inclusive('\n');
-        loop {
-            line.clear();
-            reader.read_until(b'\n', &mut line)?;
-            match lines.next() {
-                Some(wanted) if wanted.as_bytes() != line => return Ok(0),
-                None if !line.ends_with(b"\n") => break,
-                _ => {}
-            }
-            pictures += usize::from(line.starts_with(b"<script>add("));
-            end += line.len() as u64;
-        }
-        self.pictures = pictures;
-        Ok(end)
+        Ok(Report {
+            path: path.to_owned(),
+            classes,
+            page: Mutex::new(Page { file, pictures }),
+        })
     }
 
     /// Adds a picture; beyond [`MAX_PICTURES`] none.
-    pub fn add(&mut self, record: &ImageRecord, pixels: Option<Pixels<'_>>) -> Result<()> {
-        if self.pictures >= MAX_PICTURES {
+    pub fn add(&self, record: &ImageRecord, pixels: Option<Pixels<'_>>) -> Result<()> {
+        let full = |page: &Page| page.pictures >= MAX_PICTURES;
+        if full(&self.page()) {
             return Ok(());
         }
         let mut picture = json!({ "result": record, "names": self.names(record) });
@@ -116,9 +95,28 @@ impl Report {
             picture["output"] = uri(output);
             picture["difference"] = uri(&difference);
         }
-        self.line("add", &picture)?;
-        self.pictures += 1;
+        let line = line("add", &picture);
+        let mut page = self.page();
+        if !full(&page) {
+            page.file
+                .write_all(line.as_bytes())
+                .map_err(write_error(&self.path))?;
+            page.pictures += 1;
+        }
         Ok(())
+    }
+
+    /// Writes the run's totals.
+    pub fn total(&self, counts: Counts) -> Result<()> {
+        let line = line("total", &json!(counts));
+        self.page()
+            .file
+            .write_all(line.as_bytes())
+            .map_err(write_error(&self.path))
+    }
+
+    fn page(&self) -> std::sync::MutexGuard<'_, Page> {
+        self.page.lock().expect("no thread panics with the page")
     }
 
     /// The names of a record's labels, by label.
@@ -130,18 +128,31 @@ impl Report {
         });
         named.collect()
     }
+}
 
-    /// Writes the run's totals.
-    pub fn total(&mut self, counts: Counts) -> Result<()> {
-        self.line("total", &json!(counts))
+/// Where the last whole line of the report that is there ends, 0 where it does not start with `head`;
+/// and how many pictures it has.
+fn scan(file: &mut File, head: &str) -> std::io::Result<(u64, usize)> {
+    let mut reader = BufReader::new(file);
+    let (mut end, mut pictures) = (0, 0);
+    let mut line = Vec::new();
+    let mut lines = head.split_inclusive('\n');
+    loop {
+        line.clear();
+        reader.read_until(b'\n', &mut line)?;
+        match lines.next() {
+            Some(wanted) if wanted.as_bytes() != line => return Ok((0, 0)),
+            None if !line.ends_with(b"\n") => return Ok((end, pictures)),
+            _ => {}
+        }
+        pictures += usize::from(line.starts_with(b"<script>add("));
+        end += line.len() as u64;
     }
+}
 
-    fn line(&mut self, function: &str, value: &Value) -> Result<()> {
-        let line = format!("<script>{function}({})</script>\n", script_safe(value));
-        self.file
-            .write_all(line.as_bytes())
-            .map_err(write_error(&self.path))
-    }
+/// A line of the page that calls one of its functions.
+fn line(function: &str, value: &Value) -> String {
+    format!("<script>{function}({})</script>\n", script_safe(value))
 }
 
 /// JSON that can stand in a `<script>`: nothing in it can end the script or start markup.
@@ -179,7 +190,7 @@ mod tests {
     fn markup_in_names_stays_text() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("report.html");
-        let mut report = Report::open(&path, "purify", None).unwrap();
+        let report = Report::open(&path, "purify", None).unwrap();
         let head = read(&path).len();
         report
             .add(&record("</script><script>alert(1)//\u{2028}&"), None)
@@ -197,7 +208,7 @@ mod tests {
         std::fs::write(&list, "n1\ttench\nn2\t<b>\nn3\tshark\n").unwrap();
         let classes = Arc::new(Classes::open(&list).unwrap());
         let path = folder.path().join("report.html");
-        let mut report = Report::open(&path, "purify", Some(classes)).unwrap();
+        let report = Report::open(&path, "purify", Some(classes)).unwrap();
         let record = ImageRecord {
             input_label: Some(1),
             output_label: Some(9),
@@ -212,12 +223,12 @@ mod tests {
     fn a_report_goes_on_after_a_crash() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("report.html");
-        let mut report = Report::open(&path, "purify", None).unwrap();
+        let report = Report::open(&path, "purify", None).unwrap();
         report.add(&record("a.png"), None).unwrap();
         let whole = read(&path);
         std::fs::write(&path, whole.clone() + "<script>add({\"resu").unwrap();
-        let mut report = Report::open(&path, "purify", None).unwrap();
-        assert_eq!(report.pictures, 1);
+        let report = Report::open(&path, "purify", None).unwrap();
+        assert_eq!(report.page().pictures, 1);
         assert_eq!(read(&path), whole);
         report.add(&record("b.png"), None).unwrap();
         report.total(Counts::default()).unwrap();
@@ -234,7 +245,7 @@ mod tests {
     fn a_report_needs_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("report.html");
-        let mut report = Report::open(&path, "purify", None).unwrap();
+        let report = Report::open(&path, "purify", None).unwrap();
         let pixels = vec![0.25; 3 * 8 * 8];
         let pixels = Pixels {
             shape: rgb(8, 8),
@@ -253,7 +264,7 @@ mod tests {
     fn a_report_stays_small_enough_to_open() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("report.html");
-        let mut report = Report::open(&path, "purify", None).unwrap();
+        let report = Report::open(&path, "purify", None).unwrap();
         for i in 0..MAX_PICTURES + 5 {
             report.add(&record(&i.to_string()), None).unwrap();
         }
