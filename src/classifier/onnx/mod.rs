@@ -17,6 +17,7 @@ mod table;
 mod tensor;
 #[cfg(test)]
 mod tests;
+mod wire;
 #[cfg(test)]
 pub mod write;
 
@@ -65,13 +66,10 @@ fn read(path: &Path) -> Result<proto::Model> {
     }
     let mut bytes = Vec::with_capacity(metadata.len() as usize);
     (file.take(MAX_FILE).read_to_end(&mut bytes)).map_err(Error::io(path))?;
+    wire::check(&bytes).map_err(|message| Error::file(path, message))?;
     // Tensors share the file's bytes.
-    proto::Model::decode(prost::bytes::Bytes::from(bytes)).map_err(|error| {
-        Error::file(
-            path,
-            format!("is not an ONNX model, or a damaged one ({error})"),
-        )
-    })
+    proto::Model::decode(prost::bytes::Bytes::from(bytes))
+        .map_err(|error| Error::file(path, format!("is not an ONNX model: {error}")))
 }
 
 /// A message on one line, whatever names the file holds.
