@@ -72,6 +72,15 @@ fn read(path: &Path) -> Result<proto::Model> {
         .map_err(|error| Error::file(path, format!("is not an ONNX model: {error}")))
 }
 
+/// A name or reason of a length that can be read, whatever the file holds.
+fn shortened(text: &str) -> String {
+    let mut short: String = text.chars().take(300).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}
+
 /// A message on one line, whatever names the file holds.
 fn one_line(message: &str) -> String {
     message
@@ -131,7 +140,9 @@ fn translate(path: &Path, model: proto::Model, options: &LoadOptions) -> Result<
         let mut outputs = match result {
             Some(Ok(outputs)) => outputs.into_iter(),
             Some(Err(reason)) => {
-                refused.push(format!("{} ({}): {reason}", label(node), node.op_type));
+                let name = shortened(label(node));
+                let op = shortened(&node.op_type);
+                refused.push(format!("{name} ({op}): {}", shortened(&reason)));
                 Vec::new().into_iter()
             }
             // What feeds it was refused, so there is no telling.
