@@ -4,6 +4,7 @@
 //! on shapes alone is a constant: see [`graph`](super::graph) for why that loses nothing.
 
 mod builder;
+mod einsum;
 mod elementwise;
 mod fold;
 mod layers;
