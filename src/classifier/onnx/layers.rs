@@ -123,6 +123,7 @@ pub fn conv(call: &mut Call<'_>) -> Outputs {
         },
     };
     let (window, [rows, columns]) = window(call, kernel, [height, width])?;
+    call.builder.reserve(&weight_dims)?;
     let op = Op::Conv(Conv {
         window,
         group,
@@ -134,42 +135,6 @@ pub fn conv(call: &mut Call<'_>) -> Outputs {
         Item::floats(vec![out], bias),
     ];
     call.finish(op, &inputs, vec![images, out, rows, columns])
-}
-
-pub fn batch_normalization(call: &mut Call<'_>) -> Outputs {
-    let x = call.input(0)?;
-    let epsilon = f64::from(call.float("epsilon", 1e-5)?);
-    call.ignore("momentum");
-    if call.int("training_mode", 0)? != 0 {
-        return Err("training_mode is not supported; export the model in evaluation mode".into());
-    }
-    let channels = match x.dims() {
-        [_, channels, ..] => *channels,
-        dims => return Err(format!("its input has shape {dims:?}")),
-    };
-    let mut parameters = Vec::new();
-    for i in 1..5 {
-        let (dims, data) = call.floats(i)?;
-        if dims != [channels] {
-            return Err(format!(
-                "input {} is {dims:?} for {channels} channels",
-                i + 1
-            ));
-        }
-        parameters.push(data);
-    }
-    let scale =
-        |c: usize| f64::from(parameters[0][c]) / (f64::from(parameters[3][c]) + epsilon).sqrt();
-    let shift = |c: usize| f64::from(parameters[1][c]) - f64::from(parameters[2][c]) * scale(c);
-    let scales: Arc<[f32]> = (0..channels).map(|c| scale(c) as f32).collect();
-    let shifts: Arc<[f32]> = (0..channels).map(|c| shift(c) as f32).collect();
-    let dims = x.dims().to_vec();
-    let inputs = [
-        x,
-        Item::floats(vec![channels], scales),
-        Item::floats(vec![channels], shifts),
-    ];
-    call.finish(Op::ScaleShift { activation: None }, &inputs, dims)
 }
 
 /// Rows and columns exchanged.
@@ -201,6 +166,7 @@ pub fn gemm(call: &mut Call<'_>) -> Outputs {
             "weights {weight_dims:?} do not fit an input of {n}"
         ));
     }
+    call.builder.reserve(&weight_dims)?;
     if !transposes {
         weight = transposed(&weight, a, b);
     }
@@ -255,6 +221,7 @@ pub fn matmul(call: &mut Call<'_>) -> Outputs {
     {
         let output = [&dims[..dims.len() - 1], &[out]].concat();
         let (_, data) = call.floats(1)?;
+        call.builder.reserve(&weight.dims)?;
         let weight = Item::floats(vec![out, n], transposed(&data, n, out));
         let bias = Item::floats(vec![out], vec![0.0; out]);
         return call.finish(Op::Gemm { activation: None }, &[a, weight, bias], output);

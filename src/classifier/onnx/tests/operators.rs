@@ -194,6 +194,40 @@ fn batch_normalization() {
     check(&model, "BatchNormalization");
 }
 
+/// What exporters write for the weights of NFNets.
+#[test]
+fn standardised_weights() {
+    let normalise = |outputs: &[&str]| {
+        ModelWriter::new(17, &[FREE, 3, 3, 3])
+            .weights("raw", &[1, 2, 27])
+            .floats("gain", &[2], &[0.5, 2.0])
+            .floats("zero", &[2], &[0.0, 0.0])
+            .node(
+                "BatchNormalization",
+                &["raw", "gain", "zero", "zero", "gain"],
+                outputs,
+                &[int("training_mode", 1), float("epsilon", 0.0)],
+            )
+            .ints("shape", &[2, 3, 3, 3])
+            .node("Reshape", &["standard", "shape"], &["w"], &[])
+            .node("Conv", &["x", "w"], &["t"], &[])
+            .node("Flatten", &["t"], &["y"], &[])
+    };
+    let model = normalise(&["standard", "mean", "var"]);
+    let raw: Vec<f64> = (model.clone().graph().initializer[0].raw_data.chunks(4))
+        .map(|b| f32::from_le_bytes(b.try_into().unwrap()).into())
+        .collect();
+    let x = picture(27);
+    let expected = [0, 1].map(|o| {
+        let w = &raw[27 * o..][..27];
+        let mean = w.iter().sum::<f64>() / 27.0;
+        let deviation = (w.iter().map(|w| (w - mean).powi(2)).sum::<f64>() / 27.0).sqrt();
+        let product: f64 = w.iter().zip(&x).map(|(w, x)| (w - mean) * x).sum();
+        product / deviation * [0.5, 2.0][o]
+    });
+    assert_close(&logits(&model.load().unwrap()), &expected, 1e-6, "weights");
+}
+
 #[test]
 fn pools() {
     let kernel = |a, b| ints("kernel_shape", &[a, b]);
@@ -345,6 +379,44 @@ fn products() {
         .node("MatMul", &["a", "v"], &["b"], &[])
         .node("Flatten", &["b"], &["y"], &[]);
     check(&model, "MatMul from the left");
+}
+
+#[test]
+fn einsums() {
+    let model = |equation: &str, weight: &[i64]| {
+        ModelWriter::new(17, &[FREE, 3, 4, 2])
+            .weights("w", weight)
+            .node(
+                "Einsum",
+                &["x", "w"],
+                &["t"],
+                &[string("equation", equation)],
+            )
+            .node("Flatten", &["t"], &["y"], &[])
+    };
+    for (equation, weight) in [
+        ("bhqd,bhkd->bhqk", &[1, 3, 5, 2][..]),
+        ("bhij,bhjd->bihd", &[1, 3, 2, 5]),
+        ("nchw,nctw->nhct", &[1, 3, 6, 2]),
+        ("b h w d, d e -> b e h w", &[2, 5]),
+        ("bchw,hwo->bco", &[4, 2, 3]),
+        ("bchw,bc->bchw", &[1, 3]),
+    ] {
+        check(&model(equation, weight), equation);
+    }
+    for (equation, weight, reason) in [
+        ("bhqd,bhkd", &[1, 3, 5, 2][..], "without an output"),
+        ("bhqd,bhkd->bhq", &[1, 3, 5, 2], "only one operand"),
+        ("bhqd,bhkd->bhqkz", &[1, 3, 5, 2], "nothing has axis z"),
+        ("bhqd,bhkd->bhqk", &[1, 3, 5, 7], "2 and 7 long"),
+        ("bhqd,bkd->bhqk", &[1, 3, 5, 2], "does not fit"),
+        ("bhqq,bhkd->bhqk", &[1, 3, 5, 2], "\"bhqq\""),
+        ("...d,kd->...k", &[5, 2], "\"...d\""),
+        ("bhqd->bhq", &[1], "two operands"),
+    ] {
+        let error = model(equation, weight).load().unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
 }
 
 #[test]
