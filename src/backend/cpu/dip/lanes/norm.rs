@@ -28,20 +28,27 @@ pub struct Statistics<'a> {
 }
 
 /// Each channel's sum over its pixels.
-pub fn channel_sums(isa: Isa, memory: &[Lanes], x: &View, sums: &mut [Lanes]) {
+pub fn channel_sums(isa: Isa, memory: &mut [Lanes], x: &View, sums: &mut [Lanes]) {
     assert!(x.end() <= memory.len() && sums.len() == x.channels);
-    dispatch_on(isa, Sums { memory, x, sums });
+    dispatch_on(
+        isa,
+        Sums {
+            memory,
+            x: *x,
+            sums,
+        },
+    );
 }
 
 /// Mean and scale of every channel of `x`; `mean` holds the channel's sum at first.
-pub fn statistics(isa: Isa, memory: &[Lanes], x: &View, statistics: &mut Statistics<'_>) {
+pub fn statistics(isa: Isa, memory: &mut [Lanes], x: &View, statistics: &mut Statistics<'_>) {
     assert!(x.end() <= memory.len());
     assert!(statistics.mean.len() == x.channels && statistics.scale.len() == x.channels);
     dispatch_on(
         isa,
         Moments {
             memory,
-            x,
+            x: *x,
             statistics,
         },
     );
@@ -61,8 +68,8 @@ pub fn forward(
         norm,
         statistics,
         memory,
-        x,
-        y,
+        x: *x,
+        y: *y,
     };
     dispatch_on(isa, kernel);
 }
@@ -85,8 +92,8 @@ pub fn backward(
         norm,
         statistics,
         memory,
-        x,
-        dy,
+        x: *x,
+        dy: *dy,
         dweight,
         dbias,
     };
@@ -101,31 +108,46 @@ fn check(norm: &Norm<'_>, statistics: &Statistics<'_>, memory: &[Lanes], x: &Vie
     }
 }
 
-/// Sums over a channel's pixels: `terms(y, x)` gives each pixel's part of every sum.
+/// What a pixel adds to each of a channel's sums. (Not a closure: those are not sure to be inlined,
+/// and only inlined code is compiled for the instruction set.)
+trait Terms<V: F32x16, const N: usize> {
+    /// # Safety
+    /// `(y, x)` is a pixel of the maps.
+    unsafe fn at(&self, y: usize, x: usize) -> [V; N];
+}
+
+/// Sums over the pixels of a channel.
+///
+/// # Safety
+/// The terms' maps have `height × width` pixels.
 #[inline(always)]
-fn sums<V: F32x16, const N: usize>(
-    view: &View,
-    mut terms: impl FnMut(usize, usize) -> [V; N],
+unsafe fn sums<V: F32x16, const N: usize>(
+    terms: impl Terms<V, N>,
+    height: usize,
+    width: usize,
 ) -> [V; N] {
     let mut totals = [V::splat(0.0); N];
-    for y in 0..view.height {
+    for y in 0..height {
         let mut chains = [[V::splat(0.0); CHAINS]; N];
         let mut x = 0;
-        while x + CHAINS <= view.width {
-            for chain in 0..CHAINS {
-                let terms = terms(y, x + chain);
-                for n in 0..N {
-                    chains[n][chain] = chains[n][chain].add(terms[n]);
+        // SAFETY: pixels of the maps.
+        unsafe {
+            while x + CHAINS <= width {
+                for chain in 0..CHAINS {
+                    let terms = terms.at(y, x + chain);
+                    for n in 0..N {
+                        chains[n][chain] = chains[n][chain].add(terms[n]);
+                    }
                 }
+                x += CHAINS;
             }
-            x += CHAINS;
-        }
-        while x < view.width {
-            let terms = terms(y, x);
-            for n in 0..N {
-                chains[n][0] = chains[n][0].add(terms[n]);
+            while x < width {
+                let terms = terms.at(y, x);
+                for n in 0..N {
+                    chains[n][0] = chains[n][0].add(terms[n]);
+                }
+                x += 1;
             }
-            x += 1;
         }
         for n in 0..N {
             let [a, b, c, d] = chains[n];
@@ -135,9 +157,62 @@ fn sums<V: F32x16, const N: usize>(
     totals
 }
 
+/// A channel's plane: its first pixel and the distance from row to row.
+#[derive(Clone, Copy)]
+struct Plane {
+    first: *mut Lanes,
+    row: usize,
+}
+
+impl Plane {
+    /// # Safety
+    /// The view lies inside the memory, the channel is one of its own.
+    #[inline(always)]
+    unsafe fn new(memory: *mut Lanes, view: &View, channel: usize) -> Self {
+        Plane {
+            // SAFETY: the caller's promise.
+            first: unsafe { memory.add(view.index(channel, 0, 0)) },
+            row: view.row(),
+        }
+    }
+
+    /// # Safety
+    /// `(y, x)` is a pixel of the plane.
+    #[inline(always)]
+    unsafe fn at(&self, y: usize, x: usize) -> *mut Lanes {
+        // SAFETY: the caller's promise.
+        unsafe { self.first.add(y * self.row + x) }
+    }
+}
+
+/// The values themselves.
+struct Values(Plane);
+
+impl<V: F32x16> Terms<V, 1> for Values {
+    #[inline(always)]
+    unsafe fn at(&self, y: usize, x: usize) -> [V; 1] {
+        // SAFETY: the caller's promise.
+        unsafe { [load(self.0.at(y, x))] }
+    }
+}
+
+/// Squared distances from the mean.
+struct Squares<V>(Plane, V);
+
+impl<V: F32x16> Terms<V, 1> for Squares<V> {
+    #[inline(always)]
+    unsafe fn at(&self, y: usize, x: usize) -> [V; 1] {
+        // SAFETY: the caller's promise.
+        let distance = unsafe { load::<V>(self.0.at(y, x)) }.sub(self.1);
+        [distance.mul(distance)]
+    }
+}
+
+/// Views are kept by value: stores to the memory could otherwise change them, for all that the
+/// compiler knows.
 struct Sums<'a> {
-    memory: &'a [Lanes],
-    x: &'a View,
+    memory: &'a mut [Lanes],
+    x: View,
     sums: &'a mut [Lanes],
 }
 
@@ -147,19 +222,19 @@ impl Kernel for Sums<'_> {
     #[inline(always)]
     fn run<V: F32x16>(self) {
         for channel in 0..self.x.channels {
-            let [total] = sums(self.x, |y, x| {
-                let place = self.x.index(channel, y, x);
-                // SAFETY: a pixel of a view that lies inside the memory.
-                [unsafe { load::<V>(self.memory.as_ptr().add(place)) }]
-            });
+            // SAFETY: the view lies inside the memory.
+            let [total] = unsafe {
+                let plane = Plane::new(self.memory.as_mut_ptr(), &self.x, channel);
+                sums::<V, 1>(Values(plane), self.x.height, self.x.width)
+            };
             self.sums[channel] = lanes(total);
         }
     }
 }
 
 struct Moments<'a, 'b> {
-    memory: &'a [Lanes],
-    x: &'a View,
+    memory: &'a mut [Lanes],
+    x: View,
     statistics: &'a mut Statistics<'b>,
 }
 
@@ -171,13 +246,11 @@ impl Kernel for Moments<'_, '_> {
         let per_pixel = V::splat(1.0 / self.x.pixels() as f32);
         for channel in 0..self.x.channels {
             let mean = vector::<V>(&self.statistics.mean[channel]).mul(per_pixel);
-            let [squares] = sums(self.x, |y, x| {
-                let place = self.x.index(channel, y, x);
-                // SAFETY: a pixel of a view that lies inside the memory.
-                let v = unsafe { load::<V>(self.memory.as_ptr().add(place)) };
-                let d = v.sub(mean);
-                [d.mul(d)]
-            });
+            // SAFETY: the view lies inside the memory.
+            let [squares] = unsafe {
+                let plane = Plane::new(self.memory.as_mut_ptr(), &self.x, channel);
+                sums::<V, 1>(Squares(plane, mean), self.x.height, self.x.width)
+            };
             let variance = squares.mul_add(per_pixel, V::splat(BN_EPSILON as f32));
             self.statistics.mean[channel] = lanes(mean);
             self.statistics.scale[channel] = lanes(V::splat(1.0).div(variance.sqrt()));
@@ -209,8 +282,8 @@ struct Forward<'a, 'b> {
     norm: Norm<'a>,
     statistics: &'a Statistics<'b>,
     memory: &'a mut [Lanes],
-    x: &'a View,
-    y: &'a View,
+    x: View,
+    y: View,
 }
 
 impl Kernel for Forward<'_, '_> {
@@ -243,12 +316,45 @@ impl Kernel for Forward<'_, '_> {
     }
 }
 
+/// The derivative by the value after normalisation, and its product with the distance from the mean.
+struct Derivatives<V> {
+    x: Plane,
+    dy: Plane,
+    line: Line<V>,
+    slope: V,
+}
+
+impl<V: F32x16> Derivatives<V> {
+    /// The derivative, and the distance.
+    ///
+    /// # Safety
+    /// `(y, x)` is a pixel of the maps.
+    #[inline(always)]
+    unsafe fn pixel(&self, y: usize, x: usize) -> (V, V) {
+        // SAFETY: the caller's promise.
+        let (v, d): (V, V) = unsafe { (load(self.x.at(y, x)), load(self.dy.at(y, x))) };
+        let distance = v.sub(self.line.mean);
+        let normalised = distance.mul_add(self.line.factor, self.line.bias);
+        let slope = normalised.select_positive(V::splat(1.0), self.slope);
+        (d.mul(slope), distance)
+    }
+}
+
+impl<V: F32x16> Terms<V, 2> for &Derivatives<V> {
+    #[inline(always)]
+    unsafe fn at(&self, y: usize, x: usize) -> [V; 2] {
+        // SAFETY: the caller's promise.
+        let (d, distance) = unsafe { self.pixel(y, x) };
+        [d, d.mul(distance)]
+    }
+}
+
 struct Backward<'a, 'b> {
     norm: Norm<'a>,
     statistics: &'a Statistics<'b>,
     memory: &'a mut [Lanes],
-    x: &'a View,
-    dy: &'a View,
+    x: View,
+    dy: View,
     dweight: &'a mut [Lanes],
     dbias: &'a mut [Lanes],
 }
@@ -259,49 +365,37 @@ impl Kernel for Backward<'_, '_> {
     #[inline(always)]
     fn run<V: F32x16>(self) {
         let memory = self.memory.as_mut_ptr();
-        let (one, zero) = (V::splat(1.0), V::splat(0.0));
-        let slope = V::splat(if self.norm.leaky {
+        let (height, width) = (self.x.height, self.x.width);
+        let zero = V::splat(0.0);
+        let slope = if self.norm.leaky {
             LEAKY_SLOPE as f32
         } else {
             1.0
-        });
+        };
         let per_pixel = V::splat(1.0 / self.x.pixels() as f32);
         for channel in 0..self.x.channels {
-            let line = Line::<V>::new(&self.norm, self.statistics, channel);
             let scale = vector::<V>(&self.statistics.scale[channel]);
-            // The distance from the mean, and the derivative by the value after normalisation.
-            let pixel = |y: usize, x: usize| {
-                // SAFETY: pixels of views that lie inside the memory.
-                let (v, d) = unsafe {
-                    (
-                        load::<V>(memory.add(self.x.index(channel, y, x))),
-                        load::<V>(memory.add(self.dy.index(channel, y, x))),
-                    )
+            let line = Line::<V>::new(&self.norm, self.statistics, channel);
+            // SAFETY: the views lie inside the memory, and all places are pixels of theirs.
+            unsafe {
+                let derivatives = Derivatives {
+                    x: Plane::new(memory, &self.x, channel),
+                    dy: Plane::new(memory, &self.dy, channel),
+                    line,
+                    slope: V::splat(slope),
                 };
-                let distance = v.sub(line.mean);
-                let normalised = distance.mul_add(line.factor, line.bias);
-                (distance, d.mul(normalised.select_positive(one, slope)))
-            };
-            let [sum, product] = sums(self.x, |y, x| {
-                let (distance, d) = pixel(y, x);
-                [d, d.mul(distance)]
-            });
-            let dweight = product.mul(scale);
-            self.dweight[channel] = lanes(dweight);
-            self.dbias[channel] = lanes(sum);
-            // factor · (d − sum/n − distance · scale · dweight/n).
-            let slant = zero.sub(line.factor.mul(scale).mul(dweight.mul(per_pixel)));
-            let level = zero.sub(line.factor.mul(sum.mul(per_pixel)));
-            for y in 0..self.x.height {
-                for x in 0..self.x.width {
-                    let (distance, d) = pixel(y, x);
-                    let around = distance.mul_add(slant, level);
-                    // SAFETY: a pixel of a view that lies inside the memory.
-                    unsafe {
-                        store(
-                            memory.add(self.x.index(channel, y, x)),
-                            d.mul_add(line.factor, around),
-                        );
+                let [sum, product] = sums(&derivatives, height, width);
+                let dweight = product.mul(scale);
+                self.dweight[channel] = lanes(dweight);
+                self.dbias[channel] = lanes(sum);
+                // factor · (d − sum/n − distance · scale · dweight/n).
+                let slant = zero.sub(line.factor.mul(scale).mul(dweight.mul(per_pixel)));
+                let level = zero.sub(line.factor.mul(sum.mul(per_pixel)));
+                for y in 0..height {
+                    for x in 0..width {
+                        let (d, distance) = derivatives.pixel(y, x);
+                        let around = distance.mul_add(slant, level);
+                        store(derivatives.x.at(y, x), d.mul_add(line.factor, around));
                     }
                 }
             }

@@ -338,9 +338,9 @@ fn check_norm(
     let [mean, scale, dweight, dbias] = &mut vectors[..] else {
         unreachable!()
     };
-    norm::channel_sums(isa, &memory.0, &x, mean);
+    norm::channel_sums(isa, &mut memory.0, &x, mean);
     let mut statistics = Statistics { mean, scale };
-    norm::statistics(isa, &memory.0, &x, &mut statistics);
+    norm::statistics(isa, &mut memory.0, &x, &mut statistics);
     norm::forward(isa, norm, &statistics, &mut memory.0, &x, &y);
     norm::backward(
         isa,

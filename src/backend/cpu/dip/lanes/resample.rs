@@ -80,15 +80,12 @@ impl Kernel for Forward<'_> {
                 let out = self.y.index(channel, row, 0);
                 // SAFETY: pixels of views that lie inside the memory.
                 unsafe {
-                    let between = |x: usize| {
-                        let a = load::<V>(memory.add(source + x)).mul(near);
-                        load::<V>(memory.add(beside + x)).mul_add(far, a)
-                    };
-                    let mut middle = between(0);
+                    let rows = [memory.add(source), memory.add(beside)];
+                    let mut middle = between::<V>(rows, 0, near, far);
                     let mut before = middle;
                     let (mut even, mut odd) = (V::splat(0.0), V::splat(0.0));
                     for x in 0..width {
-                        let after = between((x + 1).min(width - 1));
+                        let after = between::<V>(rows, (x + 1).min(width - 1), near, far);
                         let nearer = middle.mul(near);
                         let (left, right) =
                             (before.mul_add(far, nearer), after.mul_add(far, nearer));
@@ -103,6 +100,17 @@ impl Kernel for Forward<'_> {
             self.sums[channel] = lanes(total);
         }
     }
+}
+
+/// A pixel between two rows, the first the nearer.
+///
+/// # Safety
+/// `x` is a pixel of both rows.
+#[inline(always)]
+unsafe fn between<V: F32x16>(rows: [*mut Lanes; 2], x: usize, near: V, far: V) -> V {
+    // SAFETY: the caller's promise.
+    let [nearer, farther] = unsafe { [load::<V>(rows[0].add(x)), load(rows[1].add(x))] };
+    farther.mul_add(far, nearer.mul(near))
 }
 
 struct Backward<'a> {
@@ -127,24 +135,20 @@ impl Kernel for Backward<'_> {
             for y in 0..height {
                 // A source row shows in the two rows it is nearest to and in the ones around those; at
                 // the edge, where there is none, in the nearest once more.
-                let row = |y: usize| self.dy.index(channel, y, 0);
-                let above = row((2 * y).saturating_sub(1));
-                let (upper, lower) = (row(2 * y), row(2 * y + 1));
-                let below = row((2 * y + 2).min(2 * height - 1));
+                let (above, below) = ((2 * y).saturating_sub(1), (2 * y + 2).min(2 * height - 1));
                 let out = self.dx.index(channel, y, 0);
                 // SAFETY: pixels of views that lie inside the memory.
                 unsafe {
-                    let column = |x: usize| {
-                        let at = |row: usize| load::<V>(memory.add(row + x));
-                        let inner = at(upper).add(at(lower)).mul(near);
-                        at(above).add(at(below)).mul_add(far, inner)
-                    };
-                    let (mut first, mut second) = (column(0), column(1));
+                    let rows = [above, 2 * y, 2 * y + 1, below]
+                        .map(|y| memory.add(self.dy.index(channel, y, 0)));
+                    let mut first = column::<V>(rows, 0, near, far);
+                    let mut second = column::<V>(rows, 1, near, far);
                     let mut before = first;
                     for x in 0..width {
                         let (mut after, mut last) = (second, second);
                         if x + 1 < width {
-                            (after, last) = (column(2 * x + 2), column(2 * x + 3));
+                            after = column(rows, 2 * x + 2, near, far);
+                            last = column(rows, 2 * x + 3, near, far);
                         }
                         let inner = first.add(second).mul(near);
                         store(memory.add(out + x), before.add(after).mul_add(far, inner));
@@ -153,6 +157,20 @@ impl Kernel for Backward<'_> {
                 }
             }
         }
+    }
+}
+
+/// What four rows' pixels of a column add to the source row between them.
+///
+/// # Safety
+/// `x` is a pixel of all rows.
+#[inline(always)]
+unsafe fn column<V: F32x16>(rows: [*mut Lanes; 4], x: usize, near: V, far: V) -> V {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let inner = load::<V>(rows[1].add(x)).add(load(rows[2].add(x)));
+        let outer = load::<V>(rows[0].add(x)).add(load(rows[3].add(x)));
+        outer.mul_add(far, inner.mul(near))
     }
 }
 
