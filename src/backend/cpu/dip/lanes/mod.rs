@@ -125,8 +125,8 @@ fn plan_bytes(spec: &NetSpec, plan: &Plan) -> (usize, usize) {
     let pictures = 2 * spec.output_channels * plan.output.pixels();
     // Values, gradient and two moments of what is trained.
     let group = 4 * trained + (plan.parameters + input - trained) + pictures;
-    let workspace = plan.memory + 2 * plan.normalised;
-    (group * size_of::<Lanes>(), workspace * size_of::<Lanes>())
+    let workspace = plan.memory * size_of::<Lanes>() + plan.normalised * size_of::<norm::Channel>();
+    (group * size_of::<Lanes>(), workspace)
 }
 
 /// What a failed allocation gives.

@@ -1,5 +1,6 @@
 //! Upsampling and reflection padding, sixteen instances at a time.
 
+use super::norm::Channel;
 use super::view::{View, lanes, load, store};
 use crate::backend::cpu::simd::{F32x16, Isa, Kernel, Lanes, dispatch_on};
 use crate::dip::Upsample;
@@ -11,7 +12,7 @@ pub fn upsample(
     memory: &mut [Lanes],
     x: &View,
     y: &View,
-    sums: &mut [Lanes],
+    sums: &mut [Channel],
 ) {
     check(memory, x, y);
     assert!(sums.len() == x.channels);
@@ -52,7 +53,7 @@ struct Forward<'a> {
     memory: &'a mut [Lanes],
     x: &'a View,
     y: &'a View,
-    sums: &'a mut [Lanes],
+    sums: &'a mut [Channel],
 }
 
 impl Kernel for Forward<'_> {
@@ -97,7 +98,7 @@ impl Kernel for Forward<'_> {
                     total = total.add(even.add(odd));
                 }
             }
-            self.sums[channel] = lanes(total);
+            self.sums[channel].mean = lanes(total);
         }
     }
 }
