@@ -8,7 +8,7 @@ use super::adam::{Rates, Trained};
 use super::conv::{Conv, Start};
 use super::group::put;
 use super::loss::{Picture, sigmoid_loss};
-use super::norm::{self, Norm, Statistics};
+use super::norm::{self, Channel, Norm};
 use super::resample::{fold_border, reflect_border, upsample, upsample_gradient};
 use super::view::View;
 use crate::backend::cpu::simd::{Isa, LANES, Lanes};
@@ -140,6 +140,11 @@ fn lane_numbers(seed: u64, n: usize) -> Vec<Vec<f64>> {
         .collect()
 }
 
+/// Statistics to be filled.
+fn channels(n: usize) -> Vec<Channel> {
+    bytemuck::zeroed_vec(n)
+}
+
 fn isas() -> impl Iterator<Item = Isa> {
     Isa::ALL.iter().copied().filter(|isa| isa.is_available())
 }
@@ -216,7 +221,7 @@ fn check_conv(isa: Isa, conv: Conv, padding: Padding, seed: u64, height: usize, 
     if folds {
         reflect_border(&mut memory.0, &x);
     }
-    let mut sums = vec![Lanes::ZERO; outputs];
+    let mut sums = channels(outputs);
     let start = Start::Bias(2 + count);
     conv.forward(isa, start, &weights, &mut memory.0, &x, &y, Some(&mut sums));
     let mut gradients = vec![Lanes([f32::NAN; LANES]); 2 + count];
@@ -246,7 +251,7 @@ fn check_conv(isa: Isa, conv: Conv, padding: Padding, seed: u64, height: usize, 
             let want: f64 = want.channel(o).iter().sum();
             near(
                 &what,
-                f64::from(sums[o].0[lane]),
+                f64::from(sums[o].mean.0[lane]),
                 want,
                 additions * U * size,
             );
@@ -334,13 +339,11 @@ fn check_norm(
         bias: &bias,
         leaky,
     };
-    let mut vectors = vec![vec![Lanes::ZERO; channels]; 4];
-    let [mean, scale, dweight, dbias] = &mut vectors[..] else {
-        unreachable!()
-    };
-    norm::channel_sums(isa, &memory.0, &x, mean);
-    let mut statistics = Statistics { mean, scale };
-    norm::statistics(isa, &memory.0, &x, &mut statistics);
+    let mut statistics = self::channels(channels);
+    let mut dweight = vec![Lanes::ZERO; channels];
+    let mut dbias = dweight.clone();
+    norm::channel_sums(isa, &mut memory.0, &x, &mut statistics);
+    norm::statistics(isa, &mut memory.0, &x, &mut statistics);
     norm::forward(isa, norm, &statistics, &mut memory.0, &x, &y);
     norm::backward(
         isa,
@@ -349,8 +352,8 @@ fn check_norm(
         &mut memory.0,
         &x,
         &dy,
-        dweight,
-        dbias,
+        &mut dweight,
+        &mut dbias,
     );
 
     // Every sum goes along a row, then over the rows; a few more roundings around it.
@@ -428,7 +431,7 @@ fn upsampling_and_its_gradient() {
                 let y = memory.place(channels, 2 * height, 2 * width, 0);
                 let dy = memory.put(&dys, 0);
                 let dx = memory.place(channels, height, width, 1);
-                let mut sums = vec![Lanes::ZERO; channels];
+                let mut sums = self::channels(channels);
                 upsample(isa, mode, &mut memory.0, &x, &y, &mut sums);
                 upsample_gradient(isa, mode, &mut memory.0, &dx, &dy);
                 for lane in 0..LANES {
@@ -440,7 +443,7 @@ fn upsampling_and_its_gradient() {
                         let additions = (4 + 2 * width + 2 * height) as f64;
                         let bound = additions * U * size.channel(c).iter().sum::<f64>();
                         let want = want.channel(c).iter().sum();
-                        near(&what, f64::from(sums[c].0[lane]), want, bound);
+                        near(&what, f64::from(sums[c].mean.0[lane]), want, bound);
                     }
                     let want = ops::upsample_backward(&dys[lane], mode);
                     let size = ops::upsample_backward(&magnitude(&dys[lane]), mode);

@@ -235,6 +235,7 @@ fn misuse_is_an_error() {
         LaneDip::new(&spec, 1 << 40, 1 << 40, 1).is_err(),
         "too large"
     );
+    assert!(LaneDip::new(&spec, 8, 8, usize::MAX).is_err(), "too many");
     let mut engine = LaneDip::new(&spec, 8, 8, 2).unwrap();
     engine.run(1).unwrap();
     let (images, _) = targets(engine.shape, 1);
