@@ -389,16 +389,17 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Refuses attributes that the translation did not look at, and outputs that it did not make.
-    pub fn check(&self, outputs: &[Item]) -> Result<(), String> {
+    /// Refuses attributes that the translation did not look at, and outputs that it did not make
+    /// but that are `used`.
+    pub fn check(&self, outputs: &[Item], used: &HashSet<&str>) -> Result<(), String> {
         let unknown = (self.node.attribute.iter()).find(|a| !self.seen.contains(a.name.as_str()));
         if let Some(attribute) = unknown {
             return Err(format!("attribute {} is not supported", attribute.name));
         }
-        let extra = self.node.output.iter().skip(outputs.len());
-        match extra.filter(|name| !name.is_empty()).count() {
-            0 => Ok(()),
-            _ => Err(format!(
+        let mut extra = self.node.output.iter().skip(outputs.len());
+        match extra.any(|name| used.contains(name.as_str())) {
+            false => Ok(()),
+            true => Err(format!(
                 "only {} of its outputs is supported",
                 outputs.len()
             )),

@@ -136,42 +136,6 @@ pub fn conv(call: &mut Call<'_>) -> Outputs {
     call.finish(op, &inputs, vec![images, out, rows, columns])
 }
 
-pub fn batch_normalization(call: &mut Call<'_>) -> Outputs {
-    let x = call.input(0)?;
-    let epsilon = f64::from(call.float("epsilon", 1e-5)?);
-    call.ignore("momentum");
-    if call.int("training_mode", 0)? != 0 {
-        return Err("training_mode is not supported; export the model in evaluation mode".into());
-    }
-    let channels = match x.dims() {
-        [_, channels, ..] => *channels,
-        dims => return Err(format!("its input has shape {dims:?}")),
-    };
-    let mut parameters = Vec::new();
-    for i in 1..5 {
-        let (dims, data) = call.floats(i)?;
-        if dims != [channels] {
-            return Err(format!(
-                "input {} is {dims:?} for {channels} channels",
-                i + 1
-            ));
-        }
-        parameters.push(data);
-    }
-    let scale =
-        |c: usize| f64::from(parameters[0][c]) / (f64::from(parameters[3][c]) + epsilon).sqrt();
-    let shift = |c: usize| f64::from(parameters[1][c]) - f64::from(parameters[2][c]) * scale(c);
-    let scales: Arc<[f32]> = (0..channels).map(|c| scale(c) as f32).collect();
-    let shifts: Arc<[f32]> = (0..channels).map(|c| shift(c) as f32).collect();
-    let dims = x.dims().to_vec();
-    let inputs = [
-        x,
-        Item::floats(vec![channels], scales),
-        Item::floats(vec![channels], shifts),
-    ];
-    call.finish(Op::ScaleShift { activation: None }, &inputs, dims)
-}
-
 /// Rows and columns exchanged.
 fn transposed(data: &[f32], rows: usize, columns: usize) -> Arc<[f32]> {
     (0..rows * columns)

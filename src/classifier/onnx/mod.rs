@@ -112,6 +112,12 @@ fn translate(path: &Path, model: proto::Model, options: &LoadOptions) -> Result<
     let mut builder = Builder::new(name, dims, files, stored);
     items.insert(name, Some(builder.image()));
 
+    let used: HashSet<&str> = (graph.node.iter())
+        .flat_map(|node| &node.input)
+        .chain(graph.output.iter().map(|output| &output.name))
+        .map(String::as_str)
+        .filter(|name| !name.is_empty())
+        .collect();
     let mut refused = Vec::new();
     for index in sorted(graph, &items)? {
         let node = &graph.node[index];
@@ -120,7 +126,7 @@ fn translate(path: &Path, model: proto::Model, options: &LoadOptions) -> Result<
             Some(operator) => inputs(node, &items).map(|inputs| {
                 let mut call = Call::new(&mut builder, node, label(node), opset, inputs);
                 let outputs = (operator.translate)(&mut call)?;
-                call.check(&outputs)?;
+                call.check(&outputs, &used)?;
                 Ok(outputs)
             }),
         };

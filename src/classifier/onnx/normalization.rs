@@ -1,4 +1,6 @@
-//! Normalisation by the image's own statistics, in simpler operations.
+//! Normalisation: by statistics of the training set, and by a tensor's own.
+
+use std::sync::Arc;
 
 use super::builder::{Call, Item, Outputs, axis};
 use super::fold;
@@ -61,16 +63,24 @@ pub fn layer(call: &mut Call<'_>) -> Outputs {
     Ok(vec![y])
 }
 
-pub fn instance(call: &mut Call<'_>) -> Outputs {
+pub fn batch(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let epsilon = call.float("epsilon", 1e-5)?;
-    let rank = x.dims().len();
-    if rank < 3 {
-        return Err(format!("its input has shape {:?}", x.dims()));
+    call.ignore("momentum");
+    if call.int("training_mode", 0)? != 0 {
+        return match x {
+            Item::Constant(_) => standardized(call, x, epsilon),
+            Item::Value { .. } => {
+                Err("training_mode is not supported; export the model in evaluation mode".into())
+            }
+        };
     }
-    let channels = x.dims()[1];
+    let channels = match x.dims() {
+        [_, channels, ..] => *channels,
+        dims => return Err(format!("its input has shape {dims:?}")),
+    };
     let mut parameters = Vec::new();
-    for i in 1..3 {
+    for i in 1..5 {
         let (dims, data) = call.floats(i)?;
         if dims != [channels] {
             return Err(format!(
@@ -78,11 +88,61 @@ pub fn instance(call: &mut Call<'_>) -> Outputs {
                 i + 1
             ));
         }
-        let mut by_channel = vec![1; rank - 1];
-        by_channel[0] = channels;
-        parameters.push(Item::floats(by_channel, data));
+        parameters.push(data);
+    }
+    let scale = |c: usize| {
+        f64::from(parameters[0][c]) / (f64::from(parameters[3][c]) + f64::from(epsilon)).sqrt()
+    };
+    let shift = |c: usize| f64::from(parameters[1][c]) - f64::from(parameters[2][c]) * scale(c);
+    let scales: Arc<[f32]> = (0..channels).map(|c| scale(c) as f32).collect();
+    let shifts: Arc<[f32]> = (0..channels).map(|c| shift(c) as f32).collect();
+    let dims = x.dims().to_vec();
+    let inputs = [
+        x,
+        Item::floats(vec![channels], scales),
+        Item::floats(vec![channels], shifts),
+    ];
+    call.finish(Op::ScaleShift { activation: None }, &inputs, dims)
+}
+
+/// Batch normalisation in training mode, which is how weight-standardised networks (NFNet) export the
+/// standardisation of their weights.
+fn standardized(call: &mut Call<'_>, x: Item, epsilon: f32) -> Outputs {
+    let rank = x.dims().len();
+    let axes = (0..rank).filter(|&axis| axis != 1).collect();
+    let y = normalized(call, x, axes, epsilon)?;
+    Ok(vec![by_channel(call, y)?])
+}
+
+pub fn instance(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let epsilon = call.float("epsilon", 1e-5)?;
+    let rank = x.dims().len();
+    if rank < 3 {
+        return Err(format!("its input has shape {:?}", x.dims()));
     }
     let y = normalized(call, x, (2..rank).collect(), epsilon)?;
-    let y = with(call, Binary::Mul, y, parameters.remove(0))?;
-    Ok(vec![with(call, Binary::Add, y, parameters.remove(0))?])
+    Ok(vec![by_channel(call, y)?])
+}
+
+/// `x·scale + shift` along axis 1, by the second and third input.
+fn by_channel(call: &mut Call<'_>, x: Item) -> Result<Item, String> {
+    let [_, channels, ref rest @ ..] = *x.dims() else {
+        return Err(format!("its input has shape {:?}", x.dims()));
+    };
+    let dims = [&[channels][..], &vec![1; rest.len()]].concat();
+    let mut parameters = Vec::new();
+    for i in 1..3 {
+        let (given, data) = call.floats(i)?;
+        if given != [channels] {
+            return Err(format!(
+                "input {} is {given:?} for {channels} channels",
+                i + 1
+            ));
+        }
+        parameters.push(Item::floats(dims.clone(), data));
+    }
+    let shift = parameters.remove(1);
+    let x = with(call, Binary::Mul, x, parameters.remove(0))?;
+    with(call, Binary::Add, x, shift)
 }

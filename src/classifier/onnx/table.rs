@@ -36,11 +36,7 @@ pub const OPERATORS: &[Operator] = &[
     row("Add", elementwise::binary, FLOATS),
     row("And", shapes::test, ON_CONSTANTS),
     row("AveragePool", layers::average_pool, PICTURES),
-    row(
-        "BatchNormalization",
-        layers::batch_normalization,
-        EVALUATION,
-    ),
+    row("BatchNormalization", normalization::batch, EVALUATION),
     row(
         "Cast",
         shapes::cast,

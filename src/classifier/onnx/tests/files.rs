@@ -251,7 +251,7 @@ fn lists_every_node_that_cannot_be_run() {
         )
         .node("Conv", &["x", "b"], &["e"], &[])
         .node("Custom", &["e"], &["f"], &[])
-        .node("Sum", &["b", "c", "d", "f"], &["t"], &[])
+        .node("Sum", &["b", "c", "d", "f", "indices"], &["t"], &[])
         .node("Flatten", &["t"], &["y"], &[]);
     model.graph().node[5].domain = "com.example".into();
     let error = refusal(&model);

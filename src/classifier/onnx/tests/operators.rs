@@ -194,6 +194,40 @@ fn batch_normalization() {
     check(&model, "BatchNormalization");
 }
 
+/// What exporters write for the weights of NFNets.
+#[test]
+fn standardised_weights() {
+    let normalise = |outputs: &[&str]| {
+        ModelWriter::new(17, &[FREE, 3, 3, 3])
+            .weights("raw", &[1, 2, 27])
+            .floats("gain", &[2], &[0.5, 2.0])
+            .floats("zero", &[2], &[0.0, 0.0])
+            .node(
+                "BatchNormalization",
+                &["raw", "gain", "zero", "zero", "gain"],
+                outputs,
+                &[int("training_mode", 1), float("epsilon", 0.0)],
+            )
+            .ints("shape", &[2, 3, 3, 3])
+            .node("Reshape", &["standard", "shape"], &["w"], &[])
+            .node("Conv", &["x", "w"], &["t"], &[])
+            .node("Flatten", &["t"], &["y"], &[])
+    };
+    let model = normalise(&["standard", "mean", "var"]);
+    let raw: Vec<f64> = (model.clone().graph().initializer[0].raw_data.chunks(4))
+        .map(|b| f32::from_le_bytes(b.try_into().unwrap()).into())
+        .collect();
+    let x = picture(27);
+    let expected = [0, 1].map(|o| {
+        let w = &raw[27 * o..][..27];
+        let mean = w.iter().sum::<f64>() / 27.0;
+        let deviation = (w.iter().map(|w| (w - mean).powi(2)).sum::<f64>() / 27.0).sqrt();
+        let product: f64 = w.iter().zip(&x).map(|(w, x)| (w - mean) * x).sum();
+        product / deviation * [0.5, 2.0][o]
+    });
+    assert_close(&logits(&model.load().unwrap()), &expected, 1e-6, "weights");
+}
+
 #[test]
 fn pools() {
     let kernel = |a, b| ints("kernel_shape", &[a, b]);
