@@ -267,8 +267,7 @@ impl Operation for Pair {
 
     fn backward(&self, pass: Backward<'_>) {
         let side = (0..2)
-            .filter(|&n| matches!(self.sides[n], Side::Input(i) if i == pass.input))
-            .next()
+            .find(|&n| matches!(self.sides[n], Side::Input(i) if i == pass.input))
             .expect("the gradient is by one of the inputs");
         let broadcast = &self.broadcast;
         let run = broadcast.run_numbers();
