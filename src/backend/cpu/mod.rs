@@ -2,5 +2,6 @@
 
 pub mod blocked;
 pub mod classifier;
+pub mod function;
 pub mod peak;
 pub mod simd;

@@ -8,7 +8,6 @@
 mod broadcast;
 mod conv;
 mod elementwise;
-mod function;
 mod gemm;
 mod matmul;
 mod memory;
