@@ -3,6 +3,7 @@
 pub mod blocked;
 pub mod classifier;
 pub mod dip;
+pub mod function;
 pub mod peak;
 pub mod simd;
 

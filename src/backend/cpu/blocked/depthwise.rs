@@ -303,6 +303,8 @@ unsafe fn row<V: F32x16>(row: &Row) {
             }
         };
     }
+    // SAFETY: the caller's promise on the output.
+    unsafe { activate::<V>(row.activation, row.output.output, row.pixels, row.stride) };
 }
 
 /// Computes `P` pixels from `x` on. Returns `P`.
@@ -328,8 +330,8 @@ unsafe fn pixels<V: F32x16, const P: usize>(row: &Row, x: usize) -> usize {
         let OutputRow {
             output, residual, ..
         } = row.output;
-        finish(&acc, output.add(start), residual, start, row.stride);
-        activate::<V>(row.activation, output.add(start), P, row.stride);
+        let bounds = row.activation.bounds();
+        finish(&acc, output.add(start), residual, start, row.stride, bounds);
     }
     P
 }

@@ -174,10 +174,12 @@ fn activate(activation: Activation, x: f64) -> f64 {
             }
         }
         Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        Activation::Function(function) => function.value(x),
     }
 }
 
-const ACTIVATIONS: [Activation; 5] = [
+const ACTIVATIONS: [Activation; 6] = [
+    Activation::Function(crate::classifier::Function::HardSwish),
     Activation::None,
     Activation::Relu,
     Activation::Clip {

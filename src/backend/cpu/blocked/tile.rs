@@ -1,6 +1,8 @@
 //! The register tile that every dense kernel is made of.
 
-use crate::backend::cpu::simd::{F32x16, LANES, sigmoid};
+use crate::backend::cpu::function;
+use crate::backend::cpu::simd::{F32x16, LANES};
+use crate::classifier::Function;
 
 /// What follows a convolution's sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -17,17 +19,16 @@ pub enum Activation {
         slope: f32,
     },
     Sigmoid,
+    Function(Function),
 }
 
 impl Activation {
-    #[inline(always)]
-    pub(super) fn apply<V: F32x16>(self, x: V) -> V {
+    /// The part that sums go through while they are in registers: a lower and an upper bound.
+    pub(super) fn bounds(self) -> [f32; 2] {
         match self {
-            Activation::None => x,
-            Activation::Relu => x.max(V::splat(0.0)),
-            Activation::Clip { low, high } => x.max(V::splat(low)).min(V::splat(high)),
-            Activation::LeakyRelu { slope } => x.select_positive(x, x.mul(V::splat(slope))),
-            Activation::Sigmoid => sigmoid(x),
+            Activation::Relu => [0.0, f32::INFINITY],
+            Activation::Clip { low, high } => [low, high],
+            _ => [f32::NEG_INFINITY, f32::INFINITY],
         }
     }
 }
@@ -161,13 +162,20 @@ unsafe fn pixels<V: F32x16, const O: usize, const P: usize>(row: &Row<O>, x: usi
         // SAFETY: the caller's promise on the output and the residual.
         unsafe {
             let start = x * row.stride;
-            finish(&acc[o], output.add(start), residual, start, row.stride);
-            activate::<V>(row.activation, output.add(start), P, row.stride);
+            let bounds = row.activation.bounds();
+            finish(
+                &acc[o],
+                output.add(start),
+                residual,
+                start,
+                row.stride,
+                bounds,
+            );
         }
     }
 }
 
-/// Stores a tile's sums, with the residual added. The loops are plain enough to be unrolled: the sums
+/// Stores a tile's sums, with the residual added and within the bounds. The loops are plain enough to be unrolled: the sums
 /// must never be indexed by a variable, or they would live in memory.
 ///
 /// # Safety
@@ -179,23 +187,26 @@ pub unsafe fn finish<V: F32x16, const P: usize>(
     residual: *const f32,
     start: usize,
     stride: usize,
+    bounds: [f32; 2],
 ) {
+    let [low, high] = bounds.map(V::splat);
     // SAFETY: the caller's promise.
     unsafe {
         if residual.is_null() {
             for p in 0..P {
-                sums[p].store(output.add(p * stride));
+                high.min(low.max(sums[p])).store(output.add(p * stride));
             }
         } else {
             for p in 0..P {
                 let residual = V::load(residual.add(start + p * stride));
-                sums[p].add(residual).store(output.add(p * stride));
+                let sum = sums[p].add(residual);
+                high.min(low.max(sum)).store(output.add(p * stride));
             }
         }
     }
 }
 
-/// Applies an activation in place, to what was just stored.
+/// Applies what is left of an activation in place, to a row that was just stored.
 ///
 /// # Safety
 /// `output` is valid for `pixels` pixels `stride` floats apart.
@@ -206,14 +217,17 @@ pub unsafe fn activate<V: F32x16>(
     pixels: usize,
     stride: usize,
 ) {
-    if activation == Activation::None {
-        return;
-    }
+    let f = match activation {
+        Activation::None | Activation::Relu | Activation::Clip { .. } => return,
+        Activation::LeakyRelu { slope } => Function::LeakyRelu { alpha: slope },
+        Activation::Sigmoid => Function::Sigmoid,
+        Activation::Function(f) => f,
+    };
     for p in 0..pixels {
         // SAFETY: the caller's promise.
         unsafe {
             let at = output.add(p * stride);
-            activation.apply(V::load(at)).store(at);
+            function::value(f, V::load(at)).store(at);
         }
     }
 }
@@ -256,5 +270,9 @@ pub unsafe fn row<V: F32x16, const O: usize>(row: &Row<O>) {
                 _ => pixels::<V, O, 14>(row, x),
             }
         }
+    }
+    for output in &row.outputs {
+        // SAFETY: the caller's promise on the output.
+        unsafe { activate::<V>(row.activation, output.output, row.pixels, row.stride) };
     }
 }

@@ -1,6 +1,6 @@
 //! Convolutions, on channel-blocked pictures.
 
-use super::elementwise::{apply_in_place, transfer};
+use super::elementwise::transfer;
 use super::operation::{Backward, Inputs, Operation};
 use crate::backend::cpu::blocked::{
     Activation, ConvShape, DepthwiseWeights, Destination, Epilogue, PackedWeights, Padding, Pads,
@@ -144,15 +144,13 @@ impl Conv {
     }
 }
 
-/// The activation that the kernels apply themselves.
-fn fused(function: Function) -> Option<Activation> {
-    Some(match function {
+/// The activation as the kernels name it.
+fn named(function: Function) -> Activation {
+    match function {
         Function::Relu => Activation::Relu,
         Function::Clip { low, high } => Activation::Clip { low, high },
-        Function::LeakyRelu { alpha } => Activation::LeakyRelu { slope: alpha },
-        Function::Sigmoid => Activation::Sigmoid,
-        _ => return None,
-    })
+        _ => Activation::Function(function),
+    }
 }
 
 fn destination(to: &mut [Lanes], channels: usize, accumulate: bool) -> Destination<'_> {
@@ -173,14 +171,14 @@ impl Operation for Conv {
     ) {
         let x = inputs.get(0);
         let residual = self.residual.then(|| inputs.get(1));
-        let inside = activation.and_then(fused).unwrap_or_default();
+        let activation = activation.map(named).unwrap_or_default();
         match &self.weights {
             Weights::Depthwise(weights) => {
                 let source = Source::plain(x, self.shape.in_channels);
                 let epilogue = Epilogue {
                     bias: Some(&self.bias),
                     residual,
-                    activation: inside,
+                    activation,
                 };
                 depthwise_forward(&self.shape, self.images, source, weights, &epilogue, output)
                     .expect(CHECKED);
@@ -197,7 +195,7 @@ impl Operation for Conv {
                             bias: Some(&self.bias[bundle.first[1]..][..groups]),
                             residual: residual
                                 .map(|residual| &residual[image * to..][part.clone()]),
-                            activation: inside,
+                            activation,
                         };
                         conv_forward(
                             &bundle.shape,
@@ -211,9 +209,6 @@ impl Operation for Conv {
                     }
                 }
             }
-        }
-        if let Some(function) = activation.filter(|&function| fused(function).is_none()) {
-            apply_in_place(function, output);
         }
     }
 

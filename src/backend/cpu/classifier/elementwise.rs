@@ -6,10 +6,10 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::broadcast::{Along, Broadcast, Unit};
-use super::function;
 use super::gemm::{load_part, store_part};
 use super::operation::{Backward, Inputs, Operation, Reads, Shared, numbers, put, shares, sum};
 use crate::backend::cpu::blocked::layout;
+use crate::backend::cpu::function;
 use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch};
 use crate::classifier::{Binary, Function};
 
@@ -67,19 +67,6 @@ pub fn apply(function: Function, from: &[Lanes], to: &mut [Lanes]) {
     });
 }
 
-/// `data = function(data)`.
-pub fn apply_in_place(function: Function, data: &mut [Lanes]) {
-    shares(data, |_, data| {
-        let to: *mut f32 = data.as_mut_ptr().cast();
-        dispatch(Values {
-            function,
-            from: to,
-            n: data.len(),
-            to,
-        });
-    });
-}
-
 /// `gradient = gradient · function'`, where `known` is the function's value or its argument as
 /// [`function::derivative_from_value`] says.
 pub fn chain(function: Function, known: &[Lanes], gradient: &mut [Lanes]) {
@@ -97,7 +84,7 @@ pub fn chain(function: Function, known: &[Lanes], gradient: &mut [Lanes]) {
     });
 }
 
-/// `to = function(from)` for `n` groups; they may be the same.
+/// `to = function(from)` for `n` groups.
 struct Values {
     function: Function,
     from: *const f32,
@@ -267,8 +254,7 @@ impl Operation for Pair {
 
     fn backward(&self, pass: Backward<'_>) {
         let side = (0..2)
-            .filter(|&n| matches!(self.sides[n], Side::Input(i) if i == pass.input))
-            .next()
+            .find(|&n| matches!(self.sides[n], Side::Input(i) if i == pass.input))
             .expect("the gradient is by one of the inputs");
         let broadcast = &self.broadcast;
         let run = broadcast.run_numbers();

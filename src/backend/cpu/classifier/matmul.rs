@@ -3,9 +3,9 @@
 use rayon::prelude::*;
 
 use super::elementwise::transfer;
-use super::function;
 use super::gemm::{Product, Strided, load_part, pack, packed_len, store_part};
 use super::operation::{Backward, Inputs, Operation, Reads, numbers, numbers_mut};
+use crate::backend::cpu::function;
 use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch, zeroed};
 use crate::classifier::{Function, layout};
 use crate::error::Result;

@@ -8,7 +8,6 @@
 mod broadcast;
 mod conv;
 mod elementwise;
-mod function;
 mod gemm;
 mod matmul;
 mod memory;
@@ -182,7 +181,7 @@ impl CpuClassifier {
         &mut self,
         schedule: &Schedule,
         images: &[At<'_, HostImages<f32>>],
-        loss_gradient: &mut LossGradient<'_>,
+        mut loss_gradient: impl FnMut(usize, &[f32], &mut [f32]),
         out: &mut HostImages<f32>,
         first: usize,
     ) -> Result<Vec<f32>> {
@@ -332,7 +331,8 @@ impl ClassifierEngine for CpuClassifier {
                 Schedule::new(&self.plan, true)?
             }
         };
-        let result = self.run_gradient(&schedule, images, loss_gradient, out, first);
+        let loss = |i: usize, logits: &[f32], by: &mut [f32]| loss_gradient(i, logits, by);
+        let result = self.run_gradient(&schedule, images, loss, out, first);
         self.gradient = Some(schedule);
         result
     }

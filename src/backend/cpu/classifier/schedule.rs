@@ -1,9 +1,9 @@
 //! When buffers are alive, and so where they lie in an image's arena.
 
-use super::function::derivative_from_value;
 use super::memory::{Lifetime, place};
 use super::operation::Place;
 use super::plan::{BufferId, Plan};
+use crate::backend::cpu::function::derivative_from_value;
 use crate::error::{Error, Result};
 
 /// Where a step's forward pass reads and writes.

@@ -3,8 +3,11 @@
 use super::{Builder, images, run};
 use crate::backend::cpu::classifier::CpuClassifier;
 use crate::backend::host::HostImages;
+use crate::backend::reference::ReferenceClassifier;
 use crate::backend::{At, ClassifierEngine, ImageShape};
-use crate::classifier::{Binary, Conv, Function, Graph, Op, Pads, Pool, Reduction, Window};
+use crate::classifier::{
+    Binary, Conv, Function, Graph, LoadOptions, Op, Pads, Pool, Reduction, Window,
+};
 
 /// A small network with every family of operations.
 fn network() -> Graph {
@@ -135,4 +138,49 @@ fn images_that_do_not_fit_are_refused() {
     assert!(engine.gradient(&all, &mut loss, &mut out, 1).is_err());
     assert!(engine.gradient(&all, &mut loss, &mut out, 0).is_ok());
     assert!(engine.logits(&[]).unwrap().is_empty());
+}
+
+/// On real models: the reference's logits and gradient, one picture.
+#[test]
+fn real_models_agree_with_the_reference() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/models");
+    for name in ["cifar-resnet20", "cifar-resnet56", "efficientnet-lite0"] {
+        let path = std::path::Path::new(folder).join(format!("{name}.onnx"));
+        if !path.exists() {
+            println!("skipped: no {}", path.display());
+            continue;
+        }
+        let graph = Graph::load(&path, &LoadOptions::default()).unwrap();
+        let images = images(&graph, 2, 11);
+        let mut engine = CpuClassifier::new(&graph, 2).unwrap();
+        let [logits, _, gradients] = run(&mut engine, &images, 2);
+        let pixels: Vec<f64> = images.image(1).iter().map(|&x| x.into()).collect();
+        let (want, want_gradient) = ReferenceClassifier::new(&graph)
+            .gradient_f64(&pixels, |logits, by| {
+                for (by, x) in by.iter_mut().zip(super::uniform(logits.len(), 77)) {
+                    *by = x.into();
+                }
+            })
+            .unwrap();
+        let relative = |got: &[f32], want: &[f64]| {
+            let pairs = got.iter().zip(want);
+            let error: f64 = pairs.map(|(&g, w)| (f64::from(g) - w).powi(2)).sum();
+            (error / want.iter().map(|w| w * w).sum::<f64>()).sqrt()
+        };
+        let (logits_error, gradient_error) = (
+            relative(&logits[logits.len() / 2..], &want),
+            relative(&gradients[gradients.len() / 2..], &want_gradient),
+        );
+        println!("{name}: logits {logits_error:.1e}, gradient {gradient_error:.1e}");
+        assert!(logits_error < 1e-5, "{name}: logits {logits_error:.1e}");
+        // An activation within rounding of its kink takes the other side's slope.
+        assert!(
+            gradient_error < 1e-3,
+            "{name}: gradient {gradient_error:.1e}"
+        );
+        if name == "efficientnet-lite0" {
+            // Two images in flight, with everything that gradients need.
+            assert!(engine.memory() < 100_000_000, "{} bytes", engine.memory());
+        }
+    }
 }
