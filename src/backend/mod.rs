@@ -11,6 +11,7 @@
 pub mod cpu;
 pub mod host;
 pub mod reference;
+mod slots;
 
 use crate::classifier::Graph;
 use crate::dip::NetSpec;

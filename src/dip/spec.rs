@@ -54,7 +54,7 @@ pub struct NetSpec {
     pub upsample: Upsample,
     pub padding: Padding,
     /// Adam's step size.
-    pub learning_rate: f32,
+    pub learning_rate: f64,
     /// Whether Adam moves `z` too (DIPDefend does).
     pub optimise_input: bool,
     /// σ of the Gaussian noise added to `z` anew in each iteration; 0 for none.

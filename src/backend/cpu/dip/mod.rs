@@ -1,0 +1,3 @@
+//! DIP engines of the cpu backend.
+
+pub mod lanes;
