@@ -1,3 +1,4 @@
 //! DIP engines of the cpu backend.
 
+pub mod blocked;
 pub mod lanes;

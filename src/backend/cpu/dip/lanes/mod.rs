@@ -5,7 +5,7 @@
 //! vectors, and no lane ever touches another. Instances run in groups of sixteen, a group on one
 //! thread.
 
-mod adam;
+pub(super) mod adam;
 mod conv;
 mod conv_weights;
 mod group;
