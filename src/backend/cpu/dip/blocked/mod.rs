@@ -11,10 +11,14 @@ mod resample;
 mod state;
 mod step;
 
+#[cfg(test)]
+mod tests;
+
 use self::plan::Plan;
 use self::state::State;
 use self::step::Workspace;
 use crate::backend::cpu::blocked::layout;
+use crate::backend::cpu::simd::Lanes;
 use crate::backend::host::HostImages;
 use crate::backend::slots::{
     check_images, check_instances, check_len, check_slot, free_slot, input_not_optimised, not_run,
@@ -53,6 +57,17 @@ impl BlockedDip {
         })
     }
 
+    /// Bytes that an engine takes: for every instance, and once.
+    ///
+    /// # Errors
+    /// The network is impossible or cannot fit that size.
+    pub fn bytes(spec: &NetSpec, height: usize, width: usize) -> Result<(usize, usize)> {
+        let plan = Plan::new(spec, height, width)?;
+        let lanes = [state::lanes(&plan), step::lanes(&plan)];
+        let [instance, shared] = lanes.map(|n| n.saturating_mul(size_of::<Lanes>()));
+        Ok((instance, shared))
+    }
+
     /// A slot in use.
     fn state(&mut self, slot: usize) -> Result<&mut State> {
         check_slot(slot, self.slots.len())?;
@@ -72,7 +87,7 @@ impl BlockedDip {
     }
 
     /// One number of each pixel of the input, CHW.
-    fn input_pixels(&self, blocked: &[crate::backend::cpu::simd::Lanes]) -> Vec<f64> {
+    fn input_pixels(&self, blocked: &[Lanes]) -> Vec<f64> {
         let plane = self.shape.height * self.shape.width;
         let mut pixels = vec![0.0; self.plan.spec.input_depth * plane];
         layout::unblock(blocked, plane, &mut pixels);

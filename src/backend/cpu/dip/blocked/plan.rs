@@ -17,6 +17,18 @@ pub struct Conv {
     pub bias: Range<usize>,
 }
 
+impl Conv {
+    /// Groups of lanes of its packed weights.
+    pub fn packed(&self) -> usize {
+        groups(self.shape.out_channels) * self.shape.in_channels * self.shape.taps()
+    }
+
+    /// Groups of lanes of its output.
+    pub fn output(&self) -> usize {
+        groups(self.shape.out_channels) * self.shape.output().iter().product::<usize>()
+    }
+}
+
 /// One batch normalisation.
 pub struct Norm {
     /// Channels of the tensors that it normalises together.

@@ -83,6 +83,17 @@ fn adam(
         });
 }
 
+/// Groups of lanes that an instance takes.
+pub fn lanes(plan: &Plan) -> usize {
+    let plane = plan.size[0] * plan.size[1];
+    let spec = &plan.spec;
+    let weights: usize = plan.convs.iter().map(|conv| conv.packed()).sum();
+    let norms: usize = plan.norms.iter().map(|norm| 2 * norm.groups()).sum();
+    let copies = if spec.optimise_input { 4 } else { 1 };
+    let input = copies * layout::groups(spec.input_depth) * plane;
+    4 * (weights + norms) + input + 2 * layout::groups(spec.output_channels) * plane
+}
+
 /// One instance.
 pub struct State {
     /// `None` where the slot is free.

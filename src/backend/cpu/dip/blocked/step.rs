@@ -59,6 +59,24 @@ struct LevelGradients {
     down: Vec<Lanes>,
 }
 
+/// Groups of lanes that a workspace takes, but for sums, which are small beside the rest.
+pub fn lanes(plan: &Plan) -> usize {
+    let spec = &plan.spec;
+    let levels = plan.levels.iter().enumerate().map(|(k, level)| {
+        let (whole, lower) = (plane(level.size), plane(half(level.size)));
+        let [deeper, up, down, skip] =
+            [level.deeper, spec.up[k], spec.down[k], spec.skip[k]].map(groups);
+        whole * (deeper + deeper.max(up) + up + 2 * skip) + lower * 2 * down
+    });
+    let convs = plan.convs.iter().map(|conv| conv.output() + conv.packed());
+    let jittered = if spec.jitter > 0.0 {
+        groups(spec.input_depth) * plane(plan.size)
+    } else {
+        0
+    };
+    levels.sum::<usize>() + convs.sum::<usize>() + jittered
+}
+
 /// What a convolution reads.
 #[derive(Clone, Copy)]
 enum Input {
@@ -115,10 +133,7 @@ impl Workspace {
                 down: zeroed(down * lower)?,
             });
         }
-        let raw = plan
-            .convs
-            .iter()
-            .map(|conv| zeroed(groups(conv.shape.out_channels) * out_plane(&conv.shape)));
+        let raw = plan.convs.iter().map(|conv| zeroed(conv.output()));
         let widest = plan.norms.iter().map(|n| n.groups()).max().unwrap_or(0);
         let partial = partial_len(widest, picture)
             .max(loss::partial_len(groups(spec.output_channels), picture));
