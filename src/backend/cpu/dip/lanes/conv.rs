@@ -9,6 +9,7 @@
 //! output channel and each loaded weight every pixel: 48 multiply-adds for 18 loads in a 3×3 kernel's
 //! row.
 
+use super::norm::Channel;
 use super::view::{View, lanes, load, store};
 use crate::backend::cpu::simd::{F32x16, Isa, Kernel, Lanes, dispatch_on};
 
@@ -127,8 +128,8 @@ struct Correlate<'a> {
     start: Start,
     weights: &'a [Lanes],
     memory: &'a mut [Lanes],
-    /// Gets each output channel's sum over its pixels.
-    sums: Option<&'a mut [Lanes]>,
+    /// Get the sums over each output channel's pixels, where their means will be.
+    sums: Option<&'a mut [Channel]>,
 }
 
 impl Kernel for Correlate<'_> {
@@ -212,7 +213,7 @@ impl Correlate<'_> {
         }
         if let Some(sums) = &mut self.sums {
             for o in 0..O {
-                sums[first + o] = lanes(totals[o]);
+                sums[first + o].mean = lanes(totals[o]);
             }
         }
     }
@@ -332,7 +333,7 @@ impl Conv {
         memory: &mut [Lanes],
         x: &View,
         y: &View,
-        sums: Option<&mut [Lanes]>,
+        sums: Option<&mut [Channel]>,
     ) {
         self.check(x, y);
         assert!(x.border >= self.reach() && (x.at >= y.end() || y.at >= x.end()));

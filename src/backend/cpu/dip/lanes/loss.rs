@@ -46,10 +46,10 @@ impl Kernel for SigmoidLoss<'_> {
     #[inline(always)]
     fn run<V: F32x16>(mut self) -> Lanes {
         let one = V::splat(1.0);
-        let keep = self
-            .picture
-            .as_ref()
-            .map_or(V::splat(0.0), |p| vector(&p.keep));
+        let keep = match &self.picture {
+            Some(picture) => vector(&picture.keep),
+            None => V::splat(0.0),
+        };
         let renew = one.sub(keep);
         let per_element = 1.0 / self.target.len() as f32;
         let slope = V::splat(2.0 * per_element);

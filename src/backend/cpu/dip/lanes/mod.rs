@@ -5,15 +5,22 @@
 //! vectors, and no lane ever touches another. Instances run in groups of sixteen, a group on one
 //! thread.
 
+// In register tiles an index names a channel or pixel in several arrays at once.
+#![allow(clippy::needless_range_loop)]
+
 pub(super) mod adam;
 mod conv;
 mod conv_weights;
 mod group;
 mod loss;
 mod norm;
+#[cfg(test)]
+mod op_tests;
 mod plan;
 mod resample;
 mod step;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::sync::Mutex;
@@ -56,7 +63,12 @@ impl LaneDip {
             height,
             width,
         };
-        let groups = (0..capacity.div_ceil(LANES))
+        let groups = capacity.div_ceil(LANES);
+        let (group, _) = plan_bytes(spec, &plan);
+        if groups.saturating_mul(group) > MOST_BYTES {
+            return Err(no_memory(shape, capacity));
+        }
+        let groups = (0..groups)
             .map(|_| Group::new(spec, &plan))
             .collect::<Option<_>>()
             .ok_or_else(|| no_memory(shape, capacity))?;
@@ -76,13 +88,7 @@ impl LaneDip {
     /// # Errors
     /// The network is impossible or cannot fit that size.
     pub fn bytes(spec: &NetSpec, height: usize, width: usize) -> Result<(usize, usize)> {
-        let plan = Plan::new(spec, height, width)?;
-        let input = spec.input_depth * plan.input.pixels();
-        let trained = plan.parameters + if spec.optimise_input { input } else { 0 };
-        let pictures = 2 * spec.output_channels * plan.output.pixels();
-        let group = 3 * trained + plan.parameters + input + pictures;
-        let workspace = plan.memory + 2 * plan.normalised;
-        Ok((group * size_of::<Lanes>(), workspace * size_of::<Lanes>()))
+        Ok(plan_bytes(spec, &Plan::new(spec, height, width)?))
     }
 
     /// The group and lane of a slot, and what it holds.
@@ -107,6 +113,20 @@ impl LaneDip {
         free.or_else(|| Workspace::new(&self.plan))
             .ok_or_else(|| no_memory(self.shape, self.capacity))
     }
+}
+
+/// No machine has more; a system that lends memory before it is used would not refuse it.
+const MOST_BYTES: usize = 1 << 40;
+
+/// Bytes of a group and of a workspace.
+fn plan_bytes(spec: &NetSpec, plan: &Plan) -> (usize, usize) {
+    let input = spec.input_depth * plan.input.pixels();
+    let trained = plan.parameters + if spec.optimise_input { input } else { 0 };
+    let pictures = 2 * spec.output_channels * plan.output.pixels();
+    // Values, gradient and two moments of what is trained.
+    let group = 4 * trained + (plan.parameters + input - trained) + pictures;
+    let workspace = plan.memory * size_of::<Lanes>() + plan.normalised * size_of::<norm::Channel>();
+    (group * size_of::<Lanes>(), workspace)
 }
 
 /// What a failed allocation gives.

@@ -128,8 +128,8 @@ impl Plan {
             .chain(spec.up.iter().map(|up| 4 * up))
             .sum::<usize>()
             + spec.output_channels;
-        let plane = (height as u128 + 4) * (width as u128 + 4);
-        if plane * channels as u128 > 1 << 40 {
+        let plane = (height as u128 + 4).saturating_mul(width as u128 + 4);
+        if plane.saturating_mul(channels as u128) > 1 << 40 {
             return Err(Error::invalid(format!(
                 "no memory for a DIP network on {height}×{width} (height × width); use smaller tiles"
             )));

@@ -1,5 +1,6 @@
 //! Upsampling and reflection padding, sixteen instances at a time.
 
+use super::norm::Channel;
 use super::view::{View, lanes, load, store};
 use crate::backend::cpu::simd::{F32x16, Isa, Kernel, Lanes, dispatch_on};
 use crate::dip::Upsample;
@@ -11,7 +12,7 @@ pub fn upsample(
     memory: &mut [Lanes],
     x: &View,
     y: &View,
-    sums: &mut [Lanes],
+    sums: &mut [Channel],
 ) {
     check(memory, x, y);
     assert!(sums.len() == x.channels);
@@ -52,7 +53,7 @@ struct Forward<'a> {
     memory: &'a mut [Lanes],
     x: &'a View,
     y: &'a View,
-    sums: &'a mut [Lanes],
+    sums: &'a mut [Channel],
 }
 
 impl Kernel for Forward<'_> {
@@ -80,15 +81,12 @@ impl Kernel for Forward<'_> {
                 let out = self.y.index(channel, row, 0);
                 // SAFETY: pixels of views that lie inside the memory.
                 unsafe {
-                    let between = |x: usize| {
-                        let a = load::<V>(memory.add(source + x)).mul(near);
-                        load::<V>(memory.add(beside + x)).mul_add(far, a)
-                    };
-                    let mut middle = between(0);
+                    let rows = [memory.add(source), memory.add(beside)];
+                    let mut middle = between::<V>(rows, 0, near, far);
                     let mut before = middle;
                     let (mut even, mut odd) = (V::splat(0.0), V::splat(0.0));
                     for x in 0..width {
-                        let after = between((x + 1).min(width - 1));
+                        let after = between::<V>(rows, (x + 1).min(width - 1), near, far);
                         let nearer = middle.mul(near);
                         let (left, right) =
                             (before.mul_add(far, nearer), after.mul_add(far, nearer));
@@ -100,9 +98,20 @@ impl Kernel for Forward<'_> {
                     total = total.add(even.add(odd));
                 }
             }
-            self.sums[channel] = lanes(total);
+            self.sums[channel].mean = lanes(total);
         }
     }
+}
+
+/// A pixel between two rows, the first the nearer.
+///
+/// # Safety
+/// `x` is a pixel of both rows.
+#[inline(always)]
+unsafe fn between<V: F32x16>(rows: [*mut Lanes; 2], x: usize, near: V, far: V) -> V {
+    // SAFETY: the caller's promise.
+    let [nearer, farther] = unsafe { [load::<V>(rows[0].add(x)), load(rows[1].add(x))] };
+    farther.mul_add(far, nearer.mul(near))
 }
 
 struct Backward<'a> {
@@ -127,24 +136,20 @@ impl Kernel for Backward<'_> {
             for y in 0..height {
                 // A source row shows in the two rows it is nearest to and in the ones around those; at
                 // the edge, where there is none, in the nearest once more.
-                let row = |y: usize| self.dy.index(channel, y, 0);
-                let above = row((2 * y).saturating_sub(1));
-                let (upper, lower) = (row(2 * y), row(2 * y + 1));
-                let below = row((2 * y + 2).min(2 * height - 1));
+                let (above, below) = ((2 * y).saturating_sub(1), (2 * y + 2).min(2 * height - 1));
                 let out = self.dx.index(channel, y, 0);
                 // SAFETY: pixels of views that lie inside the memory.
                 unsafe {
-                    let column = |x: usize| {
-                        let at = |row: usize| load::<V>(memory.add(row + x));
-                        let inner = at(upper).add(at(lower)).mul(near);
-                        at(above).add(at(below)).mul_add(far, inner)
-                    };
-                    let (mut first, mut second) = (column(0), column(1));
+                    let rows = [above, 2 * y, 2 * y + 1, below]
+                        .map(|y| memory.add(self.dy.index(channel, y, 0)));
+                    let mut first = column::<V>(rows, 0, near, far);
+                    let mut second = column::<V>(rows, 1, near, far);
                     let mut before = first;
                     for x in 0..width {
                         let (mut after, mut last) = (second, second);
                         if x + 1 < width {
-                            (after, last) = (column(2 * x + 2), column(2 * x + 3));
+                            after = column(rows, 2 * x + 2, near, far);
+                            last = column(rows, 2 * x + 3, near, far);
                         }
                         let inner = first.add(second).mul(near);
                         store(memory.add(out + x), before.add(after).mul_add(far, inner));
@@ -153,6 +158,20 @@ impl Kernel for Backward<'_> {
                 }
             }
         }
+    }
+}
+
+/// What four rows' pixels of a column add to the source row between them.
+///
+/// # Safety
+/// `x` is a pixel of all rows.
+#[inline(always)]
+unsafe fn column<V: F32x16>(rows: [*mut Lanes; 4], x: usize, near: V, far: V) -> V {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let inner = load::<V>(rows[1].add(x)).add(load(rows[2].add(x)));
+        let outer = load::<V>(rows[0].add(x)).add(load(rows[3].add(x)));
+        outer.mul_add(far, inner.mul(near))
     }
 }
 

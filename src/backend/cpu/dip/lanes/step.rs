@@ -2,7 +2,7 @@
 
 use super::conv::Start;
 use super::loss::{Picture, sigmoid_loss};
-use super::norm::{self, Statistics};
+use super::norm::{self, Channel};
 use super::plan::{Block, Merge, NormPlace, Plan, Step};
 use super::resample::{fold_border, reflect_border, upsample, upsample_gradient};
 use super::view::View;
@@ -12,20 +12,17 @@ use crate::dip::Padding;
 /// What a thread computes a group's iteration in; holds nothing between iterations but zero borders.
 pub struct Workspace {
     pub memory: Vec<Lanes>,
-    /// Means and scales of the normalised channels.
-    means: Vec<Lanes>,
-    scales: Vec<Lanes>,
+    /// Of every normalised channel.
+    channels: Vec<Channel>,
 }
 
 impl Workspace {
     /// # Errors
     /// Gives `None` where the memory is not to be had.
     pub fn new(plan: &Plan) -> Option<Self> {
-        let zeroed = |n| bytemuck::allocation::try_zeroed_vec(n).ok();
         Some(Workspace {
-            memory: zeroed(plan.memory)?,
-            means: zeroed(plan.normalised)?,
-            scales: zeroed(plan.normalised)?,
+            memory: bytemuck::allocation::try_zeroed_vec(plan.memory).ok()?,
+            channels: bytemuck::allocation::try_zeroed_vec(plan.normalised).ok()?,
         })
     }
 }
@@ -82,7 +79,7 @@ impl Iteration<'_> {
             reflect_border(&mut self.workspace.memory, &block.x);
         }
         // The normalisation subtracts the bias again, so it is left out.
-        let sums = &mut self.workspace.means[block.norm.range()];
+        let channels = &mut self.workspace.channels[block.norm.range()];
         block.conv.forward(
             self.isa,
             Start::Zero,
@@ -90,14 +87,14 @@ impl Iteration<'_> {
             &mut self.workspace.memory,
             &block.x,
             &block.convolved,
-            Some(sums),
+            Some(channels),
         );
         self.normalise(&block.norm, true, &block.convolved, &block.y.value);
     }
 
     fn merge(&mut self, merge: &Merge) {
-        let Workspace { memory, means, .. } = &mut *self.workspace;
-        let (beside, below) = means[merge.norm.range()].split_at_mut(merge.skip);
+        let Workspace { memory, channels } = &mut *self.workspace;
+        let (beside, below) = channels[merge.norm.range()].split_at_mut(merge.skip);
         let part = merge.merged.part(0, merge.skip);
         norm::channel_sums(self.isa, memory, &part, beside);
         let part = merge.upsampled();
@@ -115,26 +112,20 @@ impl Iteration<'_> {
     /// Normalises `x`, whose channels' sums lie where their means will be.
     fn normalise(&mut self, place: &NormPlace, leaky: bool, x: &View, y: &View) {
         let norm = place.norm(self.parameters, leaky);
-        let mut statistics = Statistics {
-            mean: &mut self.workspace.means[place.range()],
-            scale: &mut self.workspace.scales[place.range()],
-        };
+        let channels = &mut self.workspace.channels[place.range()];
         let memory = &mut self.workspace.memory;
-        norm::statistics(self.isa, memory, x, &mut statistics);
-        norm::forward(self.isa, norm, &statistics, memory, x, y);
+        norm::statistics(self.isa, memory, x, channels);
+        norm::forward(self.isa, norm, channels, memory, x, y);
     }
 
     /// Turns the derivative by `y` into the one by `x`, in the place of `x`.
     fn normalise_gradient(&mut self, place: &NormPlace, leaky: bool, x: &View, dy: &View) {
         let norm = place.norm(self.parameters, leaky);
-        let statistics = Statistics {
-            mean: &mut self.workspace.means[place.range()],
-            scale: &mut self.workspace.scales[place.range()],
-        };
+        let channels = &self.workspace.channels[place.range()];
         let gradients = &mut self.gradients[place.weight..place.bias + place.channels];
         let (dweight, dbias) = gradients.split_at_mut(place.channels);
         let memory = &mut self.workspace.memory;
-        norm::backward(self.isa, norm, &statistics, memory, x, dy, dweight, dbias);
+        norm::backward(self.isa, norm, channels, memory, x, dy, dweight, dbias);
     }
 
     fn block_gradient(&mut self, block: &Block) {
