@@ -66,7 +66,15 @@ impl RandomKey {
         }
     }
 
-    /// Calls `f(index, g)` for `index` in `0..count`, `g` standard normal (Box and Muller).
+    /// Standard normals `4·block .. 4·block + 4` of a sequence (Box and Muller).
+    pub fn normals(&self, purpose: Purpose, iteration: u32, block: u32) -> [f32; 4] {
+        let words = self.words(purpose, iteration, block);
+        let (a, b) = box_muller(words[0], words[1]);
+        let (c, d) = box_muller(words[2], words[3]);
+        [a, b, c, d]
+    }
+
+    /// Calls `f(index, g)` for `index` in `0..count`, `g` standard normal.
     pub fn normal(
         &self,
         purpose: Purpose,
@@ -75,10 +83,8 @@ impl RandomKey {
         mut f: impl FnMut(usize, f32),
     ) {
         for block in 0..count.div_ceil(4) {
-            let words = self.words(purpose, iteration, block as u32);
-            let (a, b) = box_muller(words[0], words[1]);
-            let (c, d) = box_muller(words[2], words[3]);
-            for (i, g) in [a, b, c, d].into_iter().enumerate() {
+            let four = self.normals(purpose, iteration, block as u32);
+            for (i, g) in four.into_iter().enumerate() {
                 let index = 4 * block + i;
                 if index < count {
                     f(index, g);

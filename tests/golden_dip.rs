@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use backstitch::backend::cpu::dip::blocked::BlockedDip;
 use backstitch::backend::cpu::dip::lanes::LaneDip;
 use backstitch::backend::host::HostImages;
 use backstitch::backend::reference::ReferenceDip;
@@ -244,4 +245,9 @@ fn close_to_pytorch<E: DipEngine<Images = HostImages<f32>>>(
 #[test]
 fn lanes_are_close_to_pytorch() {
     close_to_pytorch(|spec, height, width| LaneDip::new(spec, height, width, 1).unwrap());
+}
+
+#[test]
+fn blocked_is_close_to_pytorch() {
+    close_to_pytorch(|spec, height, width| BlockedDip::new(spec, height, width, 1).unwrap());
 }

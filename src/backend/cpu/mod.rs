@@ -8,7 +8,7 @@ pub mod peak;
 pub mod simd;
 
 use self::classifier::CpuClassifier;
-use self::dip::lanes::LaneDip;
+use self::dip::CpuDip;
 use super::Backend;
 use super::host::HostDevice;
 use crate::classifier::Graph;
@@ -24,7 +24,7 @@ impl HostDevice for CpuBackend {
 }
 
 impl Backend for CpuBackend {
-    type Dip = LaneDip;
+    type Dip = CpuDip;
     type Classifier = CpuClassifier;
 
     fn name(&self) -> String {
@@ -33,15 +33,15 @@ impl Backend for CpuBackend {
         format!("cpu ({threads} threads, {isa})")
     }
 
-    fn dip(&self, spec: &NetSpec, height: usize, width: usize, capacity: usize) -> Result<LaneDip> {
-        LaneDip::new(spec, height, width, capacity)
+    fn dip(&self, spec: &NetSpec, height: usize, width: usize, capacity: usize) -> Result<CpuDip> {
+        CpuDip::new(spec, height, width, capacity)
     }
 
     fn classifier(&self, graph: &Graph, batch: usize) -> Result<CpuClassifier> {
         CpuClassifier::new(graph, batch)
     }
 
-    fn dip_capacity(&self, _: &NetSpec, _: usize, _: usize) -> Result<usize> {
-        Ok(256)
+    fn dip_capacity(&self, spec: &NetSpec, height: usize, width: usize) -> Result<usize> {
+        Ok(dip::capacity(spec, height, width))
     }
 }

@@ -35,15 +35,38 @@ impl Trained {
     /// Moves values `first ..` against as many gradients.
     pub fn step(&mut self, isa: Isa, rates: &Rates, first: usize, gradients: &[Lanes]) {
         let range = first..first + gradients.len();
-        let kernel = Step {
+        let (values, first) = (
+            &mut self.values[range.clone()],
+            &mut self.first[range.clone()],
+        );
+        step(
+            isa,
             rates,
-            values: &mut self.values[range.clone()],
-            first: &mut self.first[range.clone()],
-            second: &mut self.second[range],
+            values,
+            first,
+            &mut self.second[range],
             gradients,
-        };
-        dispatch_on(isa, kernel);
+        );
     }
+}
+
+/// Moves values, and their moments, against as many gradients.
+pub fn step(
+    isa: Isa,
+    rates: &Rates,
+    values: &mut [Lanes],
+    first: &mut [Lanes],
+    second: &mut [Lanes],
+    gradients: &[Lanes],
+) {
+    let kernel = Step {
+        rates,
+        values,
+        first,
+        second,
+        gradients,
+    };
+    dispatch_on(isa, kernel);
 }
 
 struct Step<'a> {

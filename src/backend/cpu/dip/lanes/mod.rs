@@ -8,7 +8,7 @@
 // In register tiles an index names a channel or pixel in several arrays at once.
 #![allow(clippy::needless_range_loop)]
 
-mod adam;
+pub(super) mod adam;
 mod conv;
 mod conv_weights;
 mod group;
