@@ -130,6 +130,7 @@ fn options() -> Options {
         },
         tile: Some(8),
         restarts: 3,
+        shift: true,
         iterations: 60,
         probe_interval: 5,
         seed: 4,

@@ -277,24 +277,18 @@ fn tile<T: Real>(
     let pixels = image.pixels();
     let tiles = out.par_images_mut(first, grid.tiles())?;
     tiles.enumerate().for_each(|(t, tile)| {
-        let (top, left) = origin(grid, t);
-        let rows = tile.chunks_exact_mut(grid.tile_width);
-        for (row, to) in rows.enumerate() {
+        let (row, column) = (t / grid.columns(), t % grid.columns());
+        let (down, right) = (row * grid.tile_height, column * grid.tile_width);
+        for (row, to) in tile.chunks_exact_mut(grid.tile_width).enumerate() {
             let (channel, y) = (row / grid.tile_height, row % grid.tile_height);
-            let y = TileGrid::reflect(top + y, shape.height);
+            let y = TileGrid::reflect((down + y).abs_diff(grid.top), shape.height);
             let from = &pixels[(channel * shape.height + y) * shape.width..][..shape.width];
             for (x, to) in to.iter_mut().enumerate() {
-                *to = from[TileGrid::reflect(left + x, shape.width)];
+                *to = from[TileGrid::reflect((right + x).abs_diff(grid.left), shape.width)];
             }
         }
     });
     Ok(())
-}
-
-/// Row and column of a tile's upper left pixel.
-fn origin(grid: TileGrid, tile: usize) -> (usize, usize) {
-    let (row, column) = (tile / grid.columns(), tile % grid.columns());
-    (row * grid.tile_height, column * grid.tile_width)
 }
 
 /// Puts tiles together.
@@ -321,16 +315,28 @@ fn untile<T: Real>(
             grid.tiles()
         )));
     }
+    let columns = runs(grid.width, grid.left, grid.tile_width);
     let image = out.image_mut(index);
     for (row, to) in image.chunks_exact_mut(shape.width).enumerate() {
-        let (channel, y) = (row / shape.height, row % shape.height);
-        for (column, to) in to.chunks_mut(grid.tile_width).enumerate() {
-            let tile = tiles.image(first_tile + y / grid.tile_height * grid.columns() + column);
-            let start = (channel * grid.tile_height + y % grid.tile_height) * grid.tile_width;
-            to.copy_from_slice(&tile[start..start + to.len()]);
+        let (channel, y) = (row / shape.height, row % shape.height + grid.top);
+        let first = first_tile + y / grid.tile_height * grid.columns();
+        let start = (channel * grid.tile_height + y % grid.tile_height) * grid.tile_width;
+        for (column, run) in columns.iter().enumerate() {
+            let tile = tiles.image(first + column);
+            let from = start + (run.start + grid.left) % grid.tile_width;
+            to[run.clone()].copy_from_slice(&tile[from..from + run.len()]);
         }
     }
     Ok(())
+}
+
+/// The pixels of each tile on an axis of `n` pixels whose first lies `before` pixels inside the first
+/// tile.
+fn runs(n: usize, before: usize, tile: usize) -> Vec<std::ops::Range<usize>> {
+    let tiles = (n + before).div_ceil(tile);
+    (0..tiles)
+        .map(|i| (i * tile).saturating_sub(before)..((i + 1) * tile - before).min(n))
+        .collect()
 }
 
 /// Points of segments.
@@ -385,13 +391,14 @@ fn push<T: Real>(
     Ok(())
 }
 
-/// Weight of each of `n` cells of size `cell` at every pixel of an axis: raised cosines that sum to 1.
-/// At most two are not zero: the lower one's index, and its weight.
-fn windows(length: usize, cell: usize, n: usize) -> Vec<(usize, f64)> {
+/// Weight of each of `n` cells of size `cell` at every pixel of an axis whose first lies `before`
+/// pixels inside the first cell: raised cosines that sum to 1. At most two are not zero: the lower
+/// one's index, and its weight.
+fn windows(length: usize, cell: usize, before: usize, n: usize) -> Vec<(usize, f64)> {
     (0..length)
         .map(|i| {
             // Position in cells from the first centre.
-            let position = (i as f64 + 0.5) / cell as f64 - 0.5;
+            let position = ((i + before) as f64 + 0.5) / cell as f64 - 0.5;
             if position <= 0.0 || n == 1 {
                 return (0, 1.0);
             }
@@ -433,8 +440,8 @@ fn stitch<T: Real>(
             job.weights.len()
         )));
     }
-    let down = windows(shape.height, cells.tile_height, cells.rows());
-    let right = windows(shape.width, cells.tile_width, cells.columns());
+    let down = windows(shape.height, cells.tile_height, cells.top, cells.rows());
+    let right = windows(shape.width, cells.tile_width, cells.left, cells.columns());
     let weight = |row: usize, column: usize, image: usize| {
         f64::from(job.weights[(row * cells.columns() + column) * count + image])
     };
@@ -483,6 +490,7 @@ fn squared_error<T: Real>(
         check_shape(a.buffer, shape)?;
         check_shape(b.buffer, shape)?;
     }
+    let columns = runs(cells.width, cells.left, cells.tile_width);
     let sums: Vec<Vec<f64>> = pairs
         .par_iter()
         .map(|(a, b)| {
@@ -492,10 +500,10 @@ fn squared_error<T: Real>(
                 .chunks_exact(cells.width)
                 .zip(b.pixels().chunks_exact(cells.width));
             for (row, (a, b)) in rows.enumerate() {
-                let first = row % cells.height / cells.tile_height * cells.columns();
-                let chunks = a.chunks(cells.tile_width).zip(b.chunks(cells.tile_width));
-                for (column, (a, b)) in chunks.enumerate() {
-                    for (&a, &b) in a.iter().zip(b) {
+                let y = row % cells.height + cells.top;
+                let first = y / cells.tile_height * cells.columns();
+                for (column, run) in columns.iter().enumerate() {
+                    for (&a, &b) in a[run.clone()].iter().zip(&b[run.clone()]) {
                         let difference: f64 = a.into() - b.into();
                         sums[first + column] += difference * difference;
                     }
@@ -536,19 +544,28 @@ mod tests {
     }
 
     fn grid(tile_height: usize, tile_width: usize) -> TileGrid {
-        TileGrid {
-            height: SHAPE.height,
-            width: SHAPE.width,
-            tile_height,
-            tile_width,
-        }
+        TileGrid::new(SHAPE.height, SHAPE.width, tile_height, tile_width)
     }
 
     #[test]
     fn tiles_extend_by_reflection_and_come_back_cropped() {
         let input = image(|c, y, x| (100 * c + 10 * y + x) as f64);
-        for (height, width) in [(4, 4), (5, 7), (1, 1), (8, 16), (3, 2)] {
-            let grid = grid(height, width);
+        let sizes = [
+            (4, 4, 0, 0),
+            (5, 7, 0, 0),
+            (1, 1, 0, 0),
+            (8, 16, 0, 0),
+            (3, 2, 0, 0),
+        ];
+        let shifted = [(4, 4, 3, 1), (5, 7, 4, 6), (8, 16, 7, 15), (3, 2, 1, 1)];
+        for (height, width, top, left) in sizes.into_iter().chain(shifted) {
+            let grid = TileGrid {
+                top,
+                left,
+                ..grid(height, width)
+            };
+            let area: usize = (0..grid.tiles()).map(|tile| grid.area(tile)).sum();
+            assert_eq!(area, SHAPE.height * SHAPE.width);
             let shape = ImageShape {
                 channels: 2,
                 height,
@@ -558,7 +575,7 @@ mod tests {
             Host.tile(At::new(&input, 0), grid, &mut tiles, 1).unwrap();
             let mut output = Host.allocate(SHAPE, 2).unwrap();
             Host.untile(&tiles, 1, grid, &mut output, 1).unwrap();
-            assert_eq!(output.image(1), input.image(0), "{height}×{width}");
+            assert_eq!(output.image(1), input.image(0), "{grid:?}");
         }
         let mut tiles = Host
             .allocate(
@@ -576,6 +593,18 @@ mod tests {
         let last: Vec<f64> = tiles.image(3)[..16].to_vec();
         let row = |y: f64| [4.0, 5.0, 6.0, 5.0].map(|x| 10.0 * y + x);
         assert_eq!(last, [row(4.0), row(3.0), row(2.0), row(1.0)].concat());
+        // Ahead of the image, row 1 comes before row 0.
+        let ahead = TileGrid {
+            top: 1,
+            left: 2,
+            ..grid(4, 4)
+        };
+        let mut tiles = Host.allocate(tiles.shape(), ahead.tiles()).unwrap();
+        Host.tile(At::new(&input, 0), ahead, &mut tiles, 0).unwrap();
+        assert_eq!(
+            tiles.image(0)[..8],
+            [12.0, 11.0, 10.0, 11.0, 2.0, 1.0, 0.0, 1.0]
+        );
     }
 
     #[test]

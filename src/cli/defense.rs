@@ -19,6 +19,9 @@ pub struct DefenseArgs {
     /// Restarts an image, each with its own seed
     #[arg(long, value_name = "N")]
     pub restarts: Option<usize>,
+    /// Whether each restart's tiles lie elsewhere on the image [default: true]
+    #[arg(long, value_name = "true|false")]
+    pub shift: Option<bool>,
     /// Adam steps a restart
     #[arg(long, value_name = "N")]
     pub iterations: Option<u32>,
@@ -147,6 +150,7 @@ impl DefenseArgs {
             None => {}
         }
         options.restarts = self.restarts.unwrap_or(options.restarts);
+        options.shift = self.shift.unwrap_or(options.shift);
         options.iterations = self.iterations.unwrap_or(options.iterations);
         options.probe_interval = self.probe_interval.unwrap_or(options.probe_interval);
         options.seed = self.seed.unwrap_or(options.seed);

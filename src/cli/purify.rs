@@ -126,6 +126,9 @@ fn record(
     let mut more = Map::new();
     more.insert("recovered_label".into(), json!(outcome.recovered_label));
     more.insert("support".into(), json!(outcome.support));
+    if let Some(consensus) = &outcome.consensus {
+        more.insert("consensus".into(), json!(consensus));
+    }
     if let Some(fallback) = outcome.fallback {
         more.insert("fallback".into(), json!(fallback));
     }

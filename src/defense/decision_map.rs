@@ -12,7 +12,7 @@ pub struct MapOptions {
     pub warm_up: f64,
     /// Points of a segment between the reconstruction and the input.
     pub segment_points: usize,
-    /// Reconstructions of a restart whose segment to the input is probed, evenly spaced over the
+    /// Reconstructions of a path whose segment to the input is probed, evenly spaced over the
     /// settled part, the last included.
     pub segments: usize,
 }
@@ -78,9 +78,9 @@ impl Segment {
 #[derive(Clone, Debug)]
 pub struct DecisionMap {
     pub input: Reading,
-    /// One a restart.
+    /// One a path: the restarts', then their consensus'.
     pub trajectories: Vec<Trajectory>,
-    /// One list a restart.
+    /// One list a path.
     pub segments: Vec<Vec<Segment>>,
     /// First probe of a trajectory that votes.
     pub settled: usize,
@@ -114,27 +114,24 @@ pub fn draw<B: Backend>(
     options: &MapOptions,
     reconstruct: &ReconstructOptions,
     inputs: &[(At<'_, B::Images>, Reading)],
-    reconstructions: &Reconstructions<B::Images>,
+    reconstructions: &mut Reconstructions<B::Images>,
     trajectories: Vec<Vec<Trajectory>>,
 ) -> Result<Vec<DecisionMap>> {
     let probes = options.segment_probes(reconstruct.probes());
     let points = options.segment_points;
+    let paths = reconstruct.paths();
     // One image at a time, so that the reconstructions at the segments' ends stay few.
-    let mut ends = backend.allocate(prober.shape(), reconstruct.restarts * probes.len())?;
+    let mut ends = backend.allocate(prober.shape(), paths.len() * probes.len())?;
     let mut maps = Vec::with_capacity(inputs.len());
     for (image, ((input, reading), trajectories)) in inputs.iter().zip(trajectories).enumerate() {
         let mut jobs = Vec::new();
-        for restart in 0..reconstruct.restarts {
-            for (i, &probe) in probes.iter().enumerate() {
-                let id = ReconstructionId {
-                    image,
-                    restart,
-                    probe,
-                };
-                reconstructions.assemble(backend, id, &mut ends, restart * probes.len() + i)?;
+        for (i, &path) in paths.iter().enumerate() {
+            for (j, &probe) in probes.iter().enumerate() {
+                let id = ReconstructionId { image, path, probe };
+                reconstructions.assemble(backend, id, &mut ends, i * probes.len() + j)?;
             }
         }
-        for end in 0..reconstruct.restarts * probes.len() {
+        for end in 0..paths.len() * probes.len() {
             jobs.extend((1..=points).map(|i| Blend {
                 from: At::new(&ends, end),
                 to: *input,
@@ -142,7 +139,8 @@ pub fn draw<B: Backend>(
             }));
         }
         let mut readings = prober.blends(&jobs)?.into_iter();
-        let segments = (0..reconstruct.restarts)
+        let segments = paths
+            .iter()
             .map(|_| {
                 let of_probe = |&probe| Segment {
                     probe,
@@ -167,37 +165,25 @@ impl DecisionMap {
         self.input.label()
     }
 
-    /// Readings of one restart that vote: the settled trajectory, then the segments.
-    fn votes(&self, restart: usize) -> impl Iterator<Item = &Reading> {
-        let trajectory = self.trajectories[restart][self.settled..]
+    /// Readings of one path that vote: the settled trajectory, then the segments.
+    fn votes(&self, path: usize) -> impl Iterator<Item = &Reading> {
+        let trajectory = self.trajectories[path][self.settled..]
             .iter()
             .map(|p| &p.reading);
-        trajectory.chain(self.segments[restart].iter().flat_map(|s| &s.readings))
+        trajectory.chain(self.segments[path].iter().flat_map(|s| &s.readings))
     }
 
-    /// Each class's mean probability over the points of one restart that vote.
-    fn restart_support(&self, restart: usize) -> Vec<f64> {
+    /// Each class's support: its mean probability over the points that vote, all paths.
+    pub fn support(&self) -> Vec<f64> {
         let mut support = vec![0.0; self.input.classes()];
         let mut count = 0;
-        for reading in self.votes(restart) {
+        for reading in (0..self.trajectories.len()).flat_map(|path| self.votes(path)) {
             for (class, sum) in support.iter_mut().enumerate() {
                 *sum += reading.probability(class);
             }
             count += 1;
         }
         support.iter().map(|sum| sum / f64::from(count)).collect()
-    }
-
-    /// Each class's support: its mean probability over the points that vote, all restarts.
-    pub fn support(&self) -> Vec<f64> {
-        let restarts = self.trajectories.len();
-        let mut support = vec![0.0; self.input.classes()];
-        for restart in 0..restarts {
-            for (sum, x) in support.iter_mut().zip(self.restart_support(restart)) {
-                *sum += x / restarts as f64;
-            }
-        }
-        support
     }
 
     /// The best supported class other than the input label; `None` where the classifier has but one.
@@ -212,34 +198,34 @@ impl DecisionMap {
             .map(|(class, _)| class)
     }
 
-    /// Iteration of the last crossing of a restart's trajectory from `label` to the input label.
-    pub fn crossing(&self, restart: usize, label: usize) -> Option<u32> {
-        let trajectory = &self.trajectories[restart];
-        let crossing = self.trajectory_crossing(restart, label)?;
+    /// Iteration of the last crossing of a path's trajectory from `label` to the input label.
+    pub fn crossing(&self, path: usize, label: usize) -> Option<u32> {
+        let trajectory = &self.trajectories[path];
+        let crossing = self.trajectory_crossing(path, label)?;
         Some(trajectory[crossing].iteration)
     }
 
     /// Probe before the trajectory's last crossing from `label` to the input label.
-    fn trajectory_crossing(&self, restart: usize, label: usize) -> Option<usize> {
-        let trajectory = &self.trajectories[restart];
+    fn trajectory_crossing(&self, path: usize, label: usize) -> Option<usize> {
+        let trajectory = &self.trajectories[path];
         let crosses = |pair: &[super::TrajectoryPoint]| {
             pair[0].reading.label() == label && pair[1].reading.label() == self.input_label()
         };
         trajectory.windows(2).rposition(crosses)
     }
 
-    /// The cross-boundary pair of a restart: the point of class `label` closest to the input on the
+    /// The cross-boundary pair of a path: the point of class `label` closest to the input on the
     /// latest segment that has one, and its neighbour towards the input; else the trajectory's last
     /// crossing.
     ///
     /// The segment comes first because its boundary point is the picture closest to the input that
-    /// this restart can give.
-    pub fn pair(&self, restart: usize, label: usize) -> Option<Pair> {
+    /// this path can give.
+    pub fn pair(&self, path: usize, label: usize) -> Option<Pair> {
         let is_label = |reading: &Reading| reading.label() == label;
-        for segment in self.segments[restart].iter().rev() {
+        for segment in self.segments[path].iter().rev() {
             let last = match segment.readings.iter().rposition(is_label) {
                 Some(i) => i as isize,
-                None if is_label(&self.trajectories[restart][segment.probe].reading) => -1,
+                None if is_label(&self.trajectories[path][segment.probe].reading) => -1,
                 None => continue,
             };
             return Some(Pair {
@@ -248,7 +234,7 @@ impl DecisionMap {
                 span: (segment.t(last), segment.t(last + 1)),
             });
         }
-        let probe = self.trajectory_crossing(restart, label)?;
+        let probe = self.trajectory_crossing(path, label)?;
         Some(Pair {
             probe,
             towards: Towards::NextProbe,

@@ -23,11 +23,11 @@ mod verdict;
 
 pub use decision_map::{DecisionMap, MapOptions, Pair, Segment, Towards};
 pub use localise::{Boundary, LocaliseOptions};
-pub use pipeline::{Defense, Fallback, Options, Outcome, RestartOutcome};
+pub use pipeline::{Defense, Fallback, Options, Outcome, PathOutcome};
 pub use probe::Prober;
 pub use push::{PushOptions, Step};
 pub use reading::Reading;
-pub use reconstruct::{ReconstructOptions, ReconstructionId, Reconstructions, reconstruct};
+pub use reconstruct::{Path, ReconstructOptions, ReconstructionId, Reconstructions, reconstruct};
 pub use stitch::{StitchMode, StitchOptions};
 pub use stopping::smoothed_psnr_maximum;
 pub use trajectory::{Trajectory, TrajectoryPoint, psnr, trace};

@@ -5,7 +5,9 @@ use super::localise::{self, Boundary, LocaliseOptions, Search};
 use super::probe::Prober;
 use super::push::{self, OnBoundary, PushOptions, Step};
 use super::reading::Reading;
-use super::reconstruct::{ReconstructOptions, ReconstructionId, Reconstructions, reconstruct};
+use super::reconstruct::{
+    Path, ReconstructOptions, ReconstructionId, Reconstructions, reconstruct,
+};
 use super::stitch::{self, StitchOptions};
 use super::stopping::smoothed_psnr_maximum;
 use super::trajectory::trace;
@@ -62,14 +64,16 @@ pub enum Fallback {
     /// The stitched picture lost the recovered label: the on-manifold image with the largest margin
     /// is shown.
     LargestMargin,
-    /// No restart has a point of the recovered label: a reconstruction is shown.
+    /// No path has a point of the recovered label: a reconstruction is shown.
     Reconstruction,
 }
 
-/// What one restart contributed.
+/// What one path, a restart's or their consensus', contributed.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct RestartOutcome {
-    pub seed: u64,
+pub struct PathOutcome {
+    /// The restart's; absent for the consensus.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
     /// Iteration at which the trajectory last crossed from the recovered label to the input label.
     pub crossing: Option<u32>,
     /// The on-boundary image's place between its pair, from 0 at the recovered side.
@@ -97,7 +101,9 @@ pub struct Outcome {
     /// The best supported classes and their support, the input label's included.
     pub support: Vec<(usize, f64)>,
     pub fallback: Option<Fallback>,
-    pub restarts: Vec<RestartOutcome>,
+    pub restarts: Vec<PathOutcome>,
+    /// The mean of the restarts, as one more path; `None` where there is one restart.
+    pub consensus: Option<PathOutcome>,
     /// Adam steps, all restarts.
     pub iterations: u64,
     /// The map itself.
@@ -135,13 +141,14 @@ impl<'b, B: Backend> Defense<'b, B> {
                 options.reconstruct.spec.output_channels, shape.channels
             )));
         }
-        let grid = options.reconstruct.grid(shape)?;
-        let instances = wave * options.reconstruct.restarts * grid.tiles();
+        let reconstructions =
+            Reconstructions::allocate(backend, &options.reconstruct, shape, wave)?;
+        let grid = options.reconstruct.grids(shape)?[0];
         let dip = backend.dip(
             &options.reconstruct.spec,
             grid.tile_height,
             grid.tile_width,
-            capacity.clamp(1, instances),
+            capacity.clamp(1, wave * reconstructions.instances_of_an_image()),
         )?;
         Ok(Defense {
             backend,
@@ -149,7 +156,7 @@ impl<'b, B: Backend> Defense<'b, B> {
             dip,
             wave,
             inputs: backend.allocate(shape, wave)?,
-            reconstructions: Reconstructions::allocate(backend, &options.reconstruct, shape, wave)?,
+            reconstructions,
             options,
         })
     }
@@ -210,7 +217,7 @@ impl<'b, B: Backend> Defense<'b, B> {
             &mut self.prober,
             &self.options.reconstruct,
             &inputs,
-            &self.reconstructions,
+            &mut self.reconstructions,
         )?;
         let read: Vec<_> = inputs.iter().copied().zip(readings).collect();
         let maps = decision_map::draw(
@@ -219,7 +226,7 @@ impl<'b, B: Backend> Defense<'b, B> {
             &self.options.map,
             &self.options.reconstruct,
             &read,
-            &self.reconstructions,
+            &mut self.reconstructions,
             trajectories,
         )?;
         let judged: Vec<Judged> = maps.into_iter().map(|map| self.judge(map)).collect();
@@ -234,7 +241,7 @@ impl<'b, B: Backend> Defense<'b, B> {
         let verdict = self.options.verdict.verdict(score);
         let pairs = match (verdict, recovered) {
             (Verdict::Adversarial, Some(label)) => (0..map.trajectories.len())
-                .map(|restart| map.pair(restart, label))
+                .map(|path| map.pair(path, label))
                 .collect(),
             _ => vec![None; map.trajectories.len()],
         };
@@ -275,13 +282,14 @@ impl<'b, B: Backend> Defense<'b, B> {
 
     /// Stages D and E: localises every pair of the wave and pushes what was found.
     fn on_manifold(&mut self, judged: &[Judged]) -> Result<Manifold<B::Images>> {
+        let paths = self.options.reconstruct.paths();
         let mut found = Vec::new();
         for (image, judged) in judged.iter().enumerate() {
-            for (restart, pair) in judged.pairs.iter().enumerate() {
+            for (&path, pair) in paths.iter().zip(&judged.pairs) {
                 if let (Some(pair), Some(label)) = (*pair, judged.recovered) {
                     found.push(Found {
                         image,
-                        restart,
+                        path,
                         pair,
                         label,
                     });
@@ -295,7 +303,7 @@ impl<'b, B: Backend> Defense<'b, B> {
             let mut assemble = |probe, index| {
                 let id = ReconstructionId {
                     image: of.image,
-                    restart: of.restart,
+                    path: of.path,
                     probe,
                 };
                 self.reconstructions
@@ -391,10 +399,13 @@ impl<'b, B: Backend> Defense<'b, B> {
                 Some(Fallback::LargestMargin),
             ));
         }
-        let probe = smoothed_psnr_maximum(&judged.map.trajectories[0]);
+        // The consensus' where there is one: it is the most faithful path.
+        let paths = self.options.reconstruct.paths();
+        let last = paths.len() - 1;
+        let probe = smoothed_psnr_maximum(&judged.map.trajectories[last]);
         let id = ReconstructionId {
             image,
-            restart: 0,
+            path: paths[last],
             probe,
         };
         self.reconstructions.assemble(self.backend, id, output, 0)?;
@@ -425,25 +436,25 @@ impl<'b, B: Backend> Defense<'b, B> {
         fallback: Option<Fallback>,
     ) -> Outcome {
         let options = &self.options.reconstruct;
-        let restarts = (0..options.restarts)
-            .map(|restart| {
-                let member = members
-                    .iter()
-                    .find(|member| member.found.restart == restart);
-                let to_input = member.filter(|m| m.found.pair.towards == Towards::Input);
-                let crossed = judged
-                    .recovered
-                    .and_then(|label| judged.map.crossing(restart, label));
-                RestartOutcome {
-                    seed: options.seed.wrapping_add(restart as u64),
-                    crossing: crossed,
-                    alpha: member.map(|m| m.boundary.alpha),
-                    boundary: to_input.map(|m| m.boundary.t),
-                    push: member.map(|m| m.step.beta),
-                    margin: member.map(|m| m.step.margin),
-                }
-            })
-            .collect();
+        let path_outcome = |(place, path): (usize, &Path)| {
+            let member = members.iter().find(|member| member.found.path == *path);
+            let to_input = member.filter(|m| m.found.pair.towards == Towards::Input);
+            let crossing = |label| judged.map.crossing(place, label);
+            PathOutcome {
+                seed: match path {
+                    Path::Restart(restart) => Some(options.seed.wrapping_add(*restart as u64)),
+                    Path::Consensus => None,
+                },
+                crossing: judged.recovered.and_then(crossing),
+                alpha: member.map(|m| m.boundary.alpha),
+                push: member.map(|m| m.step.beta),
+                margin: member.map(|m| m.step.margin),
+                boundary: to_input.map(|m| m.boundary.t),
+            }
+        };
+        let paths = options.paths();
+        let mut restarts: Vec<PathOutcome> = paths.iter().enumerate().map(path_outcome).collect();
+        let consensus = (paths.last() == Some(&Path::Consensus)).then(|| restarts.pop());
         let mut support: Vec<(usize, f64)> = judged.support.iter().copied().enumerate().collect();
         support.sort_by(|a, b| b.1.total_cmp(&a.1));
         support.truncate(SUPPORT_LISTED);
@@ -458,6 +469,7 @@ impl<'b, B: Backend> Defense<'b, B> {
             support,
             fallback,
             restarts,
+            consensus: consensus.flatten(),
             iterations: options.restarts as u64 * run,
             map: judged.map,
         }
@@ -471,19 +483,19 @@ struct Judged {
     recovered: Option<usize>,
     score: f64,
     verdict: Verdict,
-    /// One a restart.
+    /// One a path.
     pairs: Vec<Option<Pair>>,
 }
 
-/// A restart's cross-boundary pair.
+/// A path's cross-boundary pair.
 struct Found {
     image: usize,
-    restart: usize,
+    path: Path,
     pair: Pair,
     label: usize,
 }
 
-/// A restart's way from its cross-boundary pair to its on-manifold image.
+/// A path's way from its cross-boundary pair to its on-manifold image.
 struct OnManifold {
     /// Place among the wave's on-manifold images.
     index: usize,

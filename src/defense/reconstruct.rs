@@ -1,6 +1,6 @@
 //! Stage A: every restart of every image is fitted by DIP instances, a tile each.
 
-use crate::backend::{At, Backend, DipEngine, ImageBuffer, ImageShape, Instance, TileGrid};
+use crate::backend::{At, Backend, DipEngine, ImageBuffer, ImageShape, Instance, Stitch, TileGrid};
 use crate::dip::{NetSpec, Preset};
 use crate::error::{Error, Result};
 use crate::random::RandomKey;
@@ -14,6 +14,9 @@ pub struct ReconstructOptions {
     pub tile: Option<usize>,
     /// Restarts an image.
     pub restarts: usize,
+    /// Whether each restart's tiles lie elsewhere on the image, so that no seam is in all of them
+    /// (as cycle spinning does for wavelets: Coifman and Donoho 1995).
+    pub shift: bool,
     /// Adam steps a restart.
     pub iterations: u32,
     /// Iterations between probes.
@@ -29,6 +32,7 @@ impl ReconstructOptions {
             spec: preset.spec(channels),
             tile: preset.tile(),
             restarts: 4,
+            shift: true,
             iterations: 600,
             probe_interval: 20,
             seed: 0,
@@ -53,31 +57,34 @@ impl ReconstructOptions {
         Ok(())
     }
 
-    /// Where the instances of an image lie.
+    /// Where the instances of each restart of an image lie.
     ///
     /// # Errors
     /// A tile size that the network cannot halve evenly, or more tiles than 65,536.
-    pub fn grid(&self, image: ImageShape) -> Result<TileGrid> {
+    pub fn grids(&self, image: ImageShape) -> Result<Vec<TileGrid>> {
         let whole = |side: usize| side.next_multiple_of(self.spec.granularity());
         let (tile_height, tile_width) = match self.tile {
             Some(tile) => (tile, tile),
             None => (whole(image.height), whole(image.width)),
         };
         self.spec.check_size(tile_height, tile_width)?;
-        let grid = TileGrid {
-            height: image.height,
-            width: image.width,
-            tile_height,
-            tile_width,
-        };
-        if grid.tiles() > Self::MAX_TILES {
+        let unshifted = TileGrid::new(image.height, image.width, tile_height, tile_width);
+        if unshifted.tiles() > Self::MAX_TILES / 4 {
             return Err(Error::invalid(format!(
                 "an image of {image} has {} tiles of {tile_height}×{tile_width}; use a larger tile (at most {} fit)",
-                grid.tiles(),
-                Self::MAX_TILES
+                unshifted.tiles(),
+                Self::MAX_TILES / 4
             )));
         }
-        Ok(grid)
+        let grid = |restart: usize| match self.shift && unshifted.tiles() > 1 {
+            true => TileGrid {
+                top: shift(restart, 2, tile_height),
+                left: shift(restart, 3, tile_width),
+                ..unshifted
+            },
+            false => unshifted,
+        };
+        Ok((0..self.restarts).map(grid).collect())
     }
 
     /// Probes a restart; the last is after the last iteration that the interval reaches.
@@ -91,12 +98,56 @@ impl ReconstructOptions {
     }
 }
 
+/// How far restart `restart`'s tiles of `size` pixels are shifted: Halton's sequence to `base`, which
+/// spreads any number of restarts evenly and starts at 0.
+fn shift(restart: usize, base: usize, size: usize) -> usize {
+    let (mut rest, mut digit, mut shift) = (restart, 1.0, 0.0);
+    while rest > 0 {
+        digit /= base as f64;
+        shift += digit * (rest % base) as f64;
+        rest /= base;
+    }
+    (shift * size as f64) as usize
+}
+
+/// Names one reconstruction of a wave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReconstructionId {
+    /// The image's place in the wave.
+    pub image: usize,
+    pub path: Path,
+    pub probe: usize,
+}
+
+/// Whose reconstructions follow one another on a trajectory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    Restart(usize),
+    /// The mean of all restarts: what each of them got wrong in its own way averages out.
+    Consensus,
+}
+
+impl ReconstructOptions {
+    /// The paths of an image: its restarts, and their consensus where there are several.
+    pub fn paths(&self) -> Vec<Path> {
+        let restarts = (0..self.restarts).map(Path::Restart);
+        restarts
+            .chain((self.restarts > 1).then_some(Path::Consensus))
+            .collect()
+    }
+}
+
 /// The reconstructions of a wave of images at every probe, kept on the device as tiles.
 pub struct Reconstructions<I> {
-    grid: TileGrid,
-    restarts: usize,
+    /// One a restart.
+    grids: Vec<TileGrid>,
+    /// Where each restart's tiles start among an image's, and how many those are.
+    starts: Vec<usize>,
+    /// Tiles of a probe, all images.
     instances: usize,
     tiles: I,
+    /// Where a consensus' restarts are put together.
+    restarts: I,
 }
 
 impl<I: ImageBuffer> Reconstructions<I> {
@@ -107,42 +158,61 @@ impl<I: ImageBuffer> Reconstructions<I> {
         image: ImageShape,
         images: usize,
     ) -> Result<Self> {
-        let grid = options.grid(image)?;
-        let instances = images * options.restarts * grid.tiles();
+        let grids = options.grids(image)?;
+        let mut starts = vec![0];
+        for grid in &grids {
+            starts.push(starts[starts.len() - 1] + grid.tiles());
+        }
         let shape = ImageShape {
             channels: image.channels,
-            height: grid.tile_height,
-            width: grid.tile_width,
+            height: grids[0].tile_height,
+            width: grids[0].tile_width,
         };
-        let tiles = backend.allocate(shape, instances * options.probes())?;
+        let instances = images * starts[grids.len()];
         Ok(Reconstructions {
-            grid,
-            restarts: options.restarts,
+            tiles: backend.allocate(shape, instances * options.probes())?,
+            restarts: backend.allocate(image, grids.len())?,
+            grids,
+            starts,
             instances,
-            tiles,
         })
+    }
+
+    /// DIP instances of one image.
+    pub fn instances_of_an_image(&self) -> usize {
+        self.starts[self.grids.len()]
     }
 
     /// Writes one reconstruction, tiles put together, to image `index` of `out`.
     pub fn assemble<B: Backend<Images = I>>(
-        &self,
+        &mut self,
         backend: &B,
         of: ReconstructionId,
         out: &mut I,
         index: usize,
     ) -> Result<()> {
-        let restart = of.image * self.restarts + of.restart;
-        let first = of.probe * self.instances + restart * self.grid.tiles();
-        backend.untile(&self.tiles, first, self.grid, out, index)
+        let first = of.probe * self.instances + of.image * self.instances_of_an_image();
+        match of.path {
+            Path::Restart(restart) => {
+                let first = first + self.starts[restart];
+                backend.untile(&self.tiles, first, self.grids[restart], out, index)
+            }
+            Path::Consensus => {
+                let count = self.grids.len();
+                for (restart, grid) in self.grids.iter().enumerate() {
+                    let first = first + self.starts[restart];
+                    backend.untile(&self.tiles, first, *grid, &mut self.restarts, restart)?;
+                }
+                let ImageShape { height, width, .. } = self.restarts.shape();
+                let mean = Stitch {
+                    images: (0..count).map(|r| At::new(&self.restarts, r)).collect(),
+                    cells: TileGrid::new(height, width, height, width),
+                    weights: vec![1.0 / count as f32; count],
+                };
+                backend.stitch(&mean, out, index)
+            }
+        }
     }
-}
-
-/// Names one reconstruction of a wave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReconstructionId {
-    pub image: usize,
-    pub restart: usize,
-    pub probe: usize,
 }
 
 /// Fits all restarts of `images` (with their content hashes) and keeps the reconstruction at every
@@ -157,38 +227,69 @@ pub fn reconstruct<B: Backend>(
     images: &[(At<'_, B::Images>, u64)],
     out: &mut Reconstructions<B::Images>,
 ) -> Result<()> {
-    let grid = out.grid;
-    let per_image = options.restarts * grid.tiles();
-    let mut targets = backend.allocate(out.tiles.shape(), images.len() * grid.tiles())?;
-    for (i, (image, _)) in images.iter().enumerate() {
-        backend.tile(*image, grid, &mut targets, i * grid.tiles())?;
+    let per_image = out.instances_of_an_image();
+    let mut targets = backend.allocate(out.tiles.shape(), images.len() * per_image)?;
+    let mut keys = Vec::with_capacity(images.len() * per_image);
+    for (image, hash) in images {
+        for (restart, grid) in out.grids.iter().enumerate() {
+            backend.tile(*image, *grid, &mut targets, keys.len())?;
+            keys.extend((0..grid.tiles()).map(|tile| RandomKey {
+                seed: options.seed.wrapping_add(restart as u64),
+                image: *hash,
+                tile: tile as u32,
+            }));
+        }
     }
-    let all: Vec<usize> = (0..images.len() * per_image).collect();
-    for group in all.chunks(engine.capacity()) {
-        let instances: Vec<_> = group
+    for (group, keys) in keys.chunks(engine.capacity()).enumerate() {
+        let first = group * engine.capacity();
+        let instances: Vec<_> = keys
             .iter()
             .enumerate()
-            .map(|(slot, instance)| {
-                let (image, place) = (instance / per_image, instance % per_image);
-                let (restart, tile) = (place / grid.tiles(), place % grid.tiles());
-                Instance {
-                    slot,
-                    target: At::new(&targets, image * grid.tiles() + tile),
-                    key: RandomKey {
-                        seed: options.seed.wrapping_add(restart as u64),
-                        image: images[image].1,
-                        tile: tile as u32,
-                    },
-                }
+            .map(|(slot, key)| Instance {
+                slot,
+                target: At::new(&targets, first + slot),
+                key: *key,
             })
             .collect();
-        let slots: Vec<usize> = (0..group.len()).collect();
+        let slots: Vec<usize> = (0..keys.len()).collect();
         engine.load(&instances)?;
         for probe in 0..options.probes() {
             engine.run(options.probe_interval)?;
-            engine.reconstructions(&slots, &mut out.tiles, probe * out.instances + group[0])?;
+            engine.reconstructions(&slots, &mut out.tiles, probe * out.instances + first)?;
         }
         engine.release(&slots)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shifts_spread_over_the_tile() {
+        let shifts: Vec<usize> = (0..4).map(|restart| shift(restart, 2, 32)).collect();
+        assert_eq!(shifts, [0, 16, 8, 24]);
+        assert_eq!(shift(1, 3, 32), 10);
+        assert!((0..100).all(|restart| shift(restart, 3, 32) < 32));
+    }
+
+    #[test]
+    fn an_image_of_one_tile_is_not_shifted() {
+        let image = |side| ImageShape {
+            channels: 3,
+            height: side,
+            width: side,
+        };
+        let options = ReconstructOptions::preset(Preset::Cifar, 3);
+        assert!(
+            options
+                .grids(image(32))
+                .unwrap()
+                .iter()
+                .all(|grid| grid.tiles() == 1)
+        );
+        let grids = options.grids(image(33)).unwrap();
+        assert_eq!((grids[0].tiles(), grids[1].top), (4, 16));
+    }
 }

@@ -55,22 +55,12 @@ pub fn stitch<B: Backend>(
     let count = images.len();
     let (cells, weights) = match options.mode {
         StitchMode::Average => {
-            let whole = TileGrid {
-                height,
-                width,
-                tile_height: height,
-                tile_width: width,
-            };
+            let whole = TileGrid::new(height, width, height, width);
             (whole, vec![1.0 / count as f32; count])
         }
         StitchMode::Mosaic => {
             let cell = options.cell;
-            let cells = TileGrid {
-                height,
-                width,
-                tile_height: cell,
-                tile_width: cell,
-            };
+            let cells = TileGrid::new(height, width, cell, cell);
             let pairs: Vec<_> = images.iter().map(|image| (*image, input)).collect();
             (
                 cells,

@@ -3,8 +3,7 @@
 use crate::backend::{At, Backend};
 use crate::error::Result;
 
-use super::{Prober, Reading, ReconstructOptions, ReconstructionId, Reconstructions};
-use crate::backend::TileGrid;
+use super::{Path, Prober, Reading, ReconstructOptions, ReconstructionId, Reconstructions};
 
 /// A reconstruction, probed.
 #[derive(Clone, Debug)]
@@ -18,7 +17,7 @@ pub struct TrajectoryPoint {
     pub least_tile_psnr: f64,
 }
 
-/// The probes of one restart, in iteration order.
+/// The probes of one path, in iteration order.
 pub type Trajectory = Vec<TrajectoryPoint>;
 
 /// PSNR in dB of a sum of squared errors over `elements` numbers in `[0, 1]`.
@@ -26,24 +25,22 @@ pub fn psnr(squared_error: f64, elements: usize) -> f64 {
     -10.0 * (squared_error / elements as f64).log10()
 }
 
-/// Probes all reconstructions of a wave: trajectories by image, then restart.
+/// Probes all reconstructions of a wave: trajectories by image, then path.
 pub fn trace<B: Backend>(
     prober: &mut Prober<'_, B>,
     options: &ReconstructOptions,
     inputs: &[At<'_, B::Images>],
-    reconstructions: &Reconstructions<B::Images>,
+    reconstructions: &mut Reconstructions<B::Images>,
 ) -> Result<Vec<Vec<Trajectory>>> {
     let shape = prober.shape();
-    let grid = options.grid(shape)?;
+    // The same tiles for every path, so that their least PSNRs compare.
+    let grid = options.grids(shape)?[0];
+    let paths = options.paths();
     let mut ids = Vec::new();
     for image in 0..inputs.len() {
-        for restart in 0..options.restarts {
+        for &path in &paths {
             for probe in 0..options.probes() {
-                ids.push(ReconstructionId {
-                    image,
-                    restart,
-                    probe,
-                });
+                ids.push(ReconstructionId { image, path, probe });
             }
         }
     }
@@ -62,7 +59,7 @@ pub fn trace<B: Backend>(
             let least = tiles
                 .iter()
                 .enumerate()
-                .map(|(tile, &error)| psnr(error, shape.channels * tile_area(grid, tile)))
+                .map(|(tile, &error)| psnr(error, shape.channels * grid.area(tile)))
                 .fold(f64::INFINITY, f64::min);
             errors.push((psnr(tiles.iter().sum(), shape.elements()), least));
         }
@@ -80,18 +77,8 @@ pub fn trace<B: Backend>(
         });
     Ok((0..inputs.len())
         .map(|_| {
-            let restarts = 0..options.restarts;
-            restarts
-                .map(|_| points.by_ref().take(options.probes()).collect())
-                .collect()
+            let of_path = |_: &Path| points.by_ref().take(options.probes()).collect();
+            paths.iter().map(of_path).collect()
         })
         .collect())
-}
-
-/// Pixels of a tile that lie on the image.
-fn tile_area(grid: TileGrid, tile: usize) -> usize {
-    let (row, column) = (tile / grid.columns(), tile % grid.columns());
-    let height = grid.tile_height.min(grid.height - row * grid.tile_height);
-    let width = grid.tile_width.min(grid.width - column * grid.tile_width);
-    height * width
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::defense::{RestartOutcome, Verdict};
+use crate::defense::{PathOutcome, Verdict};
 
 /// One line of `results.jsonl`: everything about one image.
 ///
@@ -40,7 +40,7 @@ pub struct ImageRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub restarts: Option<Vec<RestartOutcome>>,
+    pub restarts: Option<Vec<PathOutcome>>,
     /// The output picture's file, relative to the run folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
@@ -94,8 +94,8 @@ mod tests {
             ssim: Some(0.93),
             iterations: Some(1200),
             seconds: Some(0.41),
-            restarts: Some(vec![RestartOutcome {
-                seed: 1,
+            restarts: Some(vec![PathOutcome {
+                seed: Some(1),
                 crossing: Some(340),
                 alpha: Some(0.42),
                 push: Some(0.25),

@@ -35,13 +35,17 @@ impl Plan {
         capacity: Option<usize>,
     ) -> Result<Plan> {
         let reconstruct = &options.reconstruct;
-        let grid = reconstruct.grid(image)?;
+        let grids = reconstruct.grids(image)?;
         let capacity = match capacity {
             Some(0) => return Err(Error::invalid("the capacity must be at least 1 instance")),
             Some(capacity) => capacity,
-            None => backend.dip_capacity(&reconstruct.spec, grid.tile_height, grid.tile_width)?,
+            None => backend.dip_capacity(
+                &reconstruct.spec,
+                grids[0].tile_height,
+                grids[0].tile_width,
+            )?,
         };
-        let an_image = grid.tiles() * reconstruct.restarts;
+        let an_image: usize = grids.iter().map(|grid| grid.tiles()).sum();
         Ok(Plan {
             wave: (capacity / an_image).clamp(1, MAX_WAVE),
             capacity,
