@@ -35,7 +35,7 @@ mod weights;
 mod tests;
 
 pub use backward_data::{Destination, conv_backward_data};
-pub use backward_weights::conv_backward_weights;
+pub use backward_weights::{backward_weights_workspace, conv_backward_weights};
 pub use depthwise::{DepthwiseWeights, depthwise_backward_data, depthwise_forward};
 pub use forward::{Epilogue, conv_forward};
 pub use gather::{Affine, Source};
