@@ -290,7 +290,7 @@ fn slots_that_hold_nothing_say_so() {
 fn memory_is_what_the_estimate_says() {
     let spec = crate::dip::Preset::Skip.spec(3);
     let (instance, shared) = BlockedDip::bytes(&spec, 224, 224).unwrap();
-    // 2.2 million parameters, four numbers each, and z; activations of some 50 MB.
+    // A million parameters, four numbers each, and z; activations of some 50 MB.
     assert!((16 << 20..64 << 20).contains(&instance), "{instance}");
     assert!((40 << 20..120 << 20).contains(&shared), "{shared}");
 }
