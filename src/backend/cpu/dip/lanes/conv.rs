@@ -6,8 +6,7 @@
 //! reach such pixels.
 //!
 //! A register tile holds up to 4 output channels × 4 pixels, so that each loaded input serves every
-//! output channel and each loaded weight every pixel: 48 multiply-adds for 18 loads in a 3×3 kernel's
-//! row.
+//! output channel and each loaded weight every pixel: 16 multiply-adds for 8 loads.
 
 use super::norm::Channel;
 use super::view::{View, lanes, load, store};
