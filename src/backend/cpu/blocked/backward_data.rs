@@ -91,13 +91,7 @@ pub fn conv_backward_data(
         destination.check(images, destination.channels, shape.input)?;
     }
     let channels = destinations.iter().map(|d| d.channels);
-    if channels.clone().sum::<usize>() != shape.in_channels {
-        return Err(Error::invalid(format!(
-            "the gradient of {} input channels goes to tensors of {}",
-            shape.in_channels,
-            channels.sum::<usize>()
-        )));
-    }
+    shape.check_channels(channels.clone())?;
     weights.check(shape, channels, [shape.out_channels])?;
 
     let shape = shape.flattened();

@@ -20,6 +20,12 @@ const SHARE: usize = 4;
 /// all taps.
 const RUN: usize = 128;
 
+/// Groups of lanes that [`conv_backward_weights`] grows its workspace to, at most.
+pub fn backward_weights_workspace(shape: &ConvShape) -> usize {
+    let groups = groups(shape.out_channels);
+    CHUNKS * groups * (shape.in_channels * shape.taps() + 1)
+}
+
 /// Writes the gradient of the weights to `weights` (packed as
 /// [`PackedWeights::zeroed_forward`] makes them) and of the bias to `bias`, summed over `images` images.
 /// `workspace` keeps memory between calls and may serve any convolution.
@@ -52,7 +58,7 @@ pub fn conv_backward_weights(
     let halo = [0, 1].map(|a| extent[a].saturating_sub(shape.stride[a]));
     let grid = Grid::new(shape.output(), 1, from, shape.stride, halo);
     let pieces = images * grid.items();
-    let chunks = pieces.min(CHUNKS);
+    let chunks = pieces.clamp(1, CHUNKS);
     let shares = to.div_ceil(SHARE);
     // A chunk's weights, then its biases.
     let stride = weights.data().len() + to;

@@ -2,7 +2,7 @@
 //!
 //! Channels lie in groups of 16 (one [`Lanes`](super::simd::Lanes)), so a vector holds 16 channels of
 //! one pixel and every pixel's neighbour is one vector away. All dense kernels are the same register
-//! tile ([`tile`]): several vectors times several broadcast scalars, summed along a run.
+//! tile (`tile.rs`): several vectors times several broadcast scalars, summed along a run.
 //!
 //! | kernel | vectors | scalars | run |
 //! | --- | --- | --- | --- |
@@ -12,7 +12,7 @@
 //!
 //! Padding, stride phases and the affine map and activation that batch normalisation puts before a
 //! convolution are applied while the rows that a work item needs are gathered into the cache
-//! ([`gather`]), so the tile sees a plain valid convolution of stride 1.
+//! (`gather.rs`), so the tile sees a plain valid convolution of stride 1.
 //!
 //! Every output element is one chain of multiply-adds whose order depends on the shape alone: results
 //! have the same bits on any number of threads and in any batch.
@@ -35,7 +35,7 @@ mod weights;
 mod tests;
 
 pub use backward_data::{Destination, conv_backward_data};
-pub use backward_weights::conv_backward_weights;
+pub use backward_weights::{backward_weights_workspace, conv_backward_weights};
 pub use depthwise::{DepthwiseWeights, depthwise_backward_data, depthwise_forward};
 pub use forward::{Epilogue, conv_forward};
 pub use gather::{Affine, Source};

@@ -182,6 +182,22 @@ impl ConvShape {
         Ok(())
     }
 
+    /// Refuses tensors whose channels are not the input's.
+    pub(super) fn check_channels(
+        &self,
+        tensors: impl Iterator<Item = usize> + Clone,
+    ) -> Result<()> {
+        let sum = tensors.clone().try_fold(0_usize, |n, c| n.checked_add(c));
+        if sum == Some(self.in_channels) && !tensors.clone().any(|c| c == 0) {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "tensors of {:?} channels for a convolution whose input has {}",
+            tensors.collect::<Vec<_>>(),
+            self.in_channels
+        )))
+    }
+
     /// Refuses a buffer that does not hold `images` images of `channels` × `size`.
     pub(super) fn check_buffer(
         name: &str,
@@ -190,7 +206,9 @@ impl ConvShape {
         channels: usize,
         [height, width]: [usize; 2],
     ) -> Result<()> {
-        let want = (groups(channels) * height * width).checked_mul(images);
+        let want = [height, width, images]
+            .iter()
+            .try_fold(groups(channels), |n, &size| n.checked_mul(size));
         if want == Some(len) {
             return Ok(());
         }

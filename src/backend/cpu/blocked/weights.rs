@@ -78,13 +78,7 @@ impl PackedWeights {
     /// The shape is impossible, or the sources do not add up to its input.
     pub fn zeroed_forward(shape: &ConvShape, sources: &[usize]) -> Result<PackedWeights> {
         shape.check()?;
-        let sum = sources.iter().try_fold(0_usize, |n, &c| n.checked_add(c));
-        if sources.contains(&0) || sum != Some(shape.in_channels) {
-            return Err(Error::invalid(format!(
-                "tensors of {sources:?} channels are not a convolution's input of {}",
-                shape.in_channels
-            )));
-        }
+        shape.check_channels(sources.iter().copied())?;
         let to: Vec<Group> = split([shape.out_channels]).collect();
         let len = to.len() * shape.in_channels * shape.taps();
         let data = bytemuck::allocation::try_zeroed_vec(len)

@@ -36,7 +36,7 @@ pub struct BlockedDip {
 }
 
 impl BlockedDip {
-    /// An engine of `capacity` instances that fit pictures of `height × width`.
+    /// An engine of `capacity` instances (at least one) that fit pictures of `height × width`.
     ///
     /// # Errors
     /// The network is impossible or cannot fit that size, or the memory is not to be had.

@@ -11,8 +11,8 @@ use super::resample::{upsample, upsample_backward};
 use super::state::{State, Trained, Weights, zeroed};
 use crate::backend::cpu::blocked::layout::groups;
 use crate::backend::cpu::blocked::{
-    ConvShape, Destination, Epilogue, PackedWeights, Source, conv_backward_data,
-    conv_backward_weights, conv_forward,
+    ConvShape, Destination, Epilogue, PackedWeights, Source, backward_weights_workspace,
+    conv_backward_data, conv_backward_weights, conv_forward,
 };
 use crate::backend::cpu::simd::{LANES, Lanes};
 use crate::dip::LEAKY_SLOPE;
@@ -59,7 +59,7 @@ struct LevelGradients {
     down: Vec<Lanes>,
 }
 
-/// Groups of lanes that a workspace takes, but for sums, which are small beside the rest.
+/// Groups of lanes that a workspace takes, but for normalisations' sums, which are few.
 pub fn lanes(plan: &Plan) -> usize {
     let spec = &plan.spec;
     let levels = plan.levels.iter().enumerate().map(|(k, level)| {
@@ -74,14 +74,23 @@ pub fn lanes(plan: &Plan) -> usize {
     } else {
         0
     };
-    levels.sum::<usize>() + convs.sum::<usize>() + jittered
+    levels.sum::<usize>() + convs.sum::<usize>() + jittered + sums(plan)
+}
+
+/// Groups of lanes that the sums of the largest weights' gradient take.
+fn sums(plan: &Plan) -> usize {
+    let sums = plan
+        .convs
+        .iter()
+        .map(|c| backward_weights_workspace(&c.shape));
+    sums.max().unwrap_or(0)
 }
 
 /// What a convolution reads.
 #[derive(Clone, Copy)]
-enum Input {
-    /// The input of a level.
-    Level(usize),
+enum Input<'a> {
+    /// The input of a level, and the network's.
+    Level(usize, &'a [Lanes]),
     /// A unit's output.
     Unit(usize),
     /// What a level merges.
@@ -153,7 +162,7 @@ impl Workspace {
                 .map(|w| w.values.zeroed_transpose())
                 .collect(),
             partial: zeroed(partial)?,
-            sums: vec![],
+            sums: zeroed(sums(plan))?,
             biases: zeroed(widest)?,
         })
     }
@@ -254,9 +263,9 @@ impl Workspace {
     }
 
     /// A convolution's input; without a skip branch the first of the two tensors is empty.
-    fn sources<'a>(&'a self, plan: &Plan, z: &'a [Lanes], input: Input) -> [Source<'a>; 2] {
+    fn sources<'a>(&'a self, plan: &Plan, input: Input<'a>) -> [Source<'a>; 2] {
         match input {
-            Input::Level(k) => alone(self.input(plan, z, k)),
+            Input::Level(k, z) => alone(self.input(plan, z, k)),
             Input::Unit(i) => alone(self.unit(plan, i)),
             Input::Merged(k) => self.merged(plan, k),
         }
@@ -284,11 +293,11 @@ impl Workspace {
             bias: last.then_some(&state.bias.values[..]),
             ..Epilogue::default()
         };
-        let (weights, z) = (&state.weights[i].values, &state.input.values);
+        let weights = &state.weights[i].values;
         conv_forward(
             shape,
             1,
-            some(&self.sources(plan, z, input)),
+            some(&self.sources(plan, input)),
             weights,
             &epilogue,
             &mut raw,
@@ -301,11 +310,12 @@ impl Workspace {
     }
 
     fn forward(&mut self, plan: &Plan, state: &State) -> Result<()> {
+        let z = &state.input.values;
         for (k, level) in plan.levels.iter().enumerate() {
             if let Some(skip) = level.skip {
-                self.convolve(plan, state, skip, Input::Level(k))?;
+                self.convolve(plan, state, skip, Input::Level(k, z))?;
             }
-            self.convolve(plan, state, level.down, Input::Level(k))?;
+            self.convolve(plan, state, level.down, Input::Level(k, z))?;
             self.convolve(plan, state, level.mid, Input::Unit(level.down))?;
         }
         for (k, level) in plan.levels.iter().enumerate().rev() {
@@ -383,7 +393,6 @@ impl Workspace {
     fn convolve_backward(
         &mut self,
         plan: &Plan,
-        z: &[Lanes],
         weights: &mut [Weights],
         i: usize,
         gradient: &[Lanes],
@@ -400,7 +409,7 @@ impl Workspace {
         conv_backward_weights(
             shape,
             1,
-            some(&self.sources(plan, z, input)),
+            some(&self.sources(plan, input)),
             gradient,
             &mut weights.gradient,
             &mut biases[..groups(shape.out_channels)],
@@ -426,7 +435,6 @@ impl Workspace {
         let first = &mut gradients[0].fuse[..groups(channels) * plane(plan.size)];
         self.convolve_backward(
             plan,
-            z,
             weights,
             last,
             &raw,
@@ -451,7 +459,6 @@ impl Workspace {
             self.normalise_backward(norms, level.fuse, gradient);
             self.convolve_backward(
                 plan,
-                z,
                 weights,
                 level.fuse,
                 gradient,
@@ -467,7 +474,6 @@ impl Workspace {
             let exist = usize::from(level.skip.is_none());
             self.convolve_backward(
                 plan,
-                z,
                 weights,
                 level.up,
                 up,
@@ -490,7 +496,6 @@ impl Workspace {
             self.normalise_backward(norms, level.mid, mid);
             self.convolve_backward(
                 plan,
-                z,
                 weights,
                 level.mid,
                 mid,
@@ -507,11 +512,10 @@ impl Workspace {
             let mut destination = to.as_mut().map(|to| Destination::new(to, channels));
             self.convolve_backward(
                 plan,
-                z,
                 weights,
                 level.down,
                 down,
-                Input::Level(k),
+                Input::Level(k, z),
                 destination.as_mut_slice(),
             )?;
             if let Some(i) = level.skip {
@@ -519,11 +523,10 @@ impl Workspace {
                 let mut destination = to.as_mut().map(|to| Destination::adding(to, channels));
                 self.convolve_backward(
                     plan,
-                    z,
                     weights,
                     i,
                     skip,
-                    Input::Level(k),
+                    Input::Level(k, z),
                     destination.as_mut_slice(),
                 )?;
             }
