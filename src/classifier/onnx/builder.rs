@@ -35,14 +35,16 @@ impl Item {
     }
 }
 
-/// Largest tensor of one image, in elements: 512 MiB.
-const MAX_ELEMENTS: usize = 1 << 27;
+/// Largest tensor of one image, in elements: 256 MiB.
+const MAX_ELEMENTS: usize = 1 << 26;
 /// Largest sum of all tensors of one image, in elements.
 const MAX_TOTAL: usize = 1 << 30;
 /// Elements of folded constants that any file may ask for.
 const FOLDED_ELEMENTS: usize = 1 << 22;
 /// And for each element that the file holds.
 const FOLDED_PER_STORED: usize = 8;
+/// Longest list of numbers that describes an operation (not its data).
+const MAX_LIST: usize = 1024;
 /// Multiply-adds in folding, all together.
 const FOLDED_WORK: usize = 1 << 30;
 
@@ -94,7 +96,8 @@ impl Builder {
         self.files.constant(tensor)
     }
 
-    /// Takes the elements of a constant of shape `dims` from what folding may make.
+    /// Takes the elements of a constant of shape `dims` from what folding may make. Layers do so for
+    /// their weights too: passes and backends keep a copy for each layer, shared or not.
     ///
     /// # Errors
     /// There are not so many left.
@@ -313,7 +316,12 @@ impl<'a> Call<'a> {
     pub fn integers(&self, index: usize) -> Result<Option<Vec<i64>>, String> {
         match self.optional_constant(index)?.map(|constant| constant.data) {
             None => Ok(None),
-            Some(Data::Int(data)) => Ok(Some(data.to_vec())),
+            Some(Data::Int(data)) if data.len() <= MAX_LIST => Ok(Some(data.to_vec())),
+            Some(Data::Int(data)) => Err(format!(
+                "input {} has {} elements, too many for what it describes",
+                index + 1,
+                data.len()
+            )),
             Some(data) => Err(format!(
                 "input {} is {}, not integer",
                 index + 1,

@@ -48,6 +48,7 @@ pub fn map(call: &mut Call<'_>) -> Outputs {
     if let (Item::Constant(constant), Function::Neg | Function::Abs) = (&x, function)
         && let Data::Int(data) = &constant.data
     {
+        call.builder.reserve(&dims)?;
         let signed = |x: &i64| match function {
             Function::Neg => x.checked_neg(),
             _ => x.checked_abs(),

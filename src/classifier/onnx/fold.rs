@@ -38,29 +38,18 @@ pub fn apply(op: &Op, inputs: &[&Constant], dims: &[usize]) -> Result<Constant, 
     if kinds.iter().any(|kind| *kind != kinds[0]) {
         return Err(format!("its inputs are {}", kinds.join(" and ")));
     }
-    let sources = layout::sources(op, &x.dims, dims);
-    let data = match (&x.data, op) {
-        (_, Op::Reshape) => x.data.clone(),
-        (Data::Int(data), Op::Pad { mode, .. }) => {
-            let padding = match mode {
-                PadMode::Constant(value) => *value as i64,
-                _ => 0,
-            };
-            Data::Int(pick(data, &sources.unwrap_or_default(), padding))
-        }
-        (_, Op::Concat { axis }) => concat(*axis, inputs),
-        (Data::Int(data), _) if sources.is_some() => {
-            Data::Int(pick(data, &sources.unwrap_or_default(), 0))
-        }
-        (Data::Bool(data), _) if sources.is_some() => {
-            Data::Bool(pick(data, &sources.unwrap_or_default(), false))
-        }
-        (Data::Int(_), Op::Binary(binary)) => Data::Int(integers(*binary, inputs, dims)?),
-        (Data::Int(data), Op::Reduce { kind, axes }) => {
+    let data = match (op, &x.data) {
+        (Op::Reshape, data) => data.clone(),
+        (Op::Concat { axis }, _) => concat(*axis, inputs),
+        (Op::Binary(binary), Data::Int(_)) => Data::Int(integers(*binary, inputs, dims)?),
+        (Op::Reduce { kind, axes }, Data::Int(data)) => {
             Data::Int(reduce_integers(*kind, axes, data, &x.dims, dims)?)
         }
-        (Data::Float(_), _) => Data::Float(floats(op, inputs, dims)),
-        (data, _) => return Err(format!("{} inputs are not supported", data.kind())),
+        (op, data) => match (layout::sources(op, &x.dims, dims), data) {
+            (Some(sources), data) => moved(op, data, &sources),
+            (None, Data::Float(_)) => Data::Float(floats(op, inputs, dims)),
+            (None, data) => return Err(format!("{} inputs are not supported", data.kind())),
+        },
     };
     Ok(Constant {
         dims: dims.to_vec(),
@@ -68,20 +57,35 @@ pub fn apply(op: &Op, inputs: &[&Constant], dims: &[usize]) -> Result<Constant, 
     })
 }
 
-fn pick<T: Copy>(data: &[T], sources: &[usize], padding: T) -> Arc<[T]> {
-    let at = |&from: &usize| if from == PADDING { padding } else { data[from] };
-    sources.iter().map(at).collect()
+/// Elements in other places.
+fn moved(op: &Op, data: &Data, sources: &[usize]) -> Data {
+    fn pick<T: Copy>(data: &[T], sources: &[usize], padding: T) -> Arc<[T]> {
+        let at = |&from: &usize| if from == PADDING { padding } else { data[from] };
+        sources.iter().map(at).collect()
+    }
+    let padding = match op {
+        Op::Pad {
+            mode: PadMode::Constant(value),
+            ..
+        } => *value,
+        _ => 0.0,
+    };
+    match data {
+        Data::Float(data) => Data::Float(pick(data, sources, padding)),
+        Data::Int(data) => Data::Int(pick(data, sources, padding as i64)),
+        Data::Bool(data) => Data::Bool(pick(data, sources, padding != 0.0)),
+    }
 }
 
-/// What the reference computes.
+/// What the reference computes of float constants.
 fn floats(op: &Op, inputs: &[&Constant], dims: &[usize]) -> Arc<[f32]> {
-    let wide: Vec<Vec<f64>> = (inputs.iter())
-        .map(|input| match &input.data {
+    let wide = |input: &&Constant| -> Vec<f64> {
+        match &input.data {
             Data::Float(data) => data.iter().map(|&x| x.into()).collect(),
-            Data::Int(data) => data.iter().map(|&x| x as f64).collect(),
-            Data::Bool(data) => data.iter().map(|&x| x.into()).collect(),
-        })
-        .collect();
+            Data::Int(_) | Data::Bool(_) => Vec::new(),
+        }
+    };
+    let wide: Vec<Vec<f64>> = inputs.iter().map(wide).collect();
     let operands: Vec<Operand<'_>> = (inputs.iter().zip(&wide))
         .map(|(input, data)| Operand {
             dims: &input.dims,

@@ -123,6 +123,7 @@ pub fn conv(call: &mut Call<'_>) -> Outputs {
         },
     };
     let (window, [rows, columns]) = window(call, kernel, [height, width])?;
+    call.builder.reserve(&weight_dims)?;
     let op = Op::Conv(Conv {
         window,
         group,
@@ -165,6 +166,7 @@ pub fn gemm(call: &mut Call<'_>) -> Outputs {
             "weights {weight_dims:?} do not fit an input of {n}"
         ));
     }
+    call.builder.reserve(&weight_dims)?;
     if !transposes {
         weight = transposed(&weight, a, b);
     }
@@ -219,6 +221,7 @@ pub fn matmul(call: &mut Call<'_>) -> Outputs {
     {
         let output = [&dims[..dims.len() - 1], &[out]].concat();
         let (_, data) = call.floats(1)?;
+        call.builder.reserve(&weight.dims)?;
         let weight = Item::floats(vec![out, n], transposed(&data, n, out));
         let bias = Item::floats(vec![out], vec![0.0; out]);
         return call.finish(Op::Gemm { activation: None }, &[a, weight, bias], output);

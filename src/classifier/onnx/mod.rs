@@ -4,6 +4,7 @@
 //! on shapes alone is a constant: see [`graph`](super::graph) for why that loses nothing.
 
 mod builder;
+mod einsum;
 mod elementwise;
 mod fold;
 mod layers;
@@ -17,6 +18,7 @@ mod table;
 mod tensor;
 #[cfg(test)]
 mod tests;
+mod wire;
 #[cfg(test)]
 pub mod write;
 
@@ -65,13 +67,19 @@ fn read(path: &Path) -> Result<proto::Model> {
     }
     let mut bytes = Vec::with_capacity(metadata.len() as usize);
     (file.take(MAX_FILE).read_to_end(&mut bytes)).map_err(Error::io(path))?;
+    wire::check(&bytes).map_err(|message| Error::file(path, message))?;
     // Tensors share the file's bytes.
-    proto::Model::decode(prost::bytes::Bytes::from(bytes)).map_err(|error| {
-        Error::file(
-            path,
-            format!("is not an ONNX model, or a damaged one ({error})"),
-        )
-    })
+    proto::Model::decode(prost::bytes::Bytes::from(bytes))
+        .map_err(|error| Error::file(path, format!("is not an ONNX model: {error}")))
+}
+
+/// A name or reason of a length that can be read, whatever the file holds.
+fn shortened(text: &str) -> String {
+    let mut short: String = text.chars().take(300).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
 }
 
 /// A message on one line, whatever names the file holds.
@@ -133,7 +141,9 @@ fn translate(path: &Path, model: proto::Model, options: &LoadOptions) -> Result<
         let mut outputs = match result {
             Some(Ok(outputs)) => outputs.into_iter(),
             Some(Err(reason)) => {
-                refused.push(format!("{} ({}): {reason}", label(node), node.op_type));
+                let name = shortened(label(node));
+                let op = shortened(&node.op_type);
+                refused.push(format!("{name} ({op}): {}", shortened(&reason)));
                 Vec::new().into_iter()
             }
             // What feeds it was refused, so there is no telling.

@@ -82,6 +82,7 @@ pub fn unsqueeze(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let list = call.list("axes", 1)?.ok_or("its axes are missing")?;
     let mut dims = x.dims().to_vec();
+    Constant::elements(&vec![1; dims.len() + list.len()])?;
     for axis in axes(&list, dims.len() + list.len())? {
         dims.insert(axis, 1);
     }

@@ -69,7 +69,7 @@ pub fn batch(call: &mut Call<'_>) -> Outputs {
     call.ignore("momentum");
     if call.int("training_mode", 0)? != 0 {
         return match x {
-            Item::Constant(_) => standardized(call, x, epsilon),
+            Item::Constant(_) => standardized(call, epsilon),
             Item::Value { .. } => {
                 Err("training_mode is not supported; export the model in evaluation mode".into())
             }
@@ -79,17 +79,9 @@ pub fn batch(call: &mut Call<'_>) -> Outputs {
         [_, channels, ..] => *channels,
         dims => return Err(format!("its input has shape {dims:?}")),
     };
-    let mut parameters = Vec::new();
-    for i in 1..5 {
-        let (dims, data) = call.floats(i)?;
-        if dims != [channels] {
-            return Err(format!(
-                "input {} is {dims:?} for {channels} channels",
-                i + 1
-            ));
-        }
-        parameters.push(data);
-    }
+    let parameters = (1..5)
+        .map(|i| parameter(call, i, channels))
+        .collect::<Result<Vec<_>, _>>()?;
     let scale = |c: usize| {
         f64::from(parameters[0][c]) / (f64::from(parameters[3][c]) + f64::from(epsilon)).sqrt()
     };
@@ -107,11 +99,43 @@ pub fn batch(call: &mut Call<'_>) -> Outputs {
 
 /// Batch normalisation in training mode, which is how weight-standardised networks (NFNet) export the
 /// standardisation of their weights.
-fn standardized(call: &mut Call<'_>, x: Item, epsilon: f32) -> Outputs {
-    let rank = x.dims().len();
-    let axes = (0..rank).filter(|&axis| axis != 1).collect();
-    let y = normalized(call, x, axes, epsilon)?;
-    Ok(vec![by_channel(call, y)?])
+fn standardized(call: &mut Call<'_>, epsilon: f32) -> Outputs {
+    let (dims, data) = call.floats(0)?;
+    let [_, channels, ref rest @ ..] = dims[..] else {
+        return Err(format!("its input has shape {dims:?}"));
+    };
+    let (scale, shift) = (parameter(call, 1, channels)?, parameter(call, 2, channels)?);
+    call.builder.reserve(&dims)?;
+    let inner: usize = rest.iter().product();
+    let channel = |i: usize| i / inner % channels;
+    let count = data.len() as f64 / channels as f64;
+    let mut means = vec![0.0; channels];
+    for (i, &x) in data.iter().enumerate() {
+        means[channel(i)] += f64::from(x) / count;
+    }
+    let mut variances = vec![0.0; channels];
+    for (i, &x) in data.iter().enumerate() {
+        variances[channel(i)] += (f64::from(x) - means[channel(i)]).powi(2) / count;
+    }
+    let one = |(i, &x): (usize, &f32)| {
+        let c = channel(i);
+        let deviation = (variances[c] + f64::from(epsilon)).sqrt();
+        let standard = (f64::from(x) - means[c]) / deviation;
+        (standard * f64::from(scale[c]) + f64::from(shift[c])) as f32
+    };
+    let standard: Arc<[f32]> = data.iter().enumerate().map(one).collect();
+    Ok(vec![Item::floats(dims, standard)])
+}
+
+/// An input of one number for each channel.
+fn parameter(call: &Call<'_>, index: usize, channels: usize) -> Result<Arc<[f32]>, String> {
+    match call.floats(index)? {
+        (dims, data) if dims == [channels] => Ok(data),
+        (dims, _) => Err(format!(
+            "input {} is {dims:?} for {channels} channels",
+            index + 1
+        )),
+    }
 }
 
 pub fn instance(call: &mut Call<'_>) -> Outputs {
@@ -121,28 +145,12 @@ pub fn instance(call: &mut Call<'_>) -> Outputs {
     if rank < 3 {
         return Err(format!("its input has shape {:?}", x.dims()));
     }
+    let channels = x.dims()[1];
+    let mut by_channel = vec![1; rank - 1];
+    by_channel[0] = channels;
+    let scale = Item::floats(by_channel.clone(), parameter(call, 1, channels)?);
+    let shift = Item::floats(by_channel, parameter(call, 2, channels)?);
     let y = normalized(call, x, (2..rank).collect(), epsilon)?;
-    Ok(vec![by_channel(call, y)?])
-}
-
-/// `x·scale + shift` along axis 1, by the second and third input.
-fn by_channel(call: &mut Call<'_>, x: Item) -> Result<Item, String> {
-    let [_, channels, ref rest @ ..] = *x.dims() else {
-        return Err(format!("its input has shape {:?}", x.dims()));
-    };
-    let dims = [&[channels][..], &vec![1; rest.len()]].concat();
-    let mut parameters = Vec::new();
-    for i in 1..3 {
-        let (given, data) = call.floats(i)?;
-        if given != [channels] {
-            return Err(format!(
-                "input {} is {given:?} for {channels} channels",
-                i + 1
-            ));
-        }
-        parameters.push(Item::floats(dims.clone(), data));
-    }
-    let shift = parameters.remove(1);
-    let x = with(call, Binary::Mul, x, parameters.remove(0))?;
-    with(call, Binary::Add, x, shift)
+    let y = with(call, Binary::Mul, y, scale)?;
+    Ok(vec![with(call, Binary::Add, y, shift)?])
 }

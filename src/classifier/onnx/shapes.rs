@@ -121,6 +121,7 @@ pub fn cast(call: &mut Call<'_>) -> Outputs {
             false => Err("a tensor computed from the image is cast to integers".into()),
         };
     };
+    call.builder.reserve(&constant.dims)?;
     let data = match (&constant.data, kind) {
         (Data::Float(_), _) if float => return Ok(vec![x]),
         (Data::Int(data), _) if float => Data::Float(data.iter().map(|&x| x as f32).collect()),
@@ -172,6 +173,7 @@ pub fn test(call: &mut Call<'_>) -> Outputs {
 
 pub fn not(call: &mut Call<'_>) -> Outputs {
     let x = call.constant(0)?;
+    call.builder.reserve(&x.dims)?;
     match x.data {
         Data::Bool(data) => constant(x.dims, Data::Bool(data.iter().map(|x| !x).collect())),
         data => Err(format!("{} inputs are not supported", data.kind())),
@@ -199,6 +201,7 @@ pub fn remainder(call: &mut Call<'_>) -> Outputs {
 /// Floor, Ceil and Round of constants.
 pub fn round(call: &mut Call<'_>) -> Outputs {
     let (dims, data) = call.floats(0)?;
+    call.builder.reserve(&dims)?;
     let round = match call.node.op_type.as_str() {
         "Floor" => f32::floor,
         "Ceil" => f32::ceil,

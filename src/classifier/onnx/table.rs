@@ -1,7 +1,7 @@
 //! The ONNX operators that can be run.
 
 use super::builder::{Call, Outputs};
-use super::{elementwise, layers, moves, normalization, shapes};
+use super::{einsum, elementwise, layers, moves, normalization, shapes};
 
 /// An operator.
 pub struct Operator {
@@ -50,6 +50,11 @@ pub const OPERATORS: &[Operator] = &[
     row("Conv", layers::conv, "on NCHW pictures, constant weights"),
     row("Div", elementwise::binary, FLOATS),
     row("Dropout", moves::dropout, EVALUATION),
+    row(
+        "Einsum",
+        einsum::einsum,
+        "of two operands, each label once in each",
+    ),
     row("Elu", elementwise::map, ""),
     row("Equal", shapes::test, ON_CONSTANTS),
     row("Erf", elementwise::map, ""),

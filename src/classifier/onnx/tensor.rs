@@ -37,6 +37,9 @@ impl Data {
     }
 }
 
+/// Most axes of a tensor.
+pub const MAX_RANK: usize = 32;
+
 /// A constant.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Constant {
@@ -56,6 +59,9 @@ impl Constant {
 
     /// The product of `dims`, or why it is none.
     pub fn elements(dims: &[usize]) -> Result<usize, String> {
+        if dims.len() > MAX_RANK {
+            return Err(format!("rank {} is not supported", dims.len()));
+        }
         dims.iter()
             .try_fold(1usize, |n, &dim| n.checked_mul(dim))
             .filter(|&n| n <= isize::MAX as usize / 8)
@@ -98,10 +104,15 @@ impl Files {
     }
 
     fn decode(&mut self, tensor: &proto::Tensor) -> Result<Constant, String> {
-        let sizes: Option<Vec<usize>> = (tensor.dims.iter())
+        let sizes: Option<Vec<usize>> = (tensor.dims.iter().take(MAX_RANK + 1))
             .map(|&dim| usize::try_from(dim).ok())
             .collect();
-        let dims = sizes.ok_or_else(|| format!("has shape {:?}", tensor.dims))?;
+        let dims = sizes.ok_or_else(|| {
+            format!(
+                "has shape {:?}",
+                &tensor.dims[..tensor.dims.len().min(MAX_RANK)]
+            )
+        })?;
         let elements = Constant::elements(&dims)?;
         let kind = DataType::try_from(tensor.data_type).unwrap_or(DataType::Undefined);
         let width = match kind {

@@ -1,7 +1,7 @@
 //! Rewrites of a graph that leave what it computes as it is, up to rounding.
 //!
 //! A pass that joins two nodes puts the joint one in the later's place; the earlier one, which
-//! nothing uses any more, goes with [`dead`].
+//! nothing uses any more, goes as dead code.
 
 mod activations;
 mod dead;

@@ -4,6 +4,10 @@
 use super::Uses;
 use crate::classifier::graph::{Binary, Graph, Node, Op, Value, ValueId};
 
+/// Most channels that a single number is repeated for: more are no channels, and a small file could
+/// ask for many.
+const MAX_CHANNELS: usize = 1 << 16;
+
 /// `x·scale + shift` along one axis of `x`.
 struct Affine {
     x: ValueId,
@@ -56,6 +60,9 @@ fn affine(graph: &Graph, node: &Node) -> Option<Affine> {
             }
             let axis = channel_axis(&graph.value(constant).dims, dims)?;
             let channels = dims[axis];
+            if values.len() < channels && channels > MAX_CHANNELS {
+                return None;
+            }
             let values: Vec<f64> = (0..channels).map(|c| values[c % values.len()]).collect();
             let all = |value: f64| vec![value; channels];
             let (scale, shift) = match (binary, x == a) {

@@ -228,6 +228,26 @@ fn constants_out_of_proportion() {
             "{error}"
         );
     }
+    // Every layer keeps a copy of the weights that all of them share.
+    let mut shared = ModelWriter::new(17, &[FREE, 1, 1, 2]).weights("w", &[2000, 2000]);
+    shared =
+        shared
+            .ints("thousand", &[1, 1, 1, 1000])
+            .node("Tile", &["x", "thousand"], &["t0"], &[]);
+    for i in 0..300 {
+        let (input, output) = (format!("t{i}"), format!("t{}", i + 1));
+        shared = shared.node("MatMul", &[&input, "w"], &[&output], &[]);
+    }
+    let shared = shared.node("Flatten", &["t300"], &["y"], &[]);
+    assert_refused(&shared, "out of proportion");
+    // More axes than any tensor has.
+    let mut deep = ModelWriter::new(17, &[FREE, 1, 2, 2])
+        .ints("axes", &(0..1000).collect::<Vec<_>>())
+        .node("Unsqueeze", &["x", "axes"], &["t"], &[])
+        .node("Flatten", &["t"], &["y"], &[]);
+    assert_refused(&deep, "rank 1004");
+    deep.graph().initializer[0].dims = vec![1; 1 << 20];
+    assert_refused(&deep, "rank 33");
     // A product of constants that takes long rather than much memory.
     let slow = ModelWriter::new(17, &[FREE, 1, 2, 2])
         .weights("a", &[1500, 1500])

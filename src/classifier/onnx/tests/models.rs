@@ -356,6 +356,23 @@ fn weights_of_every_type() {
     }
 }
 
+#[test]
+fn half_precision_models_run_in_float32() {
+    let mut model = ModelWriter::new(17, &[FREE, 3, 1, 1])
+        .node("Cast", &["x"], &["wide"], &[int("to", 1)])
+        .node("Cast", &["wide"], &["narrow"], &[int("to", 10)])
+        .node("Flatten", &["narrow"], &["y"], &[]);
+    let input = model.graph().input[0].kind.as_mut().unwrap();
+    input.tensor.as_mut().unwrap().element = DataType::Float16 as i32;
+    let graph = model.load().unwrap();
+    assert_eq!(logits(&graph), picture(3));
+
+    let input = model.graph().input[0].kind.as_mut().unwrap();
+    input.tensor.as_mut().unwrap().element = DataType::Uint8 as i32;
+    let error = model.load().unwrap_err().to_string();
+    assert!(error.contains("not a float tensor"), "{error}");
+}
+
 /// The linear classifier with its weights in another file.
 fn external(location: &str, extra: &[(&str, &str)]) -> Vec<u8> {
     let mut model = linear(FREE);
