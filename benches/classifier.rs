@@ -5,9 +5,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use backstitch::backend::cpu::CpuBackend;
 use backstitch::backend::cpu::classifier::CpuClassifier;
-use backstitch::backend::host::{self, HostImages};
-use backstitch::backend::{At, ClassifierEngine};
+use backstitch::backend::host::HostImages;
+use backstitch::backend::{At, ClassifierEngine, ImageOps};
 use backstitch::classifier::{Graph, LoadOptions};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
@@ -38,7 +39,9 @@ fn classifier(criterion: &mut Criterion) {
         let pixels: Vec<f32> = (0..batch * shape.elements())
             .map(|i| (i * 7919 % 256) as f32 / 255.0)
             .collect();
-        host::upload(&pixels, &mut images, 0).expect("whole images");
+        CpuBackend
+            .upload(&pixels, &mut images, 0)
+            .expect("whole images");
         let all: Vec<_> = (0..batch).map(|i| At::new(&images, i)).collect();
         group.throughput(Throughput::Elements(batch as u64));
         group.bench_function(format!("logits, batch {batch}"), |bencher| {

@@ -2,10 +2,17 @@
 //! knowing the attack: the defence of Ding et al., "Delving into Deep Image Prior for Adversarial
 //! Defense" (2021), as a compute engine.
 
+pub mod attack;
 pub mod backend;
+pub mod bench;
 pub mod classifier;
+pub mod cli;
+pub mod defense;
 pub mod dip;
 pub mod error;
+pub mod io;
 pub mod random;
+pub mod report;
+pub mod scheduler;
 
 pub use error::{Error, Result};

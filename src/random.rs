@@ -21,12 +21,10 @@ pub enum Purpose {
 /// Names one random sequence source: which instance of which image in which run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RandomKey {
-    /// The run's seed.
+    /// The restart's seed.
     pub seed: u64,
     /// The image's content hash, so that a picture's result does not depend on its name or neighbours.
     pub image: u64,
-    /// Restart number, from 0.
-    pub restart: u32,
     /// Tile number, from 0, row by row.
     pub tile: u32,
 }
@@ -40,12 +38,10 @@ impl RandomKey {
 
     /// Four words: numbers `4·block .. 4·block + 4` of the sequence for `purpose` at `iteration`.
     ///
-    /// Restart and tile share a counter word, 16 bits each.
     pub fn words(&self, purpose: Purpose, iteration: u32, block: u32) -> [u32; 4] {
-        let place = (self.restart << 16) | (self.tile & 0xffff);
         // Purposes take the counter word that iterations leave free: 2^28 iterations are enough.
         let step = ((purpose as u32) << 28) | (iteration & 0x0fff_ffff);
-        philox([block, step, place, 0], self.philox_key())
+        philox([block, step, self.tile, 0], self.philox_key())
     }
 
     /// Calls `f(index, u)` for `index` in `0..count`, `u` uniform in `[0, 1)`.
@@ -70,7 +66,15 @@ impl RandomKey {
         }
     }
 
-    /// Calls `f(index, g)` for `index` in `0..count`, `g` standard normal (Box and Muller).
+    /// Standard normals `4·block .. 4·block + 4` of a sequence (Box and Muller).
+    pub fn normals(&self, purpose: Purpose, iteration: u32, block: u32) -> [f32; 4] {
+        let words = self.words(purpose, iteration, block);
+        let (a, b) = box_muller(words[0], words[1]);
+        let (c, d) = box_muller(words[2], words[3]);
+        [a, b, c, d]
+    }
+
+    /// Calls `f(index, g)` for `index` in `0..count`, `g` standard normal.
     pub fn normal(
         &self,
         purpose: Purpose,
@@ -79,10 +83,8 @@ impl RandomKey {
         mut f: impl FnMut(usize, f32),
     ) {
         for block in 0..count.div_ceil(4) {
-            let words = self.words(purpose, iteration, block as u32);
-            let (a, b) = box_muller(words[0], words[1]);
-            let (c, d) = box_muller(words[2], words[3]);
-            for (i, g) in [a, b, c, d].into_iter().enumerate() {
+            let four = self.normals(purpose, iteration, block as u32);
+            for (i, g) in four.into_iter().enumerate() {
                 let index = 4 * block + i;
                 if index < count {
                     f(index, g);
@@ -159,7 +161,6 @@ mod tests {
         let key = RandomKey {
             seed: 7,
             image: 9,
-            restart: 1,
             tile: 2,
         };
         let n = 100_001;
@@ -186,14 +187,12 @@ mod tests {
         let key = RandomKey {
             seed: 1,
             image: 2,
-            restart: 3,
             tile: 4,
         };
         let first = key.words(Purpose::Parameters, 0, 0);
         for other in [
             RandomKey { seed: 2, ..key },
             RandomKey { image: 3, ..key },
-            RandomKey { restart: 4, ..key },
             RandomKey { tile: 5, ..key },
         ] {
             assert_ne!(other.words(Purpose::Parameters, 0, 0), first);

@@ -5,7 +5,7 @@ use std::ops::{Add, Mul, Sub};
 
 use rayon::prelude::*;
 
-use super::{At, Blend, ImageBuffer, ImageShape, Push, Stitch, TileGrid};
+use super::{At, Blend, ImageBuffer, ImageOps, ImagePair, ImageShape, Push, Stitch, TileGrid};
 use crate::error::{Error, Result};
 
 /// The number type of a host backend.
@@ -136,8 +136,86 @@ fn check_shape<T: Real>(images: &HostImages<T>, want: ImageShape) -> Result<()> 
     )))
 }
 
+/// A backend whose images lie in the machine's memory.
+pub trait HostDevice {
+    /// What a pixel is stored as.
+    type Number: Real;
+}
+
+impl<B: HostDevice> ImageOps for B {
+    type Images = HostImages<B::Number>;
+
+    fn allocate(&self, shape: ImageShape, len: usize) -> Result<Self::Images> {
+        HostImages::zeroed(shape, len)
+    }
+    fn upload(&self, pixels: &[f32], out: &mut Self::Images, first: usize) -> Result<()> {
+        upload(pixels, out, first)
+    }
+    fn download(&self, image: At<'_, Self::Images>) -> Result<Vec<f32>> {
+        Ok(image.pixels().iter().map(|&x| x.to_f32()).collect())
+    }
+    fn copy(
+        &self,
+        from: &[At<'_, Self::Images>],
+        out: &mut Self::Images,
+        first: usize,
+    ) -> Result<()> {
+        copy(from, out, first)
+    }
+    fn tile(
+        &self,
+        image: At<'_, Self::Images>,
+        grid: TileGrid,
+        out: &mut Self::Images,
+        first: usize,
+    ) -> Result<()> {
+        tile(image, grid, out, first)
+    }
+    fn untile(
+        &self,
+        tiles: &Self::Images,
+        first_tile: usize,
+        grid: TileGrid,
+        out: &mut Self::Images,
+        index: usize,
+    ) -> Result<()> {
+        untile(tiles, first_tile, grid, out, index)
+    }
+    fn blend(
+        &self,
+        jobs: &[Blend<'_, Self::Images>],
+        out: &mut Self::Images,
+        first: usize,
+    ) -> Result<()> {
+        blend(jobs, out, first)
+    }
+    fn push(
+        &self,
+        jobs: &[Push<'_, Self::Images>],
+        out: &mut Self::Images,
+        first: usize,
+    ) -> Result<()> {
+        push(jobs, out, first)
+    }
+    fn stitch(
+        &self,
+        job: &Stitch<'_, Self::Images>,
+        out: &mut Self::Images,
+        index: usize,
+    ) -> Result<()> {
+        stitch(job, out, index)
+    }
+    fn squared_error(
+        &self,
+        pairs: &[ImagePair<'_, Self::Images>],
+        cells: TileGrid,
+    ) -> Result<Vec<f64>> {
+        squared_error(pairs, cells)
+    }
+}
+
 /// Copies `pixels` to images `first..`.
-pub fn upload<T: Real>(pixels: &[f32], out: &mut HostImages<T>, first: usize) -> Result<()> {
+fn upload<T: Real>(pixels: &[f32], out: &mut HostImages<T>, first: usize) -> Result<()> {
     let n = out.shape.elements();
     if n == 0 || !pixels.len().is_multiple_of(n) {
         return Err(Error::invalid(format!(
@@ -158,7 +236,7 @@ pub fn upload<T: Real>(pixels: &[f32], out: &mut HostImages<T>, first: usize) ->
 }
 
 /// Copies images.
-pub fn copy<T: Real>(
+fn copy<T: Real>(
     from: &[At<'_, HostImages<T>>],
     out: &mut HostImages<T>,
     first: usize,
@@ -183,7 +261,7 @@ fn tile_shape(image: ImageShape, grid: TileGrid) -> ImageShape {
 }
 
 /// Cuts an image into tiles.
-pub fn tile<T: Real>(
+fn tile<T: Real>(
     image: At<'_, HostImages<T>>,
     grid: TileGrid,
     out: &mut HostImages<T>,
@@ -220,7 +298,7 @@ fn origin(grid: TileGrid, tile: usize) -> (usize, usize) {
 }
 
 /// Puts tiles together.
-pub fn untile<T: Real>(
+fn untile<T: Real>(
     tiles: &HostImages<T>,
     first_tile: usize,
     grid: TileGrid,
@@ -256,7 +334,7 @@ pub fn untile<T: Real>(
 }
 
 /// Points of segments.
-pub fn blend<T: Real>(
+fn blend<T: Real>(
     jobs: &[Blend<'_, HostImages<T>>],
     out: &mut HostImages<T>,
     first: usize,
@@ -278,7 +356,7 @@ pub fn blend<T: Real>(
 }
 
 /// Pushed images.
-pub fn push<T: Real>(
+fn push<T: Real>(
     jobs: &[Push<'_, HostImages<T>>],
     out: &mut HostImages<T>,
     first: usize,
@@ -330,7 +408,7 @@ fn windows(length: usize, cell: usize, n: usize) -> Vec<(usize, f64)> {
 }
 
 /// The stitch.
-pub fn stitch<T: Real>(
+fn stitch<T: Real>(
     job: &Stitch<'_, HostImages<T>>,
     out: &mut HostImages<T>,
     index: usize,
@@ -392,8 +470,8 @@ pub fn stitch<T: Real>(
 }
 
 /// Sums of squared differences, pairs × cells.
-pub fn squared_error<T: Real>(
-    pairs: &[(At<'_, HostImages<T>>, At<'_, HostImages<T>>)],
+fn squared_error<T: Real>(
+    pairs: &[ImagePair<'_, HostImages<T>>],
     cells: TileGrid,
 ) -> Result<Vec<f64>> {
     for (a, b) in pairs {
@@ -427,4 +505,187 @@ pub fn squared_error<T: Real>(
         })
         .collect();
     Ok(sums.concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Host;
+    impl HostDevice for Host {
+        type Number = f64;
+    }
+
+    const SHAPE: ImageShape = ImageShape {
+        channels: 2,
+        height: 5,
+        width: 7,
+    };
+
+    fn image(f: impl Fn(usize, usize, usize) -> f64) -> HostImages<f64> {
+        let mut images = HostImages::zeroed(SHAPE, 1).unwrap();
+        let mut pixels = images.image_mut(0).iter_mut();
+        for c in 0..SHAPE.channels {
+            for y in 0..SHAPE.height {
+                for x in 0..SHAPE.width {
+                    *pixels.next().unwrap() = f(c, y, x);
+                }
+            }
+        }
+        images
+    }
+
+    fn grid(tile_height: usize, tile_width: usize) -> TileGrid {
+        TileGrid {
+            height: SHAPE.height,
+            width: SHAPE.width,
+            tile_height,
+            tile_width,
+        }
+    }
+
+    #[test]
+    fn tiles_extend_by_reflection_and_come_back_cropped() {
+        let input = image(|c, y, x| (100 * c + 10 * y + x) as f64);
+        for (height, width) in [(4, 4), (5, 7), (1, 1), (8, 16), (3, 2)] {
+            let grid = grid(height, width);
+            let shape = ImageShape {
+                channels: 2,
+                height,
+                width,
+            };
+            let mut tiles = Host.allocate(shape, grid.tiles() + 1).unwrap();
+            Host.tile(At::new(&input, 0), grid, &mut tiles, 1).unwrap();
+            let mut output = Host.allocate(SHAPE, 2).unwrap();
+            Host.untile(&tiles, 1, grid, &mut output, 1).unwrap();
+            assert_eq!(output.image(1), input.image(0), "{height}×{width}");
+        }
+        let mut tiles = Host
+            .allocate(
+                ImageShape {
+                    channels: 2,
+                    height: 4,
+                    width: 4,
+                },
+                4,
+            )
+            .unwrap();
+        Host.tile(At::new(&input, 0), grid(4, 4), &mut tiles, 0)
+            .unwrap();
+        // Row 4 is the last; rows 5, 6, 7 reflect to 3, 2, 1. Column 7 reflects to 5.
+        let last: Vec<f64> = tiles.image(3)[..16].to_vec();
+        let row = |y: f64| [4.0, 5.0, 6.0, 5.0].map(|x| 10.0 * y + x);
+        assert_eq!(last, [row(4.0), row(3.0), row(2.0), row(1.0)].concat());
+    }
+
+    #[test]
+    fn blend_push_and_error_follow_their_formulas() {
+        let input = image(|_, y, _| 0.1 * y as f64);
+        let other = image(|_, y, x| 0.1 * y as f64 + 0.125 * x as f64);
+        let mut out = Host.allocate(SHAPE, 2).unwrap();
+        let (from, to) = (At::new(&input, 0), At::new(&other, 0));
+        Host.blend(
+            &[Blend { from, to, t: 0.0 }, Blend { from, to, t: 0.5 }],
+            &mut out,
+            0,
+        )
+        .unwrap();
+        assert_eq!(out.image(0), input.image(0));
+        for (i, &x) in out.image(1).iter().enumerate() {
+            let want = 0.1 * ((i / 7) % 5) as f64 + 0.0625 * (i % 7) as f64;
+            assert!((x - want).abs() < 1e-12);
+        }
+        Host.push(
+            &[Push {
+                boundary: to,
+                input: from,
+                beta: 2.0,
+            }],
+            &mut out,
+            0,
+        )
+        .unwrap();
+        for (i, &x) in out.image(0).iter().enumerate() {
+            let want = 0.1 * ((i / 7) % 5) as f64 + 0.375 * (i % 7) as f64;
+            assert!((x - want.min(1.0)).abs() < 1e-12);
+        }
+        let errors = Host
+            .squared_error(&[(from, to), (to, to)], grid(5, 4))
+            .unwrap();
+        let column = |x: usize| (0.125 * x as f64).powi(2) * 10.0;
+        let want = [
+            (0..4).map(column).sum::<f64>(),
+            (4..7).map(column).sum(),
+            0.0,
+            0.0,
+        ];
+        for (got, want) in errors.iter().zip(want) {
+            assert!((got - want).abs() < 1e-9, "{got} {want}");
+        }
+    }
+
+    #[test]
+    fn stitch_windows_sum_to_one_and_each_cell_rules_its_centre() {
+        let ones = image(|_, _, _| 1.0);
+        let zeros = image(|_, _, _| 0.0);
+        let images = vec![At::new(&ones, 0), At::new(&zeros, 0), At::new(&ones, 0)];
+        let mut out = Host.allocate(SHAPE, 1).unwrap();
+        for cells in [grid(2, 3), grid(5, 7), grid(1, 1), grid(4, 4)] {
+            let even = Stitch {
+                images: images.clone(),
+                cells,
+                weights: [0.25, 0.25, 0.5].repeat(cells.tiles()),
+            };
+            Host.stitch(&even, &mut out, 0).unwrap();
+            assert!(
+                out.image(0).iter().all(|x| (x - 0.75).abs() < 1e-12),
+                "{cells:?}"
+            );
+        }
+        // Cells 3 wide: the centre of the first is pixel 1, of the second pixel 4.
+        let cells = grid(5, 3);
+        let mut weights = vec![0.0; 9];
+        weights[0] = 1.0;
+        weights[4] = 1.0;
+        weights[8] = 1.0;
+        Host.stitch(
+            &Stitch {
+                images,
+                cells,
+                weights,
+            },
+            &mut out,
+            0,
+        )
+        .unwrap();
+        let row: Vec<f64> = out.image(0)[..7].to_vec();
+        assert!((row[0] - 1.0).abs() < 1e-12 && (row[1] - 1.0).abs() < 1e-12);
+        assert!(row[4].abs() < 1e-12);
+        assert!((row[2] - 0.75).abs() < 1e-12 && (row[3] - 0.25).abs() < 1e-12);
+    }
+
+    #[test]
+    fn wrong_shapes_and_ranges_are_errors() {
+        let input = image(|_, _, _| 0.0);
+        let mut small = Host
+            .allocate(
+                ImageShape {
+                    channels: 1,
+                    ..SHAPE
+                },
+                1,
+            )
+            .unwrap();
+        assert!(Host.copy(&[At::new(&input, 0)], &mut small, 0).is_err());
+        let mut out = Host.allocate(SHAPE, 1).unwrap();
+        assert!(Host.copy(&[At::new(&input, 0)], &mut out, 1).is_err());
+        assert!(Host.upload(&[0.0; 3], &mut out, 0).is_err());
+        assert!(Host.untile(&input, 0, grid(5, 7), &mut out, 1).is_err());
+        let huge = ImageShape {
+            channels: 3,
+            height: usize::MAX / 2,
+            width: 8,
+        };
+        assert!(HostImages::<f32>::zeroed(huge, 1).is_err());
+    }
 }

@@ -11,6 +11,7 @@
 pub mod cpu;
 pub mod host;
 pub mod reference;
+mod slots;
 
 use crate::classifier::Graph;
 use crate::dip::NetSpec;
@@ -69,6 +70,9 @@ impl<I> Clone for At<'_, I> {
     }
 }
 impl<I> Copy for At<'_, I> {}
+
+/// Two images to compare.
+pub type ImagePair<'a, I> = (At<'a, I>, At<'a, I>);
 
 /// The point `(1 − t)·from + t·to` of the segment between two images.
 #[derive(Debug)]
@@ -208,7 +212,7 @@ pub trait ImageOps {
     /// Sum of squared differences of each pair, cell by cell (pairs × cells; the extension not counted).
     fn squared_error(
         &self,
-        pairs: &[(At<'_, Self::Images>, At<'_, Self::Images>)],
+        pairs: &[ImagePair<'_, Self::Images>],
         cells: TileGrid,
     ) -> Result<Vec<f64>>;
 }
@@ -266,6 +270,10 @@ pub trait DipEngine: Send {
     fn input_gradient(&mut self, slot: usize) -> Result<Vec<f64>>;
 }
 
+/// `f(i, logits, gradient)` gets the logits of image `i` of a call and writes the derivative of the
+/// image's loss by each logit.
+pub type LossGradient<'f> = dyn FnMut(usize, &[f32], &mut [f32]) + 'f;
+
 /// Runs the victim.
 ///
 /// What it says of an image does not depend, bit by bit, on the other images of the call.
@@ -280,12 +288,12 @@ pub trait ClassifierEngine: Send {
     fn logits(&mut self, images: &[At<'_, Self::Images>]) -> Result<Vec<f32>>;
     /// Logits, and the gradient with respect to each image of a scalar of its logits.
     ///
-    /// `loss_gradient(i, logits, gradient)` gets the logits of `images[i]` and writes the scalar's
-    /// derivative by each logit; the image gradient goes to `out[first + i]`.
+    /// `loss_gradient` gives the scalar's derivatives; the gradient of `images[i]` goes to
+    /// `out[first + i]`.
     fn gradient(
         &mut self,
         images: &[At<'_, Self::Images>],
-        loss_gradient: &mut dyn FnMut(usize, &[f32], &mut [f32]),
+        loss_gradient: &mut LossGradient<'_>,
         out: &mut Self::Images,
         first: usize,
     ) -> Result<Vec<f32>>;

@@ -313,6 +313,39 @@ impl Graph {
         }
     }
 
+    /// Puts `(x − mean) / std`, by channel, in front of the first layer, so that the graph takes
+    /// pixels in `[0, 1]`. `mean` and `std` have the input's channels; `std` has no zero.
+    pub fn normalize_input(&mut self, mean: &[f32], std: &[f32]) {
+        let dims = self.value(self.input).dims.clone();
+        let mut constant = |name: &str, data: Vec<f32>| {
+            self.add_value(Value {
+                name: name.into(),
+                dims: vec![data.len()],
+                data: Some(data.into()),
+            })
+        };
+        let scale = constant("normalize_scale", std.iter().map(|s| 1.0 / s).collect());
+        let shifts = mean.iter().zip(std).map(|(m, s)| -m / s);
+        let shift = constant("normalize_shift", shifts.collect());
+        let output = self.add_value(Value {
+            name: "normalized".into(),
+            dims,
+            data: None,
+        });
+        for node in &mut self.nodes {
+            for input in node.inputs.iter_mut().filter(|input| **input == self.input) {
+                *input = output;
+            }
+        }
+        let node = Node {
+            name: "normalize".into(),
+            op: Op::ScaleShift { activation: None },
+            inputs: vec![self.input, scale, shift],
+            output,
+        };
+        self.nodes.insert(0, node);
+    }
+
     /// Adds a value.
     pub fn add_value(&mut self, value: Value) -> ValueId {
         self.values.push(value);

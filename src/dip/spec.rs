@@ -54,7 +54,7 @@ pub struct NetSpec {
     pub upsample: Upsample,
     pub padding: Padding,
     /// Adam's step size.
-    pub learning_rate: f32,
+    pub learning_rate: f64,
     /// Whether Adam moves `z` too (DIPDefend does).
     pub optimise_input: bool,
     /// σ of the Gaussian noise added to `z` anew in each iteration; 0 for none.
@@ -291,6 +291,19 @@ impl NetSpec {
         }
         list.bare_conv("out", self.output_channels, self.up[0], 1);
         list.parameters
+    }
+
+    /// Multiply-adds of the convolutions of one forward pass over a picture of `height × width`.
+    pub fn multiply_adds(&self, height: usize, width: usize) -> u64 {
+        let mut sum = self.up[0] * self.output_channels * height * width;
+        for k in 0..self.levels() {
+            let pixels = (height >> k) * (width >> k);
+            let (input, down, up, skip) =
+                (self.level_input(k), self.down[k], self.up[k], self.skip[k]);
+            sum += pixels / 4 * 9 * (input * down + down * down);
+            sum += pixels * (input * skip + 9 * (skip + self.level_deeper(k)) * up + up * up);
+        }
+        sum as u64
     }
 
     /// Numbers in an instance's parameter vector.

@@ -2,6 +2,46 @@
 
 pub mod blocked;
 pub mod classifier;
+pub mod dip;
 pub mod function;
 pub mod peak;
 pub mod simd;
+
+use self::classifier::CpuClassifier;
+use self::dip::CpuDip;
+use super::Backend;
+use super::host::HostDevice;
+use crate::classifier::Graph;
+use crate::dip::NetSpec;
+use crate::error::Result;
+
+/// The machine's own processor.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuBackend;
+
+impl HostDevice for CpuBackend {
+    type Number = f32;
+}
+
+impl Backend for CpuBackend {
+    type Dip = CpuDip;
+    type Classifier = CpuClassifier;
+
+    fn name(&self) -> String {
+        let threads = rayon::current_num_threads();
+        let isa = simd::Isa::detect().name();
+        format!("cpu ({threads} threads, {isa})")
+    }
+
+    fn dip(&self, spec: &NetSpec, height: usize, width: usize, capacity: usize) -> Result<CpuDip> {
+        CpuDip::new(spec, height, width, capacity)
+    }
+
+    fn classifier(&self, graph: &Graph, batch: usize) -> Result<CpuClassifier> {
+        CpuClassifier::new(graph, batch)
+    }
+
+    fn dip_capacity(&self, spec: &NetSpec, height: usize, width: usize) -> Result<usize> {
+        Ok(dip::capacity(spec, height, width))
+    }
+}

@@ -134,17 +134,30 @@ impl Isa {
     pub fn detect() -> Isa {
         static ISA: OnceLock<Isa> = OnceLock::new();
         *ISA.get_or_init(|| {
-            #[cfg(target_arch = "x86_64")]
-            {
-                if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma") {
-                    return Isa::Avx512;
-                }
-                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                    return Isa::Avx2;
-                }
-            }
-            Isa::Portable
+            let mut available = Isa::ALL.iter().filter(|isa| isa.is_available());
+            *available.next().expect("the portable one is everywhere")
         })
+    }
+
+    /// Every instruction set, the best first.
+    pub const ALL: &[Isa] = &[
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2,
+        Isa::Portable,
+    ];
+
+    /// Whether this processor has it.
+    #[inline]
+    pub fn is_available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => is_x86_feature_detected!("avx512f") && Isa::Avx2.is_available(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Isa::Portable => true,
+        }
     }
 
     /// The name that `devices` and `run.json` show.
@@ -162,11 +175,21 @@ impl Isa {
 /// Runs a kernel on the best instruction set of this processor.
 #[inline]
 pub fn dispatch<K: Kernel>(kernel: K) -> K::Output {
-    match Isa::detect() {
-        // SAFETY: detection found the instruction set.
+    dispatch_on(Isa::detect(), kernel)
+}
+
+/// Runs a kernel on one instruction set.
+///
+/// # Panics
+/// The processor does not have it.
+#[inline]
+pub fn dispatch_on<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+    assert!(isa.is_available(), "this processor has no {}", isa.name());
+    match isa {
+        // SAFETY: just checked.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => unsafe { x86::run_avx512(kernel) },
-        // SAFETY: as above.
+        // SAFETY: just checked.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { x86::run_avx2(kernel) },
         Isa::Portable => kernel.run::<Portable>(),
@@ -457,19 +480,6 @@ mod x86 {
             Avx2(half(self.0), half(self.1))
         }
     }
-
-    #[cfg(test)]
-    pub fn each_isa(mut f: impl FnMut(&'static str, &dyn Fn(super::tests::All))) {
-        use super::tests::All;
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: just detected.
-            f("avx512", &|k: All| unsafe { run_avx512(k) });
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: just detected.
-            f("avx2", &|k: All| unsafe { run_avx2(k) });
-        }
-    }
 }
 
 #[cfg(test)]
@@ -533,13 +543,9 @@ mod tests {
     }
 
     #[test]
-    fn portable_lanes_compute_what_scalars_do() {
-        All.run::<Portable>();
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[test]
-    fn x86_lanes_compute_what_scalars_do() {
-        x86::each_isa(|_, run| run(All));
+    fn lanes_compute_what_scalars_do() {
+        for &isa in Isa::ALL.iter().filter(|isa| isa.is_available()) {
+            dispatch_on(isa, All);
+        }
     }
 }

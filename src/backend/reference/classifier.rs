@@ -1,8 +1,10 @@
 //! The victim in float64.
 
-use super::ops::{self, Operand};
+pub mod ops;
+
+use self::ops::Operand;
 use crate::backend::host::HostImages;
-use crate::backend::{At, ClassifierEngine, ImageBuffer, ImageShape};
+use crate::backend::{At, ClassifierEngine, ImageBuffer, ImageShape, LossGradient};
 use crate::classifier::{Graph, ValueId};
 use crate::error::{Error, Result};
 
@@ -148,7 +150,7 @@ impl ClassifierEngine for ReferenceClassifier {
     fn gradient(
         &mut self,
         images: &[At<'_, HostImages<f64>>],
-        loss_gradient: &mut dyn FnMut(usize, &[f32], &mut [f32]),
+        loss_gradient: &mut LossGradient<'_>,
         out: &mut HostImages<f64>,
         first: usize,
     ) -> Result<Vec<f32>> {

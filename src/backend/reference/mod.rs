@@ -2,6 +2,7 @@
 //! match.
 
 pub mod classifier;
-pub mod ops;
+pub mod dip;
 
 pub use classifier::ReferenceClassifier;
+pub use dip::ReferenceDip;

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::tensor::{Constant, Data};
-use crate::backend::reference::ops::{self, Operand};
+use crate::backend::reference::classifier::ops::{self, Operand};
 use crate::classifier::graph::{Binary, Op, PadMode, Reduction};
 use crate::classifier::layout::{self, PADDING};
 

@@ -11,10 +11,10 @@ use rayon::prelude::*;
 
 use super::gather::{Source, Window, gather};
 use super::layout::groups;
-use super::scratch::{Grid, Item, Scratch, SharedMut};
+use super::scratch::{Grid, Item, Scratch, SharedMut, isa};
 use super::tile::{Activation, Block, OutputRow, Row, Tap, groups_per_tile, row};
 use super::{ConvShape, PackedWeights};
-use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch};
+use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch_on};
 use crate::dip::Padding;
 use crate::error::{Error, Result};
 
@@ -109,16 +109,20 @@ pub fn conv_backward_data(
         weights,
         destinations,
     };
+    let isa = isa();
     (0..images * grid.items())
         .into_par_iter()
         .for_each(|index| {
             let item = grid.item(index);
             Scratch::with(|scratch| {
-                dispatch(Backward {
-                    call: &call,
-                    item,
-                    scratch,
-                })
+                dispatch_on(
+                    isa,
+                    Backward {
+                        call: &call,
+                        item,
+                        scratch,
+                    },
+                )
             });
         });
     Ok(())

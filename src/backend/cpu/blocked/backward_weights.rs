@@ -5,10 +5,10 @@ use rayon::prelude::*;
 use super::forward::{check_sources, is_direct, prepare};
 use super::gather::Source;
 use super::layout::groups;
-use super::scratch::{Grid, Item, Scratch, SharedMut};
+use super::scratch::{Grid, Item, Scratch, SharedMut, isa};
 use super::tile::{Block, Tap, groups_per_tile, outer_products};
 use super::{ConvShape, PackedWeights};
-use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch};
+use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch_on};
 use crate::error::Result;
 
 /// Parts into which the pixels are cut, each summed by itself: fixed, so that sums do not depend on
@@ -68,16 +68,20 @@ pub fn conv_backward_weights(
         direct: is_direct(&shape, sources),
         grid,
     };
+    let isa = isa();
     (0..chunks * shares).into_par_iter().for_each(|index| {
         let (chunk, share) = (index / shares, index % shares);
         Scratch::with(|scratch| {
-            dispatch(Sum {
-                call: &call,
-                pieces: pieces * chunk / chunks..pieces * (chunk + 1) / chunks,
-                groups: share * SHARE..((share + 1) * SHARE).min(to),
-                start: chunk * stride,
-                scratch,
-            })
+            dispatch_on(
+                isa,
+                Sum {
+                    call: &call,
+                    pieces: pieces * chunk / chunks..pieces * (chunk + 1) / chunks,
+                    groups: share * SHARE..((share + 1) * SHARE).min(to),
+                    start: chunk * stride,
+                    scratch,
+                },
+            )
         });
     });
     let total = |out: &mut [Lanes], start: usize| {

@@ -6,10 +6,10 @@ use super::backward_data::{backward_grid, plan};
 use super::forward::{Epilogue, check_sources, is_direct, prepare};
 use super::gather::{Source, gather_plane};
 use super::layout::groups;
-use super::scratch::{Grid, Item, Scratch, SharedMut};
+use super::scratch::{Grid, Item, Scratch, SharedMut, isa};
 use super::tile::{Activation, OutputRow, Tap, activate, finish};
 use super::{ConvShape, Destination};
-use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch};
+use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch_on};
 use crate::dip::Padding;
 use crate::error::{Error, Result};
 
@@ -91,16 +91,20 @@ pub fn depthwise_forward(
         groups: count,
     };
     // A channel group is to the grid what an image is.
+    let isa = isa();
     (0..images * count * grid.items())
         .into_par_iter()
         .for_each(|index| {
             let item = grid.item(index);
             Scratch::with(|scratch| {
-                dispatch(ForwardItem {
-                    call: &call,
-                    item,
-                    scratch,
-                })
+                dispatch_on(
+                    isa,
+                    ForwardItem {
+                        call: &call,
+                        item,
+                        scratch,
+                    },
+                )
             });
         });
     Ok(())
@@ -130,16 +134,20 @@ pub fn depthwise_backward_data(
         destination,
         groups: groups(channels),
     };
+    let isa = isa();
     (0..images * call.groups * grid.items())
         .into_par_iter()
         .for_each(|index| {
             let item = grid.item(index);
             Scratch::with(|scratch| {
-                dispatch(BackwardItem {
-                    call: &call,
-                    item,
-                    scratch,
-                })
+                dispatch_on(
+                    isa,
+                    BackwardItem {
+                        call: &call,
+                        item,
+                        scratch,
+                    },
+                )
             });
         });
     Ok(())

@@ -4,10 +4,10 @@ use rayon::prelude::*;
 
 use super::gather::{Source, Window, gather};
 use super::layout::groups;
-use super::scratch::{Grid, Item, Scratch, SharedMut};
+use super::scratch::{Grid, Item, Scratch, SharedMut, isa};
 use super::tile::{Activation, Block, OutputRow, Row, Tap, groups_per_tile, row};
 use super::{ConvShape, PackedWeights, Pads};
-use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch};
+use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch_on};
 use crate::error::{Error, Result};
 
 /// What follows the sum: `activation(sum + bias + residual)`.
@@ -100,16 +100,20 @@ pub fn conv_forward(
         output: SharedMut::new(output),
         direct: is_direct(&shape, sources),
     };
+    let isa = isa();
     (0..images * grid.items())
         .into_par_iter()
         .for_each(|index| {
             let item = grid.item(index);
             Scratch::with(|scratch| {
-                dispatch(Forward {
-                    call: &call,
-                    item,
-                    scratch,
-                })
+                dispatch_on(
+                    isa,
+                    Forward {
+                        call: &call,
+                        item,
+                        scratch,
+                    },
+                )
             });
         });
     Ok(())

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use super::backward_data::Job;
 use super::tile::{Block, Tap};
-use crate::backend::cpu::simd::Lanes;
+use crate::backend::cpu::simd::{Isa, Lanes};
 
 /// Memory that a thread keeps between work items, so that steady work allocates nothing.
 #[derive(Default)]
@@ -29,6 +29,15 @@ impl Scratch {
         }
         lanes.as_mut_ptr().cast()
     }
+}
+
+/// The instruction set of a call's work items: the processor's best, unless a test chose another.
+pub fn isa() -> Isa {
+    #[cfg(test)]
+    if let Some(isa) = super::tests::CHOSEN.get() {
+        return isa;
+    }
+    Isa::detect()
 }
 
 /// A pointer into a buffer of which work items write disjoint parts.

@@ -1,9 +1,25 @@
 //! The kernels against plain float64 loops, on random shapes.
 
+use std::cell::Cell;
+
 use super::*;
 use crate::backend::TileGrid;
-use crate::backend::cpu::simd::Lanes;
+use crate::backend::cpu::simd::{Isa, Lanes};
 use crate::random::{Purpose, RandomKey};
+
+thread_local! {
+    /// The instruction set that this thread's calls use instead of the best.
+    pub static CHOSEN: Cell<Option<Isa>> = const { Cell::new(None) };
+}
+
+/// Runs a test on every instruction set that this processor has.
+fn on_every_isa(test: impl Fn(&str)) {
+    for &isa in Isa::ALL.iter().filter(|isa| isa.is_available()) {
+        CHOSEN.set(Some(isa));
+        test(isa.name());
+    }
+    CHOSEN.set(None);
+}
 
 /// Random numbers of one test case.
 struct Draw {
@@ -276,10 +292,14 @@ fn case(case: u64) -> (Draw, ConvShape, usize, Vec<usize>) {
     (draw, shape, images, channels.to_vec())
 }
 
-const CASES: u64 = 150;
+const CASES: u64 = 100;
 
 #[test]
 fn forward_matches_plain_loops() {
+    on_every_isa(forward_case_by_case);
+}
+
+fn forward_case_by_case(isa: &str) {
     for seed in 0..CASES {
         let (mut draw, shape, images, channels) = case(seed);
         let input = Input::new(&mut draw, images, &channels, shape.input);
@@ -323,12 +343,22 @@ fn forward_matches_plain_loops() {
         conv_forward(&shape, images, &sources, &packed, &epilogue, &mut output).unwrap();
         let got = plain(&output, images, shape.out_channels, plane);
         let terms = shape.in_channels * shape.taps();
-        assert_close(&got, &want, terms, 2.0, &format!("case {seed}: {shape:?}"));
+        assert_close(
+            &got,
+            &want,
+            terms,
+            2.0,
+            &format!("{isa}, case {seed}: {shape:?}"),
+        );
     }
 }
 
 #[test]
 fn backward_data_matches_plain_loops() {
+    on_every_isa(backward_data_case_by_case);
+}
+
+fn backward_data_case_by_case(isa: &str) {
     for seed in 0..CASES {
         let (mut draw, shape, images, channels) = case(seed);
         let size = shape.output();
@@ -385,7 +415,13 @@ fn backward_data_matches_plain_loops() {
                 .collect();
             // Reflection may bring a tap to a pixel nine times.
             let terms = 9 * shape.out_channels * shape.taps();
-            assert_close(&got, &want, terms, 1.0, &format!("case {seed}: {shape:?}"));
+            assert_close(
+                &got,
+                &want,
+                terms,
+                1.0,
+                &format!("{isa}, case {seed}: {shape:?}"),
+            );
             start += c;
         }
     }
@@ -393,6 +429,10 @@ fn backward_data_matches_plain_loops() {
 
 #[test]
 fn backward_weights_matches_plain_loops() {
+    on_every_isa(backward_weights_case_by_case);
+}
+
+fn backward_weights_case_by_case(isa: &str) {
     let mut workspace = Vec::new();
     for seed in 0..CASES {
         let (mut draw, shape, images, channels) = case(seed);
@@ -425,7 +465,7 @@ fn backward_weights_matches_plain_loops() {
             &mut workspace,
         )
         .unwrap();
-        let what = format!("case {seed}: {shape:?}");
+        let what = format!("{isa}, case {seed}: {shape:?}");
         assert_close(&weights.to_oihw(), &want, images * plane, 2.0, &what);
         let bias = plain(&bias, 1, shape.out_channels, 1);
         assert_close(&bias, &want_bias, images * plane, 1.0, &what);
@@ -434,6 +474,10 @@ fn backward_weights_matches_plain_loops() {
 
 #[test]
 fn depthwise_matches_plain_loops() {
+    on_every_isa(depthwise_case_by_case);
+}
+
+fn depthwise_case_by_case(isa: &str) {
     for seed in 0..CASES {
         let mut draw = Draw::new(1000 + seed);
         let channels = draw.of(&[1, 3, 16, 33]);
@@ -466,7 +510,7 @@ fn depthwise_matches_plain_loops() {
         for y in &mut want {
             *y = activate(activation, *y);
         }
-        let what = format!("case {seed}: {shape:?}");
+        let what = format!("{isa}, case {seed}: {shape:?}");
         let packed = DepthwiseWeights::new(&shape, &weights).unwrap();
         let bias = layout::block_channels(&bias);
         let epilogue = Epilogue {

@@ -57,7 +57,7 @@ impl PackedWeights {
     pub fn forward(shape: &ConvShape, sources: &[usize], oihw: &[f32]) -> Result<PackedWeights> {
         let mut packed = Self::zeroed_forward(shape, sources)?;
         check_oihw(shape, oihw)?;
-        packed.fill(|to, from, tap| oihw[(to * shape.in_channels + from) * shape.taps() + tap]);
+        packed.set_oihw(oihw);
         Ok(packed)
     }
 
@@ -87,11 +87,13 @@ impl PackedWeights {
         }
         let to: Vec<Group> = split([shape.out_channels]).collect();
         let len = to.len() * shape.in_channels * shape.taps();
+        let data = bytemuck::allocation::try_zeroed_vec(len)
+            .map_err(|()| Error::invalid(format!("no memory for the weights of {shape:?}")))?;
         Ok(PackedWeights {
             to,
             from: split(sources.iter().copied()).collect(),
             taps: shape.taps(),
-            data: zeroed(len),
+            data,
         })
     }
 
@@ -164,6 +166,18 @@ impl PackedWeights {
                 }
             }
         }
+    }
+
+    /// Replaces forward weights by `[out][in][kernel][kernel]`.
+    ///
+    /// # Panics
+    /// The length is not that of the weights.
+    pub fn set_oihw(&mut self, oihw: &[f32]) {
+        let inputs: usize = self.from.iter().map(|g| g.channels).sum();
+        let outputs: usize = self.to.iter().map(|g| g.channels).sum();
+        let taps = self.taps;
+        assert_eq!(oihw.len(), outputs * inputs * taps, "weights");
+        self.fill(|to, from, tap| oihw[(to * inputs + from) * taps + tap]);
     }
 
     /// Forward weights as `[out][in][kernel][kernel]`.

@@ -29,7 +29,7 @@ use self::plan::Plan;
 use self::schedule::Schedule;
 use crate::backend::cpu::simd::Lanes;
 use crate::backend::host::HostImages;
-use crate::backend::{At, ClassifierEngine, ImageBuffer, ImageShape};
+use crate::backend::{At, ClassifierEngine, ImageBuffer, ImageShape, LossGradient};
 use crate::classifier::Graph;
 use crate::error::{Error, Result};
 
@@ -308,7 +308,7 @@ impl ClassifierEngine for CpuClassifier {
     fn gradient(
         &mut self,
         images: &[At<'_, HostImages<f32>>],
-        loss_gradient: &mut dyn FnMut(usize, &[f32], &mut [f32]),
+        loss_gradient: &mut LossGradient<'_>,
         out: &mut HostImages<f32>,
         first: usize,
     ) -> Result<Vec<f32>> {

@@ -3,10 +3,11 @@
 mod engine;
 mod operations;
 
+use crate::backend::cpu::CpuBackend;
 use crate::backend::cpu::classifier::CpuClassifier;
-use crate::backend::host::{self, HostImages};
+use crate::backend::host::HostImages;
 use crate::backend::reference::classifier::ReferenceClassifier;
-use crate::backend::{At, ClassifierEngine};
+use crate::backend::{At, ClassifierEngine, ImageOps};
 use crate::classifier::{Conv, Function, Graph, Node, Op, Value, ValueId, Window};
 
 /// Uniform numbers from −1 to 1.
@@ -157,7 +158,7 @@ pub fn images(graph: &Graph, count: usize, seed: u32) -> HostImages<f32> {
         .map(|x| 0.5 * x + 0.5)
         .collect();
     let mut images = HostImages::zeroed(shape, count).unwrap();
-    host::upload(&pixels, &mut images, 0).unwrap();
+    CpuBackend.upload(&pixels, &mut images, 0).unwrap();
     images
 }
 

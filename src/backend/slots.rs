@@ -1,0 +1,87 @@
+//! What every DIP engine on the host checks about slots, targets and outputs before it works.
+
+use super::host::{HostImages, Real};
+use super::{ImageBuffer, ImageShape, Instance};
+use crate::error::{Error, Result};
+
+/// Refuses a slot beyond the capacity.
+pub(crate) fn check_slot(slot: usize, capacity: usize) -> Result<()> {
+    if slot < capacity {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "slot {slot} is beyond an engine of {capacity} instances"
+    )))
+}
+
+/// What reading a slot that holds nothing gives.
+pub(crate) fn free_slot(slot: usize) -> Error {
+    Error::invalid(format!("slot {slot} holds no DIP instance; load one first"))
+}
+
+/// What reading the results of an instance that has not run gives.
+pub(crate) fn not_run(slot: usize) -> Error {
+    Error::invalid(format!(
+        "the DIP instance in slot {slot} has not run an iteration yet"
+    ))
+}
+
+/// What asking for the gradient of an input that is not optimised gives.
+pub(crate) fn input_not_optimised() -> Error {
+    Error::invalid("this DIP network does not optimise its input, so it has no input gradient")
+}
+
+/// Refuses instances whose slot or target does not fit the engine.
+pub(crate) fn check_instances<T: Real>(
+    instances: &[Instance<'_, HostImages<T>>],
+    capacity: usize,
+    shape: ImageShape,
+) -> Result<()> {
+    for instance in instances {
+        check_slot(instance.slot, capacity)?;
+        check_images(
+            instance.target.buffer,
+            shape,
+            instance.target.index,
+            1,
+            "target",
+        )?;
+    }
+    Ok(())
+}
+
+/// Refuses a buffer without images `first .. first + count` of `shape`.
+pub(crate) fn check_images<T: Real>(
+    images: &HostImages<T>,
+    shape: ImageShape,
+    first: usize,
+    count: usize,
+    what: &str,
+) -> Result<()> {
+    if images.shape() != shape {
+        return Err(Error::invalid(format!(
+            "a {what} of {} for a DIP engine of {shape}",
+            images.shape()
+        )));
+    }
+    if first
+        .checked_add(count)
+        .is_none_or(|end| end > images.len())
+    {
+        return Err(Error::invalid(format!(
+            "{count} {what} images from {first} on are beyond a buffer of {}",
+            images.len()
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses a vector of the wrong length.
+pub(crate) fn check_len(what: &str, got: usize, want: usize) -> Result<()> {
+    if got == want {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "{got} {what} for a DIP instance that has {want}"
+    )))
+}

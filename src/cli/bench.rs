@@ -1,0 +1,94 @@
+//! `backstitch bench`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::{CLASSIFIER_BATCH, Device, Global, Outcome};
+use crate::backend::Backend;
+use crate::backend::cpu::CpuBackend;
+use crate::backend::cpu::peak::peak_gflops;
+use crate::bench;
+use crate::classifier::{Graph, LoadOptions};
+use crate::dip::Preset;
+use crate::error::Result;
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Measure this classifier too, an ONNX file
+    #[arg(long, value_name = "FILE")]
+    pub classifier: Option<PathBuf>,
+    /// Measure this preset only
+    #[arg(long, value_enum)]
+    pub preset: Option<Preset>,
+    /// Seconds for each figure, at least
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = seconds)]
+    pub seconds: f64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("write a number from 0 to 3600".into()),
+    }
+}
+
+/// Measures the device's engines and prints the figures.
+pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
+    match global.device {
+        Device::Auto | Device::Cpu => run_on(&CpuBackend, args, peak_gflops()),
+    }
+}
+
+/// `peak` is the device's arithmetic, in GFLOP/s of float32.
+fn run_on<B: Backend>(backend: &B, args: &Args, peak: f64) -> Result<Outcome> {
+    let budget = Duration::from_secs_f64(args.seconds);
+    if !args.json {
+        super::print(&format!("{}, {peak:.0} GFLOP/s at most", backend.name()))?;
+    }
+    let mut figures = Vec::new();
+    for preset in Preset::ALL
+        .into_iter()
+        .filter(|p| args.preset.is_none_or(|only| only == *p))
+    {
+        let figure = bench::preset(backend, preset, budget)?;
+        if !args.json {
+            super::print(&format!(
+                "{:6} {:3} instances, {}x{}: {:8.3} ms an iteration, {:4.0} GFLOP/s ({:.0}% of peak)",
+                figure.preset,
+                figure.instances,
+                figure.height,
+                figure.width,
+                figure.ms_per_iteration,
+                figure.gflops,
+                100.0 * figure.gflops / peak,
+            ))?;
+        }
+        figures.push(json!(figure));
+    }
+    let mut all = Map::from_iter([
+        ("device".into(), Value::from(backend.name())),
+        ("peak_gflops".into(), Value::from(peak)),
+        ("presets".into(), Value::from(figures)),
+    ]);
+    if let Some(path) = &args.classifier {
+        let graph = Graph::load(path, &LoadOptions::default())?;
+        let mut classifier = backend.classifier(&graph, CLASSIFIER_BATCH)?;
+        let figure = bench::classifier(backend, &mut classifier, budget)?;
+        if !args.json {
+            super::print(&format!(
+                "classifier: {:.2} ms an image in batches of 16, {:.2} alone, {:.2} with gradient",
+                figure.ms_per_image, figure.ms_per_image_batch1, figure.ms_per_gradient,
+            ))?;
+        }
+        all.insert("classifier".into(), json!(figure));
+    }
+    if args.json {
+        super::print(&Value::Object(all).to_string())?;
+    }
+    Ok(Outcome::Done)
+}

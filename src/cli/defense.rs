@@ -1,0 +1,196 @@
+//! The defence's options.
+
+use crate::defense::{
+    LocaliseOptions, MapOptions, Options, PushOptions, ReconstructOptions, StitchMode,
+    StitchOptions, VerdictOptions,
+};
+use crate::dip::{Padding, Preset, Upsample};
+use crate::error::Result;
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Reconstruction")]
+pub struct DefenseArgs {
+    /// DIP network: tiles and cifar fit 32x32 tiles, skip and wide the whole image
+    #[arg(long, value_enum, default_value_t = Preset::Tiles)]
+    pub preset: Preset,
+    /// Tile size in pixels; 0 for the whole image [default: the preset's]
+    #[arg(long, value_name = "PIXELS")]
+    pub tile: Option<usize>,
+    /// Restarts an image, each with its own seed
+    #[arg(long, value_name = "N")]
+    pub restarts: Option<usize>,
+    /// Adam steps a restart
+    #[arg(long, value_name = "N")]
+    pub iterations: Option<u32>,
+    /// Adam steps between probes of the classifier
+    #[arg(long, value_name = "N")]
+    pub probe_interval: Option<u32>,
+    /// Seed of the first restart
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// DIP instances that run at once [default: as many as the device runs well]
+    #[arg(long, value_name = "N")]
+    pub capacity: Option<usize>,
+    /// Channels of the network's levels, first to last [default: the preset's]
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
+    pub channels: Option<Vec<usize>>,
+    /// Channels of each level's skip branch [default: the preset's]
+    #[arg(long, value_name = "N")]
+    pub skip: Option<usize>,
+    /// Channels of the network's input [default: the preset's]
+    #[arg(long, value_name = "N")]
+    pub input_depth: Option<usize>,
+    /// How levels are upsampled [default: the preset's]
+    #[arg(long, value_enum)]
+    pub upsample: Option<Upsample>,
+    /// How convolutions are padded [default: the preset's]
+    #[arg(long, value_enum)]
+    pub padding: Option<Padding>,
+    /// Adam's step size [default: the preset's]
+    #[arg(long, value_name = "X")]
+    pub learning_rate: Option<f64>,
+    /// Whether the network's input is optimised too [default: the preset's]
+    #[arg(long, value_name = "true|false")]
+    pub optimise_input: Option<bool>,
+    /// Standard deviation of the noise added to the network's input in each iteration
+    #[arg(long, value_name = "SIGMA")]
+    pub jitter: Option<f32>,
+    /// Weight of the past in the exponential average of the network's outputs, in [0, 1)
+    #[arg(long, value_name = "GAMMA")]
+    pub averaging: Option<f32>,
+
+    /// Part of each trajectory that does not vote, in [0, 1)
+    #[arg(long, value_name = "PART", help_heading = "Decision")]
+    pub warm_up: Option<f64>,
+    /// Reconstructions of a restart whose segment to the input is probed
+    #[arg(long, value_name = "N", help_heading = "Decision")]
+    pub segments: Option<usize>,
+    /// Points of a segment
+    #[arg(long, value_name = "N", help_heading = "Decision")]
+    pub segment_points: Option<usize>,
+    /// Scores up to this are clean
+    #[arg(long, value_name = "SCORE", help_heading = "Decision")]
+    pub clean_below: Option<f64>,
+    /// Scores from this on are adversarial
+    #[arg(long, value_name = "SCORE", help_heading = "Decision")]
+    pub adversarial_from: Option<f64>,
+    /// Purify what looks clean too
+    #[arg(long, help_heading = "Decision")]
+    pub always: bool,
+
+    /// Points probed in each round of the search for the boundary
+    #[arg(long, value_name = "N", help_heading = "Restoration")]
+    pub fan: Option<usize>,
+    /// Precision of the search, as a part of the segment
+    #[arg(long, value_name = "PART", help_heading = "Restoration")]
+    pub tolerance: Option<f32>,
+    /// Push strengths to choose from, rising
+    #[arg(
+        long,
+        value_name = "X,X,...",
+        value_delimiter = ',',
+        help_heading = "Restoration"
+    )]
+    pub push: Option<Vec<f32>>,
+    /// Margin of the recovered label that a push should reach, in logits
+    #[arg(long, value_name = "LOGITS", help_heading = "Restoration")]
+    pub margin: Option<f64>,
+    /// How restarts are joined
+    #[arg(long, value_enum, help_heading = "Restoration")]
+    pub stitch: Option<StitchMode>,
+    /// Cell size of the mosaic, in pixels
+    #[arg(long, value_name = "PIXELS", help_heading = "Restoration")]
+    pub cell: Option<usize>,
+}
+
+impl DefenseArgs {
+    /// The options, for images of `channels` channels.
+    ///
+    /// # Errors
+    /// A number that cannot be used; the message names it.
+    pub fn options(&self, channels: usize) -> Result<Options> {
+        let options = Options {
+            map: self.map(),
+            verdict: self.verdict(),
+            localise: self.localise(),
+            push: self.push(),
+            stitch: self.stitch(),
+            always: self.always,
+            ..Options::new(self.reconstruct(channels))
+        };
+        options.validate()?;
+        Ok(options)
+    }
+
+    fn reconstruct(&self, channels: usize) -> ReconstructOptions {
+        let mut options = ReconstructOptions::preset(self.preset, channels);
+        let spec = &mut options.spec;
+        if let Some(levels) = &self.channels {
+            let skip = spec.skip.first().copied().unwrap_or(0);
+            spec.down = levels.clone();
+            spec.up = levels.clone();
+            spec.skip = vec![skip; levels.len()];
+        }
+        if let Some(skip) = self.skip {
+            spec.skip.fill(skip);
+        }
+        spec.input_depth = self.input_depth.unwrap_or(spec.input_depth);
+        spec.upsample = self.upsample.unwrap_or(spec.upsample);
+        spec.padding = self.padding.unwrap_or(spec.padding);
+        spec.learning_rate = self.learning_rate.unwrap_or(spec.learning_rate);
+        spec.optimise_input = self.optimise_input.unwrap_or(spec.optimise_input);
+        spec.jitter = self.jitter.unwrap_or(spec.jitter);
+        spec.averaging = self.averaging.unwrap_or(spec.averaging);
+        match self.tile {
+            Some(0) => options.tile = None,
+            Some(tile) => options.tile = Some(tile),
+            None => {}
+        }
+        options.restarts = self.restarts.unwrap_or(options.restarts);
+        options.iterations = self.iterations.unwrap_or(options.iterations);
+        options.probe_interval = self.probe_interval.unwrap_or(options.probe_interval);
+        options.seed = self.seed.unwrap_or(options.seed);
+        options
+    }
+
+    fn map(&self) -> MapOptions {
+        let default = MapOptions::default();
+        MapOptions {
+            warm_up: self.warm_up.unwrap_or(default.warm_up),
+            segments: self.segments.unwrap_or(default.segments),
+            segment_points: self.segment_points.unwrap_or(default.segment_points),
+        }
+    }
+
+    fn verdict(&self) -> VerdictOptions {
+        let default = VerdictOptions::default();
+        VerdictOptions {
+            clean_below: self.clean_below.unwrap_or(default.clean_below),
+            adversarial_from: self.adversarial_from.unwrap_or(default.adversarial_from),
+        }
+    }
+
+    fn localise(&self) -> LocaliseOptions {
+        let default = LocaliseOptions::default();
+        LocaliseOptions {
+            fan: self.fan.unwrap_or(default.fan),
+            tolerance: self.tolerance.unwrap_or(default.tolerance),
+        }
+    }
+
+    fn push(&self) -> PushOptions {
+        let default = PushOptions::default();
+        PushOptions {
+            strengths: self.push.clone().unwrap_or(default.strengths),
+            margin: self.margin.unwrap_or(default.margin),
+        }
+    }
+
+    fn stitch(&self) -> StitchOptions {
+        let default = StitchOptions::default();
+        StitchOptions {
+            mode: self.stitch.unwrap_or(default.mode),
+            cell: self.cell.unwrap_or(default.cell),
+        }
+    }
+}

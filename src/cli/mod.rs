@@ -1,0 +1,231 @@
+//! The command line: arguments, progress, interruption, exit codes. One file per subcommand, with no
+//! logic of its own.
+//!
+//! Exit codes: 0, 1 for an error (one line on stderr) or where single pictures failed, 2 for wrong
+//! usage, 130 where the user interrupted.
+
+pub mod attack;
+pub mod bench;
+pub mod classify;
+pub mod defense;
+pub mod devices;
+pub mod inputs;
+pub mod interrupt;
+pub mod model;
+pub mod progress;
+pub mod purify;
+pub mod run_folder;
+pub mod values;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::{Error, Result};
+use crate::io::output::Counts;
+
+/// Removes adversarial noise from images, for any image classifier.
+#[derive(Debug, Parser)]
+#[command(name = "backstitch", version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every subcommand.
+#[derive(Debug, clap::Args)]
+pub struct Global {
+    /// Say more about what happens; twice for details
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Threads to compute with; all cores by default
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Where to compute
+    #[arg(long, global = true, value_enum, default_value_t = Device::Auto)]
+    pub device: Device,
+}
+
+/// A place to compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Device {
+    /// The fastest that this machine has.
+    Auto,
+    Cpu,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Purify images
+    Purify(purify::Args),
+    /// Print labels and confidences, without purification
+    Classify(classify::Args),
+    /// Make adversarial images, to test a defence with
+    Attack(attack::Args),
+    /// Show what this machine and this build can use
+    Devices(devices::Args),
+    /// Measure the throughput of the engine on this machine
+    Bench(bench::Args),
+}
+
+/// How a command ended that was not stopped by an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// Single pictures failed; the others are done.
+    SomeFailed {
+        failed: usize,
+        of: usize,
+    },
+    /// The user stopped it; what was finished is kept.
+    Interrupted,
+}
+
+impl Outcome {
+    /// The outcome of a run that ended with these counts.
+    pub fn of(counts: Counts) -> Outcome {
+        match counts.failed {
+            0 => Outcome::Done,
+            failed => Outcome::SomeFailed {
+                failed,
+                of: counts.done + counts.failed,
+            },
+        }
+    }
+}
+
+/// Images that the classifier is given at a time.
+const CLASSIFIER_BATCH: usize = 16;
+
+/// Runs the command that the command line asks for.
+pub fn run(cli: Cli) -> Result<Outcome> {
+    match &cli.command {
+        Command::Purify(args) => purify::run(args, &cli.global),
+        Command::Classify(args) => classify::run(args, &cli.global),
+        Command::Attack(args) => attack::run(args, &cli.global),
+        Command::Devices(args) => devices::run(args),
+        Command::Bench(args) => bench::run(args, &cli.global),
+    }
+}
+
+/// Parses the command line, prepares logging and threads, runs the command, and makes its end an exit
+/// code.
+pub fn start(run: impl FnOnce(Cli) -> Result<Outcome>) -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr(cli.global.verbose);
+    let result = use_threads(cli.global.threads).and_then(|()| run(cli));
+    // A closed stderr is no reason to fail.
+    let say = |line: String| drop(writeln!(std::io::stderr(), "backstitch: {line}"));
+    match result {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::SomeFailed { failed, of }) => {
+            say(format!("{failed} of {of} pictures failed"));
+            ExitCode::FAILURE
+        }
+        Ok(Outcome::Interrupted) | Err(Error::Interrupted) => {
+            say("interrupted; what was finished is kept".into());
+            ExitCode::from(130)
+        }
+        Err(error) if is_closed_stdout(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(one_line(&error.to_string()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What errors in writing to stdout are about.
+const STDOUT: &str = "stdout";
+
+/// Prints a line to stdout.
+///
+/// # Errors
+/// stdout cannot be written. Where its reader is gone (`| head`), [`start`] then ends quietly.
+pub fn print(line: &str) -> Result<()> {
+    writeln!(std::io::stdout(), "{line}").map_err(Error::io(STDOUT))
+}
+
+fn is_closed_stdout(error: &Error) -> bool {
+    matches!(error, Error::Io { path, source }
+        if path == Path::new(STDOUT) && source.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Text without line breaks: file names may have them.
+fn one_line(text: &str) -> String {
+    text.replace(|c: char| c.is_control(), " ")
+}
+
+fn log_to_stderr(verbose: u8) {
+    let level = match verbose {
+        0 => log::LevelFilter::Warn,
+        1 => log::LevelFilter::Info,
+        _ => log::LevelFilter::Debug,
+    };
+    env_logger::Builder::new()
+        .filter_level(level)
+        .format(|out, record| {
+            let level = record.level().as_str().to_ascii_lowercase();
+            writeln!(out, "backstitch: {level}: {}", record.args())
+        })
+        .init();
+}
+
+fn use_threads(threads: Option<u16>) -> Result<()> {
+    let Some(threads) = threads else {
+        return Ok(());
+    };
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.into())
+        .build_global()
+        .map_err(|error| Error::invalid(format!("{threads} threads cannot be started: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_documented_command_lines_parse() {
+        for line in [
+            "backstitch purify a.png b/ --classifier m.onnx -o out --resume --save npy --no-report",
+            "backstitch purify b --classes c.txt --classifier m.onnx -o out --threads 2 --device cpu -v",
+            "backstitch classify a.npy --layout nhwc --classifier m.onnx --json --logits l.npy",
+            "backstitch attack b --classifier m.onnx --method pgd --eps 4/255 -o out",
+            "backstitch devices --json",
+            "backstitch bench --device cpu --json --classifier m.onnx",
+        ] {
+            if let Err(error) = Cli::try_parse_from(line.split(' ')) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_command_lines_are_refused() {
+        for line in [
+            "backstitch purify --classifier m.onnx -o out",
+            "backstitch purify a.png -o out",
+            "backstitch purify a.png --classifier m.onnx",
+            "backstitch purify a.png --classifier m.onnx -o out --resume --overwrite",
+            "backstitch purify a.png --classifier m.onnx -o out --size 224x",
+            "backstitch purify a.png --classifier m.onnx -o out --mean 1,2",
+            "backstitch purify a.png --classifier m.onnx -o out --std 1,0,1",
+            "backstitch purify a.png --classifier m.onnx -o out --crop-pct 1.5",
+            "backstitch purify a.png --classifier m.onnx -o out --threads 0",
+            "backstitch attack a.png --classifier m.onnx --method pgd --eps 4/0 -o out",
+        ] {
+            let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! `backstitch purify`.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use serde_json::{Map, Value, json};
+
+use super::defense::DefenseArgs;
+use super::inputs::Inputs;
+use super::model::{Model, Victim};
+use super::progress::Progress;
+use super::run_folder::RunFolderArgs;
+use super::{CLASSIFIER_BATCH, Device, Global, Outcome, interrupt};
+use crate::backend::Backend;
+use crate::backend::cpu::CpuBackend;
+use crate::defense::{Prober, Verdict};
+use crate::error::Result;
+use crate::io::metrics::{psnr, ssim};
+use crate::io::output::{Pixels, RunDescription, RunState};
+use crate::io::{Dataset, ImageRecord, Item, RunFolder, SaveFormat};
+use crate::scheduler::{self, Plan, Purified};
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    pub inputs: Inputs,
+    #[command(flatten)]
+    pub model: Model,
+    #[command(flatten)]
+    pub run: RunFolderArgs,
+    #[command(flatten)]
+    pub defense: DefenseArgs,
+}
+
+/// Purifies every picture into the run folder.
+pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
+    let dataset = args.inputs.open()?;
+    let victim = args.model.load()?;
+    match global.device {
+        Device::Auto | Device::Cpu => run_on(&CpuBackend, args, &dataset, &victim),
+    }
+}
+
+fn run_on<B: Backend>(
+    backend: &B,
+    args: &Args,
+    dataset: &Dataset,
+    victim: &Victim,
+) -> Result<Outcome> {
+    let shape = victim.graph.input_shape();
+    let mut options = args.defense.options(shape.channels)?;
+    options.eight_bit = args.run.save == SaveFormat::Png;
+    let plan = Plan::new(backend, &options, shape, args.defense.capacity)?;
+    let description = RunDescription {
+        command: "purify",
+        configuration: json!({ "classifier": victim.describe(), "defense": options }),
+        more: Map::from_iter([
+            ("device".into(), Value::from(backend.name())),
+            ("plan".into(), json!(plan)),
+        ]),
+    };
+    let batch = CLASSIFIER_BATCH;
+    let prober = Prober::new(backend, backend.classifier(&victim.graph, batch)?, batch)?;
+    let mut defense = plan.defense(backend, prober, options)?;
+    let folder = RunFolder::open(&args.run.options(), description, dataset)?;
+    let stop = interrupt::catch()?;
+    let clock = Instant::now();
+    let open: Vec<Item> = dataset
+        .items()
+        .filter(|item| !folder.is_finished(&item.id))
+        .collect();
+    let progress = Progress::new(open.len());
+    let mut tally = Tally::default();
+    let pictures = open.into_iter().map(|item| {
+        let picture = victim.load(dataset, &item);
+        (item, picture)
+    });
+    let ended = scheduler::run(
+        &mut defense,
+        pictures,
+        &|| stop.load(Ordering::Relaxed),
+        |item, purified, seconds| match purified {
+            Ok(Purified { picture, outcome }) => {
+                let record = record(&item, &picture, &outcome, seconds);
+                tally.add(&record);
+                let pixels = Pixels {
+                    shape,
+                    input: &picture.pixels,
+                    output: &outcome.pixels,
+                };
+                folder.record(record, Some(pixels))?;
+                progress.done();
+                Ok(())
+            }
+            Err(error) => {
+                folder.record(ImageRecord::failed(&item, &error), None)?;
+                progress.failed(&error);
+                Ok(())
+            }
+        },
+    );
+    let state = match &ended {
+        Ok(()) => RunState::Done,
+        Err(_) => RunState::Interrupted,
+    };
+    let mut more = tally.describe();
+    let seconds = clock.elapsed().as_secs_f64();
+    more.insert("probes".into(), defense.probes().into());
+    more.insert("seconds_computing".into(), seconds.into());
+    let counts = folder.close(state, &more)?;
+    progress.finish();
+    ended?;
+    for line in tally.lines() {
+        super::print(&line)?;
+    }
+    Ok(Outcome::of(counts))
+}
+
+/// The line of `results.jsonl` for a purified picture.
+fn record(
+    item: &Item,
+    picture: &crate::io::Picture,
+    outcome: &crate::defense::Outcome,
+    seconds: f64,
+) -> ImageRecord {
+    let mut more = Map::new();
+    more.insert("recovered_label".into(), json!(outcome.recovered_label));
+    more.insert("support".into(), json!(outcome.support));
+    if let Some(fallback) = outcome.fallback {
+        more.insert("fallback".into(), json!(fallback));
+    }
+    ImageRecord {
+        input_label: Some(outcome.input.label()),
+        input_confidence: Some(outcome.input.confidence() as f32),
+        output_label: Some(outcome.output.label()),
+        output_confidence: Some(outcome.output.confidence() as f32),
+        verdict: Some(outcome.verdict),
+        score: Some(outcome.score as f32),
+        psnr: Some(psnr(&outcome.pixels, &picture.pixels)),
+        ssim: Some(ssim(picture.shape, &outcome.pixels, &picture.pixels)),
+        iterations: Some(outcome.iterations),
+        seconds: Some(seconds),
+        restarts: Some(outcome.restarts.clone()),
+        more,
+        ..ImageRecord::of(item)
+    }
+}
+
+/// Sums over a run.
+#[derive(Default)]
+struct Tally {
+    /// By verdict: adversarial, clean, undecided.
+    verdicts: [usize; 3],
+    /// Pictures whose true label is known: how many, and how many the input's and output's labels are
+    /// right for.
+    labelled: usize,
+    right_before: usize,
+    right_after: usize,
+}
+
+impl Tally {
+    fn add(&mut self, record: &ImageRecord) {
+        if let Some(verdict) = record.verdict {
+            self.verdicts[match verdict {
+                Verdict::Adversarial => 0,
+                Verdict::Clean => 1,
+                Verdict::Undecided => 2,
+            }] += 1;
+        }
+        if record.label.is_some() {
+            self.labelled += 1;
+            self.right_before += usize::from(record.input_label == record.label);
+            self.right_after += usize::from(record.output_label == record.label);
+        }
+    }
+
+    /// For `run.json`.
+    fn describe(&self) -> Map<String, Value> {
+        let [adversarial, clean, undecided] = self.verdicts;
+        let mut more = Map::new();
+        more.insert(
+            "verdicts".into(),
+            json!({ "adversarial": adversarial, "clean": clean, "undecided": undecided }),
+        );
+        if self.labelled > 0 {
+            more.insert(
+                "labelled".into(),
+                json!({
+                    "pictures": self.labelled,
+                    "right_before": self.right_before,
+                    "right_after": self.right_after,
+                }),
+            );
+        }
+        more
+    }
+
+    /// For the user.
+    fn lines(&self) -> Vec<String> {
+        let [adversarial, clean, undecided] = self.verdicts;
+        let mut lines = vec![format!(
+            "{adversarial} adversarial, {clean} clean, {undecided} undecided"
+        )];
+        if self.labelled > 0 {
+            lines.push(format!(
+                "of {} with a true label, {} were classified rightly before, {} after",
+                self.labelled, self.right_before, self.right_after
+            ));
+        }
+        lines
+    }
+}

@@ -1,0 +1,74 @@
+//! Values that clap does not know how to parse.
+
+/// A positive number, or a fraction of two: `0.03`, `4/255`.
+pub fn fraction(text: &str) -> Result<f32, String> {
+    let number = |part: &str| part.trim().parse::<f64>().ok();
+    let value = match text.split_once('/') {
+        Some((above, below)) => number(above).zip(number(below)).map(|(a, b)| a / b),
+        None => number(text),
+    };
+    match value {
+        Some(value) if value.is_finite() && value > 0.0 => Ok(value as f32),
+        _ => Err("write a number above 0 or a fraction, such as 4/255".into()),
+    }
+}
+
+/// A share: above 0 and at most 1.
+pub fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(value) if value > 0.0 && value <= 1.0 => Ok(value),
+        _ => Err("write a number above 0 and at most 1, such as 0.875".into()),
+    }
+}
+
+/// A number per channel, `r,g,b`.
+pub fn channels(text: &str) -> Result<[f32; 3], String> {
+    let numbers: Option<Vec<f32>> = text
+        .split(',')
+        .map(|part| part.trim().parse().ok())
+        .collect();
+    numbers
+        .and_then(|numbers| <[f32; 3]>::try_from(numbers).ok())
+        .filter(|numbers| numbers.iter().all(|x| x.is_finite()))
+        .ok_or_else(|| "write three numbers, such as 0.485,0.456,0.406".into())
+}
+
+/// A number above 0 per channel, `r,g,b`.
+pub fn positive_channels(text: &str) -> Result<[f32; 3], String> {
+    let numbers = channels(text)?;
+    match numbers.iter().all(|&x| x > 0.0) {
+        true => Ok(numbers),
+        false => Err("the numbers must be above 0".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fractions_are_exact() {
+        assert_eq!(fraction("4/255"), Ok((4.0f64 / 255.0) as f32));
+        assert_eq!(fraction("0.5"), Ok(0.5));
+        for wrong in ["", "4/", "1/0", "-1", "nan", "inf", "0", "a/b"] {
+            assert!(fraction(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn channels_are_three_numbers() {
+        assert_eq!(channels("0,-0.5, 1"), Ok([0.0, -0.5, 1.0]));
+        for wrong in ["1", "1,2", "1,2,3,4", "1,,2", "1,nan,2"] {
+            assert!(channels(wrong).is_err(), "{wrong}");
+        }
+        assert!(positive_channels("1,0,1").is_err());
+    }
+
+    #[test]
+    fn shares_are_bounded() {
+        assert_eq!(share("1"), Ok(1.0));
+        for wrong in ["0", "1.01", "nan", "x"] {
+            assert!(share(wrong).is_err(), "{wrong}");
+        }
+    }
+}

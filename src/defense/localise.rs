@@ -1,0 +1,215 @@
+//! Stage D: the on-boundary image of each cross-boundary pair.
+
+use crate::backend::{At, Backend, Blend};
+use crate::error::{Error, Result};
+
+use super::{Prober, Reading};
+
+/// How the boundary is searched for.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct LocaliseOptions {
+    /// Points of a pair's segment probed in each round; the remaining interval shrinks by one more
+    /// than this factor.
+    pub fan: usize,
+    /// Length, as a part of the segment, at which the search ends.
+    pub tolerance: f32,
+}
+
+impl Default for LocaliseOptions {
+    fn default() -> Self {
+        LocaliseOptions {
+            fan: 3,
+            tolerance: 1.0 / 256.0,
+        }
+    }
+}
+
+impl LocaliseOptions {
+    /// Checks every number.
+    pub fn validate(&self) -> Result<()> {
+        if self.fan == 0 {
+            return Err(Error::invalid(
+                "localisation needs at least 1 point a round",
+            ));
+        }
+        // Below 2^-20 neighbouring float32 blends are the same picture.
+        if !(1e-6..=1.0).contains(&self.tolerance) {
+            return Err(Error::invalid(format!(
+                "the localisation tolerance must be in [1e-6, 1], not {}",
+                self.tolerance
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// A pair to search: part of the line between two images on the device.
+pub struct Search<'a, I> {
+    pub from: At<'a, I>,
+    pub to: At<'a, I>,
+    /// Where on the line the pair lies: the first of class `label`, the second not.
+    pub span: (f32, f32),
+    pub label: usize,
+}
+
+impl<'a, I> Search<'a, I> {
+    /// Where on the line a point between the pair lies.
+    fn place(&self, alpha: f32) -> f32 {
+        self.span.0 + alpha * (self.span.1 - self.span.0)
+    }
+
+    /// A point of the line, as an image to make.
+    pub fn point(&self, t: f32) -> Blend<'a, I> {
+        Blend {
+            from: self.from,
+            to: self.to,
+            t,
+        }
+    }
+}
+
+/// Where a search ended.
+#[derive(Clone, Debug)]
+pub struct Boundary {
+    /// The on-boundary image's place between the pair, from 0 at the recovered side to 1 at the
+    /// input side.
+    pub alpha: f32,
+    /// Its place on the line.
+    pub t: f32,
+    /// What the classifier says of its outer neighbour, at most the tolerance further on; `None`
+    /// where no probe lay between it and the pair's second image.
+    pub neighbour: Option<usize>,
+}
+
+/// The interval that still holds a boundary, in parts of the segment.
+struct Interval {
+    inner: f32,
+    outer: f32,
+    neighbour: Option<usize>,
+}
+
+/// Finds each pair's last point of its label by K-section, all pairs together, a round of probes at a
+/// time.
+///
+/// Classes along a segment need not be monotone, so in each round the last point of the label is
+/// kept: the returned point has itself been classified as the label, and its outer neighbour as
+/// another class.
+pub fn localise<B: Backend>(
+    prober: &mut Prober<'_, B>,
+    options: &LocaliseOptions,
+    searches: &[Search<'_, B::Images>],
+) -> Result<Vec<Boundary>> {
+    let mut intervals: Vec<Interval> = searches
+        .iter()
+        .map(|_| Interval {
+            inner: 0.0,
+            outer: 1.0,
+            neighbour: None,
+        })
+        .collect();
+    loop {
+        let open: Vec<usize> = (0..searches.len())
+            .filter(|&i| intervals[i].outer - intervals[i].inner > options.tolerance)
+            .collect();
+        if open.is_empty() {
+            break;
+        }
+        let mut jobs = Vec::with_capacity(open.len() * options.fan);
+        for &i in &open {
+            let (search, interval) = (&searches[i], &intervals[i]);
+            let alphas = alphas(interval, options.fan);
+            jobs.extend(alphas.map(|alpha| search.point(search.place(alpha))));
+        }
+        let readings = prober.blends(&jobs)?;
+        for (&i, readings) in open.iter().zip(readings.chunks_exact(options.fan)) {
+            narrow(&mut intervals[i], readings, searches[i].label);
+        }
+    }
+    Ok(searches
+        .iter()
+        .zip(intervals)
+        .map(|(search, interval)| Boundary {
+            alpha: interval.inner,
+            t: search.place(interval.inner),
+            neighbour: interval.neighbour,
+        })
+        .collect())
+}
+
+/// The points of a round: evenly spaced inside the interval.
+fn alphas(interval: &Interval, fan: usize) -> impl Iterator<Item = f32> {
+    let (inner, length) = (interval.inner, interval.outer - interval.inner);
+    (1..=fan).map(move |k| inner + length * (k as f32 / (fan + 1) as f32))
+}
+
+/// Shrinks the interval to the last point of `label` and its outer neighbour.
+fn narrow(interval: &mut Interval, readings: &[Reading], label: usize) {
+    let alphas: Vec<f32> = alphas(interval, readings.len()).collect();
+    let last = readings
+        .iter()
+        .rposition(|reading| reading.label() == label);
+    let next = last.map_or(0, |last| last + 1);
+    if let Some(last) = last {
+        interval.inner = alphas[last];
+    }
+    if let Some(reading) = readings.get(next) {
+        interval.outer = alphas[next];
+        interval.neighbour = Some(reading.label());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs the rounds against a function of α in place of a classifier.
+    fn search(fan: usize, class: impl Fn(f32) -> usize) -> Interval {
+        let mut interval = Interval {
+            inner: 0.0,
+            outer: 1.0,
+            neighbour: None,
+        };
+        while interval.outer - interval.inner > 1.0 / 256.0 {
+            let readings: Vec<Reading> = alphas(&interval, fan)
+                .map(|alpha| {
+                    let mut logits = [0.0; 3];
+                    logits[class(alpha)] = 1.0;
+                    Reading::new(&logits)
+                })
+                .collect();
+            narrow(&mut interval, &readings, 1);
+        }
+        interval
+    }
+
+    #[test]
+    fn finds_a_single_boundary_to_the_tolerance() {
+        for fan in [1, 2, 3, 7, 300] {
+            for at in [0.0, 0.001, 0.37, 0.5, 0.999, 1.0] {
+                let interval = search(fan, |alpha| if alpha <= at { 1 } else { 0 });
+                assert!(
+                    interval.inner <= at && at - interval.inner <= 1.0 / 256.0,
+                    "fan {fan}, boundary {at}: {}",
+                    interval.inner
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn ends_on_a_point_of_the_label_where_classes_are_not_monotone() {
+        let class = |alpha: f32| match alpha {
+            a if a < 0.3 => 1,
+            a if a < 0.5 => 2,
+            a if a < 0.6 => 1,
+            _ => 0,
+        };
+        for fan in [1, 2, 3, 15] {
+            let interval = search(fan, class);
+            assert_eq!(class(interval.inner), 1, "fan {fan}");
+            assert_ne!(class(interval.outer), 1, "fan {fan}");
+        }
+        // Enough points to see both boundaries: the outer one counts.
+        assert!((search(15, class).inner - 0.6).abs() < 1.0 / 256.0);
+    }
+}

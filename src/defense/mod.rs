@@ -1,0 +1,34 @@
+//! The defence: one file per stage, joined here.
+//!
+//! ```text
+//! reconstruct ─► trajectory ─► decision_map ─► verdict ─► localise ─► push ─► stitch ─► output
+//!      A             B              C             C           D         E        F         G
+//! ```
+//!
+//! The four steps are those of Ding et al. 2021: map the reconstructions to the decision space,
+//! localise on-boundary images, perturb them in the reverse direction to the adversarial image,
+//! stitch. How each is done, and every default, is this project's choice.
+
+mod decision_map;
+mod localise;
+mod pipeline;
+mod probe;
+mod push;
+mod reading;
+mod reconstruct;
+mod stitch;
+mod stopping;
+mod trajectory;
+mod verdict;
+
+pub use decision_map::{DecisionMap, MapOptions, Pair, Segment, Towards};
+pub use localise::{Boundary, LocaliseOptions};
+pub use pipeline::{Defense, Fallback, Options, Outcome, RestartOutcome};
+pub use probe::Prober;
+pub use push::{PushOptions, Step};
+pub use reading::Reading;
+pub use reconstruct::{ReconstructOptions, ReconstructionId, Reconstructions, reconstruct};
+pub use stitch::{StitchMode, StitchOptions};
+pub use stopping::smoothed_psnr_maximum;
+pub use trajectory::{Trajectory, TrajectoryPoint, psnr, trace};
+pub use verdict::{Verdict, VerdictOptions};

@@ -1,0 +1,505 @@
+//! The stages, joined: from a wave of pictures to their outcomes.
+
+use super::decision_map::{self, DecisionMap, MapOptions, Pair, Towards};
+use super::localise::{self, Boundary, LocaliseOptions, Search};
+use super::probe::Prober;
+use super::push::{self, OnBoundary, PushOptions, Step};
+use super::reading::Reading;
+use super::reconstruct::{ReconstructOptions, ReconstructionId, Reconstructions, reconstruct};
+use super::stitch::{self, StitchOptions};
+use super::stopping::smoothed_psnr_maximum;
+use super::trajectory::trace;
+use super::verdict::{self, Verdict, VerdictOptions};
+use crate::backend::{At, Backend, DipEngine, ImageShape};
+use crate::error::{Error, Result};
+use crate::io::Picture;
+
+/// Every stage's options.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Options {
+    pub reconstruct: ReconstructOptions,
+    pub map: MapOptions,
+    pub verdict: VerdictOptions,
+    pub localise: LocaliseOptions,
+    pub push: PushOptions,
+    pub stitch: StitchOptions,
+    /// Purify what looks clean too.
+    pub always: bool,
+    /// Round outputs to 8 bits before they are judged, as an 8-bit file will.
+    pub eight_bit: bool,
+}
+
+impl Options {
+    /// The defaults for a way to reconstruct.
+    pub fn new(reconstruct: ReconstructOptions) -> Self {
+        Options {
+            reconstruct,
+            map: MapOptions::default(),
+            verdict: VerdictOptions::default(),
+            localise: LocaliseOptions::default(),
+            push: PushOptions::default(),
+            stitch: StitchOptions::default(),
+            always: false,
+            eight_bit: true,
+        }
+    }
+
+    /// Checks every stage's numbers.
+    pub fn validate(&self) -> Result<()> {
+        self.reconstruct.validate()?;
+        self.map.validate()?;
+        self.verdict.validate()?;
+        self.localise.validate()?;
+        self.push.validate()?;
+        self.stitch.validate()
+    }
+}
+
+/// Why the output is not what its verdict asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fallback {
+    /// The stitched picture lost the recovered label: the on-manifold image with the largest margin
+    /// is shown.
+    LargestMargin,
+    /// No restart has a point of the recovered label: a reconstruction is shown.
+    Reconstruction,
+}
+
+/// What one restart contributed.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct RestartOutcome {
+    pub seed: u64,
+    /// Iteration at which the trajectory last crossed from the recovered label to the input label.
+    pub crossing: Option<u32>,
+    /// The on-boundary image's place between its pair, from 0 at the recovered side.
+    pub alpha: Option<f32>,
+    /// β of the step away from the input.
+    pub push: Option<f32>,
+    /// Margin of the recovered label after it, in logits.
+    pub margin: Option<f64>,
+    /// The on-boundary image's place between the reconstruction and the input, from 0 at the former;
+    /// absent where the pair lies on the trajectory.
+    pub boundary: Option<f32>,
+}
+
+/// What the defence found and made of one image, with the numbers it decided by.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub input: Reading,
+    pub output: Reading,
+    /// The output picture, CHW in `[0, 1]`.
+    pub pixels: Vec<f32>,
+    pub verdict: Verdict,
+    pub score: f64,
+    /// The label that the map supports against the input label.
+    pub recovered_label: Option<usize>,
+    /// The best supported classes and their support, the input label's included.
+    pub support: Vec<(usize, f64)>,
+    pub fallback: Option<Fallback>,
+    pub restarts: Vec<RestartOutcome>,
+    /// Adam steps, all restarts.
+    pub iterations: u64,
+    /// The map itself.
+    pub map: DecisionMap,
+}
+
+/// Classes listed in [`Outcome::support`].
+const SUPPORT_LISTED: usize = 5;
+
+/// The defence on one device, for images of one size.
+pub struct Defense<'b, B: Backend> {
+    backend: &'b B,
+    options: Options,
+    prober: Prober<'b, B>,
+    dip: B::Dip,
+    wave: usize,
+    inputs: B::Images,
+    reconstructions: Reconstructions<B::Images>,
+}
+
+impl<'b, B: Backend> Defense<'b, B> {
+    /// Plans all memory, for up to `wave` images at a time and a DIP engine of `capacity` instances.
+    pub fn new(
+        backend: &'b B,
+        prober: Prober<'b, B>,
+        options: Options,
+        wave: usize,
+        capacity: usize,
+    ) -> Result<Self> {
+        options.validate()?;
+        let shape = prober.shape();
+        if options.reconstruct.spec.output_channels != shape.channels {
+            return Err(Error::invalid(format!(
+                "the DIP network makes {} channels, the classifier takes {}",
+                options.reconstruct.spec.output_channels, shape.channels
+            )));
+        }
+        let grid = options.reconstruct.grid(shape)?;
+        let instances = wave * options.reconstruct.restarts * grid.tiles();
+        let dip = backend.dip(
+            &options.reconstruct.spec,
+            grid.tile_height,
+            grid.tile_width,
+            capacity.clamp(1, instances),
+        )?;
+        Ok(Defense {
+            backend,
+            prober,
+            dip,
+            wave,
+            inputs: backend.allocate(shape, wave)?,
+            reconstructions: Reconstructions::allocate(backend, &options.reconstruct, shape, wave)?,
+            options,
+        })
+    }
+
+    /// Shape of the images that it takes.
+    pub fn shape(&self) -> ImageShape {
+        self.prober.shape()
+    }
+
+    /// Images that [`purify`](Self::purify) takes at a time.
+    pub fn wave(&self) -> usize {
+        self.wave
+    }
+
+    /// Images classified so far.
+    pub fn probes(&self) -> u64 {
+        self.prober.probes()
+    }
+
+    /// DIP instances that the engine holds.
+    pub fn capacity(&self) -> usize {
+        self.dip.capacity()
+    }
+
+    /// Purifies up to [`wave`](Self::wave) pictures together. An outcome does not depend on the
+    /// others.
+    ///
+    /// # Errors
+    /// A picture that does not have the classifier's shape; the device's errors.
+    pub fn purify(&mut self, pictures: &[&Picture]) -> Result<Vec<Outcome>> {
+        for (i, picture) in pictures.iter().enumerate() {
+            if picture.shape != self.shape() {
+                return Err(Error::invalid(format!(
+                    "a picture of {} where {} is needed",
+                    picture.shape,
+                    self.shape()
+                )));
+            }
+            self.backend.upload(&picture.pixels, &mut self.inputs, i)?;
+        }
+        let inputs: Vec<_> = (0..pictures.len())
+            .map(|i| At::new(&self.inputs, i))
+            .collect();
+        let readings = self.prober.images(&inputs)?;
+        let keyed: Vec<_> = inputs
+            .iter()
+            .copied()
+            .zip(pictures.iter().map(|picture| picture.hash()))
+            .collect();
+        reconstruct(
+            self.backend,
+            &mut self.dip,
+            &self.options.reconstruct,
+            &keyed,
+            &mut self.reconstructions,
+        )?;
+        let trajectories = trace(
+            &mut self.prober,
+            &self.options.reconstruct,
+            &inputs,
+            &self.reconstructions,
+        )?;
+        let read: Vec<_> = inputs.iter().copied().zip(readings).collect();
+        let maps = decision_map::draw(
+            &mut self.prober,
+            self.backend,
+            &self.options.map,
+            &self.options.reconstruct,
+            &read,
+            &self.reconstructions,
+            trajectories,
+        )?;
+        let judged: Vec<Judged> = maps.into_iter().map(|map| self.judge(map)).collect();
+        self.restore(judged, pictures)
+    }
+
+    /// Stage C's decisions about one map.
+    fn judge(&self, map: DecisionMap) -> Judged {
+        let support = map.support();
+        let recovered = map.recovered_label(&support);
+        let score = recovered.map_or(0.0, |label| verdict::score(&map, &support, label));
+        let verdict = self.options.verdict.verdict(score);
+        let pairs = match (verdict, recovered) {
+            (Verdict::Adversarial, Some(label)) => (0..map.trajectories.len())
+                .map(|restart| map.pair(restart, label))
+                .collect(),
+            _ => vec![None; map.trajectories.len()],
+        };
+        Judged {
+            map,
+            support,
+            recovered,
+            score,
+            verdict,
+            pairs,
+        }
+    }
+
+    /// Stages D to G for a wave.
+    fn restore(&mut self, judged: Vec<Judged>, pictures: &[&Picture]) -> Result<Vec<Outcome>> {
+        let manifold = self.on_manifold(&judged)?;
+        let mut outcomes = Vec::with_capacity(judged.len());
+        let mut output = self.backend.allocate(self.shape(), 1)?;
+        for (image, judged) in judged.into_iter().enumerate() {
+            let members: Vec<&OnManifold> = manifold
+                .members
+                .iter()
+                .filter(|member| member.found.image == image)
+                .collect();
+            let made = self.output(image, &judged, &manifold.images, &members, &mut output)?;
+            let (pixels, reading, fallback) = match made {
+                Made::Input => (
+                    pictures[image].pixels.clone(),
+                    judged.map.input.clone(),
+                    None,
+                ),
+                Made::Picture(pixels, reading, fallback) => (pixels, reading, fallback),
+            };
+            outcomes.push(self.outcome(judged, &members, pixels, reading, fallback));
+        }
+        Ok(outcomes)
+    }
+
+    /// Stages D and E: localises every pair of the wave and pushes what was found.
+    fn on_manifold(&mut self, judged: &[Judged]) -> Result<Manifold<B::Images>> {
+        let mut found = Vec::new();
+        for (image, judged) in judged.iter().enumerate() {
+            for (restart, pair) in judged.pairs.iter().enumerate() {
+                if let (Some(pair), Some(label)) = (*pair, judged.recovered) {
+                    found.push(Found {
+                        image,
+                        restart,
+                        pair,
+                        label,
+                    });
+                }
+            }
+        }
+        let shape = self.shape();
+        // The start of each pair's line and, where it follows the trajectory, its end.
+        let mut ends = self.backend.allocate(shape, 2 * found.len())?;
+        for (i, of) in found.iter().enumerate() {
+            let mut assemble = |probe, index| {
+                let id = ReconstructionId {
+                    image: of.image,
+                    restart: of.restart,
+                    probe,
+                };
+                self.reconstructions
+                    .assemble(self.backend, id, &mut ends, index)
+            };
+            assemble(of.pair.probe, 2 * i)?;
+            if of.pair.towards == Towards::NextProbe {
+                assemble(of.pair.probe + 1, 2 * i + 1)?;
+            }
+        }
+        let search = |(i, of): (usize, &Found)| Search {
+            from: At::new(&ends, 2 * i),
+            to: match of.pair.towards {
+                Towards::Input => At::new(&self.inputs, of.image),
+                Towards::NextProbe => At::new(&ends, 2 * i + 1),
+            },
+            span: of.pair.span,
+            label: of.label,
+        };
+        let searches: Vec<_> = found.iter().enumerate().map(search).collect();
+        let boundaries = localise::localise(&mut self.prober, &self.options.localise, &searches)?;
+        let of = searches.iter().zip(&boundaries);
+        let blends: Vec<_> = of
+            .map(|(search, boundary)| search.point(boundary.t))
+            .collect();
+        let mut on_boundary = self.backend.allocate(shape, found.len())?;
+        self.backend.blend(&blends, &mut on_boundary, 0)?;
+
+        let to_push = |(i, of): (usize, &Found)| OnBoundary {
+            boundary: At::new(&on_boundary, i),
+            input: At::new(&self.inputs, of.image),
+            label: of.label,
+        };
+        let to_push: Vec<_> = found.iter().enumerate().map(to_push).collect();
+        let steps = push::push(&mut self.prober, &self.options.push, &to_push)?;
+        let of = to_push.iter().zip(&steps);
+        let pushes: Vec<_> = of.map(|(image, step)| image.pushed(step.beta)).collect();
+        let mut images = self.backend.allocate(shape, found.len())?;
+        self.backend.push(&pushes, &mut images, 0)?;
+
+        let results = found
+            .into_iter()
+            .zip(boundaries.into_iter().zip(steps))
+            .enumerate();
+        let members = results
+            .map(|(index, (found, (boundary, step)))| OnManifold {
+                index,
+                found,
+                boundary,
+                step,
+            })
+            .collect();
+        Ok(Manifold { images, members })
+    }
+
+    /// Stages F and G for one image.
+    fn output(
+        &mut self,
+        image: usize,
+        judged: &Judged,
+        manifold: &B::Images,
+        members: &[&OnManifold],
+        output: &mut B::Images,
+    ) -> Result<Made> {
+        if judged.verdict == Verdict::Clean && !self.options.always {
+            return Ok(Made::Input);
+        }
+        let shape = self.shape();
+        let pushed: Vec<_> = members.iter().map(|m| At::new(manifold, m.index)).collect();
+        let best = members
+            .iter()
+            .max_by(|a, b| a.step.margin.total_cmp(&b.step.margin));
+        if let (Some(label), Some(best)) = (judged.recovered, best) {
+            stitch::stitch(
+                self.backend,
+                &self.options.stitch,
+                At::new(&self.inputs, image),
+                &pushed,
+                (shape.height, shape.width),
+                output,
+                0,
+            )?;
+            let (pixels, reading) = self.finish(output)?;
+            if reading.label() == label {
+                return Ok(Made::Picture(pixels, reading, None));
+            }
+            self.backend
+                .copy(&[At::new(manifold, best.index)], output, 0)?;
+            let (pixels, reading) = self.finish(output)?;
+            return Ok(Made::Picture(
+                pixels,
+                reading,
+                Some(Fallback::LargestMargin),
+            ));
+        }
+        let probe = smoothed_psnr_maximum(&judged.map.trajectories[0]);
+        let id = ReconstructionId {
+            image,
+            restart: 0,
+            probe,
+        };
+        self.reconstructions.assemble(self.backend, id, output, 0)?;
+        let (pixels, reading) = self.finish(output)?;
+        let fallback = (judged.verdict == Verdict::Adversarial).then_some(Fallback::Reconstruction);
+        Ok(Made::Picture(pixels, reading, fallback))
+    }
+
+    /// The output as it will be stored, and what the classifier says of that.
+    fn finish(&mut self, output: &mut B::Images) -> Result<(Vec<f32>, Reading)> {
+        let mut pixels = self.backend.download(At::new(&*output, 0))?;
+        if self.options.eight_bit {
+            for pixel in &mut pixels {
+                *pixel = (*pixel * 255.0).round() / 255.0;
+            }
+            self.backend.upload(&pixels, output, 0)?;
+        }
+        let mut readings = self.prober.images(&[At::new(&*output, 0)])?;
+        Ok((pixels, readings.swap_remove(0)))
+    }
+
+    fn outcome(
+        &self,
+        judged: Judged,
+        members: &[&OnManifold],
+        pixels: Vec<f32>,
+        output: Reading,
+        fallback: Option<Fallback>,
+    ) -> Outcome {
+        let options = &self.options.reconstruct;
+        let restarts = (0..options.restarts)
+            .map(|restart| {
+                let member = members
+                    .iter()
+                    .find(|member| member.found.restart == restart);
+                let to_input = member.filter(|m| m.found.pair.towards == Towards::Input);
+                let crossed = judged
+                    .recovered
+                    .and_then(|label| judged.map.crossing(restart, label));
+                RestartOutcome {
+                    seed: options.seed.wrapping_add(restart as u64),
+                    crossing: crossed,
+                    alpha: member.map(|m| m.boundary.alpha),
+                    boundary: to_input.map(|m| m.boundary.t),
+                    push: member.map(|m| m.step.beta),
+                    margin: member.map(|m| m.step.margin),
+                }
+            })
+            .collect();
+        let mut support: Vec<(usize, f64)> = judged.support.iter().copied().enumerate().collect();
+        support.sort_by(|a, b| b.1.total_cmp(&a.1));
+        support.truncate(SUPPORT_LISTED);
+        let run = options.probes() as u64 * u64::from(options.probe_interval);
+        Outcome {
+            input: judged.map.input.clone(),
+            output,
+            pixels,
+            verdict: judged.verdict,
+            score: judged.score,
+            recovered_label: judged.recovered,
+            support,
+            fallback,
+            restarts,
+            iterations: options.restarts as u64 * run,
+            map: judged.map,
+        }
+    }
+}
+
+/// A map and what stage C decided.
+struct Judged {
+    map: DecisionMap,
+    support: Vec<f64>,
+    recovered: Option<usize>,
+    score: f64,
+    verdict: Verdict,
+    /// One a restart.
+    pairs: Vec<Option<Pair>>,
+}
+
+/// A restart's cross-boundary pair.
+struct Found {
+    image: usize,
+    restart: usize,
+    pair: Pair,
+    label: usize,
+}
+
+/// A restart's way from its cross-boundary pair to its on-manifold image.
+struct OnManifold {
+    /// Place among the wave's on-manifold images.
+    index: usize,
+    found: Found,
+    boundary: Boundary,
+    step: Step,
+}
+
+/// The on-manifold images of a wave.
+struct Manifold<I> {
+    images: I,
+    members: Vec<OnManifold>,
+}
+
+/// What stage G chose.
+enum Made {
+    Input,
+    Picture(Vec<f32>, Reading, Option<Fallback>),
+}

@@ -1,0 +1,80 @@
+//! Probing: many images through the classifier, a batch a launch.
+
+use crate::backend::{At, Backend, Blend, ClassifierEngine, ImageShape, Push};
+use crate::error::Result;
+
+use super::Reading;
+
+/// Makes images on the device, a batch at a time, and reads what the classifier says of them.
+pub struct Prober<'b, B: Backend> {
+    backend: &'b B,
+    classifier: B::Classifier,
+    /// Where a batch's images are made.
+    scratch: B::Images,
+    batch: usize,
+    /// Images classified so far.
+    probes: u64,
+}
+
+impl<'b, B: Backend> Prober<'b, B> {
+    /// A prober that makes and classifies up to `batch` images at a time.
+    pub fn new(backend: &'b B, classifier: B::Classifier, batch: usize) -> Result<Self> {
+        let scratch = backend.allocate(classifier.input_shape(), batch)?;
+        Ok(Prober {
+            backend,
+            classifier,
+            scratch,
+            batch,
+            probes: 0,
+        })
+    }
+
+    /// Shape of the images that the classifier takes.
+    pub fn shape(&self) -> ImageShape {
+        self.classifier.input_shape()
+    }
+
+    /// Images classified since the start.
+    pub fn probes(&self) -> u64 {
+        self.probes
+    }
+
+    /// Readings of images that `make` writes: for each chunk of `jobs`, job `i` of the chunk to
+    /// image `i` of the buffer.
+    pub fn probe<J>(
+        &mut self,
+        jobs: &[J],
+        mut make: impl FnMut(&B, &[J], &mut B::Images) -> Result<()>,
+    ) -> Result<Vec<Reading>> {
+        let mut readings = Vec::with_capacity(jobs.len());
+        for chunk in jobs.chunks(self.batch) {
+            make(self.backend, chunk, &mut self.scratch)?;
+            let images: Vec<_> = (0..chunk.len())
+                .map(|i| At::new(&self.scratch, i))
+                .collect();
+            let logits = self.classifier.logits(&images)?;
+            readings.extend(
+                logits
+                    .chunks_exact(self.classifier.classes())
+                    .map(Reading::new),
+            );
+        }
+        self.probes += jobs.len() as u64;
+        Ok(readings)
+    }
+
+    /// Readings of points on segments.
+    pub fn blends(&mut self, jobs: &[Blend<'_, B::Images>]) -> Result<Vec<Reading>> {
+        self.probe(jobs, |backend, jobs, out| backend.blend(jobs, out, 0))
+    }
+
+    /// Readings of pushed images.
+    pub fn pushes(&mut self, jobs: &[Push<'_, B::Images>]) -> Result<Vec<Reading>> {
+        self.probe(jobs, |backend, jobs, out| backend.push(jobs, out, 0))
+    }
+
+    /// Readings of images as they are.
+    pub fn images(&mut self, images: &[At<'_, B::Images>]) -> Result<Vec<Reading>> {
+        self.probe(images, |backend, images, out| backend.copy(images, out, 0))
+    }
+}

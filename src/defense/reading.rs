@@ -1,0 +1,96 @@
+//! What the classifier says of one image.
+
+/// One row of logits, read.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    logits: Box<[f32]>,
+    label: usize,
+    /// ln Σ exp(logit), in float64.
+    normalizer: f64,
+}
+
+impl Reading {
+    /// Reads a row of logits. Where two are equal the first is the label.
+    pub fn new(logits: &[f32]) -> Reading {
+        let mut label = 0;
+        for (class, logit) in logits.iter().enumerate() {
+            if *logit > logits[label] {
+                label = class;
+            }
+        }
+        let most = logits.get(label).map_or(0.0, |&x| f64::from(x));
+        let sum: f64 = logits.iter().map(|&x| (f64::from(x) - most).exp()).sum();
+        Reading {
+            logits: logits.into(),
+            label,
+            normalizer: most + sum.ln(),
+        }
+    }
+
+    /// The class with the largest logit.
+    pub fn label(&self) -> usize {
+        self.label
+    }
+
+    /// Softmax probability of the label.
+    pub fn confidence(&self) -> f64 {
+        self.probability(self.label)
+    }
+
+    /// Softmax probability of a class.
+    pub fn probability(&self, class: usize) -> f64 {
+        (f64::from(self.logits[class]) - self.normalizer).exp()
+    }
+
+    /// `f_c − max_{j≠c} f_j`: above 0 exactly where `c` is the only class with the largest logit.
+    pub fn margin(&self, class: usize) -> f64 {
+        let rest = self.logits.iter().enumerate().filter(|(c, _)| *c != class);
+        let runner_up = rest.fold(f32::NEG_INFINITY, |most, (_, &x)| most.max(x));
+        f64::from(self.logits[class]) - f64::from(runner_up)
+    }
+
+    /// Number of classes.
+    pub fn classes(&self) -> usize {
+        self.logits.len()
+    }
+
+    /// The row itself.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// The `count` most probable classes with their probabilities, most probable first.
+    pub fn top(&self, count: usize) -> Vec<(usize, f64)> {
+        let mut order: Vec<usize> = (0..self.classes()).collect();
+        order.sort_by(|&a, &b| self.logits[b].total_cmp(&self.logits[a]).then(a.cmp(&b)));
+        let top = order.into_iter().take(count);
+        top.map(|class| (class, self.probability(class))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_label_probability_and_margin() {
+        let reading = Reading::new(&[1.0, 3.0, 3.0, -200.0]);
+        assert_eq!(reading.label(), 1);
+        let e = std::f64::consts::E;
+        assert!((reading.confidence() - e / (2.0 * e + 1.0 / e)).abs() < 1e-12);
+        assert_eq!(reading.margin(1), 0.0);
+        assert_eq!(reading.margin(0), -2.0);
+        assert_eq!(
+            reading.top(2).iter().map(|t| t.0).collect::<Vec<_>>(),
+            [1, 2]
+        );
+        let sum: f64 = (0..4).map(|c| reading.probability(c)).sum();
+        assert!((sum - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn large_logits_do_not_overflow() {
+        let reading = Reading::new(&[1e30, -1e30]);
+        assert_eq!((reading.label(), reading.confidence()), (0, 1.0));
+    }
+}

@@ -1,0 +1,114 @@
+//! Stage F: the restarts' on-manifold images, blended into one picture.
+
+use crate::backend::{At, Backend, Stitch, TileGrid};
+use crate::error::{Error, Result};
+
+/// What each part of the picture is taken from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum StitchMode {
+    /// The mean of all restarts.
+    Average,
+    /// In each cell, the restart most faithful to the input.
+    Mosaic,
+}
+
+/// How on-manifold images are joined.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct StitchOptions {
+    pub mode: StitchMode,
+    /// Cell size of the mosaic's raised-cosine windows, in pixels.
+    pub cell: usize,
+}
+
+impl Default for StitchOptions {
+    fn default() -> Self {
+        StitchOptions {
+            mode: StitchMode::Average,
+            cell: 32,
+        }
+    }
+}
+
+impl StitchOptions {
+    /// Checks the cell size.
+    pub fn validate(&self) -> Result<()> {
+        if self.cell == 0 {
+            return Err(Error::invalid("a stitch's cells need at least 1 pixel"));
+        }
+        Ok(())
+    }
+}
+
+/// Joins one image's on-manifold images into image `index` of `out`.
+///
+/// `height × width` is the images' size; `images` is not empty.
+pub fn stitch<B: Backend>(
+    backend: &B,
+    options: &StitchOptions,
+    input: At<'_, B::Images>,
+    images: &[At<'_, B::Images>],
+    (height, width): (usize, usize),
+    out: &mut B::Images,
+    index: usize,
+) -> Result<()> {
+    let count = images.len();
+    let (cells, weights) = match options.mode {
+        StitchMode::Average => {
+            let whole = TileGrid {
+                height,
+                width,
+                tile_height: height,
+                tile_width: width,
+            };
+            (whole, vec![1.0 / count as f32; count])
+        }
+        StitchMode::Mosaic => {
+            let cell = options.cell;
+            let cells = TileGrid {
+                height,
+                width,
+                tile_height: cell,
+                tile_width: cell,
+            };
+            let pairs: Vec<_> = images.iter().map(|image| (*image, input)).collect();
+            (
+                cells,
+                most_faithful(&backend.squared_error(&pairs, cells)?, cells.tiles(), count),
+            )
+        }
+    };
+    backend.stitch(
+        &Stitch {
+            images: images.to_vec(),
+            cells,
+            weights,
+        },
+        out,
+        index,
+    )
+}
+
+/// Weight 1 for the image with the smallest error in each cell. `errors` is images × cells; the result
+/// cells × images.
+fn most_faithful(errors: &[f64], cells: usize, images: usize) -> Vec<f32> {
+    let mut weights = vec![0.0; cells * images];
+    for cell in 0..cells {
+        let error = |image: &usize| errors[image * cells + cell];
+        let best = (0..images).min_by(|a, b| error(a).total_cmp(&error(b)));
+        weights[cell * images + best.unwrap_or(0)] = 1.0;
+    }
+    weights
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mosaic_takes_each_cell_from_the_closest_image() {
+        // Two images, three cells.
+        let errors = [1.0, 5.0, 2.0, 3.0, 4.0, 2.0];
+        assert_eq!(most_faithful(&errors, 3, 2), [1.0, 0.0, 0.0, 1.0, 1.0, 0.0]);
+    }
+}

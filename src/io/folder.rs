@@ -1,0 +1,129 @@
+//! Folders of pictures.
+
+use std::path::{Path, PathBuf};
+
+use super::classes::Classes;
+use crate::error::{Error, Result};
+
+/// Extensions of the files that a folder's listing takes as pictures.
+const EXTENSIONS: [&str; 10] = [
+    "png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "gif", "tif", "tiff",
+];
+
+/// The pictures under a folder, in the order of their names; nothing is decoded.
+#[derive(Debug)]
+pub struct Folder {
+    root: PathBuf,
+    /// Relative to the root, with the true label where a class folder gives one.
+    files: Vec<(Box<Path>, Option<u32>)>,
+}
+
+impl Folder {
+    /// Lists a folder and all folders in it. Links are followed, hidden files and folders skipped.
+    ///
+    /// # Errors
+    /// A folder cannot be read, there is no picture, or classes are given and none of the pictures
+    /// lies in a class folder.
+    pub fn open(root: &Path, classes: Option<&Classes>) -> Result<Folder> {
+        let mut files = Vec::new();
+        let mut others = 0usize;
+        let walk = walkdir::WalkDir::new(root)
+            .follow_links(true)
+            .sort_by_file_name();
+        let visible = |entry: &walkdir::DirEntry| {
+            entry.depth() == 0 || !entry.file_name().as_encoded_bytes().starts_with(b".")
+        };
+        // A class folder may lie above `root`, which may be written as `.`.
+        let absolute = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
+        for entry in walk.into_iter().filter_entry(visible) {
+            let path = match entry {
+                Ok(entry) if entry.file_type().is_file() => entry.into_path(),
+                Ok(_) => continue,
+                Err(error) => missing_target(root, error)?,
+            };
+            if !is_picture(&path) {
+                others += 1;
+                continue;
+            }
+            let relative = path.strip_prefix(root).unwrap_or(&path);
+            let label = classes.and_then(|classes| classes.label_of(&absolute.join(relative)));
+            files.push((
+                relative.into(),
+                label.and_then(|label| u32::try_from(label).ok()),
+            ));
+        }
+        if files.is_empty() {
+            let others = match others {
+                0 => String::new(),
+                n => format!(" ({n} other files; arrays and manifests must be named themselves)"),
+            };
+            return Err(Error::file(root, format!("holds no pictures{others}")));
+        }
+        if classes.is_some() {
+            let without = files.iter().filter(|(_, label)| label.is_none()).count();
+            if without == files.len() {
+                return Err(Error::file(
+                    root,
+                    "has no folder that --classes names; its first column must be the class folders' \
+                     names",
+                ));
+            }
+            if without > 0 {
+                log::warn!(
+                    "{}: {without} of {} pictures are in no class folder and have no true label",
+                    root.display(),
+                    files.len()
+                );
+            }
+        }
+        Ok(Folder {
+            root: root.to_owned(),
+            files,
+        })
+    }
+
+    /// Pictures.
+    pub fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Whether there are none; never so after opening.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// A picture's path relative to the folder.
+    pub fn relative(&self, index: usize) -> &Path {
+        &self.files[index].0
+    }
+
+    /// A picture's path.
+    pub fn path(&self, index: usize) -> PathBuf {
+        self.root.join(self.relative(index))
+    }
+
+    /// A picture's true label.
+    pub fn label(&self, index: usize) -> Option<usize> {
+        self.files[index].1.map(|label| label as usize)
+    }
+}
+
+/// The path of a link that leads nowhere: a picture that will fail by itself. Any other error ends the
+/// listing.
+fn missing_target(root: &Path, error: walkdir::Error) -> Result<PathBuf> {
+    let path = error.path().unwrap_or(root).to_owned();
+    if error.loop_ancestor().is_some() {
+        return Err(Error::file(path, "is a link to a folder that contains it"));
+    }
+    let source = std::io::Error::from(error);
+    match source.kind() {
+        std::io::ErrorKind::NotFound if path != root => Ok(path),
+        _ => Err(Error::Io { path, source }),
+    }
+}
+
+/// Whether a file's name is that of a picture.
+pub fn is_picture(path: &Path) -> bool {
+    let extension = path.extension().and_then(|e| e.to_str());
+    extension.is_some_and(|e| EXTENSIONS.iter().any(|known| e.eq_ignore_ascii_case(known)))
+}

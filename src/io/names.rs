@@ -1,0 +1,229 @@
+//! Names of pictures: ids from paths, and output files from ids.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Component, Path, PathBuf};
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::folder::is_picture;
+
+/// A relative path as an id: its parts joined by `/`; bytes that are no UTF-8 as `%FF`.
+pub fn id_of(path: &Path) -> String {
+    let mut id = String::new();
+    for part in path.components() {
+        if !id.is_empty() {
+            id.push('/');
+        }
+        for chunk in part.as_os_str().as_encoded_bytes().utf8_chunks() {
+            id.push_str(chunk.valid());
+            for byte in chunk.invalid() {
+                id.push_str(&format!("%{byte:02X}"));
+            }
+        }
+    }
+    id
+}
+
+/// The `n`-th name like `name`: `a/x~2.png` for `a/x.png`.
+pub fn numbered(name: &str, n: usize) -> String {
+    let file = name.rfind('/').map_or(0, |slash| slash + 1);
+    match name[file..].rfind('.') {
+        Some(dot) if dot > 0 => {
+            let (stem, extension) = name.split_at(file + dot);
+            format!("{stem}~{n}{extension}")
+        }
+        _ => format!("{name}~{n}"),
+    }
+}
+
+/// Where each picture's output goes, relative to `OUT/images`.
+///
+/// A picture's output has its id's path with the extension of the output's form; pictures of arrays
+/// are `batch/000017.png`. Where several pictures would have the same, the one whose id already is
+/// that name keeps it, or else the first in the list; the others keep their own extension in front
+/// (`x.jpg.png`), numbered where that is taken too.
+#[derive(Debug)]
+pub struct OutputNames {
+    extension: &'static str,
+    /// The names of those that gave way, by id.
+    moved: HashMap<String, String>,
+}
+
+impl OutputNames {
+    /// Names for the pictures called `ids`, with `extension` (no dot). The same ids in the same order
+    /// give the same names.
+    pub fn new<I: Iterator<Item = String>>(
+        ids: impl Fn() -> I,
+        extension: &'static str,
+    ) -> OutputNames {
+        let mut names = OutputNames {
+            extension,
+            moved: HashMap::new(),
+        };
+        // Hashes: a list of a million need not be held. Equal hashes of different names would move a
+        // picture without need, no more.
+        let mut taken = HashSet::new();
+        let mut contested = HashSet::new();
+        for id in ids() {
+            let name = xxh3_64(names.natural(&id).as_bytes());
+            if !taken.insert(name) {
+                contested.insert(name);
+            }
+        }
+        if contested.is_empty() {
+            return names;
+        }
+        let mut owners: HashMap<u64, String> = HashMap::new();
+        for id in ids() {
+            let natural = names.natural(&id);
+            let name = xxh3_64(natural.as_bytes());
+            if contested.contains(&name) && (natural == id || !owners.contains_key(&name)) {
+                owners.insert(name, id);
+            }
+        }
+        for id in ids() {
+            let name = xxh3_64(names.natural(&id).as_bytes());
+            if owners.get(&name).is_none_or(|owner| *owner == id) {
+                continue;
+            }
+            let own = format!("{}.{extension}", safe(&id));
+            let free = (1..)
+                .map(|n| {
+                    if n == 1 {
+                        own.clone()
+                    } else {
+                        numbered(&own, n)
+                    }
+                })
+                .find(|name| taken.insert(xxh3_64(name.as_bytes())))
+                .expect("some number is free");
+            names.moved.insert(id, free);
+        }
+        names
+    }
+
+    /// The output's path for the picture called `id`, relative to `OUT/images`.
+    pub fn path(&self, id: &str) -> PathBuf {
+        match self.moved.get(id) {
+            Some(name) => name.into(),
+            None => self.natural(id).into(),
+        }
+    }
+
+    /// The name that an id has by itself.
+    fn natural(&self, id: &str) -> String {
+        let extension = self.extension;
+        if let Some((array, row)) = id.rsplit_once('#')
+            && let Ok(row) = row.parse::<usize>()
+        {
+            let folder = Path::new(array).with_extension("");
+            return format!("{}/{row:06}.{extension}", safe(&folder.to_string_lossy()));
+        }
+        let name = safe(id);
+        let stem = match name.rsplit_once('.') {
+            Some((stem, _)) if is_picture(Path::new(&name)) && !stem.ends_with('/') => stem,
+            _ => &name,
+        };
+        format!("{stem}.{extension}")
+    }
+}
+
+/// A relative path that stays where it is put: no root, no `..`, no control characters.
+fn safe(name: &str) -> String {
+    let parts: Vec<String> = Path::new(name)
+        .components()
+        .filter_map(|part| match part {
+            Component::Normal(part) => Some(part.to_string_lossy()),
+            _ => None,
+        })
+        .map(|part| part.replace(|c: char| c.is_control() || c == '\\' || c == ':', "_"))
+        .collect();
+    if parts.is_empty() {
+        return "picture".into();
+    }
+    parts.join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(ids: &[&str]) -> Vec<String> {
+        let names = OutputNames::new(|| ids.iter().map(|id| id.to_string()), "png");
+        let path = |id: &&str| names.path(id).to_str().unwrap().to_owned();
+        ids.iter().map(path).collect()
+    }
+
+    #[test]
+    fn outputs_mirror_the_input_tree() {
+        assert_eq!(
+            names(&[
+                "a/b.png",
+                "a/c.JPG",
+                "d",
+                "v1.5/e",
+                "batch.npy#17",
+                "x/y.bin#1234567"
+            ]),
+            [
+                "a/b.png",
+                "a/c.png",
+                "d.png",
+                "v1.5/e.png",
+                "batch/000017.png",
+                "x/y/1234567.png"
+            ]
+        );
+    }
+
+    #[test]
+    fn names_never_leave_the_folder() {
+        assert_eq!(
+            names(&[
+                "../../etc/x.png",
+                "/abs/y.png",
+                "..",
+                "a\n\u{1b}.png",
+                "b/../c.png"
+            ]),
+            [
+                "etc/x.png",
+                "abs/y.png",
+                "picture.png",
+                "a__.png",
+                "b/c.png"
+            ]
+        );
+    }
+
+    #[test]
+    fn collisions_resolve_by_the_list_alone() {
+        assert_eq!(
+            names(&["a.jpg", "a.png", "a.gif", "a.jpg.png"]),
+            ["a.jpg~2.png", "a.png", "a.gif.png", "a.jpg.png"]
+        );
+        assert_eq!(names(&["b.jpg", "b.bmp"]), ["b.png", "b.bmp.png"]);
+        assert_eq!(
+            names(&["../c.png", "c.png"]),
+            ["../c.png", "c.png"].map(|id| match id {
+                "c.png" => "c.png".to_owned(),
+                _ => "c.png.png".to_owned(),
+            })
+        );
+    }
+
+    #[test]
+    fn numbers_go_before_the_extension() {
+        assert_eq!(numbered("a/x.png", 2), "a/x~2.png");
+        assert_eq!(numbered("v1.0/x", 3), "v1.0/x~3");
+        assert_eq!(numbered(".hidden", 2), ".hidden~2");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn ids_of_names_that_are_no_text_are_kept_apart() {
+        use std::os::unix::ffi::OsStrExt;
+        let path = Path::new(std::ffi::OsStr::from_bytes(b"a/\xff.png"));
+        assert_eq!(id_of(path), "a/%FF.png");
+    }
+}

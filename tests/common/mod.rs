@@ -1,0 +1,156 @@
+//! Files to feed the program, good and bad.
+#![allow(dead_code)] // each test binary uses its own part
+
+use std::io::{Cursor, Write};
+use std::path::{Path, PathBuf};
+
+use image::{DynamicImage, ImageFormat};
+
+/// A CMYK JPEG, 24×16, written by Pillow.
+pub const CMYK_JPEG: &[u8] = include_bytes!("../data/cmyk.jpg");
+/// A JPEG of 24×16 pixels that EXIF says to turn by 90°, so 16×24 upright; written by Pillow.
+pub const TURNED_JPEG: &[u8] = include_bytes!("../data/orientation-6.jpg");
+/// A progressive JPEG, 24×16, written by Pillow.
+pub const PROGRESSIVE_JPEG: &[u8] = include_bytes!("../data/progressive.jpg");
+
+/// Writes `bytes` to `folder/name`, with the folders on the way.
+pub fn write(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// The 8-bit RGB value of a pixel of [`picture`].
+pub fn pixel(x: u32, y: u32) -> [u8; 3] {
+    [(x * 7 + y) as u8, (y * 11 + 3 * x) as u8, (x * y) as u8]
+}
+
+/// An 8-bit RGB picture with a known value everywhere.
+pub fn picture(width: u32, height: u32) -> DynamicImage {
+    let pixels = image::RgbImage::from_fn(width, height, |x, y| image::Rgb(pixel(x, y)));
+    DynamicImage::ImageRgb8(pixels)
+}
+
+/// An image file's bytes.
+pub fn encode(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    image.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+/// A PNG of [`picture`].
+pub fn png(width: u32, height: u32) -> Vec<u8> {
+    encode(&picture(width, height), ImageFormat::Png)
+}
+
+/// A JPEG of [`picture`].
+pub fn jpeg(width: u32, height: u32) -> Vec<u8> {
+    encode(&picture(width, height), ImageFormat::Jpeg)
+}
+
+/// A PNG whose second half is missing.
+pub fn truncated_png() -> Vec<u8> {
+    let bytes = png(64, 48);
+    bytes[..bytes.len() / 2].to_vec()
+}
+
+/// A JPEG whose second half is missing.
+pub fn truncated_jpeg() -> Vec<u8> {
+    let bytes = jpeg(64, 48);
+    bytes[..bytes.len() / 2].to_vec()
+}
+
+/// A PNG whose header declares 50,000 × 50,000 pixels.
+pub fn huge_png() -> Vec<u8> {
+    let mut bytes = b"\x89PNG\r\n\x1a\n".to_vec();
+    bytes.extend(13u32.to_be_bytes());
+    bytes.extend(b"IHDR");
+    bytes.extend(50_000u32.to_be_bytes());
+    bytes.extend(50_000u32.to_be_bytes());
+    bytes.extend([8, 2, 0, 0, 0]);
+    bytes.extend(0xc4cd_aa9du32.to_be_bytes());
+    bytes.extend(8u32.to_be_bytes());
+    bytes.extend(b"IDAT\x78\x9c\x03\x00\x00\x00\x00\x01");
+    bytes.extend(0x480689d2u32.to_be_bytes());
+    bytes
+}
+
+/// A JPEG whose header declares 50,000 × 50,000 pixels.
+pub fn huge_jpeg() -> Vec<u8> {
+    let mut bytes = jpeg(16, 16);
+    let frame = bytes
+        .windows(2)
+        .position(|marker| marker == [0xff, 0xc0])
+        .unwrap();
+    for side in [frame + 5, frame + 7] {
+        bytes[side..side + 2].copy_from_slice(&50_000u16.to_be_bytes());
+    }
+    bytes
+}
+
+/// A `.npy` file with this header and these data.
+pub fn npy_header(descr: &str, fortran: bool, shape: &str, data: &[u8]) -> Vec<u8> {
+    let order = if fortran { "True" } else { "False" };
+    let mut text = format!("{{'descr': '{descr}', 'fortran_order': {order}, 'shape': {shape}, }}")
+        .into_bytes();
+    while (10 + text.len() + 1) % 64 != 0 {
+        text.push(b' ');
+    }
+    text.push(b'\n');
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((text.len() as u16).to_le_bytes());
+    bytes.extend(text);
+    bytes.extend(data);
+    bytes
+}
+
+/// A shape as Python writes a tuple.
+fn tuple(shape: &[usize]) -> String {
+    let parts: Vec<String> = shape.iter().map(|n| format!("{n},")).collect();
+    format!("({})", parts.join(" "))
+}
+
+/// A float32 `.npy` file.
+pub fn npy_f32(shape: &[usize], values: &[f32]) -> Vec<u8> {
+    let data: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+    npy_header("<f4", false, &tuple(shape), &data)
+}
+
+/// A uint8 `.npy` file.
+pub fn npy_u8(shape: &[usize], values: &[u8]) -> Vec<u8> {
+    npy_header("|u1", false, &tuple(shape), values)
+}
+
+/// An int64 `.npy` file of one axis.
+pub fn npy_i64(values: &[i64]) -> Vec<u8> {
+    let data: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+    npy_header("<i8", false, &tuple(&[values.len()]), &data)
+}
+
+/// A compressed `.npz` archive of named `.npy` files.
+pub fn npz(arrays: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let mut archive = npyz::zip::ZipWriter::new(Cursor::new(Vec::new()));
+    let options = npyz::zip::write::FileOptions::default();
+    for (name, bytes) in arrays {
+        archive.start_file(format!("{name}.npy"), options).unwrap();
+        archive.write_all(bytes).unwrap();
+    }
+    archive.finish().unwrap().into_inner()
+}
+
+/// A float32 batch, NCHW, with a NaN at `[1, 2, 0, 1]`.
+pub fn npy_with_nan() -> Vec<u8> {
+    let shape = [2, 3, 4, 5];
+    let mut values = vec![0.5; shape.iter().product()];
+    values[((3 + 2) * 4) * 5 + 1] = f32::NAN;
+    npy_f32(&shape, &values)
+}
+
+/// CIFAR-10 records with these labels; every pixel of record `i` is `i`.
+pub fn cifar(labels: &[u8]) -> Vec<u8> {
+    let records = labels.iter().enumerate();
+    records
+        .flat_map(|(i, &label)| std::iter::once(label).chain([i as u8; 3072]))
+        .collect()
+}

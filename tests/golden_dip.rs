@@ -1,0 +1,253 @@
+//! The DIP networks against PyTorch's float64 numbers.
+//!
+//! Each file of `tests/golden` holds one network: its configuration (metadata), initial parameters,
+//! input and target, the first output and every gradient, the parameters after 1, 10 and 50 steps of
+//! Adam, and the losses of 50 steps. Parameters that batch normalisation cancels are left out (see
+//! [`cancelled`]): their gradients, and what Adam makes of these, are rounding noise.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use backstitch::backend::cpu::dip::blocked::BlockedDip;
+use backstitch::backend::cpu::dip::lanes::LaneDip;
+use backstitch::backend::host::HostImages;
+use backstitch::backend::reference::ReferenceDip;
+use backstitch::backend::{At, DipEngine, ImageShape, Instance};
+use backstitch::dip::{NetSpec, Padding, Upsample};
+use backstitch::random::RandomKey;
+use safetensors::{Dtype, SafeTensors};
+
+/// One golden file.
+struct Golden {
+    name: String,
+    spec: NetSpec,
+    shape: ImageShape,
+    tensors: BTreeMap<String, Vec<f64>>,
+}
+
+impl Golden {
+    fn read(path: &Path) -> Golden {
+        let bytes = std::fs::read(path).unwrap();
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        let config = &header.metadata().as_ref().unwrap()["config"];
+        let config: serde_json::Value = serde_json::from_str(config).unwrap();
+        let number = |key: &str| config[key].as_u64().unwrap() as usize;
+        let list = |key: &str| -> Vec<usize> {
+            let numbers = config[key].as_array().unwrap().iter();
+            numbers.map(|n| n.as_u64().unwrap() as usize).collect()
+        };
+        let tensors: BTreeMap<String, Vec<f64>> = SafeTensors::deserialize(&bytes)
+            .unwrap()
+            .tensors()
+            .into_iter()
+            .map(|(name, view)| {
+                assert_eq!(view.dtype(), Dtype::F64, "{name}");
+                let (values, rest) = view.data().as_chunks::<8>();
+                assert!(rest.is_empty());
+                (
+                    name,
+                    values.iter().map(|b| f64::from_le_bytes(*b)).collect(),
+                )
+            })
+            .collect();
+        let shape = ImageShape {
+            height: number("height"),
+            width: number("width"),
+            channels: tensors["target"].len() / number("height") / number("width"),
+        };
+        let spec = NetSpec {
+            input_depth: number("input_depth"),
+            output_channels: shape.channels,
+            down: list("down"),
+            up: list("up"),
+            skip: list("skip"),
+            upsample: match config["upsample"].as_str().unwrap() {
+                "nearest" => Upsample::Nearest,
+                "bilinear" => Upsample::Bilinear,
+                other => panic!("upsample {other}"),
+            },
+            padding: match config["pad"].as_str().unwrap() {
+                "zero" => Padding::Zero,
+                "reflection" => Padding::Reflect,
+                other => panic!("pad {other}"),
+            },
+            learning_rate: config["lr"].as_f64().unwrap(),
+            optimise_input: config["optimise_input"].as_bool().unwrap(),
+            jitter: 0.0,
+            averaging: 0.0,
+        };
+        Golden {
+            name: path.file_stem().unwrap().to_str().unwrap().to_string(),
+            spec,
+            shape,
+            tensors,
+        }
+    }
+
+    fn all() -> Vec<Golden> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let mut paths: Vec<_> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
+            .collect();
+        paths.sort();
+        assert!(!paths.is_empty());
+        paths.iter().map(|path| Golden::read(path)).collect()
+    }
+
+    /// The parameter vector made of the tensors `prefix.*`.
+    fn vector(&self, prefix: &str) -> Vec<f64> {
+        self.spec
+            .parameters()
+            .iter()
+            .flat_map(|p| {
+                let values = &self.tensors[&format!("{prefix}.{}", p.name)];
+                assert_eq!(values.len(), p.len(), "{}", p.name);
+                values.clone()
+            })
+            .collect()
+    }
+
+    /// Puts the file's instance into slot 0.
+    fn start<E: DipEngine>(&self, engine: &mut E, target: &E::Images) {
+        let instance = Instance {
+            slot: 0,
+            target: At::new(target, 0),
+            key: RandomKey::default(),
+        };
+        engine.load(&[instance]).unwrap();
+        engine.set_parameters(0, &self.vector("initial")).unwrap();
+        engine.set_input(0, &self.tensors["z"]).unwrap();
+    }
+
+    /// Calls `check(what, got, want)` for every parameter tensor whose values mean something.
+    fn compare(&self, prefix: &str, got: &[f64], check: impl Fn(&str, &[f64], &[f64])) {
+        for p in self.spec.parameters() {
+            if cancelled(&self.spec, &p.name) {
+                continue;
+            }
+            let name = format!("{prefix}.{}", p.name);
+            let what = format!("{}: {name}", self.name);
+            check(&what, &got[p.offset..][..p.len()], &self.tensors[&name]);
+        }
+    }
+}
+
+/// Whether a parameter only shifts a channel by a constant that batch normalisation subtracts again:
+/// the biases of the convolutions before it; and where the padding is a reflection, so that no edge
+/// shows the shift, the bias of the merge normalisation too, which a convolution separates from the
+/// next one.
+fn cancelled(spec: &NetSpec, name: &str) -> bool {
+    (name.ends_with("_conv.bias") && name != "out_conv.bias")
+        || (name.ends_with("merge_bn.bias") && spec.padding == Padding::Reflect)
+}
+
+/// The largest difference, relative to the largest magnitude of `want`.
+fn difference(got: &[f64], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let largest = want.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+    let worst = got
+        .iter()
+        .zip(want)
+        .map(|(g, w)| (g - w).abs())
+        .fold(0.0f64, |m, d| if d.is_nan() { f64::NAN } else { m.max(d) });
+    worst / largest
+}
+
+#[test]
+fn reference_is_pytorch() {
+    for golden in Golden::all() {
+        let check = |what: &str, got: &[f64], want: &[f64]| {
+            let d = difference(got, want);
+            assert!(d < 1e-10, "{what}: relative difference {d:.1e}");
+        };
+        let mut target = HostImages::<f64>::zeroed(golden.shape, 1).unwrap();
+        target
+            .image_mut(0)
+            .copy_from_slice(&golden.tensors["target"]);
+        let shape = golden.shape;
+        let mut engine = ReferenceDip::new(&golden.spec, shape.height, shape.width, 1).unwrap();
+        golden.start(&mut engine, &target);
+        let mut picture = HostImages::<f64>::zeroed(shape, 1).unwrap();
+        let mut losses = vec![];
+        for step in 1..=50 {
+            engine.run(1).unwrap();
+            losses.push(engine.losses(&[0]).unwrap()[0]);
+            if step == 1 {
+                engine.reconstructions(&[0], &mut picture, 0).unwrap();
+                check("output.1", picture.image(0), &golden.tensors["output.1"]);
+                golden.compare("gradient", &engine.gradients(0).unwrap(), check);
+                if golden.spec.optimise_input {
+                    let gradient = engine.input_gradient(0).unwrap();
+                    check("gradient.z", &gradient, &golden.tensors["gradient.z"]);
+                }
+            }
+            if [1, 10, 50].contains(&step) {
+                let prefix = format!("after{step}");
+                golden.compare(&prefix, &engine.parameters(0).unwrap(), check);
+                if golden.spec.optimise_input {
+                    let name = format!("{prefix}.z");
+                    check(&name, &engine.input(0).unwrap(), &golden.tensors[&name]);
+                }
+            }
+        }
+        for p in golden.spec.parameters() {
+            if cancelled(&golden.spec, &p.name) {
+                let gradient = &engine.gradients(0).unwrap()[p.offset..][..p.len()];
+                assert!(gradient.iter().all(|g| g.abs() < 1e-14), "{}", p.name);
+            }
+        }
+        check("losses", &losses, &golden.tensors["losses"]);
+        engine.run(1).unwrap();
+        engine.reconstructions(&[0], &mut picture, 0).unwrap();
+        check("output.51", picture.image(0), &golden.tensors["output.51"]);
+    }
+}
+
+/// Float32 against PyTorch's float64: every tensor of the first iteration within 1e-4 of its largest
+/// magnitude, every loss of 50 steps within 1%.
+fn close_to_pytorch<E: DipEngine<Images = HostImages<f32>>>(
+    new: impl Fn(&NetSpec, usize, usize) -> E,
+) {
+    for golden in Golden::all() {
+        let check = |what: &str, got: &[f64], want: &[f64]| {
+            let d = difference(got, want);
+            assert!(d < 1e-4, "{what}: relative difference {d:.1e}");
+        };
+        let shape = golden.shape;
+        let mut target = HostImages::<f32>::zeroed(shape, 1).unwrap();
+        for (to, &from) in std::iter::zip(target.image_mut(0), &golden.tensors["target"]) {
+            *to = from as f32;
+        }
+        let mut engine = new(&golden.spec, shape.height, shape.width);
+        golden.start(&mut engine, &target);
+        let mut picture = HostImages::<f32>::zeroed(shape, 1).unwrap();
+        for (step, want) in golden.tensors["losses"].iter().enumerate() {
+            engine.run(1).unwrap();
+            let loss = engine.losses(&[0]).unwrap()[0];
+            assert!((loss / want - 1.0).abs() < 0.01, "step {step}: {loss}");
+            if step > 0 {
+                continue;
+            }
+            engine.reconstructions(&[0], &mut picture, 0).unwrap();
+            let output: Vec<f64> = picture.image(0).iter().map(|&v| v.into()).collect();
+            check("output.1", &output, &golden.tensors["output.1"]);
+            golden.compare("gradient", &engine.gradients(0).unwrap(), check);
+            if golden.spec.optimise_input {
+                let gradient = engine.input_gradient(0).unwrap();
+                check("gradient.z", &gradient, &golden.tensors["gradient.z"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn lanes_are_close_to_pytorch() {
+    close_to_pytorch(|spec, height, width| LaneDip::new(spec, height, width, 1).unwrap());
+}
+
+#[test]
+fn blocked_is_close_to_pytorch() {
+    close_to_pytorch(|spec, height, width| BlockedDip::new(spec, height, width, 1).unwrap());
+}

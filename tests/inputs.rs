@@ -1,0 +1,581 @@
+//! Every input form, good and bad, through [`Dataset`].
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use backstitch::io::{Classes, Dataset, Layout, Picture};
+use common::*;
+use image::{DynamicImage, ImageFormat};
+
+fn open(inputs: &[PathBuf], layout: Option<Layout>) -> backstitch::Result<Dataset> {
+    Dataset::open(inputs, layout, None)
+}
+
+/// The pictures of one input.
+fn load(input: &Path, layout: Option<Layout>) -> Vec<backstitch::Result<Picture>> {
+    let dataset = open(&[input.to_owned()], layout).unwrap();
+    dataset.items().map(|item| dataset.load(&item)).collect()
+}
+
+/// The message of an input that is refused.
+fn refusal(input: &Path, layout: Option<Layout>) -> String {
+    let error = open(&[input.to_owned()], layout).unwrap_err().to_string();
+    assert!(error.starts_with(&input.display().to_string()), "{error}");
+    assert!(!error.contains('\n'), "{error}");
+    error
+}
+
+/// The message of a file that is listed but cannot be decoded.
+fn damage(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) -> String {
+    let path = write(folder, name, bytes);
+    let error = load(&path, None).remove(0).unwrap_err().to_string();
+    assert!(error.starts_with(&path.display().to_string()), "{error}");
+    assert!(!error.contains('\n'), "{error}");
+    error
+}
+
+fn ids(dataset: &Dataset) -> Vec<String> {
+    dataset.items().map(|item| item.id).collect()
+}
+
+/// CHW floats of the 8-bit picture of `width × height` that [`pixel`] describes.
+fn expected(width: u32, height: u32) -> Vec<f32> {
+    let mut pixels = Vec::new();
+    for channel in 0..3 {
+        for y in 0..height {
+            pixels.extend((0..width).map(|x| f32::from(pixel(x, y)[channel]) / 255.0));
+        }
+    }
+    pixels
+}
+
+#[test]
+fn lossless_formats_give_their_exact_pixels() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, format) in [
+        ("a.png", ImageFormat::Png),
+        ("a.bmp", ImageFormat::Bmp),
+        ("a.tiff", ImageFormat::Tiff),
+        ("a.webp", ImageFormat::WebP),
+        // The content counts, not the name.
+        ("a.jpg", ImageFormat::Png),
+    ] {
+        let path = write(folder.path(), name, encode(&picture(19, 7), format));
+        let picture = load(&path, None).remove(0).unwrap();
+        assert_eq!(
+            (picture.shape.height, picture.shape.width),
+            (7, 19),
+            "{name}"
+        );
+        assert_eq!(picture.pixels, expected(19, 7), "{name}");
+        assert!(picture.eight_bit);
+    }
+}
+
+#[test]
+fn lossy_formats_come_close() {
+    let folder = tempfile::tempdir().unwrap();
+    let flat = DynamicImage::ImageRgb8(image::RgbImage::from_pixel(
+        20,
+        10,
+        image::Rgb([200, 90, 30]),
+    ));
+    for (name, format) in [("a.jpeg", ImageFormat::Jpeg), ("a.gif", ImageFormat::Gif)] {
+        let image = match format {
+            ImageFormat::Gif => DynamicImage::ImageRgba8(flat.to_rgba8()),
+            _ => flat.clone(),
+        };
+        let path = write(folder.path(), name, encode(&image, format));
+        let picture = load(&path, None).remove(0).unwrap();
+        for (channel, value) in [200.0, 90.0, 30.0].into_iter().enumerate() {
+            let pixel = picture.pixels[channel * 200 + 57];
+            assert!((pixel - value / 255.0).abs() < 0.02, "{name}: {pixel}");
+        }
+    }
+}
+
+#[test]
+fn grey_alpha_and_16_bit_become_rgb() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |name: &str, image: DynamicImage| {
+        let path = write(folder.path(), name, encode(&image, ImageFormat::Png));
+        load(&path, None).remove(0).unwrap()
+    };
+    let grey = open(
+        "grey.png",
+        image::GrayImage::from_pixel(2, 2, image::Luma([51])).into(),
+    );
+    assert_eq!(grey.pixels, [0.2; 12]);
+
+    // A transparent pixel keeps its colour.
+    let alpha = image::RgbaImage::from_pixel(1, 1, image::Rgba([255, 51, 0, 0]));
+    assert_eq!(open("alpha.png", alpha.into()).pixels, [1.0, 0.2, 0.0]);
+
+    let deep = image::ImageBuffer::from_pixel(1, 1, image::Rgb([65535u16, 257, 1]));
+    let deep = open("deep.png", DynamicImage::ImageRgb16(deep));
+    assert_eq!(deep.pixels, [1.0, 257.0 / 65535.0, 1.0 / 65535.0]);
+    assert!(!deep.eight_bit);
+
+    let grey = image::ImageBuffer::from_pixel(1, 1, image::LumaA([13107u16, 9]));
+    assert_eq!(
+        open("deep-grey.png", DynamicImage::ImageLumaA16(grey)).pixels,
+        [0.2; 3]
+    );
+}
+
+#[test]
+fn cmyk_and_progressive_jpegs_decode_as_pillow_does() {
+    let folder = tempfile::tempdir().unwrap();
+    // Pillow's values at rows 0 and 15, columns 0, 8 and 16.
+    let cmyk = [
+        [[0, 2, 8], [79, 2, 55], [160, 2, 102]],
+        [[0, 224, 89], [79, 224, 137], [160, 224, 184]],
+    ];
+    let rgb = [
+        [[0, 2, 0], [65, 5, 41], [148, 4, 91]],
+        [[24, 212, 100], [95, 218, 151], [179, 218, 200]],
+    ];
+    for (name, bytes, values) in [("c.jpg", CMYK_JPEG, cmyk), ("p.jpg", PROGRESSIVE_JPEG, rgb)] {
+        let path = write(folder.path(), name, bytes);
+        let picture = load(&path, None).remove(0).unwrap();
+        assert_eq!((picture.shape.height, picture.shape.width), (16, 24));
+        for (y, row) in [0, 15].into_iter().zip(values) {
+            for (x, value) in [0, 8, 16].into_iter().zip(row) {
+                for (channel, value) in value.into_iter().enumerate() {
+                    let got = picture.pixels[(channel * 16 + y) * 24 + x] * 255.0;
+                    // Decoders may differ in rounding.
+                    assert!(
+                        (got - value as f32).abs() <= 4.0,
+                        "{name} {x} {y} {channel}: {got} {value}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn exif_orientation_is_applied() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(folder.path(), "t.jpg", TURNED_JPEG);
+    let turned = load(&path, None).remove(0).unwrap();
+    assert_eq!((turned.shape.height, turned.shape.width), (24, 16));
+    // Orientation 6: the stored lower left corner is the upper left one. There green is bright.
+    assert!(turned.pixels[24 * 16] > 0.8 && turned.pixels[24 * 16 + 15] < 0.1);
+}
+
+#[test]
+fn damaged_pictures_are_refused_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    assert!(damage(folder, "t.png", truncated_png()).contains("cannot be decoded"));
+    assert!(damage(folder, "t.jpg", truncated_jpeg()).contains("truncated JPEG"));
+    assert!(damage(folder, "p.jpg", &PROGRESSIVE_JPEG[..400]).contains("truncated JPEG"));
+    assert!(damage(folder, "c.jpg", &CMYK_JPEG[..120]).contains("decoded"));
+    assert!(damage(folder, "h.png", huge_png()).contains("50000×50000 pixels, too large"));
+    assert!(damage(folder, "h.jpg", huge_jpeg()).contains("50000×50000 pixels, too large"));
+    assert!(damage(folder, "z.png", b"").contains("is empty (0 bytes)"));
+    assert!(damage(folder, "n.png", b"no image at all").contains("is not an image"));
+    for format in [
+        ImageFormat::Bmp,
+        ImageFormat::Tiff,
+        ImageFormat::WebP,
+        ImageFormat::Gif,
+    ] {
+        let bytes = encode(
+            &DynamicImage::ImageRgba8(picture(64, 48).to_rgba8()),
+            format,
+        );
+        damage(folder, "half.img", &bytes[..bytes.len() / 2]);
+    }
+}
+
+#[test]
+fn cutting_a_file_anywhere_never_panics() {
+    let folder = tempfile::tempdir().unwrap();
+    for (bytes, format) in [
+        (png(9, 8), "png"),
+        (jpeg(9, 8), "jpg"),
+        (npy_f32(&[1, 3, 2, 2], &[0.5; 12]), "npy"),
+        (npz(&[("x", npy_u8(&[1, 3, 2, 2], &[1; 12]))]), "npz"),
+    ] {
+        for end in 0..bytes.len() {
+            let path = write(folder.path(), &format!("cut.{format}"), &bytes[..end]);
+            if let Ok(dataset) = open(&[path], None) {
+                let item = dataset.item(0);
+                let missing = bytes.len() - end;
+                // What may be missing unnoticed: a PNG's last chunk, which holds nothing.
+                assert!(dataset.load(&item).is_err() || (format == "png" && missing <= 12));
+            }
+        }
+    }
+}
+
+#[test]
+fn flipping_bytes_never_panics() {
+    let folder = tempfile::tempdir().unwrap();
+    let rgba = DynamicImage::ImageRgba8(picture(12, 9).to_rgba8());
+    let mut files = vec![
+        ("npy", npy_f32(&[1, 3, 2, 2], &[0.5; 12])),
+        (
+            "npz",
+            npz(&[("x", npy_u8(&[1, 3, 2, 2], &[1; 12])), ("y", npy_i64(&[1]))]),
+        ),
+        ("bin", cifar(&[1])),
+        ("jsonl", br#"{"file": "a.png", "label": 1}"#.to_vec()),
+        ("jpg", CMYK_JPEG.to_vec()),
+        ("jpg", PROGRESSIVE_JPEG.to_vec()),
+        ("jpg", TURNED_JPEG.to_vec()),
+    ];
+    for format in [
+        ImageFormat::Png,
+        ImageFormat::Gif,
+        ImageFormat::Tiff,
+        ImageFormat::WebP,
+        ImageFormat::Bmp,
+    ] {
+        files.push((format.extensions_str()[0], encode(&rgba, format)));
+    }
+    let mut random = 1u64;
+    let mut next = |below: usize| {
+        random = random
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (random >> 33) as usize % below
+    };
+    for (extension, bytes) in files {
+        for _ in 0..60 {
+            let mut damaged = bytes.clone();
+            for _ in 0..=next(4) {
+                // Mostly the head, where sizes and offsets are.
+                let reach = if next(2) == 0 { 64 } else { damaged.len() };
+                let at = next(reach.min(damaged.len()));
+                damaged[at] = [0, 0xff, 0x7f, next(256) as u8][next(4)];
+            }
+            let path = write(folder.path(), &format!("x.{extension}"), &damaged);
+            if let Ok(dataset) = open(&[path], None) {
+                let _ = dataset.load(&dataset.item(0));
+            }
+        }
+    }
+}
+
+#[test]
+fn folders_are_listed_in_order_with_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    for name in [
+        "data/n2/b.png",
+        "data/n2/a.PNG",
+        "data/n1/x.png",
+        "data/y.png",
+        "data/n1/.hidden.png",
+    ] {
+        write(folder, name, png(2, 2));
+    }
+    write(folder, "data/n1/readme.txt", "text");
+    let classes = write(folder, "classes.txt", "n1\ttench\nn2\tgoldfish\n");
+    let dataset = || Classes::open(&classes).map(Some).unwrap();
+    let data = Dataset::open(&[folder.join("data")], None, dataset()).unwrap();
+    assert_eq!(ids(&data), ["n1/x.png", "n2/a.PNG", "n2/b.png", "y.png"]);
+    let labels: Vec<_> = data.items().map(|item| item.label).collect();
+    assert_eq!(labels, [Some(0), Some(1), Some(1), None]);
+    assert_eq!(data.classes().unwrap().name(1), Some("goldfish"));
+    // The folder itself may be the class folder; so may a single file's.
+    let inputs = [folder.join("data/n2"), folder.join("data/n1/x.png")];
+    let data = Dataset::open(&inputs, None, dataset()).unwrap();
+    assert_eq!(ids(&data), ["n2/a.PNG", "n2/b.png", "x.png"]);
+    assert_eq!(data.item(1).label, Some(1));
+    assert_eq!(data.item(2).label, Some(0));
+
+    write(folder, "other/y.png", png(2, 2));
+    let error = Dataset::open(&[folder.join("other")], None, dataset()).unwrap_err();
+    assert!(
+        error.to_string().contains("no folder that --classes names"),
+        "{error}"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn links_are_followed_and_those_that_lead_nowhere_fail_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    write(&data, "b.png", png(2, 2));
+    std::os::unix::fs::symlink("b.png", data.join("a.png")).unwrap();
+    std::os::unix::fs::symlink("gone.png", data.join("c.png")).unwrap();
+    std::os::unix::fs::symlink("gone", data.join("d")).unwrap();
+    let dataset = open(std::slice::from_ref(&data), None).unwrap();
+    assert_eq!(ids(&dataset), ["a.png", "b.png", "c.png"]);
+    let loaded: Vec<bool> = dataset.items().map(|i| dataset.load(&i).is_ok()).collect();
+    assert_eq!(loaded, [true, true, false]);
+    std::os::unix::fs::symlink(".", data.join("loop")).unwrap();
+    let error = open(&[data], None).unwrap_err().to_string();
+    assert!(
+        error.contains("a link to a folder that contains it"),
+        "{error}"
+    );
+}
+
+#[test]
+fn several_inputs_have_unique_ids() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    for name in ["p/a.png", "q/p/a.png", "a.png"] {
+        write(folder, name, png(2, 2));
+    }
+    let inputs = ["p", "q/p", "a.png", "p/a.png"].map(|name| folder.join(name));
+    let dataset = open(&inputs, None).unwrap();
+    assert_eq!(ids(&dataset), ["p/a.png", "p~2/a.png", "a.png", "a~2.png"]);
+}
+
+#[test]
+fn missing_and_empty_inputs_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    assert!(refusal(&folder.join("nowhere"), None).contains("No such file"));
+    assert!(refusal(folder, None).contains("holds no pictures"));
+    write(folder, "x.npy", npy_u8(&[1, 3, 2, 2], &[0; 12]));
+    assert!(refusal(folder, None).contains("1 other files"));
+    let empty = write(folder, "empty.jsonl", "\n");
+    assert!(refusal(&empty, None).contains("lists no pictures"));
+    assert!(open(&[], None).is_err());
+}
+
+#[test]
+fn arrays_of_both_types_and_layouts_agree() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: Vec<u8>| write(folder.path(), name, bytes);
+    // Two pictures of 2 × 4; element values name their place.
+    let value = |n: usize, c: usize, y: usize, x: usize| (n * 100 + c * 30 + y * 10 + x) as u8;
+    let (mut chw, mut hwc) = (Vec::new(), Vec::new());
+    for n in 0..2 {
+        for i in 0..24 {
+            chw.push(value(n, i / 8, i / 4 % 2, i % 4));
+            hwc.push(value(n, i % 3, i / 12, i / 3 % 4));
+        }
+    }
+    let float = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .map(|&b| f32::from(b) / 255.0)
+            .collect::<Vec<_>>()
+    };
+    let big_endian: Vec<u8> = float(&hwc).iter().flat_map(|x| x.to_be_bytes()).collect();
+    for path in [
+        write("a.npy", npy_u8(&[2, 3, 2, 4], &chw)),
+        write("b.npy", npy_u8(&[2, 2, 4, 3], &hwc)),
+        write("c.npy", npy_f32(&[2, 3, 2, 4], &float(&chw))),
+        write("d.npy", npy_f32(&[2, 2, 4, 3], &float(&hwc))),
+        write(
+            "e.npy",
+            npy_header(">f4", false, "(2, 2, 4, 3)", &big_endian),
+        ),
+        write("f.npz", npz(&[("images", npy_u8(&[2, 3, 2, 4], &chw))])),
+    ] {
+        let pictures = load(&path, None);
+        assert_eq!(pictures.len(), 2);
+        for (n, picture) in pictures.into_iter().enumerate() {
+            assert_eq!(
+                picture.unwrap().pixels,
+                float(&chw[n * 24..][..24]),
+                "{}",
+                path.display()
+            );
+        }
+    }
+    // One picture, and one channel.
+    let one = write("one.npy", npy_u8(&[3, 2, 4], &chw[..24]));
+    assert_eq!(
+        load(&one, None).remove(0).unwrap().pixels,
+        float(&chw[..24])
+    );
+    let grey = write("grey.npy", npy_u8(&[2, 4, 1], &[51; 8]));
+    assert_eq!(load(&grey, None).remove(0).unwrap().pixels, [0.2; 24]);
+    assert_eq!(ids(&open(&[one], None).unwrap()), ["one.npy#0"]);
+}
+
+#[test]
+fn an_open_layout_is_refused_and_a_flag_settles_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: Vec<u8>| write(folder.path(), name, bytes);
+    let open = write("open.npy", npy_u8(&[2, 3, 5, 3], &[0; 90]));
+    assert!(refusal(&open, None).contains("--layout nchw or --layout nhwc"));
+    let shape = |layout| {
+        let picture = load(&open, Some(layout)).remove(0).unwrap();
+        (picture.shape.height, picture.shape.width)
+    };
+    assert_eq!(shape(Layout::Nchw), (5, 3));
+    assert_eq!(shape(Layout::Nhwc), (3, 5));
+    assert!(refusal(&open, Some(Layout::Chw)).contains("is not --layout chw"));
+    let flat = write("flat.npy", npy_u8(&[4, 4], &[0; 16]));
+    assert!(refusal(&flat, None).contains("[4, 4]"));
+    let grey = write("grey.npy", npy_u8(&[4, 4, 4], &[0; 64]));
+    assert!(refusal(&grey, None).contains("no axis is 1 or 3 channels"));
+    let wrong = write("wrong.npy", npy_u8(&[2, 3, 4, 4], &[0; 96]));
+    assert!(refusal(&wrong, Some(Layout::Nhwc)).contains("4 channels"));
+}
+
+#[test]
+fn damaged_arrays_are_refused_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |name: &str, bytes: &[u8]| refusal(&write(folder.path(), name, bytes), None);
+    let header = |descr, fortran, shape| npy_header(descr, fortran, shape, &[0; 96]);
+    assert!(refused("a.npy", &header("<f8", false, "(1, 3, 2, 2)")).contains("dtype <f8"));
+    assert!(refused("b.npy", &header("|O", false, "(1, 3, 2, 2)")).contains("dtype |O"));
+    assert!(refused("c.npy", &header("<f4", true, "(1, 3, 2, 2)")).contains("Fortran order"));
+    assert!(refused("d.npy", &header("<f4", false, "(9, 3, 2, 2)")).contains("is truncated"));
+    assert!(refused("e.npy", &header("<f4", false, "(0, 3, 2, 2)")).contains("no pictures"));
+    let huge = "(4611686018427387904, 3, 4611686018427387904, 4)";
+    assert!(refused("f.npy", &header("<f4", false, huge)).contains("too large"));
+    let many = "(4611686018427387904, 3, 2, 2)";
+    assert!(refused("g.npy", &header("<f4", false, many)).contains("more than a file can hold"));
+    let beyond = "(18446744073709551616, 3, 2, 2)";
+    assert!(refused("h.npy", &header("<f4", false, beyond)).contains("header that cannot be read"));
+    assert!(refused("i.npy", &header("<f4", false, "(1, -3, 2, 2)")).contains("cannot be read"));
+    assert!(refused("j.npy", b"PK\x03\x04").contains(".npy header"));
+    assert!(refused("k.npy", b"not an array at all").contains("is not a NumPy array"));
+    assert!(refused("l.npy", b"\x93NUMPY\x02\x00\xff\xff\xff\xff").contains("it is damaged"));
+    assert!(refused("m.npz", b"not an archive").contains("damaged .npz"));
+}
+
+#[test]
+fn array_values_must_be_pixels() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(folder.path(), "nan.npy", npy_with_nan());
+    let mut pictures = load(&path, None);
+    let error = pictures.pop().unwrap().unwrap_err().to_string();
+    assert!(
+        error.contains("nan.npy: has NaN at [1, 2, 0, 1]"),
+        "{error}"
+    );
+    // The other picture of the batch is none the worse for it.
+    assert!(pictures.pop().unwrap().is_ok());
+    for (value, text) in [
+        (f32::INFINITY, "has inf at [0, 1, 3]"),
+        (-0.1, "has -0.1 at [0, 1, 3]"),
+        (200.0, "divide by 255"),
+    ] {
+        let mut values = [0.5; 24];
+        values[7] = value;
+        let path = write(folder.path(), "bad.npy", npy_f32(&[3, 2, 4], &values));
+        let error = load(&path, None).remove(0).unwrap_err().to_string();
+        assert!(error.contains(text), "{error}");
+    }
+}
+
+#[test]
+fn archives_give_pictures_and_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, arrays: &[(&str, Vec<u8>)]| write(folder.path(), name, npz(arrays));
+    let pictures = || npy_u8(&[2, 3, 2, 2], &[7; 24]);
+    let path = write(
+        "a.npz",
+        &[("y_test", npy_i64(&[4, 2])), ("x_test", pictures())],
+    );
+    let dataset = open(&[path], None).unwrap();
+    assert_eq!(ids(&dataset), ["a.npz#0", "a.npz#1"]);
+    assert_eq!(dataset.item(0).label, Some(4));
+    assert_eq!(dataset.item(1).label, Some(2));
+    let path = write("b.npz", &[("whatever", pictures())]);
+    assert_eq!(open(&[path], None).unwrap().item(0).label, None);
+
+    let message = |name, arrays: &[(&str, Vec<u8>)]| refusal(&write(name, arrays), None);
+    let two = [("a", pictures()), ("b", pictures())];
+    assert!(message("c.npz", &two).contains("several arrays that could be the pictures (a, b)"));
+    assert!(message("d.npz", &[("y", npy_i64(&[1]))]).contains("no array of 3 or 4 axes"));
+    let short = [("x", pictures()), ("labels", npy_i64(&[1]))];
+    assert!(message("e.npz", &short).contains("1 labels for 2 pictures"));
+    let negative = [("x", pictures()), ("labels", npy_i64(&[1, -1]))];
+    assert!(message("f.npz", &negative).contains("negative label at [1]"));
+    let cut = npy_header("|u1", false, "(9, 3, 2, 2)", &[0; 12]);
+    assert!(message("g.npz", &[("x", cut)]).contains("truncated"));
+}
+
+#[test]
+fn cifar_records_have_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(folder.path(), "test_batch.bin", cifar(&[3, 9]));
+    let dataset = open(std::slice::from_ref(&path), None).unwrap();
+    assert_eq!(ids(&dataset), ["test_batch.bin#0", "test_batch.bin#1"]);
+    let item = dataset.item(1);
+    assert_eq!(item.label, Some(9));
+    let picture = dataset.load(&item).unwrap();
+    assert_eq!((picture.shape.height, picture.shape.width), (32, 32));
+    assert_eq!(picture.pixels, [1.0 / 255.0; 3072]);
+
+    let odd = write(folder.path(), "odd.bin", &cifar(&[1, 2])[..5000]);
+    assert!(refusal(&odd, None).contains("no whole number of CIFAR-10 records"));
+    let label = write(folder.path(), "label.bin", cifar(&[1, 10]));
+    assert!(refusal(&label, None).contains("label 10 at record 1"));
+}
+
+#[test]
+fn manifests_list_files_labels_and_more() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "data/x/a.png", png(3, 2));
+    let lines = concat!(
+        r#"{"file": "x/a.png", "label": 5, "attack": "pgd"}"#,
+        "\n\n",
+        r#"{"file": "x/a.png"}"#,
+        "\n",
+        r#"{"file": "gone.png", "label": null}"#,
+    );
+    let path = write(folder.path(), "data/list.jsonl", lines);
+    let dataset = open(&[path], None).unwrap();
+    assert_eq!(ids(&dataset), ["x/a.png", "x/a~2.png", "gone.png"]);
+    let item = dataset.item(0);
+    assert_eq!(item.label, Some(5));
+    assert_eq!(item.more["attack"], "pgd");
+    assert_eq!(dataset.load(&item).unwrap().pixels, expected(3, 2));
+    assert!(dataset.load(&dataset.item(1)).is_ok());
+    assert!(
+        dataset
+            .load(&dataset.item(2))
+            .unwrap_err()
+            .to_string()
+            .contains("No such file")
+    );
+
+    for (line, message) in [
+        ("{\"file\": \"a\"}\n[1]", "line 2 is no JSON object"),
+        ("{\"label\": 1}", "line 1 has no field file"),
+        ("{\"file\": 1}", "line 1 has a file that is no path"),
+        ("{\"file\": \"a\", \"label\": -1}", "line 1 has label -1"),
+        (
+            "{\"file\": \"a\", \"label\": \"cat\"}",
+            "line 1 has label \"cat\"",
+        ),
+        ("{\"file\": ", "line 1 is no JSON object"),
+    ] {
+        let path = write(folder.path(), "bad.jsonl", line);
+        let error = refusal(&path, None);
+        assert!(error.contains(message), "{error}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_no_regular_file_is_refused_without_waiting() {
+    let error = load(Path::new("/dev/zero"), None).remove(0).unwrap_err();
+    assert!(error.to_string().contains("not a regular file"), "{error}");
+}
+
+#[test]
+fn the_sample_photographs_load() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/imagenet");
+    if !data.is_dir() {
+        eprintln!("skipped: no ../shared/imagenet");
+        return;
+    }
+    let classes = Classes::open(&data.join("classes.txt")).unwrap();
+    assert_eq!(classes.len(), 1000);
+    let clean = Dataset::open(&[data.join("clean")], None, Some(classes)).unwrap();
+    let manifest = open(&[data.join("manifest.jsonl")], None).unwrap();
+    for (item, listed) in clean.items().zip(manifest.items()) {
+        assert_eq!(format!("clean/{}", item.id), listed.id);
+        assert_eq!(item.label, listed.label);
+        assert_eq!(clean.load(&item).unwrap(), manifest.load(&listed).unwrap());
+    }
+}
