@@ -46,6 +46,9 @@ fn convolutions() {
         window([5, 3], [1, 2], [1, 1], UNEVEN),
         window([3, 3], [1, 1], [2, 2], all(2)),
         window([4, 4], [4, 4], [1, 1], all(1)),
+        // Patches.
+        window([4, 4], [4, 4], [1, 1], NO_PADS),
+        window([8, 2], [8, 2], [1, 1], NO_PADS),
     ];
     let channels = [
         (1, 1, 1),
