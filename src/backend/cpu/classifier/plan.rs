@@ -8,17 +8,18 @@ use std::sync::Arc;
 
 use super::broadcast::Unit;
 use super::conv;
-use super::elementwise::{Map, Pair, ScaleShift, Side};
+use super::elementwise::{Map, Pair, Side};
+use super::layout::{Layout, Picture, in_layout, lanes, repeated};
 use super::matmul::{Gemm, MatMul};
 use super::moves::{Concat, Fill, Moves, Relayout};
-use super::operation::{Operation, lanes_for, numbers_mut};
+use super::operation::Operation;
 use super::pool::{self, Pool};
 use super::reduce::Reduce;
+use super::scale_shift::ScaleShift;
 use super::softmax::Softmax;
-use crate::backend::cpu::blocked::layout::{self, groups};
-use crate::backend::cpu::simd::{LANES, Lanes, zeroed};
+use crate::backend::cpu::simd::LANES;
 use crate::classifier::layout::tables;
-use crate::classifier::{Conv, Function, Graph, Node, Op, PadMode, Pads, Value, ValueId, Window};
+use crate::classifier::{Conv, Function, Graph, Node, Op, PadMode, Pads, ValueId, Window};
 use crate::error::{Error, Result};
 
 /// Names a buffer of a plan.
@@ -74,76 +75,6 @@ impl Plan {
             output,
         })
     }
-}
-
-/// How a value lies in its buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Layout {
-    Rows,
-    Blocked,
-}
-
-/// A picture's sizes: `[images, channels, height, width]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Picture {
-    images: usize,
-    channels: usize,
-    size: [usize; 2],
-}
-
-impl Picture {
-    fn of(dims: &[usize]) -> Option<Picture> {
-        let [images, channels, height, width] = *dims else {
-            return None;
-        };
-        Some(Picture {
-            images,
-            channels,
-            size: [height, width],
-        })
-    }
-
-    fn plane(&self) -> usize {
-        self.size[0] * self.size[1]
-    }
-
-    fn dims(&self) -> [usize; 4] {
-        [self.images, self.channels, self.size[0], self.size[1]]
-    }
-
-    /// The shape in channel groups.
-    fn in_groups(&self) -> [usize; 4] {
-        [
-            self.images,
-            groups(self.channels),
-            self.size[0],
-            self.size[1],
-        ]
-    }
-
-    /// Whether both layouts are the same.
-    fn is_vector(&self) -> bool {
-        self.plane() == 1 && (self.images == 1 || self.channels.is_multiple_of(LANES))
-    }
-}
-
-/// Groups of lanes of a value of shape `dims` in a layout.
-fn lanes(name: &str, dims: &[usize], layout: Layout) -> Result<usize> {
-    let count = |dims: &[usize]| {
-        let bytes = dims
-            .iter()
-            .try_fold(size_of::<Lanes>(), |n, &len| n.checked_mul(len))?;
-        (bytes <= isize::MAX as usize / 4).then_some(bytes / size_of::<Lanes>())
-    };
-    let lanes = match (layout, Picture::of(dims)) {
-        (Layout::Blocked, Some(picture)) => count(&picture.in_groups()),
-        _ => count(dims).map(lanes_for),
-    };
-    lanes.ok_or_else(|| {
-        Error::invalid(format!(
-            "the shape {dims:?} of {name} is beyond the address space"
-        ))
-    })
 }
 
 /// An operation, and the values it takes in its layout.
@@ -510,38 +441,6 @@ impl Planner<'_> {
         }
         Planned::new(Concat::new(rows, outer), &node.inputs)
     }
-}
-
-/// A constant in a layout.
-fn in_layout(value: &Value, data: &[f32], layout: Layout) -> Result<Vec<Lanes>> {
-    let mut to = zeroed(lanes(&value.name, &value.dims, layout)?);
-    match (layout, Picture::of(&value.dims)) {
-        (Layout::Blocked, Some(picture)) if !data.is_empty() => {
-            let image = picture.channels * picture.plane();
-            let blocked = to.len() / picture.images;
-            for (from, to) in data.chunks_exact(image).zip(to.chunks_exact_mut(blocked)) {
-                layout::block(from, picture.plane(), to);
-            }
-        }
-        _ => numbers_mut(&mut to)[..data.len()].copy_from_slice(data),
-    }
-    Ok(to)
-}
-
-/// A constant of up to four axes, blocked; one channel is repeated to `channels`.
-fn repeated(value: &Value, data: &[f32], channels: usize) -> Result<Vec<Lanes>> {
-    let mut dims = value.dims.clone();
-    while dims.len() < 4 {
-        dims.insert(0, 1);
-    }
-    if dims[1] == 1 && channels > 1 {
-        return Ok(data.iter().map(|&x| Lanes([x; LANES])).collect());
-    }
-    let value = Value {
-        dims,
-        ..value.clone()
-    };
-    in_layout(&value, data, Layout::Blocked)
 }
 
 /// An operation that only moves elements; blocked, where whole groups of channels stay together.
