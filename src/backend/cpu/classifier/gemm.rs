@@ -56,16 +56,25 @@ pub fn pack(from: Strided<'_>, k: usize, n: usize, to: &mut [Lanes]) {
     for (panel, to) in to.chunks_exact_mut(k.max(1)).enumerate() {
         let first = panel * LANES;
         let columns = LANES.min(n - first);
-        for (row, to) in to.iter_mut().enumerate() {
-            let start = row * from.row + first * from.column;
-            if from.column == 1 {
+        if columns < LANES {
+            to.fill(Lanes::ZERO);
+        }
+        if from.column == 1 {
+            for (row, to) in to.iter_mut().enumerate() {
+                let start = row * from.row + first;
                 to.0[..columns].copy_from_slice(&from.data[start..start + columns]);
-            } else {
-                for (column, to) in to.0[..columns].iter_mut().enumerate() {
-                    *to = from.data[start + column * from.column];
+            }
+            continue;
+        }
+        // Column by column, as a transposed matrix lies, in stretches that stay in the cache.
+        for (stretch, to) in to.chunks_mut(64).enumerate() {
+            for column in 0..columns {
+                let start = stretch * 64 * from.row + (first + column) * from.column;
+                let numbers = from.data[start..].iter().step_by(from.row.max(1));
+                for (to, &x) in to.iter_mut().zip(numbers) {
+                    to.0[column] = x;
                 }
             }
-            to.0[columns..].fill(0.0);
         }
     }
 }
@@ -109,14 +118,25 @@ impl Product<'_> {
                 && self.bias.is_none_or(|bias| bias.len() == self.n)
                 && (rows - 1) * stride + columns.len() <= c.len()
         );
-        dispatch(Tiles {
+        dispatch(self.tiles(first_row, rows, columns, c, stride));
+    }
+
+    fn tiles<'b>(
+        &'b self,
+        first_row: usize,
+        rows: usize,
+        columns: std::ops::Range<usize>,
+        c: &mut [f32],
+        stride: usize,
+    ) -> Tiles<'b> {
+        Tiles {
             product: self,
             first_row,
             rows,
             columns,
             c: c.as_mut_ptr(),
             stride,
-        });
+        }
     }
 }
 
@@ -391,6 +411,14 @@ mod tests {
                         (f64::from(c) - exact).abs() <= bound,
                         "{m} {k} {n}: {c} {exact}"
                     );
+                }
+                // The smaller tiles of processors with fewer registers, too.
+                let mut portable = vec![1.0; m * n];
+                let tiles = product.tiles(0, m, 0..n, &mut portable, n);
+                tiles.run::<crate::backend::cpu::simd::Portable>();
+                for (&portable, &c) in portable.iter().zip(&c) {
+                    let bound = ((k + 2) * (k + 2)) as f32 * 2f32.powi(-23);
+                    assert!((portable - c).abs() <= bound, "{m} {k} {n}");
                 }
                 // Cut in rows and columns, bit by bit the same.
                 let mut cut = vec![1.0; m * n];

@@ -9,6 +9,7 @@ mod broadcast;
 mod conv;
 mod elementwise;
 mod gemm;
+mod layout;
 mod matmul;
 mod memory;
 mod moves;
@@ -16,6 +17,7 @@ mod operation;
 mod plan;
 mod pool;
 mod reduce;
+mod scale_shift;
 mod schedule;
 mod softmax;
 #[cfg(test)]

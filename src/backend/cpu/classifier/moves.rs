@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::broadcast::Unit;
 use super::operation::{Backward, Inputs, Operation, Shared, numbers, numbers_mut};
 use crate::backend::cpu::blocked::layout;
-use crate::backend::cpu::simd::Lanes;
+use crate::backend::cpu::simd::{LANES, Lanes};
 use crate::classifier::Function;
 use crate::classifier::layout::PADDING;
 
@@ -21,6 +21,8 @@ pub struct Moves {
     /// Units of an innermost row.
     row: usize,
     padding: f32,
+    /// Whether no two output elements copy the same one.
+    distinct: bool,
 }
 
 /// Neighbours that come from neighbours.
@@ -36,8 +38,9 @@ struct Stretch {
 }
 
 impl Moves {
-    /// Moves by tables as [`crate::classifier::layout::tables`] makes them.
-    pub fn new(unit: Unit, tables: Vec<Vec<usize>>, padding: f32) -> Self {
+    /// Moves by tables as [`crate::classifier::layout::tables`] makes them; `distinct` says that no two
+    /// output elements copy the same one.
+    pub fn new(unit: Unit, tables: Vec<Vec<usize>>, padding: f32, distinct: bool) -> Self {
         let mut tables = merged(tables);
         let last = tables.pop().unwrap_or_else(|| vec![0]);
         let mut inner: Vec<Stretch> = Vec::new();
@@ -61,6 +64,7 @@ impl Moves {
             inner,
             row: last.len(),
             padding,
+            distinct,
         }
     }
 
@@ -187,33 +191,39 @@ impl Operation for Moves {
         if !pass.accumulate {
             pass.to.fill(Lanes::ZERO);
         }
-        let (to, gradient) = (numbers_mut(pass.to), numbers(pass.gradient));
+        let (gradient, len) = (numbers(pass.gradient), pass.to.len() * LANES);
         let unit = self.unit.len();
         let row = self.row * unit;
-        // Several elements may come from the same: one after another, in order.
-        for i in 0..self.rows() {
+        let to = Shared::new(pass.to);
+        let add_row = |i: usize| {
             let start = self.start(i);
             if start == PADDING {
-                continue;
+                return;
             }
             let gradient = &gradient[i * row..][..row];
             for stretch in self.inner.iter().filter(|s| s.from != PADDING) {
                 let gradient = &gradient[stretch.to * unit..][..stretch.len * unit];
-                let from = start + stretch.from;
-                if stretch.step == 1 {
-                    let to = &mut to[from * unit..][..gradient.len()];
-                    for (to, g) in to.iter_mut().zip(gradient) {
-                        *to += g;
-                    }
-                    continue;
-                }
+                let first = (start + stretch.from) * unit;
+                let step = stretch.step * unit;
+                assert!(first + (stretch.len - 1) * step + unit <= len);
                 for (i, gradient) in gradient.chunks_exact(unit).enumerate() {
-                    let to = &mut to[(from + i * stretch.step) * unit..][..unit];
-                    for (to, g) in to.iter_mut().zip(gradient) {
-                        *to += g;
+                    for (lane, g) in gradient.iter().enumerate() {
+                        // SAFETY: within the buffer, as asserted; rows that run at the same time
+                        // add to different elements.
+                        unsafe { *to.ptr().add(first + i * step + lane) += g };
                     }
                 }
             }
+        };
+        if self.distinct {
+            let at_once = (4096 / row.max(1)).max(1);
+            (0..self.rows())
+                .into_par_iter()
+                .with_min_len(at_once)
+                .for_each(add_row);
+        } else {
+            // Several elements may come from the same: one after another, in order.
+            (0..self.rows()).for_each(add_row);
         }
     }
 

@@ -7,18 +7,19 @@
 use std::sync::Arc;
 
 use super::broadcast::Unit;
-use super::conv::Conv;
-use super::elementwise::{Map, Pair, ScaleShift, Side};
+use super::conv;
+use super::elementwise::{Map, Pair, Side};
+use super::layout::{Layout, Picture, in_layout, lanes, repeated};
 use super::matmul::{Gemm, MatMul};
 use super::moves::{Concat, Fill, Moves, Relayout};
-use super::operation::{Operation, lanes_for, numbers_mut};
+use super::operation::Operation;
 use super::pool::{self, Pool};
 use super::reduce::Reduce;
+use super::scale_shift::ScaleShift;
 use super::softmax::Softmax;
-use crate::backend::cpu::blocked::layout::{self, groups};
-use crate::backend::cpu::simd::{LANES, Lanes, zeroed};
+use crate::backend::cpu::simd::LANES;
 use crate::classifier::layout::tables;
-use crate::classifier::{Function, Graph, Node, Op, PadMode, Value, ValueId};
+use crate::classifier::{Conv, Function, Graph, Node, Op, PadMode, Pads, ValueId, Window};
 use crate::error::{Error, Result};
 
 /// Names a buffer of a plan.
@@ -55,7 +56,11 @@ impl Plan {
             buffers: Vec::new(),
             places: vec![[None; 2]; graph.values.len()],
         };
-        let input = planner.buffer(lanes(graph.value(graph.input), Layout::Rows)?);
+        let input = planner.buffer(lanes(
+            "the image",
+            &graph.value(graph.input).dims,
+            Layout::Rows,
+        )?);
         planner.set(graph.input, Layout::Rows, input);
         for node in &graph.nodes {
             planner.node(node).map_err(|error| {
@@ -70,73 +75,6 @@ impl Plan {
             output,
         })
     }
-}
-
-/// How a value lies in its buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Layout {
-    Rows,
-    Blocked,
-}
-
-/// A picture's sizes: `[images, channels, height, width]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Picture {
-    images: usize,
-    channels: usize,
-    size: [usize; 2],
-}
-
-impl Picture {
-    fn of(dims: &[usize]) -> Option<Picture> {
-        let [images, channels, height, width] = *dims else {
-            return None;
-        };
-        Some(Picture {
-            images,
-            channels,
-            size: [height, width],
-        })
-    }
-
-    fn plane(&self) -> usize {
-        self.size[0] * self.size[1]
-    }
-
-    /// The shape in channel groups.
-    fn in_groups(&self) -> [usize; 4] {
-        [
-            self.images,
-            groups(self.channels),
-            self.size[0],
-            self.size[1],
-        ]
-    }
-
-    /// Whether both layouts are the same.
-    fn is_vector(&self) -> bool {
-        self.plane() == 1 && (self.images == 1 || self.channels.is_multiple_of(LANES))
-    }
-}
-
-/// Groups of lanes of a value in a layout.
-fn lanes(value: &Value, layout: Layout) -> Result<usize> {
-    let count = |dims: &[usize]| {
-        let bytes = dims
-            .iter()
-            .try_fold(size_of::<Lanes>(), |n, &len| n.checked_mul(len))?;
-        (bytes <= isize::MAX as usize / 4).then_some(bytes / size_of::<Lanes>())
-    };
-    let lanes = match (layout, Picture::of(&value.dims)) {
-        (Layout::Blocked, Some(picture)) => count(&picture.in_groups()),
-        _ => count(&value.dims).map(lanes_for),
-    };
-    lanes.ok_or_else(|| {
-        Error::invalid(format!(
-            "the shape {:?} of {} is beyond the address space",
-            value.dims, value.name
-        ))
-    })
 }
 
 /// An operation, and the values it takes in its layout.
@@ -190,9 +128,9 @@ impl Planner<'_> {
             return Ok(buffer);
         }
         let value = self.graph.value(id);
-        let len = lanes(value, layout)?;
+        let len = lanes(&value.name, &value.dims, layout)?;
         let (operation, inputs): (Box<dyn Operation>, _) = if let Some(data) = &value.data {
-            (Box::new(Fill(constant(value, data, layout)?)), Vec::new())
+            (Box::new(Fill(in_layout(value, data, layout)?)), Vec::new())
         } else {
             let other = match layout {
                 Layout::Rows => Layout::Blocked,
@@ -231,6 +169,9 @@ impl Planner<'_> {
             self.set(node.output, Layout::Rows, buffer);
             return Ok(());
         }
+        if self.patches(node)? {
+            return Ok(());
+        }
         let only_blocked = |&id: &ValueId| {
             self.place(id, Layout::Blocked).is_some() && self.place(id, Layout::Rows).is_none()
         };
@@ -246,21 +187,92 @@ impl Planner<'_> {
             let inputs = (planned.inputs.iter())
                 .map(|&id| self.get(id, layout))
                 .collect::<Result<_>>()?;
-            let output = self.buffer(lanes(self.graph.value(node.output), layout)?);
-            self.steps.push(Step {
-                operation: planned.operation,
-                inputs,
-                output,
-                activation: node.op.activation(),
-            });
-            let is_picture = self.dims(node.output).len() == 4;
-            let layout = if is_picture { layout } else { Layout::Rows };
-            self.set(node.output, layout, output);
-            return Ok(());
+            return self.push(node, planned.operation, inputs, layout);
         }
         Err(Error::invalid(
             "the cpu backend cannot compute it with these shapes",
         ))
+    }
+
+    /// Plans a convolution of patches; whether it is one.
+    fn patches(&mut self, node: &Node) -> Result<bool> {
+        let output = self.graph.value(node.output);
+        let x = node.inputs[0];
+        let (Op::Conv(conv), Some(picture), &[_, _, height, width]) =
+            (&node.op, Picture::of(self.dims(x)), &output.dims[..])
+        else {
+            return Ok(false);
+        };
+        let Some((conv, channels, moves)) = patches(conv, picture, [height, width]) else {
+            return Ok(false);
+        };
+        let planned = self.convolution(node, &conv, channels)?;
+        let image = self.get(x, Layout::Rows)?;
+        let rearranged = self.buffer(lanes(
+            output.name.as_str(),
+            &channels.dims(),
+            Layout::Blocked,
+        )?);
+        self.steps.push(Step {
+            operation: Box::new(moves),
+            inputs: vec![image],
+            output: rearranged,
+            activation: None,
+        });
+        let mut inputs = vec![rearranged];
+        for &residual in &planned.inputs[1..] {
+            inputs.push(self.get(residual, Layout::Blocked)?);
+        }
+        self.push(node, planned.operation, inputs, Layout::Blocked)?;
+        Ok(true)
+    }
+
+    /// A convolution of pictures of these sizes, with the node's weights.
+    fn convolution(&self, node: &Node, conv: &Conv, picture: Picture) -> Result<Planned> {
+        let (weight, bias) = (self.constant(node, 1)?, self.constant(node, 2)?);
+        let inputs = [&node.inputs[..1], &node.inputs[3..]].concat();
+        let residual = inputs.len() > 1;
+        let Picture {
+            images,
+            channels,
+            size,
+        } = picture;
+        let operation = conv::Conv::new(conv, images, channels, size, weight, bias, residual)?;
+        Ok(Planned {
+            operation: Box::new(operation),
+            inputs,
+        })
+    }
+
+    /// Input `i` of a node, which must be a constant.
+    fn constant(&self, node: &Node, i: usize) -> Result<&[f32]> {
+        self.graph.constant(node.inputs[i]).ok_or_else(|| {
+            Error::invalid(format!("input {i} is computed where a constant is needed"))
+        })
+    }
+
+    /// Adds the step that computes a node's output in a layout.
+    fn push(
+        &mut self,
+        node: &Node,
+        operation: Box<dyn Operation>,
+        inputs: Vec<BufferId>,
+        layout: Layout,
+    ) -> Result<()> {
+        let value = self.graph.value(node.output);
+        let output = self.buffer(lanes(&value.name, &value.dims, layout)?);
+        self.steps.push(Step {
+            operation,
+            inputs,
+            output,
+            activation: node.op.activation(),
+        });
+        let layout = match value.dims.len() {
+            4 => layout,
+            _ => Layout::Rows,
+        };
+        self.set(node.output, layout, output);
+        Ok(())
     }
 
     /// What computes a node in a layout; `None` where it cannot be computed there.
@@ -272,25 +284,9 @@ impl Planner<'_> {
         if blocked && picture.is_none() && !matches!(node.op, Op::Binary(_)) {
             return Ok(None);
         }
-        let constant = |i: usize| {
-            self.graph.constant(node.inputs[i]).ok_or_else(|| {
-                Error::invalid(format!("input {i} is computed where a constant is needed"))
-            })
-        };
         Ok(match (&node.op, picture) {
             (Op::Conv(conv), Some(picture)) if blocked => {
-                let (weight, bias) = (constant(1)?, constant(2)?);
-                let inputs = [&node.inputs[..1], &node.inputs[3..]].concat();
-                let residual = inputs.len() > 1;
-                let Picture {
-                    images,
-                    channels,
-                    size,
-                } = picture;
-                Planned::new(
-                    Conv::new(conv, images, channels, size, weight, bias, residual)?,
-                    &inputs,
-                )
+                Some(self.convolution(node, conv, picture)?)
             }
             (Op::MaxPool(pool), Some(picture)) if blocked => {
                 let size = [output[2], output[3]];
@@ -304,7 +300,7 @@ impl Planner<'_> {
                 )
             }
             (Op::Gemm { .. }, _) if !blocked => {
-                let (weight, bias) = (constant(1)?, constant(2)?);
+                let (weight, bias) = (self.constant(node, 1)?, self.constant(node, 2)?);
                 let inputs = [&node.inputs[..1], &node.inputs[3..]].concat();
                 let residual = inputs.len() > 1;
                 let wide = dims[dims.len() - 1];
@@ -316,7 +312,12 @@ impl Planner<'_> {
                 Planned::new(MatMul::new(dims, other, output), &node.inputs)
             }
             (Op::ScaleShift { .. }, _) => Planned::new(
-                ScaleShift::new(constant(1)?, constant(2)?, dims, blocked),
+                ScaleShift::new(
+                    self.constant(node, 1)?,
+                    self.constant(node, 2)?,
+                    dims,
+                    blocked,
+                ),
                 &[x],
             ),
             (Op::Map(function), _) => Planned::new(Map(*function), &[x]),
@@ -397,7 +398,7 @@ impl Planner<'_> {
             let side = match &value.data {
                 Some(data) => Side::Constant(Arc::from(match (layout, picture) {
                     (Layout::Blocked, Some(picture)) => repeated(value, data, picture.channels)?,
-                    _ => constant(value, data, Layout::Rows)?,
+                    _ => in_layout(value, data, Layout::Rows)?,
                 })),
                 None => {
                     inputs += 1;
@@ -442,38 +443,6 @@ impl Planner<'_> {
     }
 }
 
-/// A constant in a layout.
-fn constant(value: &Value, data: &[f32], layout: Layout) -> Result<Vec<Lanes>> {
-    let mut to = zeroed(lanes(value, layout)?);
-    match (layout, Picture::of(&value.dims)) {
-        (Layout::Blocked, Some(picture)) if !data.is_empty() => {
-            let image = picture.channels * picture.plane();
-            let blocked = to.len() / picture.images;
-            for (from, to) in data.chunks_exact(image).zip(to.chunks_exact_mut(blocked)) {
-                layout::block(from, picture.plane(), to);
-            }
-        }
-        _ => numbers_mut(&mut to)[..data.len()].copy_from_slice(data),
-    }
-    Ok(to)
-}
-
-/// A constant of up to four axes, blocked; one channel is repeated to `channels`.
-fn repeated(value: &Value, data: &[f32], channels: usize) -> Result<Vec<Lanes>> {
-    let mut dims = value.dims.clone();
-    while dims.len() < 4 {
-        dims.insert(0, 1);
-    }
-    if dims[1] == 1 && channels > 1 {
-        return Ok(data.iter().map(|&x| Lanes([x; LANES])).collect());
-    }
-    let value = Value {
-        dims,
-        ..value.clone()
-    };
-    constant(&value, data, Layout::Blocked)
-}
-
 /// An operation that only moves elements; blocked, where whole groups of channels stay together.
 fn moves(op: &Op, input: &[usize], output: &[usize], blocked: bool) -> Option<Moves> {
     let padding = match op {
@@ -483,12 +452,14 @@ fn moves(op: &Op, input: &[usize], output: &[usize], blocked: bool) -> Option<Mo
         } => *value,
         _ => 0.0,
     };
+    let distinct = match op {
+        Op::Transpose { .. } | Op::Slice { .. } => true,
+        Op::Pad { mode, .. } => matches!(mode, PadMode::Constant(_)),
+        _ => false,
+    };
     if !blocked {
-        return Some(Moves::new(
-            Unit::Number,
-            tables(op, input, output)?,
-            padding,
-        ));
+        let tables = tables(op, input, output)?;
+        return Some(Moves::new(Unit::Number, tables, padding, distinct));
     }
     let (from, to) = (Picture::of(input)?, Picture::of(output)?);
     let mut op = op.clone();
@@ -516,5 +487,55 @@ fn moves(op: &Op, input: &[usize], output: &[usize], blocked: bool) -> Option<Mo
         return None;
     }
     let tables = tables(&op, &from.in_groups(), &to.in_groups())?;
-    Some(Moves::new(Unit::Group, tables, padding))
+    Some(Moves::new(Unit::Group, tables, padding, distinct))
+}
+
+/// A convolution of patches that do not overlap, as vision transformers begin with, whose channels do
+/// not fill the lanes but whose pixels do: a 1×1 convolution of pictures with a channel for each pixel of a patch, and what
+/// rearranges the row-major picture so, channel-blocked.
+fn patches(conv: &Conv, picture: Picture, output: [usize; 2]) -> Option<(Conv, Picture, Moves)> {
+    let [down, across] = conv.window.kernel;
+    let one = Window {
+        kernel: [1, 1],
+        strides: [1, 1],
+        dilations: [1, 1],
+        pads: Pads::default(),
+    };
+    let apart = Window {
+        kernel: [down, across],
+        strides: [down, across],
+        ..one
+    };
+    // Sixteen pixels of a patch are whole rows, or lie within one.
+    let fills = LANES.is_multiple_of(across) && (down * across).is_multiple_of(LANES)
+        || across.is_multiple_of(LANES);
+    if conv.window != apart || conv.group != 1 || picture.channels >= LANES || !fills {
+        return None;
+    }
+    let [height, width] = picture.size;
+    let plane = height * width;
+    let table = |len: usize, step: usize| (0..len).map(|i| i * step).collect::<Vec<_>>();
+    let pixel = |i: usize| i / across * width + i % across;
+    let tables = vec![
+        table(picture.images, picture.channels * plane),
+        table(picture.channels, plane),
+        (0..down * across).step_by(LANES).map(pixel).collect(),
+        table(output[0], down * width),
+        table(output[1], across),
+        (0..LANES).map(pixel).collect(),
+    ];
+    let pointwise = Conv {
+        window: one,
+        ..conv.clone()
+    };
+    let channels = Picture {
+        channels: picture.channels * down * across,
+        size: output,
+        ..picture
+    };
+    Some((
+        pointwise,
+        channels,
+        Moves::new(Unit::Number, tables, 0.0, true),
+    ))
 }

@@ -139,10 +139,15 @@ impl Kernel for Forward<'_> {
             let largest = across(softmax, largest, |x| {
                 x.to_array().into_iter().fold(f32::NEG_INFINITY, f32::max)
             });
-            let mut total = V::splat(0.0);
+            let zero = V::splat(0.0);
+            let mut total = zero;
             vectors(softmax, column, |at, count| unsafe {
                 let shifted = load_part::<V>(x.add(at), count).sub(largest);
-                let e = only(exp(shifted), count, 0.0);
+                // Far below the largest: 0 instead of a number that denormal arithmetic would slow.
+                let e = shifted
+                    .add(V::splat(80.0))
+                    .select_positive(exp(shifted), zero);
+                let e = only(e, count, 0.0);
                 total = total.add(e);
                 store_part(
                     if softmax.logarithm { shifted } else { e },

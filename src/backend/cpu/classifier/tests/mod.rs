@@ -2,6 +2,7 @@
 
 mod engine;
 mod operations;
+mod pairs;
 
 use crate::backend::cpu::CpuBackend;
 use crate::backend::cpu::classifier::CpuClassifier;
