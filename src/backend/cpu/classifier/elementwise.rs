@@ -443,6 +443,14 @@ fn power(a: f32, b: f32) -> f32 {
     if b == 2.0 { a * a } else { a.powf(b) }
 }
 
+/// The gradient of a minimum or maximum by the operand that leads by `lead`: equal operands share it,
+/// as in PyTorch.
+#[inline(always)]
+fn leading<V: F32x16>(lead: V, g: V) -> V {
+    let (zero, half) = (V::splat(0.0), g.mul(V::splat(0.5)));
+    lead.select_positive(g, zero.sub(lead).select_positive(zero, half))
+}
+
 /// Whether the derivative by operand `side` depends on operand `n`.
 fn slope_reads(op: Binary, side: usize, n: usize) -> bool {
     match op {
@@ -456,11 +464,6 @@ fn slope_reads(op: Binary, side: usize, n: usize) -> bool {
 #[inline(always)]
 fn slope<V: F32x16>(op: Binary, side: usize, a: V, b: V, g: V) -> V {
     let zero = V::splat(0.0);
-    // Equal operands of a minimum or maximum share its gradient, as in PyTorch.
-    let share = |lead: V| {
-        let half = g.mul(V::splat(0.5));
-        lead.select_positive(g, zero.sub(lead).select_positive(zero, half))
-    };
     match (op, side) {
         (Binary::Add, _) | (Binary::Sub, 0) => g,
         (Binary::Sub, _) => zero.sub(g),
@@ -476,7 +479,7 @@ fn slope<V: F32x16>(op: Binary, side: usize, a: V, b: V, g: V) -> V {
         (Binary::Pow, _) => g.mul(lanewise(a, b, |a, b| {
             if a > 0.0 { power(a, b) * a.ln() } else { 0.0 }
         })),
-        (Binary::Min, 0) | (Binary::Max, 1) => share(b.sub(a)),
-        (Binary::Min, _) | (Binary::Max, _) => share(a.sub(b)),
+        (Binary::Min, 0) | (Binary::Max, 1) => leading(b.sub(a), g),
+        (Binary::Min, _) | (Binary::Max, _) => leading(a.sub(b), g),
     }
 }

@@ -81,30 +81,33 @@ impl Operation for Softmax {
     }
 }
 
-/// Calls `f(at, count)` for the vectors of a row of `length` numbers, or of one column of vectors in
-/// `[length][inner]`.
+/// Where the vectors of a row of `length` numbers, or of one column of vectors in `[length][inner]`,
+/// start, and how many of their lanes matter.
+///
+/// An iterator, not a function that calls a closure: arithmetic in a closure that is not inlined would
+/// not be compiled for the instruction set.
 #[inline(always)]
-fn vectors(softmax: &Softmax, column: usize, mut f: impl FnMut(usize, usize)) {
-    if softmax.inner == 1 {
-        for i in (0..softmax.length).step_by(LANES) {
-            f(i, LANES.min(softmax.length - i));
-        }
+fn vectors(softmax: &Softmax, column: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+    let along = softmax.inner == 1;
+    let (vectors, step, end) = if along {
+        (softmax.length.div_ceil(LANES), LANES, softmax.length)
     } else {
-        let count = LANES.min(softmax.inner - column);
-        for i in 0..softmax.length {
-            f(i * softmax.inner + column, count);
-        }
-    }
+        (softmax.length, softmax.inner, softmax.inner - column)
+    };
+    (0..vectors).map(move |i| {
+        let left = if along { end - i * LANES } else { end };
+        (column + i * step, left.min(LANES))
+    })
 }
 
-/// Joins a row's partial results: over the lanes where a row lies along them.
+/// The largest lane.
 #[inline(always)]
-fn across<V: F32x16>(softmax: &Softmax, x: V, join: impl Fn(V) -> f32) -> V {
-    if softmax.inner == 1 {
-        V::splat(join(x))
-    } else {
-        x
+fn largest_lane<V: F32x16>(x: V) -> f32 {
+    let mut largest = f32::NEG_INFINITY;
+    for lane in x.to_array() {
+        largest = largest.max(lane);
     }
+    largest
 }
 
 /// The lanes from `count` on replaced.
@@ -131,31 +134,39 @@ impl Kernel for Forward<'_> {
         let Forward { softmax, x, y } = self;
         for column in (0..softmax.inner).step_by(LANES) {
             let mut largest = V::splat(f32::NEG_INFINITY);
-            // SAFETY: here and below, `x` and `y` are `[length][inner]`.
-            vectors(softmax, column, |at, count| unsafe {
-                let x = only(load_part::<V>(x.add(at), count), count, f32::NEG_INFINITY);
-                largest = largest.max(x);
-            });
-            let largest = across(softmax, largest, |x| {
-                x.to_array().into_iter().fold(f32::NEG_INFINITY, f32::max)
-            });
+            for (at, count) in vectors(softmax, column) {
+                // SAFETY: here and below, `x` and `y` are `[length][inner]`.
+                unsafe {
+                    let x = only(load_part::<V>(x.add(at), count), count, f32::NEG_INFINITY);
+                    largest = largest.max(x);
+                }
+            }
+            // Where a row lies along the lanes, over them too.
+            if softmax.inner == 1 {
+                largest = V::splat(largest_lane(largest));
+            }
             let zero = V::splat(0.0);
             let mut total = zero;
-            vectors(softmax, column, |at, count| unsafe {
-                let shifted = load_part::<V>(x.add(at), count).sub(largest);
-                // Far below the largest: 0 instead of a number that denormal arithmetic would slow.
-                let e = shifted
-                    .add(V::splat(80.0))
-                    .select_positive(exp(shifted), zero);
-                let e = only(e, count, 0.0);
-                total = total.add(e);
-                store_part(
-                    if softmax.logarithm { shifted } else { e },
-                    y.add(at),
-                    count,
-                );
-            });
-            let total = across(softmax, total, sum);
+            for (at, count) in vectors(softmax, column) {
+                // SAFETY: as above.
+                unsafe {
+                    let shifted = load_part::<V>(x.add(at), count).sub(largest);
+                    // Far below the largest: 0 instead of a number that denormal arithmetic would slow.
+                    let e = shifted
+                        .add(V::splat(80.0))
+                        .select_positive(exp(shifted), zero);
+                    let e = only(e, count, 0.0);
+                    total = total.add(e);
+                    store_part(
+                        if softmax.logarithm { shifted } else { e },
+                        y.add(at),
+                        count,
+                    );
+                }
+            }
+            if softmax.inner == 1 {
+                total = V::splat(sum(total));
+            }
             let factor = if softmax.logarithm {
                 let mut lanes = total.to_array();
                 for lane in &mut lanes {
@@ -165,15 +176,18 @@ impl Kernel for Forward<'_> {
             } else {
                 V::splat(1.0).div(total)
             };
-            vectors(softmax, column, |at, count| unsafe {
-                let part: V = load_part(y.add(at), count);
-                let part = if softmax.logarithm {
-                    part.sub(factor)
-                } else {
-                    part.mul(factor)
-                };
-                store_part(part, y.add(at), count);
-            });
+            for (at, count) in vectors(softmax, column) {
+                // SAFETY: as above.
+                unsafe {
+                    let part: V = load_part(y.add(at), count);
+                    let part = if softmax.logarithm {
+                        part.sub(factor)
+                    } else {
+                        part.mul(factor)
+                    };
+                    store_part(part, y.add(at), count);
+                }
+            }
         }
     }
 }
@@ -199,33 +213,40 @@ impl Kernel for Gradient<'_> {
         } = self;
         for column in (0..softmax.inner).step_by(LANES) {
             let mut total = V::splat(0.0);
-            // SAFETY: here and below, all three are `[length][inner]`.
-            vectors(softmax, column, |at, count| unsafe {
-                let g: V = load_part(gradient.add(at), count);
-                let term = if softmax.logarithm {
-                    g
-                } else {
-                    load_part::<V>(y.add(at), count).mul(g)
-                };
-                total = total.add(term);
-            });
-            let total = across(softmax, total, sum);
-            vectors(softmax, column, |at, count| unsafe {
-                let g: V = load_part(gradient.add(at), count);
-                let y: V = load_part(y.add(at), count);
-                let by = if softmax.logarithm {
-                    g.sub(exp(y).mul(total))
-                } else {
-                    y.mul(g.sub(total))
-                };
-                let to = to.add(at);
-                let by = if accumulate {
-                    load_part::<V>(to, count).add(by)
-                } else {
-                    by
-                };
-                store_part(by, to, count);
-            });
+            for (at, count) in vectors(softmax, column) {
+                // SAFETY: here and below, all three are `[length][inner]`.
+                unsafe {
+                    let g: V = load_part(gradient.add(at), count);
+                    let term = if softmax.logarithm {
+                        g
+                    } else {
+                        load_part::<V>(y.add(at), count).mul(g)
+                    };
+                    total = total.add(term);
+                }
+            }
+            if softmax.inner == 1 {
+                total = V::splat(sum(total));
+            }
+            for (at, count) in vectors(softmax, column) {
+                // SAFETY: as above.
+                unsafe {
+                    let g: V = load_part(gradient.add(at), count);
+                    let y: V = load_part(y.add(at), count);
+                    let by = if softmax.logarithm {
+                        g.sub(exp(y).mul(total))
+                    } else {
+                        y.mul(g.sub(total))
+                    };
+                    let to = to.add(at);
+                    let by = if accumulate {
+                        load_part::<V>(to, count).add(by)
+                    } else {
+                        by
+                    };
+                    store_part(by, to, count);
+                }
+            }
         }
     }
 }
