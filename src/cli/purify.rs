@@ -50,7 +50,13 @@ fn run_on<B: Backend>(
     let shape = victim.graph.input_shape();
     let mut options = args.defense.options(shape.channels)?;
     options.eight_bit = args.run.save == SaveFormat::Png;
-    let plan = Plan::new(backend, &options, shape, args.defense.capacity)?;
+    let plan = Plan::new(
+        backend,
+        &options,
+        shape,
+        victim.graph.classes(),
+        args.defense.capacity,
+    )?;
     let description = RunDescription {
         command: "purify",
         configuration: json!({ "classifier": victim.describe(), "defense": options }),
