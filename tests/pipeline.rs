@@ -111,6 +111,12 @@ impl Backend for Toy {
     fn dip_capacity(&self, _: &NetSpec, _: usize, _: usize) -> Result<usize> {
         Ok(64)
     }
+    fn dip_bytes(&self, _: &NetSpec, _: usize, _: usize, capacity: usize) -> Result<u128> {
+        Ok(1000 * capacity as u128)
+    }
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
 }
 
 fn options() -> Options {
@@ -294,7 +300,7 @@ fn eight_bit_outputs_are_judged_as_they_will_be_stored() {
 #[test]
 fn the_scheduler_keeps_order_and_passes_unreadable_pictures_on() {
     let prober = Prober::new(&Toy, Linear, 8).unwrap();
-    let plan = Plan::new(&Toy, &options(), SHAPE, Some(30)).unwrap();
+    let plan = Plan::new(&Toy, &options(), SHAPE, 3, Some(30)).unwrap();
     // 12×10 in tiles of 8: four tiles, three restarts.
     assert_eq!(
         plan,

@@ -5,6 +5,7 @@ use std::ops::{Add, Mul, Sub};
 
 use rayon::prelude::*;
 
+use super::memory::free_bytes;
 use super::{At, Blend, ImageBuffer, ImageOps, ImagePair, ImageShape, Push, Stitch, TileGrid};
 use crate::error::{Error, Result};
 
@@ -46,6 +47,9 @@ impl Real for f64 {
     }
 }
 
+/// Bytes from which on a buffer's size is compared with the free memory first.
+const ASKED_FROM: u128 = 1 << 28;
+
 /// A buffer of images in the machine's memory, CHW, one after another.
 #[derive(Clone, Debug)]
 pub struct HostImages<T> {
@@ -67,6 +71,11 @@ impl<T: Real> HostImages<T> {
             .and_then(|n| n.checked_mul(shape.width))
             .and_then(|n| n.checked_mul(len))
             .ok_or_else(refused)?;
+        // Linux promises more than it has, and ends a program that takes it at its word.
+        let bytes = elements as u128 * size_of::<T>() as u128;
+        if bytes > ASKED_FROM && free_bytes().is_some_and(|free| bytes > free.into()) {
+            return Err(refused());
+        }
         let mut pixels = Vec::new();
         pixels.try_reserve_exact(elements).map_err(|_| refused())?;
         pixels.resize(elements, T::default());

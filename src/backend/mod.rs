@@ -10,6 +10,7 @@
 
 pub mod cpu;
 pub mod host;
+mod memory;
 pub mod reference;
 mod slots;
 
@@ -344,4 +345,17 @@ pub trait Backend: ImageOps + Send + Sync + Sized {
     fn classifier(&self, graph: &Graph, batch: usize) -> Result<Self::Classifier>;
     /// How many instances this device runs well at once, within its memory.
     fn dip_capacity(&self, spec: &NetSpec, height: usize, width: usize) -> Result<usize>;
+    /// Bytes that [`dip`](Self::dip) of the same arguments takes.
+    ///
+    /// # Errors
+    /// The network is impossible or cannot fit that size.
+    fn dip_bytes(
+        &self,
+        spec: &NetSpec,
+        height: usize,
+        width: usize,
+        capacity: usize,
+    ) -> Result<u128>;
+    /// Bytes of the device's memory that are free; `None` where that cannot be known.
+    fn free_bytes(&self) -> Option<u64>;
 }

@@ -115,22 +115,24 @@ fn run_on<B: Backend>(
         configuration: json!({ "classifier": victim.describe(), "attack": options }),
         more: Map::from_iter([("device".into(), Value::from(backend.name()))]),
     };
-    let folder = RunFolder::open(&args.run.options(), description, dataset)?;
     let stop = interrupt::catch()?;
-    let open: Vec<Item> = dataset
-        .items()
-        .filter(|item| !folder.is_finished(&item.id))
-        .collect();
-    let progress = Progress::new(open.len());
+    let folder = RunFolder::open(&args.run.options(), description, dataset)?;
+    let open = || dataset.items().filter(|item| !folder.is_finished(&item.id));
+    let progress = Progress::new(open().count());
+    let mut open = open();
     let shape = classifier.input_shape();
     let mut fooled = 0;
     let mut state = RunState::Done;
-    for items in open.chunks(CLASSIFIER_BATCH) {
+    loop {
+        let items: Vec<Item> = open.by_ref().take(CLASSIFIER_BATCH).collect();
+        if items.is_empty() {
+            break;
+        }
         if stop.load(Ordering::Relaxed) {
             state = RunState::Interrupted;
             break;
         }
-        let (ready, broken) = load(victim, dataset, items, classifier.classes());
+        let (ready, broken) = load(victim, dataset, &items, classifier.classes());
         for (item, error) in &broken {
             folder.record(ImageRecord::failed(item, error), None)?;
             progress.failed(error);

@@ -13,12 +13,16 @@ use crate::bench;
 use crate::classifier::{Graph, LoadOptions};
 use crate::dip::Preset;
 use crate::error::Result;
+use crate::io::preprocess::Size;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// Measure this classifier too, an ONNX file
     #[arg(long, value_name = "FILE")]
     pub classifier: Option<PathBuf>,
+    /// Image size to run the classifier at, height first, where its file leaves that open
+    #[arg(long, value_name = "HxW", requires = "classifier")]
+    pub size: Option<Size>,
     /// Measure this preset only
     #[arg(long, value_enum)]
     pub preset: Option<Preset>,
@@ -76,7 +80,10 @@ fn run_on<B: Backend>(backend: &B, args: &Args, peak: f64) -> Result<Outcome> {
         ("presets".into(), Value::from(figures)),
     ]);
     if let Some(path) = &args.classifier {
-        let graph = Graph::load(path, &LoadOptions::default())?;
+        let options = LoadOptions {
+            image_size: args.size.map(|size| (size.height, size.width)),
+        };
+        let graph = Graph::load(path, &options)?;
         let mut classifier = backend.classifier(&graph, CLASSIFIER_BATCH)?;
         let figure = bench::classifier(backend, &mut classifier, budget)?;
         if !args.json {

@@ -61,7 +61,7 @@ pub enum Device {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Purify images
-    Purify(purify::Args),
+    Purify(Box<purify::Args>),
     /// Print labels and confidences, without purification
     Classify(classify::Args),
     /// Make adversarial images, to test a defence with
@@ -169,7 +169,11 @@ fn log_to_stderr(verbose: u8) {
         .filter_level(level)
         .format(|out, record| {
             let level = record.level().as_str().to_ascii_lowercase();
-            writeln!(out, "backstitch: {level}: {}", record.args())
+            writeln!(
+                out,
+                "backstitch: {level}: {}",
+                one_line(&record.args().to_string())
+            )
         })
         .init();
 }

@@ -50,7 +50,13 @@ fn run_on<B: Backend>(
     let shape = victim.graph.input_shape();
     let mut options = args.defense.options(shape.channels)?;
     options.eight_bit = args.run.save == SaveFormat::Png;
-    let plan = Plan::new(backend, &options, shape, args.defense.capacity)?;
+    let plan = Plan::new(
+        backend,
+        &options,
+        shape,
+        victim.graph.classes(),
+        args.defense.capacity,
+    )?;
     let description = RunDescription {
         command: "purify",
         configuration: json!({ "classifier": victim.describe(), "defense": options }),
@@ -62,16 +68,13 @@ fn run_on<B: Backend>(
     let batch = CLASSIFIER_BATCH;
     let prober = Prober::new(backend, backend.classifier(&victim.graph, batch)?, batch)?;
     let mut defense = plan.defense(backend, prober, options)?;
-    let folder = RunFolder::open(&args.run.options(), description, dataset)?;
     let stop = interrupt::catch()?;
+    let folder = RunFolder::open(&args.run.options(), description, dataset)?;
     let clock = Instant::now();
-    let open: Vec<Item> = dataset
-        .items()
-        .filter(|item| !folder.is_finished(&item.id))
-        .collect();
-    let progress = Progress::new(open.len());
+    let open = || dataset.items().filter(|item| !folder.is_finished(&item.id));
+    let progress = Progress::new(open().count());
     let mut tally = Tally::default();
-    let pictures = open.into_iter().map(|item| {
+    let pictures = open().map(|item| {
         let picture = victim.load(dataset, &item);
         (item, picture)
     });

@@ -3,6 +3,7 @@
 use crate::backend::{At, Backend, Blend};
 use crate::error::{Error, Result};
 
+use super::probe::MAX_POINTS;
 use super::{Prober, Reading};
 
 /// How the boundary is searched for.
@@ -27,10 +28,11 @@ impl Default for LocaliseOptions {
 impl LocaliseOptions {
     /// Checks every number.
     pub fn validate(&self) -> Result<()> {
-        if self.fan == 0 {
-            return Err(Error::invalid(
-                "localisation needs at least 1 point a round",
-            ));
+        if self.fan == 0 || self.fan > MAX_POINTS {
+            return Err(Error::invalid(format!(
+                "localisation needs 1 to {MAX_POINTS} points a round, not {}; change --fan",
+                self.fan
+            )));
         }
         // Below 2^-20 neighbouring float32 blends are the same picture.
         if !(1e-6..=1.0).contains(&self.tolerance) {

@@ -11,6 +11,7 @@
 
 mod decision_map;
 mod localise;
+mod memory;
 mod pipeline;
 mod probe;
 mod push;
@@ -23,6 +24,7 @@ mod verdict;
 
 pub use decision_map::{DecisionMap, MapOptions, Pair, Segment, Towards};
 pub use localise::{Boundary, LocaliseOptions};
+pub use memory::MemoryPart;
 pub use pipeline::{Defense, Fallback, Options, Outcome, PathOutcome};
 pub use probe::Prober;
 pub use push::{PushOptions, Step};

@@ -5,6 +5,9 @@ use crate::error::Result;
 
 use super::Reading;
 
+/// The most points that are probed between two images: more are hardly different pictures.
+pub(super) const MAX_POINTS: usize = 1 << 16;
+
 /// Makes images on the device, a batch at a time, and reads what the classifier says of them.
 pub struct Prober<'b, B: Backend> {
     backend: &'b B,

@@ -41,12 +41,18 @@ impl ReconstructOptions {
 
     /// Tile numbers take 16 bits of a random sequence's place.
     const MAX_TILES: usize = 1 << 16;
+    /// Far more than help, few enough to count with.
+    const MAX_RESTARTS: usize = 1 << 16;
 
     /// Checks every number.
     pub fn validate(&self) -> Result<()> {
         self.spec.validate()?;
-        if self.restarts == 0 {
-            return Err(Error::invalid("at least 1 restart is needed"));
+        if self.restarts == 0 || self.restarts > Self::MAX_RESTARTS {
+            return Err(Error::invalid(format!(
+                "1 to {} restarts are possible, not {}; change --restarts",
+                Self::MAX_RESTARTS,
+                self.restarts
+            )));
         }
         if self.probe_interval == 0 || self.iterations < self.probe_interval {
             return Err(Error::invalid(format!(

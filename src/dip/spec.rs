@@ -155,6 +155,8 @@ impl NetSpec {
     const MAX_LEVELS: usize = 16;
     /// The most channels a convolution may have.
     const MAX_CHANNELS: usize = 4096;
+    /// The longest side of a picture, in pixels.
+    const MAX_SIDE: usize = 1 << 16;
 
     /// Number of levels.
     pub fn levels(&self) -> usize {
@@ -243,6 +245,12 @@ impl NetSpec {
     /// Names the nearest sizes that work.
     pub fn check_size(&self, height: usize, width: usize) -> Result<()> {
         self.validate()?;
+        if height.max(width) > Self::MAX_SIDE {
+            return Err(Error::invalid(format!(
+                "a DIP network fits at most {} pixels a side, not {height}×{width}; use a smaller tile",
+                Self::MAX_SIDE
+            )));
+        }
         let step = self.granularity();
         // Reflection needs a neighbour to reflect at the deepest level too.
         let least = match self.padding {
@@ -388,6 +396,8 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(message.contains("height 64, width 224"), "{message}");
+        let message = spec.check_size(usize::MAX, 32).unwrap_err().to_string();
+        assert!(message.contains("smaller tile"), "{message}");
     }
 
     #[test]

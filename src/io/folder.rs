@@ -118,6 +118,8 @@ fn missing_target(root: &Path, error: walkdir::Error) -> Result<PathBuf> {
     let source = std::io::Error::from(error);
     match source.kind() {
         std::io::ErrorKind::NotFound if path != root => Ok(path),
+        // A link to itself.
+        _ if path.is_symlink() && is_picture(&path) => Ok(path),
         _ => Err(Error::Io { path, source }),
     }
 }

@@ -144,6 +144,10 @@ impl RowWriter {
 
     /// Starts `path` with rows of `columns` numbers; the file appears when it is finished.
     pub fn create(path: &std::path::Path, columns: usize) -> Result<RowWriter> {
+        // Renaming would put a file in a device's place.
+        if path.exists() && !path.is_file() {
+            return Err(Error::file(path, "is not a regular file; name another"));
+        }
         let mut file = Replacement::create(path)?;
         file.write(&[0; Self::HEADER])?;
         Ok(RowWriter {

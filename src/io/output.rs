@@ -396,7 +396,13 @@ fn remove_file(path: &Path) -> Result<()> {
 /// Refuses to resume a run that would have given other results.
 fn check_same(folder: &Path, description: &RunDescription) -> Result<()> {
     let path = folder.join("run.json");
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let text = match std::fs::read_to_string(&path) {
+        // A run that was killed before it began.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && is_empty_run(folder) => {
+            return Ok(());
+        }
+        text => text.map_err(Error::io(&path))?,
+    };
     let run: Value = serde_json::from_str(&text)
         .map_err(|error| Error::file(&path, format!("is damaged: {error}; use --overwrite")))?;
     let now = json!({
@@ -415,6 +421,11 @@ fn check_same(folder: &Path, description: &RunDescription) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether no picture is recorded.
+fn is_empty_run(folder: &Path) -> bool {
+    std::fs::metadata(folder.join("results.jsonl")).is_ok_and(|journal| journal.len() == 0)
 }
 
 /// The first value in which two configurations differ.

@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use crate::backend::{Backend, ImageShape};
-use crate::defense::{Defense, Options, Outcome, Prober};
+use crate::defense::{Defense, MemoryPart, Options, Outcome, Prober};
 use crate::error::{Error, Result};
 use crate::io::Picture;
 
@@ -25,18 +25,25 @@ pub struct Plan {
 const MAX_WAVE: usize = 64;
 
 impl Plan {
-    /// As many images as `capacity` instances (the backend's choice where `None`) hold, at least one.
+    /// As many images as `capacity` instances (the backend's choice where `None`) hold, at least one;
+    /// fewer where the device's memory is too small for so many.
     ///
-    /// A capacity below one image's instances is kept: its instances then run in turns.
+    /// A capacity below one image's instances is kept: its instances then run in turns. `classes` is
+    /// the length of the classifier's rows.
+    ///
+    /// # Errors
+    /// An option that cannot be used, or more memory for a single image than is free.
     pub fn new<B: Backend>(
         backend: &B,
         options: &Options,
         image: ImageShape,
+        classes: usize,
         capacity: Option<usize>,
     ) -> Result<Plan> {
+        options.validate()?;
         let reconstruct = &options.reconstruct;
         let grids = reconstruct.grids(image)?;
-        let capacity = match capacity {
+        let most = match capacity {
             Some(0) => return Err(Error::invalid("the capacity must be at least 1 instance")),
             Some(capacity) => capacity,
             None => backend.dip_capacity(
@@ -46,10 +53,37 @@ impl Plan {
             )?,
         };
         let an_image: usize = grids.iter().map(|grid| grid.tiles()).sum();
-        Ok(Plan {
-            wave: (capacity / an_image).clamp(1, MAX_WAVE),
-            capacity,
-        })
+        let mut plan = Plan {
+            wave: (most / an_image).clamp(1, MAX_WAVE),
+            capacity: most,
+        };
+        let Some(free) = backend.free_bytes() else {
+            return Ok(plan);
+        };
+        loop {
+            let instances = plan.capacity.min(plan.wave * an_image);
+            let mut parts = options.memory(image, classes, plan.wave)?.to_vec();
+            parts.push(MemoryPart {
+                bytes: backend.dip_bytes(
+                    &reconstruct.spec,
+                    grids[0].tile_height,
+                    grids[0].tile_width,
+                    instances,
+                )?,
+                purpose: "DIP networks",
+                way_out: "lower --capacity, --tile, --channels, --skip or --input-depth",
+            });
+            if parts.iter().map(|part| part.bytes).sum::<u128>() <= free.into() {
+                return Ok(plan);
+            }
+            if plan.wave > 1 {
+                plan.wave /= 2;
+            } else if capacity.is_none() && plan.capacity > 1 {
+                plan.capacity /= 2;
+            } else {
+                return Err(too_much(&parts, free));
+            }
+        }
     }
 
     /// A defence with this plan's memory.
@@ -61,6 +95,25 @@ impl Plan {
     ) -> Result<Defense<'b, B>> {
         Defense::new(backend, prober, options, self.wave, self.capacity)
     }
+}
+
+/// What a single image that does not fit the memory gives.
+fn too_much(parts: &[MemoryPart], free: u64) -> Error {
+    let gigabytes = |bytes: u128| bytes as f64 / 1e9;
+    let needed = parts.iter().map(|part| part.bytes).sum();
+    let most = parts.iter().max_by_key(|part| part.bytes);
+    let part = most.map_or(String::new(), |most| {
+        let bytes = gigabytes(most.bytes);
+        format!(
+            " ({bytes:.1} GB of it for {}); {}",
+            most.purpose, most.way_out
+        )
+    });
+    Error::invalid(format!(
+        "an image needs {:.1} GB of memory where {:.1} GB are free{part}",
+        gigabytes(needed),
+        gigabytes(free.into()),
+    ))
 }
 
 /// A picture and what became of it.

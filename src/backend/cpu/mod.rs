@@ -44,4 +44,18 @@ impl Backend for CpuBackend {
     fn dip_capacity(&self, spec: &NetSpec, height: usize, width: usize) -> Result<usize> {
         Ok(dip::capacity(spec, height, width))
     }
+
+    fn dip_bytes(
+        &self,
+        spec: &NetSpec,
+        height: usize,
+        width: usize,
+        capacity: usize,
+    ) -> Result<u128> {
+        dip::bytes(spec, height, width, capacity)
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        super::memory::free_bytes()
+    }
 }

@@ -5,6 +5,7 @@ pub mod lanes;
 
 use self::blocked::BlockedDip;
 use self::lanes::LaneDip;
+use crate::backend::cpu::simd::LANES;
 use crate::backend::host::HostImages;
 use crate::backend::{DipEngine, Instance};
 use crate::dip::NetSpec;
@@ -28,6 +29,27 @@ pub fn capacity(spec: &NetSpec, height: usize, width: usize) -> usize {
     } else {
         8
     }
+}
+
+/// Bytes that an engine of `capacity` instances takes.
+///
+/// # Errors
+/// The network is impossible or cannot fit that size.
+pub fn bytes(spec: &NetSpec, height: usize, width: usize, capacity: usize) -> Result<u128> {
+    spec.check_size(height, width)?;
+    let (each, shared) = if in_lanes(spec, height, width) {
+        let (group, workspace) = LaneDip::bytes(spec, height, width)?;
+        let groups = capacity.div_ceil(LANES);
+        let working = groups.min(rayon::current_num_threads());
+        (
+            groups as u128 * group as u128,
+            working as u128 * workspace as u128,
+        )
+    } else {
+        let (instance, shared) = BlockedDip::bytes(spec, height, width)?;
+        (capacity as u128 * instance as u128, shared as u128)
+    };
+    Ok(each + shared)
 }
 
 /// The engine that suits a network's shape.

@@ -1,0 +1,111 @@
+//! What a wave of images keeps in memory, and which option to lower where that is too much.
+
+use crate::backend::ImageShape;
+use crate::error::Result;
+
+use super::Options;
+
+/// A part of the memory that a wave takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryPart {
+    pub bytes: u128,
+    /// What lies there.
+    pub purpose: &'static str,
+    /// What makes it smaller.
+    pub way_out: &'static str,
+}
+
+impl Options {
+    /// The memory of a wave of `images` images of shape `image` and a classifier of `classes` classes,
+    /// without the engines'.
+    ///
+    /// # Errors
+    /// As [`ReconstructOptions::grids`](super::ReconstructOptions::grids).
+    pub fn memory(
+        &self,
+        image: ImageShape,
+        classes: usize,
+        images: usize,
+    ) -> Result<[MemoryPart; 5]> {
+        let reconstruct = &self.reconstruct;
+        let grids = reconstruct.grids(image)?;
+        let floats = |elements: usize| 4 * elements as u128;
+        let tile = floats(image.channels * grids[0].tile_height * grids[0].tile_width);
+        let picture = floats(image.elements());
+        let images = images as u128;
+        let instances = images * grids.iter().map(|grid| grid.tiles() as u128).sum::<u128>();
+        let restarts = grids.len() as u128;
+        let paths = reconstruct.paths().len() as u128;
+        let probes = reconstruct.probes() as u128;
+        let segments = probes.min(self.map.segments as u128);
+        // Logits, and the job and bookkeeping of a probe.
+        let reading = floats(classes) + 192;
+        let readings = images * paths * reading;
+        // Every path's ends, on-boundary and on-manifold image.
+        let pictures = images * (1 + 4 * paths) + restarts + paths * segments;
+        Ok([
+            MemoryPart {
+                bytes: instances * (probes + 1) * tile + readings * probes,
+                purpose: "reconstructions",
+                way_out: "lower --restarts, --iterations or --tile, or raise --probe-interval",
+            },
+            MemoryPart {
+                bytes: pictures * picture,
+                purpose: "pictures",
+                way_out: "lower --restarts or --segments",
+            },
+            MemoryPart {
+                bytes: readings * segments * self.map.segment_points as u128,
+                purpose: "the segments' probes",
+                way_out: "lower --segment-points, --segments or --restarts",
+            },
+            MemoryPart {
+                bytes: readings * self.localise.fan as u128,
+                purpose: "the boundary's probes",
+                way_out: "lower --fan or --restarts",
+            },
+            MemoryPart {
+                bytes: readings * self.push.strengths.len() as u128,
+                purpose: "the pushes' probes",
+                way_out: "give fewer --push strengths, or lower --restarts",
+            },
+        ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::defense::ReconstructOptions;
+    use crate::dip::Preset;
+
+    #[test]
+    fn parts_grow_with_what_they_tell_the_user_to_lower() {
+        let image = ImageShape {
+            channels: 3,
+            height: 224,
+            width: 224,
+        };
+        let bytes = |change: &dyn Fn(&mut Options)| {
+            let mut options = Options::new(ReconstructOptions::preset(Preset::Tiles, 3));
+            change(&mut options);
+            let parts = options.memory(image, 1000, 2).unwrap();
+            parts.map(|part| part.bytes)
+        };
+        let before = bytes(&|_| ());
+        // 30 probes and the targets; at least 49 tiles of 12 kB a restart.
+        assert!(before[0] > 2 * 4 * 31 * 49 * 12_288);
+        let larger = [
+            bytes(&|options| options.reconstruct.iterations *= 2),
+            bytes(&|options| options.map.segments += 1),
+            bytes(&|options| options.map.segment_points *= 2),
+            bytes(&|options| options.localise.fan *= 2),
+            bytes(&|options| options.push.strengths.push(4.0)),
+        ];
+        for (part, larger) in larger.iter().enumerate() {
+            assert!(larger[part] > before[part], "{part}");
+        }
+        let all = bytes(&|options| options.reconstruct.restarts *= 2);
+        assert!(before.iter().zip(&all).all(|(before, all)| all > before));
+    }
+}

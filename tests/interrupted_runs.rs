@@ -1,0 +1,413 @@
+//! Runs that signals, crashes, full disks and closed pipes end, and what is left of them.
+#![cfg(unix)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Pictures of a run; one is in flight at a time.
+const PICTURES: usize = 6;
+
+/// One picture at a time, a few tenths of a second each.
+const OPTIONS: [&str; 12] = [
+    "--preset",
+    "cifar",
+    "--iterations",
+    "200",
+    "--restarts",
+    "2",
+    "--capacity",
+    "2",
+    "--threads",
+    "1",
+    "--save",
+    "npy",
+];
+
+/// A picture at a time that takes longer than anybody waits.
+const ENDLESS: [&str; 4] = [
+    "--iterations",
+    "4000000000",
+    "--probe-interval",
+    "1000000000",
+];
+
+/// The folder of pictures that all runs have, and what an undisturbed run finds.
+struct Undisturbed {
+    folder: TempDir,
+    found: Vec<Found>,
+}
+
+/// A picture's result without its times, and its output file.
+type Found = (String, String, Vec<u8>);
+
+impl Undisturbed {
+    fn get() -> &'static Undisturbed {
+        static ONCE: OnceLock<Undisturbed> = OnceLock::new();
+        ONCE.get_or_init(|| {
+            let folder = TempDir::new().unwrap();
+            for i in 0..PICTURES {
+                let phase = i as u32;
+                let picture = image::RgbImage::from_fn(32, 32, |x, y| {
+                    let noise = 8 * ((x + y) % 2) as u8;
+                    let wave = ((x * 3 + y * 2 + 5 * phase) % 32) as u8;
+                    image::Rgb([160 + wave + noise, 80 + wave + noise, 90 + noise])
+                });
+                let path = folder.path().join(format!("pictures/{i}.png"));
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                picture.save(path).unwrap();
+            }
+            let out = folder.path().join("out");
+            let mut command = purify(&folder.path().join("pictures"), &out);
+            let run = Run::start(&mut command, &out);
+            assert_eq!(run.wait().code(), Some(0));
+            let found = found(&out);
+            assert_eq!(found.len(), PICTURES);
+            Undisturbed { folder, found }
+        })
+    }
+
+    /// A run into `out` of the pictures.
+    fn purify(&self, out: &Path) -> Command {
+        purify(&self.folder.path().join("pictures"), out)
+    }
+
+    /// Goes on with the run in `out`, which must end as if nothing had happened.
+    fn resume(&self, out: &Path) {
+        let kept = results(out);
+        let said = succeed(self.purify(out).arg("--resume"));
+        assert!(!said.contains('\u{1b}') && !said.contains('\r'), "{said:?}");
+        assert_eq!(found(out), self.found);
+        let run = describe(out);
+        assert_eq!(run["state"], "done");
+        assert_eq!(run["images"]["resumed"], kept.len());
+        assert_eq!(run["images"]["done"], PICTURES - kept.len());
+        // What was finished is not computed again.
+        let now = results(out);
+        for (image, before) in kept {
+            assert_eq!(now[&image], before);
+        }
+        let unfinished = walk(out).filter(|name| name.starts_with(".backstitch-"));
+        assert_eq!(unfinished.count(), 0);
+    }
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name)
+}
+
+fn backstitch() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_backstitch"))
+}
+
+fn purify(pictures: &Path, out: &Path) -> Command {
+    let mut command = backstitch();
+    command.arg("purify").arg(pictures).arg("-o").arg(out);
+    command.arg("--classifier").arg(fixture("toy.onnx"));
+    command.args(OPTIONS);
+    command
+}
+
+/// Runs a command that must succeed; gives its stderr.
+fn succeed(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    stderr
+}
+
+/// `results.jsonl`, by image; a line that is being written is left out.
+fn results(out: &Path) -> BTreeMap<String, Value> {
+    let text = std::fs::read_to_string(out.join("results.jsonl")).unwrap_or_default();
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .map(|record: Value| (record["image"].as_str().unwrap().to_owned(), record))
+        .collect()
+}
+
+/// All that a run found so far.
+fn found(out: &Path) -> Vec<Found> {
+    let of = |(image, mut record): (String, Value)| {
+        record.as_object_mut().unwrap().remove("seconds");
+        let pixels = std::fs::read(out.join(record["output"].as_str().unwrap())).unwrap();
+        (image, record.to_string(), pixels)
+    };
+    results(out).into_iter().map(of).collect()
+}
+
+/// `run.json`.
+fn describe(out: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(out.join("run.json")).unwrap()).unwrap()
+}
+
+/// Names of the files in a folder.
+fn walk(folder: &Path) -> impl Iterator<Item = String> {
+    walkdir::WalkDir::new(folder)
+        .into_iter()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+}
+
+/// A run under way, killed when it is dropped.
+struct Run {
+    child: Child,
+    out: PathBuf,
+    stderr: PathBuf,
+}
+
+impl Run {
+    /// Starts a run into `out`; its stderr goes to a file beside that.
+    fn start(command: &mut Command, out: &Path) -> Run {
+        let stderr = out.with_extension("stderr");
+        command.stdout(Stdio::null());
+        command.stderr(File::create(&stderr).unwrap());
+        Run {
+            child: command.spawn().unwrap(),
+            out: out.to_owned(),
+            stderr,
+        }
+    }
+
+    /// Polls until `done`, as long as the run goes on.
+    fn until(&mut self, what: &str, mut done: impl FnMut(&Run) -> bool) {
+        let start = Instant::now();
+        while !done(self) {
+            let ended = self.child.try_wait().unwrap();
+            assert_eq!(ended, None, "before {what}: {}", self.said());
+            assert!(start.elapsed() < PATIENCE, "no {what}: {}", self.said());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn until_the_first_result(&mut self) {
+        self.until("the first result", |run| !results(&run.out).is_empty());
+    }
+
+    fn until_it_says(&mut self, text: &str) {
+        self.until(text, |run| run.said().contains(text));
+    }
+
+    /// What it said on stderr so far.
+    fn said(&self) -> String {
+        std::fs::read_to_string(&self.stderr).unwrap()
+    }
+
+    fn signal(&self, name: &str) {
+        let line = format!("kill -s {name} {}", self.child.id());
+        let status = Command::new("sh").args(["-c", &line]).status();
+        assert!(status.unwrap().success(), "{line}");
+    }
+
+    fn wait(mut self) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(start.elapsed() < PATIENCE, "{}", self.said());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_first_signal_finishes_what_is_in_flight() {
+    let undisturbed = Undisturbed::get();
+    let folder = TempDir::new().unwrap();
+    for signal in ["INT", "TERM"] {
+        let out = folder.path().join(signal);
+        let mut run = Run::start(&mut undisturbed.purify(&out), &out);
+        run.until_the_first_result();
+        run.signal(signal);
+        let stderr = run.stderr.clone();
+        assert_eq!(run.wait().code(), Some(130), "{signal}");
+        let said = std::fs::read_to_string(stderr).unwrap();
+        let last = said.lines().last().unwrap();
+        assert_eq!(last, "backstitch: interrupted; what was finished is kept");
+        assert!(said.contains("once more to stop at once"), "{said}");
+        let run = describe(&out);
+        assert_eq!(run["state"], "interrupted");
+        let done = results(&out).len();
+        assert!((1..PICTURES).contains(&done), "{signal}: {done}");
+        assert_eq!(run["images"]["done"], done);
+        undisturbed.resume(&out);
+    }
+}
+
+#[test]
+fn the_second_signal_stops_at_once() {
+    let undisturbed = Undisturbed::get();
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("endless");
+    let mut command = backstitch();
+    command
+        .arg("purify")
+        .arg(undisturbed.folder.path().join("pictures"));
+    command.arg("-o").arg(&out);
+    command.arg("--classifier").arg(fixture("toy.onnx"));
+    command.args(ENDLESS);
+    let mut run = Run::start(&mut command, &out);
+    run.until("run.json", |run| run.out.join("run.json").exists());
+    run.signal("INT");
+    run.until_it_says("once more to stop at once");
+    run.signal("INT");
+    assert_eq!(run.wait().code(), Some(130));
+
+    let out = folder.path().join("out");
+    let mut run = Run::start(&mut undisturbed.purify(&out), &out);
+    run.until_the_first_result();
+    run.signal("INT");
+    run.until_it_says("once more to stop at once");
+    run.signal("TERM");
+    assert_eq!(run.wait().code(), Some(130));
+    undisturbed.resume(&out);
+}
+
+#[test]
+fn a_killed_run_is_resumed() {
+    let undisturbed = Undisturbed::get();
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("out");
+    let mut run = Run::start(&mut undisturbed.purify(&out), &out);
+    run.until_the_first_result();
+    run.signal("KILL");
+    assert_eq!(run.wait().code(), None);
+    assert_eq!(describe(&out)["state"], "running");
+    // As if the machine had lost power in the middle of a line and of a file.
+    let journal = out.join("results.jsonl");
+    let mut torn = std::fs::read(&journal).unwrap();
+    torn.extend(b"{\"image\":\"5.png\",\"lab");
+    std::fs::write(&journal, torn).unwrap();
+    common::write(&out, "images/.backstitch-x", "half a file");
+    undisturbed.resume(&out);
+}
+
+#[test]
+fn a_run_that_was_killed_before_it_began_is_resumed() {
+    let undisturbed = Undisturbed::get();
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("out");
+    common::write(&out, "results.jsonl", "");
+    undisturbed.resume(&out);
+}
+
+#[test]
+fn two_runs_do_not_share_a_folder() {
+    let undisturbed = Undisturbed::get();
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("out");
+    let mut run = Run::start(&mut undisturbed.purify(&out), &out);
+    run.until_the_first_result();
+    for more in ["--resume", "--overwrite", "--no-report"] {
+        let second = undisturbed.purify(&out).arg(more).output().unwrap();
+        let said = String::from_utf8(second.stderr).unwrap();
+        assert_eq!(second.status.code(), Some(1), "{said}");
+        assert!(said.contains("is being written by another run"), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+    assert_eq!(run.wait().code(), Some(0));
+    assert_eq!(found(&out), undisturbed.found);
+}
+
+/// A small file system in memory, unmounted when it is dropped.
+struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    /// `None` where this user may not mount.
+    fn mount(path: PathBuf, size: &str) -> Option<Tmpfs> {
+        std::fs::create_dir(&path).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", size, "tmpfs"]).arg(&path);
+        let done = mount.stderr(Stdio::null()).status();
+        done.is_ok_and(|status| status.success())
+            .then_some(Tmpfs(path))
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_ends_the_run_and_room_completes_it() {
+    let undisturbed = Undisturbed::get();
+    let folder = TempDir::new().unwrap();
+    let Some(disk) = Tmpfs::mount(folder.path().join("disk"), "size=1m") else {
+        println!("skipped: this user may not mount a tmpfs");
+        return;
+    };
+    let out = disk.0.join("out");
+    let filler = common::write(&disk.0, "filler", vec![0; (1 << 20) - 100_000]);
+    let output = undisturbed.purify(&out).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+    let last = said.lines().last().unwrap();
+    assert!(
+        last.contains("the disk is full") && last.contains("--resume"),
+        "{said}"
+    );
+    let finished = found(&out);
+    assert!((1..PICTURES).contains(&finished.len()), "{said}");
+    for result in finished {
+        assert!(undisturbed.found.contains(&result), "{}", result.0);
+    }
+    // Still no room: the same line, and nothing is lost.
+    let output = undisturbed.purify(&out).arg("--resume").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("the disk is full"), "{said}");
+    std::fs::remove_file(filler).unwrap();
+    undisturbed.resume(&out);
+}
+
+#[test]
+fn a_closed_stdout_ends_the_command_quietly() {
+    let folder = TempDir::new().unwrap();
+    // More lines than a pipe holds.
+    let array = common::write(
+        folder.path(),
+        "many.npy",
+        common::npy_u8(&[3000, 3, 32, 32], &vec![128; 3000 * 3 * 32 * 32]),
+    );
+    let mut command = backstitch();
+    command.arg("classify").arg(array);
+    command.arg("--classifier").arg(fixture("toy.onnx"));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut first = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut first).unwrap();
+    assert!(first.starts_with("many.npy#0: "), "{first}");
+    drop(stdout);
+    let mut said = String::new();
+    let mut stderr = child.stderr.take().unwrap();
+    stderr.read_to_string(&mut said).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{said}");
+    assert_eq!(said, "");
+}
