@@ -348,7 +348,19 @@ fn runs(n: usize, before: usize, tile: usize) -> Vec<std::ops::Range<usize>> {
         .collect()
 }
 
-/// Points of segments.
+/// `x` in `[0, 1]`.
+fn clip<T: Real>(x: T) -> T {
+    let (zero, one) = (T::from(0.0), T::from(1.0));
+    if x < zero {
+        zero
+    } else if x > one {
+        one
+    } else {
+        x
+    }
+}
+
+/// Points of lines.
 fn blend<T: Real>(
     jobs: &[Blend<'_, HostImages<T>>],
     out: &mut HostImages<T>,
@@ -364,7 +376,7 @@ fn blend<T: Real>(
             let (s, t) = (T::from(1.0 - job.t), T::from(job.t));
             let pixels = job.from.pixels().iter().zip(job.to.pixels());
             for (out, (&from, &to)) in out.iter_mut().zip(pixels) {
-                *out = s * from + t * to;
+                *out = clip(s * from + t * to);
             }
         });
     Ok(())
@@ -380,21 +392,13 @@ fn push<T: Real>(
         check_shape(job.boundary.buffer, out.shape)?;
         check_shape(job.input.buffer, out.shape)?;
     }
-    let (zero, one) = (T::from(0.0), T::from(1.0));
     out.par_images_mut(first, jobs.len())?
         .zip(jobs)
         .for_each(|(out, job)| {
             let beta = T::from(job.beta);
             let pixels = job.boundary.pixels().iter().zip(job.input.pixels());
             for (out, (&boundary, &input)) in out.iter_mut().zip(pixels) {
-                let pushed = boundary + beta * (boundary - input);
-                *out = if pushed < zero {
-                    zero
-                } else if pushed > one {
-                    one
-                } else {
-                    pushed
-                };
+                *out = clip(boundary + beta * (boundary - input));
             }
         });
     Ok(())

@@ -75,7 +75,8 @@ impl<I> Copy for At<'_, I> {}
 /// Two images to compare.
 pub type ImagePair<'a, I> = (At<'a, I>, At<'a, I>);
 
-/// The point `(1 − t)·from + t·to` of the segment between two images.
+/// The point `clip((1 − t)·from + t·to, 0, 1)` of the line through two images: `t` is 0 at the first, 1
+/// at the second, and negative behind the first.
 #[derive(Debug)]
 pub struct Blend<'a, I> {
     pub from: At<'a, I>,

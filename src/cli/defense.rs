@@ -65,9 +65,16 @@ pub struct DefenseArgs {
     /// Part of each trajectory that does not vote, in [0, 1)
     #[arg(long, value_name = "PART", help_heading = "Decision")]
     pub warm_up: Option<f64>,
-    /// Reconstructions of a restart whose segment to the input is probed
+    /// Reconstructions of a path whose segment to the input is probed
     #[arg(long, value_name = "N", help_heading = "Decision")]
     pub segments: Option<usize>,
+    /// How far behind a reconstruction, away from the input, the map is probed too, as a part of their
+    /// distance
+    #[arg(long, value_name = "PART", help_heading = "Decision")]
+    pub reach: Option<f32>,
+    /// Points behind a reconstruction
+    #[arg(long, value_name = "N", help_heading = "Decision")]
+    pub reach_points: Option<usize>,
     /// Points of a segment
     #[arg(long, value_name = "N", help_heading = "Decision")]
     pub segment_points: Option<usize>,
@@ -163,6 +170,8 @@ impl DefenseArgs {
             warm_up: self.warm_up.unwrap_or(default.warm_up),
             segments: self.segments.unwrap_or(default.segments),
             segment_points: self.segment_points.unwrap_or(default.segment_points),
+            reach: self.reach.unwrap_or(default.reach),
+            reach_points: self.reach_points.unwrap_or(default.reach_points),
         }
     }
 

@@ -10,19 +10,27 @@ use super::{Prober, Reading, ReconstructOptions, ReconstructionId, Reconstructio
 pub struct MapOptions {
     /// Part of a trajectory, from its start, that does not vote: the prediction has not settled.
     pub warm_up: f64,
-    /// Points of a segment between the reconstruction and the input.
-    pub segment_points: usize,
-    /// Reconstructions of a path whose segment to the input is probed, evenly spaced over the
-    /// settled part, the last included.
+    /// Reconstructions of a path whose line to the input is probed, evenly spaced over the settled
+    /// part, the last included.
     pub segments: usize,
+    /// Points of a line between the reconstruction and the input.
+    pub segment_points: usize,
+    /// How far behind the reconstruction, away from the input, a line is probed too, as a part of
+    /// the distance between the two. A reconstruction keeps part of the adversarial noise; a step in
+    /// the direction that leads away from the input takes that part back.
+    pub reach: f32,
+    /// Points behind the reconstruction.
+    pub reach_points: usize,
 }
 
 impl Default for MapOptions {
     fn default() -> Self {
         MapOptions {
-            warm_up: 0.3,
-            segment_points: 15,
-            segments: 2,
+            warm_up: 0.5,
+            segments: 3,
+            segment_points: 11,
+            reach: 0.375,
+            reach_points: 3,
         }
     }
 }
@@ -39,7 +47,26 @@ impl MapOptions {
         if self.segment_points == 0 || self.segments == 0 {
             return Err(Error::invalid("at least 1 segment with 1 point is needed"));
         }
+        if !(0.0..=Self::MAX_REACH).contains(&self.reach) {
+            return Err(Error::invalid(format!(
+                "the reach behind the reconstruction must be in [0, {}], not {}",
+                Self::MAX_REACH,
+                self.reach
+            )));
+        }
         Ok(())
+    }
+
+    /// Beyond this a line's points show little but clipped differences.
+    const MAX_REACH: f32 = 4.0;
+
+    /// Where a line is probed, rising: `t` is 0 at the reconstruction and 1 at the input.
+    fn places(&self) -> Vec<f32> {
+        let behind = (1..=self.reach_points).rev();
+        let behind = behind.map(|i| -self.reach * i as f32 / self.reach_points as f32);
+        let between =
+            (1..=self.segment_points).map(|i| i as f32 / (self.segment_points + 1) as f32);
+        behind.chain([0.0]).chain(between).collect()
     }
 
     /// First probe that votes.
@@ -57,21 +84,21 @@ impl MapOptions {
     }
 }
 
-/// The segment from a reconstruction to the input, probed.
+/// The line from behind a reconstruction to the input, probed.
 #[derive(Clone, Debug)]
 pub struct Segment {
     /// The reconstruction's place on its trajectory.
     pub probe: usize,
-    /// Readings at `t = i / (points + 1)`, `i` from 1, `t` from 0 at the reconstruction to 1 at the
-    /// input.
-    pub readings: Vec<Reading>,
+    /// From the point furthest behind the reconstruction to the one closest to the input.
+    pub points: Vec<SegmentPoint>,
 }
 
-impl Segment {
-    /// `t` of the `i`-th reading, or of the end points where `i` is −1 or the number of readings.
-    fn t(&self, i: isize) -> f32 {
-        (i + 1) as f32 / (self.readings.len() + 1) as f32
-    }
+/// A point of a [`Segment`].
+#[derive(Clone, Debug)]
+pub struct SegmentPoint {
+    /// 0 at the reconstruction, 1 at the input, negative behind the reconstruction.
+    pub t: f32,
+    pub reading: Reading,
 }
 
 /// Everything probed of one image.
@@ -82,8 +109,6 @@ pub struct DecisionMap {
     pub trajectories: Vec<Trajectory>,
     /// One list a path.
     pub segments: Vec<Vec<Segment>>,
-    /// First probe of a trajectory that votes.
-    pub settled: usize,
 }
 
 /// A cross-boundary pair: two points of one line, the first of the recovered label, the second of
@@ -118,7 +143,7 @@ pub fn draw<B: Backend>(
     trajectories: Vec<Vec<Trajectory>>,
 ) -> Result<Vec<DecisionMap>> {
     let probes = options.segment_probes(reconstruct.probes());
-    let points = options.segment_points;
+    let places = options.places();
     let paths = reconstruct.paths();
     // One image at a time, so that the reconstructions at the segments' ends stay few.
     let mut ends = backend.allocate(prober.shape(), paths.len() * probes.len())?;
@@ -132,28 +157,35 @@ pub fn draw<B: Backend>(
             }
         }
         for end in 0..paths.len() * probes.len() {
-            jobs.extend((1..=points).map(|i| Blend {
+            let blend = |t: &f32| Blend {
                 from: At::new(&ends, end),
                 to: *input,
-                t: i as f32 / (points + 1) as f32,
-            }));
+                t: *t,
+            };
+            // The reconstruction itself is on its trajectory.
+            jobs.extend(places.iter().filter(|t| **t != 0.0).map(blend));
         }
         let mut readings = prober.blends(&jobs)?.into_iter();
-        let segments = paths
-            .iter()
-            .map(|_| {
-                let of_probe = |&probe| Segment {
-                    probe,
-                    readings: readings.by_ref().take(points).collect(),
-                };
-                probes.iter().map(of_probe).collect()
-            })
-            .collect();
+        let mut segments = Vec::with_capacity(paths.len());
+        for trajectory in &trajectories {
+            let mut of_path = Vec::with_capacity(probes.len());
+            for &probe in &probes {
+                let mut points = Vec::with_capacity(places.len());
+                for &t in &places {
+                    let reading = match t {
+                        0.0 => Some(trajectory[probe].reading.clone()),
+                        _ => readings.next(),
+                    };
+                    points.extend(reading.map(|reading| SegmentPoint { t, reading }));
+                }
+                of_path.push(Segment { probe, points });
+            }
+            segments.push(of_path);
+        }
         maps.push(DecisionMap {
             input: reading.clone(),
             trajectories,
             segments,
-            settled: options.settled(reconstruct.probes()),
         });
     }
     Ok(maps)
@@ -165,19 +197,22 @@ impl DecisionMap {
         self.input.label()
     }
 
-    /// Readings of one path that vote: the settled trajectory, then the segments.
-    fn votes(&self, path: usize) -> impl Iterator<Item = &Reading> {
-        let trajectory = self.trajectories[path][self.settled..]
-            .iter()
-            .map(|p| &p.reading);
-        trajectory.chain(self.segments[path].iter().flat_map(|s| &s.readings))
+    /// Readings that vote: on the lines of the consensus (of the restart, where there is only one), the
+    /// reconstructions and what lies behind them.
+    ///
+    /// Towards the input the adversarial label wins by construction, and a single restart's flaws
+    /// mislead the classifier where the mean of several does not.
+    fn votes(&self) -> impl Iterator<Item = &Reading> {
+        let segments = self.segments.last().into_iter().flatten();
+        let behind = segments.flat_map(|segment| segment.points.iter().filter(|p| p.t <= 0.0));
+        behind.map(|point| &point.reading)
     }
 
-    /// Each class's support: its mean probability over the points that vote, all paths.
+    /// Each class's support: its mean probability over the points that vote.
     pub fn support(&self) -> Vec<f64> {
         let mut support = vec![0.0; self.input.classes()];
         let mut count = 0;
-        for reading in (0..self.trajectories.len()).flat_map(|path| self.votes(path)) {
+        for reading in self.votes() {
             for (class, sum) in support.iter_mut().enumerate() {
                 *sum += reading.probability(class);
             }
@@ -221,17 +256,18 @@ impl DecisionMap {
     /// The segment comes first because its boundary point is the picture closest to the input that
     /// this path can give.
     pub fn pair(&self, path: usize, label: usize) -> Option<Pair> {
-        let is_label = |reading: &Reading| reading.label() == label;
         for segment in self.segments[path].iter().rev() {
-            let last = match segment.readings.iter().rposition(is_label) {
-                Some(i) => i as isize,
-                None if is_label(&self.trajectories[path][segment.probe].reading) => -1,
-                None => continue,
+            let points = &segment.points;
+            let Some(last) = points.iter().rposition(|p| p.reading.label() == label) else {
+                continue;
             };
             return Some(Pair {
                 probe: segment.probe,
                 towards: Towards::Input,
-                span: (segment.t(last), segment.t(last + 1)),
+                span: (
+                    points[last].t,
+                    points.get(last + 1).map_or(1.0, |next| next.t),
+                ),
             });
         }
         let probe = self.trajectory_crossing(path, label)?;
@@ -280,44 +316,66 @@ mod tests {
             segments: restarts
                 .iter()
                 .map(|(trajectory, segment)| {
-                    let readings = segment.chars().map(read).collect();
+                    // The second point is the reconstruction.
+                    let point = |(i, c)| SegmentPoint {
+                        t: 0.25 * i as f32 - 0.25,
+                        reading: read(c),
+                    };
+                    let points = segment.chars().enumerate().map(point).collect();
                     vec![Segment {
                         probe: trajectory.len() - 1,
-                        readings,
+                        points,
                     }]
                 })
                 .collect(),
-            settled: 2,
         }
     }
 
     #[test]
-    fn support_leaves_the_warm_up_and_the_input_label_out() {
-        // The warm-up is all `o`, which settled points rarely are.
-        let map = map(&[("ooTToT", "TTAA"), ("ooTTTT", "TAAA")]);
+    fn only_the_last_path_s_reconstructions_and_what_is_behind_them_vote() {
+        let map = map(&[("oooo", "oooAA"), ("oTTT", "TTooA")]);
         let support = map.support();
         assert_eq!(map.recovered_label(&support), Some(1));
-        assert!((support.iter().sum::<f64>() - 1.0).abs() < 1e-6);
+        assert!((support[1] - 0.8).abs() < 1e-6 && (support[2] - 0.05).abs() < 1e-6);
     }
 
     #[test]
     fn the_pair_is_the_label_s_last_point_before_the_input() {
         let map = map(&[
-            ("oTTT", "TTAA"),
-            ("oTAA", "TATA"),
-            ("oTAT", "AAAA"),
-            ("oTAA", "AAAA"),
+            ("oTTT", "TTTAA"),
+            ("oTAA", "TTATA"),
+            ("oTAT", "ATAAA"),
+            ("oTTT", "TTTTT"),
+            ("oTAA", "AAAAA"),
         ]);
-        let span = |restart| map.pair(restart, 1).map(|p| (p.towards, p.span));
-        assert_eq!(span(0), Some((Towards::Input, (0.4, 0.6))));
+        let span = |path| map.pair(path, 1).map(|p| (p.towards, p.span));
+        assert_eq!(span(0), Some((Towards::Input, (0.25, 0.5))));
         // Not monotone: the later boundary.
-        assert_eq!(span(1), Some((Towards::Input, (0.6, 0.8))));
+        assert_eq!(span(1), Some((Towards::Input, (0.5, 0.75))));
         // Only the reconstruction itself has the label.
-        assert_eq!(span(2), Some((Towards::Input, (0.0, 0.2))));
-        // The segment never has it, the trajectory had.
-        assert_eq!(span(3), Some((Towards::NextProbe, (0.0, 1.0))));
-        assert_eq!(map.pair(3, 1).map(|p| p.probe), Some(1));
-        assert_eq!(map.pair(3, 4), None);
+        assert_eq!(span(2), Some((Towards::Input, (0.0, 0.25))));
+        // All probed points have it: the boundary lies before the input.
+        assert_eq!(span(3), Some((Towards::Input, (0.75, 1.0))));
+        // The line never has it, the trajectory had.
+        assert_eq!(span(4), Some((Towards::NextProbe, (0.0, 1.0))));
+        assert_eq!(map.pair(4, 1).map(|p| p.probe), Some(1));
+        assert_eq!(map.pair(4, 4), None);
+    }
+
+    #[test]
+    fn lines_are_probed_from_behind_the_reconstruction_to_before_the_input() {
+        let options = MapOptions {
+            reach: 0.5,
+            reach_points: 2,
+            segment_points: 3,
+            ..MapOptions::default()
+        };
+        assert_eq!(options.places(), [-0.5, -0.25, 0.0, 0.25, 0.5, 0.75]);
+        let none = MapOptions {
+            reach_points: 0,
+            ..options
+        };
+        assert_eq!(none.places()[0], 0.0);
     }
 
     #[test]
@@ -331,8 +389,8 @@ mod tests {
     fn segments_are_spread_over_the_settled_part_and_end_with_it() {
         let options = MapOptions {
             warm_up: 0.3,
-            segment_points: 1,
             segments: 3,
+            ..MapOptions::default()
         };
         assert_eq!(options.segment_probes(10), [5, 7, 9]);
         assert_eq!(options.segment_probes(1), [0]);

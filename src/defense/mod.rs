@@ -22,7 +22,7 @@ mod stopping;
 mod trajectory;
 mod verdict;
 
-pub use decision_map::{DecisionMap, MapOptions, Pair, Segment, Towards};
+pub use decision_map::{DecisionMap, MapOptions, Pair, Segment, SegmentPoint, Towards};
 pub use localise::{Boundary, LocaliseOptions};
 pub use memory::MemoryPart;
 pub use pipeline::{Defense, Fallback, Options, Outcome, PathOutcome};

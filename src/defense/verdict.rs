@@ -37,8 +37,8 @@ pub struct VerdictOptions {
 impl Default for VerdictOptions {
     fn default() -> Self {
         VerdictOptions {
-            clean_below: 0.3,
-            adversarial_from: 0.3,
+            clean_below: 0.5,
+            adversarial_from: 0.5,
         }
     }
 }
