@@ -3,6 +3,7 @@
 use crate::backend::{At, Backend, Blend};
 use crate::error::{Error, Result};
 
+use super::probe::MAX_POINTS;
 use super::{Prober, Reading, ReconstructOptions, ReconstructionId, Reconstructions, Trajectory};
 
 /// How the decision map is drawn and read.
@@ -46,6 +47,16 @@ impl MapOptions {
         }
         if self.segment_points == 0 || self.segments == 0 {
             return Err(Error::invalid("at least 1 segment with 1 point is needed"));
+        }
+        let most = self
+            .segment_points
+            .max(self.reach_points)
+            .max(self.segments);
+        if most > MAX_POINTS {
+            return Err(Error::invalid(format!(
+                "a map has at most {MAX_POINTS} segments and points of one, not {most}; lower \
+                 --segments, --segment-points or --reach-points"
+            )));
         }
         if !(0.0..=Self::MAX_REACH).contains(&self.reach) {
             return Err(Error::invalid(format!(

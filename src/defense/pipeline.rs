@@ -2,7 +2,7 @@
 
 use super::decision_map::{self, DecisionMap, MapOptions, Pair, Towards};
 use super::localise::{self, Boundary, LocaliseOptions, Search};
-use super::probe::{MAX_POINTS, Prober};
+use super::probe::Prober;
 use super::push::{self, OnBoundary, PushOptions, Step};
 use super::reading::Reading;
 use super::reconstruct::{
@@ -50,12 +50,6 @@ impl Options {
     pub fn validate(&self) -> Result<()> {
         self.reconstruct.validate()?;
         self.map.validate()?;
-        if self.map.segment_points > MAX_POINTS {
-            return Err(Error::invalid(format!(
-                "a segment has at most {MAX_POINTS} points, not {}; lower --segment-points",
-                self.map.segment_points
-            )));
-        }
         self.verdict.validate()?;
         self.localise.validate()?;
         self.push.validate()?;
