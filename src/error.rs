@@ -49,6 +49,14 @@ impl Error {
         }
     }
 
+    /// The error, about `path` where it names no file itself.
+    pub fn about(self, path: impl AsRef<Path>) -> Error {
+        match self {
+            Error::Invalid(message) => Error::file(path, message),
+            error => error,
+        }
+    }
+
     /// An [`Error::Invalid`].
     pub fn invalid(message: impl Into<String>) -> Error {
         Error::Invalid(message.into())

@@ -306,16 +306,30 @@ fn links_are_followed_and_those_that_lead_nowhere_fail_alone() {
     std::os::unix::fs::symlink("b.png", data.join("a.png")).unwrap();
     std::os::unix::fs::symlink("gone.png", data.join("c.png")).unwrap();
     std::os::unix::fs::symlink("gone", data.join("d")).unwrap();
+    std::os::unix::fs::symlink("self.png", data.join("self.png")).unwrap();
     let dataset = open(std::slice::from_ref(&data), None).unwrap();
-    assert_eq!(ids(&dataset), ["a.png", "b.png", "c.png"]);
+    assert_eq!(ids(&dataset), ["a.png", "b.png", "c.png", "self.png"]);
     let loaded: Vec<bool> = dataset.items().map(|i| dataset.load(&i).is_ok()).collect();
-    assert_eq!(loaded, [true, true, false]);
+    assert_eq!(loaded, [true, true, false, false]);
     std::os::unix::fs::symlink(".", data.join("loop")).unwrap();
     let error = open(&[data], None).unwrap_err().to_string();
     assert!(
         error.contains("a link to a folder that contains it"),
         "{error}"
     );
+}
+
+#[test]
+fn outputs_of_a_run_below_an_input_are_no_inputs() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "a.png", png(4, 4));
+    write(folder.path(), "out/images/a.png", png(4, 4));
+    let listed = |path: &Path| ids(&open(&[path.to_owned()], None).unwrap());
+    assert_eq!(listed(folder.path()), ["a.png", "out/images/a.png"]);
+    write(folder.path(), "out/run.json", "{}");
+    write(folder.path(), "out/results.jsonl", "");
+    assert_eq!(listed(folder.path()), ["a.png"]);
+    assert_eq!(listed(&folder.path().join("out")), ["images/a.png"]);
 }
 
 #[test]

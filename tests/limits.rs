@@ -130,3 +130,27 @@ fn large_numbers_that_cost_nothing_are_taken() {
         assert_eq!(code, Some(0), "{more:?}: {said}");
     }
 }
+
+#[test]
+fn logits_that_are_not_numbers_fail_the_picture() {
+    let (code, said) = purify(&["--std", "1e-38,1e-38,1e-38", "--iterations", "20"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("x.png: the classifier's logits"), "{said}");
+    assert!(said.contains("1 of 1 pictures failed"), "{said}");
+}
+
+#[test]
+fn a_file_is_not_put_in_the_place_of_something_else() {
+    let folder = TempDir::new().unwrap();
+    let picture = folder.path().join("x.png");
+    image::RgbImage::new(32, 32).save(&picture).unwrap();
+    let mut classify = Command::cargo_bin("backstitch").unwrap();
+    classify.args(["classify", "--classifier"]);
+    classify.arg(fixture("toy.onnx"));
+    classify.arg(&picture).arg("--logits").arg(folder.path());
+    let output = classify.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("is not a regular file"), "{said}");
+    assert_eq!(output.stdout, b"", "it is said before anything is computed");
+}

@@ -141,6 +141,12 @@ fn run_on<B: Backend>(
         let labels: Vec<Option<usize>> = items.iter().map(|item| item.label).collect();
         let attacked = attack(backend, &mut classifier, &options, &pictures, &labels)?;
         for ((item, picture), attacked) in items.into_iter().zip(&pictures).zip(attacked) {
+            if let Err(error) = attacked.input.check() {
+                let error = error.about(&item.id);
+                folder.record(ImageRecord::failed(item, &error), None)?;
+                progress.failed(&error);
+                continue;
+            }
             fooled += usize::from(attacked.success);
             let pixels = Pixels {
                 shape,

@@ -94,6 +94,11 @@ fn run_on<B: Backend>(
                 continue;
             }
             let reading = Reading::new(row);
+            if let Err(error) = reading.check() {
+                log::error!("{}", error.about(&item.id));
+                failed += 1;
+                continue;
+            }
             if let Some(label) = item.label {
                 labelled += 1;
                 right += usize::from(reading.label() == label);

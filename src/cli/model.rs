@@ -70,10 +70,7 @@ impl Victim {
         let prepared = dataset
             .load(item)
             .and_then(|picture| self.preprocess.apply(picture));
-        prepared.map_err(|error| match error {
-            Error::Invalid(message) => Error::file(&item.id, message),
-            error => error,
-        })
+        prepared.map_err(|error| error.about(&item.id))
     }
 
     /// What `run.json` records of it.

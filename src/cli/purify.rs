@@ -96,6 +96,7 @@ fn run_on<B: Backend>(
                 Ok(())
             }
             Err(error) => {
+                let error = error.about(&item.id);
                 folder.record(ImageRecord::failed(&item, &error), None)?;
                 progress.failed(&error);
                 Ok(())

@@ -1,5 +1,7 @@
 //! What the classifier says of one image.
 
+use crate::error::{Error, Result};
+
 /// One row of logits, read.
 #[derive(Clone, Debug)]
 pub struct Reading {
@@ -25,6 +27,17 @@ impl Reading {
             label,
             normalizer: most + sum.ln(),
         }
+    }
+
+    /// Refuses logits that say nothing: NaN, or infinity where a class has it for itself (−∞ rules a
+    /// class out, and is fine).
+    pub fn check(&self) -> Result<()> {
+        if self.normalizer.is_finite() {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "the classifier's logits are not numbers here; check --mean, --std and the model",
+        ))
     }
 
     /// The class with the largest logit.
@@ -71,6 +84,15 @@ impl Reading {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn logits_that_say_nothing_are_refused() {
+        let infinite = f32::INFINITY;
+        for logits in [[1.0, f32::NAN], [infinite, 0.0], [-infinite, -infinite]] {
+            assert!(Reading::new(&logits).check().is_err(), "{logits:?}");
+        }
+        assert!(Reading::new(&[1.0, -infinite]).check().is_ok());
+    }
 
     #[test]
     fn reads_label_probability_and_margin() {

@@ -19,7 +19,8 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Lists a folder and all folders in it. Links are followed, hidden files and folders skipped.
+    /// Lists a folder and all folders in it. Links are followed; hidden files and folders
+    /// are skipped, and folders that a run was written to.
     ///
     /// # Errors
     /// A folder cannot be read, there is no picture, or classes are given and none of the pictures
@@ -31,7 +32,8 @@ impl Folder {
             .follow_links(true)
             .sort_by_file_name();
         let visible = |entry: &walkdir::DirEntry| {
-            entry.depth() == 0 || !entry.file_name().as_encoded_bytes().starts_with(b".")
+            let hidden = || entry.file_name().as_encoded_bytes().starts_with(b".");
+            entry.depth() == 0 || !(hidden() || holds_run(entry))
         };
         // A class folder may lie above `root`, which may be written as `.`.
         let absolute = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
@@ -106,6 +108,17 @@ impl Folder {
     pub fn label(&self, index: usize) -> Option<usize> {
         self.files[index].1.map(|label| label as usize)
     }
+}
+
+/// Whether a folder below an input is a run's output: with `purify . -o out` a resumed run would
+/// otherwise go on with its own pictures.
+fn holds_run(entry: &walkdir::DirEntry) -> bool {
+    let holds = |name| entry.path().join(name).is_file();
+    let run = entry.file_type().is_dir() && holds("run.json") && holds("results.jsonl");
+    if run {
+        log::warn!("{}: skipped, holds a run", entry.path().display());
+    }
+    run
 }
 
 /// The path of a link that leads nowhere: a picture that will fail by itself. Any other error ends the

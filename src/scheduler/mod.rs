@@ -164,7 +164,10 @@ pub fn run<B: Backend, T: Send>(
             let seconds = start.elapsed().as_secs_f64() / readable.len().max(1) as f64;
             for (name, picture) in names.into_iter().zip(pictures) {
                 let purified = picture.and_then(|picture| match outcomes.next() {
-                    Some(outcome) => Ok(Purified { picture, outcome }),
+                    Some(outcome) => {
+                        outcome.input.check()?;
+                        Ok(Purified { picture, outcome })
+                    }
                     None => Err(Error::Device("an outcome of the wave is missing".into())),
                 });
                 let seconds = if purified.is_ok() { seconds } else { 0.0 };

@@ -250,7 +250,7 @@ fn input<'a>(
         dims.push(match (size, wanted) {
             (None, None) => {
                 return Err(format!(
-                    "input \"{name}\" is {shown}: its {axis} is free; give the image size to run at"
+                    "input \"{name}\" is {shown}: its {axis} is free; give the image size to run at, with --size"
                 ));
             }
             (Some(size), Some(wanted)) if size != wanted as i64 => {
