@@ -17,5 +17,9 @@ fn the_list_of_operators_is_the_table_s() {
         })
         .collect();
     let want = format!("{}.", rows.join(", "));
-    assert_eq!(list, Some(want.as_str()), "put this between the marks:\n{want}");
+    assert_eq!(
+        list,
+        Some(want.as_str()),
+        "put this between the marks:\n{want}"
+    );
 }

@@ -38,6 +38,7 @@ impl Options {
         let paths = reconstruct.paths().len() as u128;
         let probes = reconstruct.probes() as u128;
         let segments = probes.min(self.map.segments as u128);
+        let points = (self.map.reach_points + 1 + self.map.segment_points) as u128;
         // Logits, and the job and bookkeeping of a probe.
         let reading = floats(classes) + 192;
         let readings = images * paths * reading;
@@ -55,7 +56,7 @@ impl Options {
                 way_out: "lower --restarts or --segments",
             },
             MemoryPart {
-                bytes: readings * segments * self.map.segment_points as u128,
+                bytes: readings * segments * points,
                 purpose: "the segments' probes",
                 way_out: "lower --segment-points, --segments or --restarts",
             },
