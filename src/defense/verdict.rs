@@ -37,7 +37,7 @@ pub struct VerdictOptions {
 impl Default for VerdictOptions {
     fn default() -> Self {
         VerdictOptions {
-            clean_below: 0.5,
+            clean_below: 0.42,
             adversarial_from: 0.5,
         }
     }
@@ -70,9 +70,86 @@ impl VerdictOptions {
     }
 }
 
-/// How strongly the map speaks for `label` against the input label, in `[0, 1]`: `label`'s part of
-/// the support of the two.
+/// How strongly the map speaks for `label` against the input label, in `[0, 1]`; ½ is the even point.
+///
+/// Two things count. The odds of the two labels where the map votes: behind the reconstructions an
+/// adversarial label fades. And how far these odds have moved from those at the input: a clean
+/// picture's reconstruction is doubted where the picture itself was, an adversarial one's is not.
+/// The second weighs a quarter of the first and is bounded, since attacks can choose the confidence
+/// at the input freely. The numbers were measured on pictures attacked through EfficientNet-Lite0.
 pub fn score(map: &DecisionMap, support: &[f64], label: usize) -> f64 {
-    let (other, input) = (support[label], support[map.input_label()]);
-    other / (other + input)
+    let input = map.input_label();
+    // Below this a probability is as good as zero, and so that logarithms are finite.
+    let log = |p: f64| p.max(1e-12).ln();
+    let odds = log(support[label]) - log(support[input]);
+    let odds_at_input = log(map.input.probability(label)) - log(map.input.probability(input));
+    let moved = (odds - odds_at_input).min(MOST_MOVED);
+    1.0 / (1.0 + (-(odds + WEIGHT_MOVED * (moved - EVEN_MOVED))).exp())
+}
+
+/// Weight of the odds' movement against the odds themselves.
+const WEIGHT_MOVED: f64 = 0.25;
+/// Movement, in nats, that speaks for neither verdict.
+const EVEN_MOVED: f64 = 4.5;
+/// Movement, in nats, beyond which more says nothing more.
+const MOST_MOVED: f64 = 8.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::defense::Reading;
+
+    /// The score of label 1 for probabilities of labels 0 and 1 at the input, and their support.
+    fn score_of(input: [f64; 2], support: [f64; 2]) -> f64 {
+        let logits = input.map(|p| p.ln() as f32);
+        let map = DecisionMap {
+            input: Reading::new(&logits),
+            trajectories: vec![],
+            segments: vec![],
+        };
+        score(&map, &support, 1)
+    }
+
+    #[test]
+    fn support_and_movement_both_count() {
+        let sure = [0.999_999, 0.000_001];
+        let unsure = [0.55, 0.45];
+        assert!(score_of(sure, [0.1, 0.9]) > 0.9);
+        assert!(score_of(sure, [0.9, 0.1]) < 0.5);
+        // The same map convicts an input that was sure, and not one that was as doubtful.
+        assert!(score_of(sure, [0.6, 0.4]) > 0.5);
+        assert!(score_of(unsure, [0.6, 0.4]) < 0.5);
+        // But a label that takes over convicts it too.
+        assert!(score_of(unsure, [0.1, 0.9]) > 0.5);
+    }
+
+    #[test]
+    fn vanished_probabilities_give_a_number() {
+        assert!(score_of([1.0, 0.0], [0.0, 0.0]).is_finite());
+    }
+
+    #[test]
+    fn thresholds_make_the_words() {
+        let options = VerdictOptions {
+            clean_below: 0.4,
+            adversarial_from: 0.6,
+        };
+        let words = [0.4, 0.5, 0.6].map(|score| options.verdict(score));
+        assert_eq!(
+            words,
+            [Verdict::Clean, Verdict::Undecided, Verdict::Adversarial]
+        );
+        for (clean_below, adversarial_from) in
+            [(0.6, 0.4), (-0.1, 0.5), (0.5, 1.1), (f64::NAN, 0.5)]
+        {
+            assert!(
+                VerdictOptions {
+                    clean_below,
+                    adversarial_from
+                }
+                .validate()
+                .is_err()
+            );
+        }
+    }
 }
