@@ -176,7 +176,7 @@ type Loaded<'i> = (Vec<(&'i Item, Picture)>, Vec<(&'i Item, Error)>);
 fn load<'i>(victim: &Victim, dataset: &Dataset, items: &'i [Item], classes: usize) -> Loaded<'i> {
     let (mut ready, mut broken) = (Vec::new(), Vec::new());
     for item in items {
-        match victim.load(dataset, item) {
+        match victim.preprocess.load(dataset, item) {
             Ok(_) if item.label.is_some_and(|label| label >= classes) => {
                 let label = item.label.unwrap_or_default();
                 let message =

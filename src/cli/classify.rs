@@ -68,7 +68,7 @@ fn run_on<B: Backend>(
             .collect();
         let pictures: Vec<Result<Picture>> = items
             .iter()
-            .map(|item| victim.load(dataset, item))
+            .map(|item| victim.preprocess.load(dataset, item))
             .collect();
         for (i, picture) in pictures.iter().flatten().enumerate() {
             backend.upload(&picture.pixels, &mut device, i)?;

@@ -12,7 +12,7 @@ use crate::io::picture::open_regular;
 use crate::io::preprocess::{Overrides, Size};
 use crate::io::resample::Filter;
 use crate::io::sidecar::Sidecar;
-use crate::io::{Dataset, Item, Normalization, Picture, Preprocess};
+use crate::io::{Normalization, Preprocess};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Model {
@@ -62,17 +62,6 @@ pub struct Victim {
 }
 
 impl Victim {
-    /// Reads a picture and makes it the classifier's input.
-    ///
-    /// # Errors
-    /// Names the picture.
-    pub fn load(&self, dataset: &Dataset, item: &Item) -> Result<Picture> {
-        let prepared = dataset
-            .load(item)
-            .and_then(|picture| self.preprocess.apply(picture));
-        prepared.map_err(|error| error.about(&item.id))
-    }
-
     /// What `run.json` records of it.
     pub fn describe(&self) -> serde_json::Value {
         json!({ "hash": self.hash, "preprocess": self.preprocess })

@@ -75,7 +75,7 @@ fn run_on<B: Backend>(
     let progress = Progress::new(open().count());
     let mut tally = Tally::default();
     let pictures = open().map(|item| {
-        let picture = victim.load(dataset, &item);
+        let picture = victim.preprocess.load(dataset, &item);
         (item, picture)
     });
     let ended = scheduler::run(

@@ -197,8 +197,8 @@ impl Preprocess {
     /// # Errors
     /// The picture cannot be [read](Dataset::load) or [made fit](Self::apply); the message names it.
     pub fn load(&self, dataset: &Dataset, item: &Item) -> Result<Picture> {
-        self.apply(dataset.load(item)?)
-            .map_err(|error| Error::file(&item.id, error.to_string()))
+        let prepared = dataset.load(item).and_then(|picture| self.apply(picture));
+        prepared.map_err(|error| error.about(&item.id))
     }
 
     /// The classifier's input for a picture.
