@@ -48,14 +48,11 @@ impl MapOptions {
         if self.segment_points == 0 || self.segments == 0 {
             return Err(Error::invalid("at least 1 segment with 1 point is needed"));
         }
-        let most = self
-            .segment_points
-            .max(self.reach_points)
-            .max(self.segments);
+        let most = self.segment_points.max(self.reach_points);
         if most > MAX_POINTS {
             return Err(Error::invalid(format!(
-                "a map has at most {MAX_POINTS} segments and points of one, not {most}; lower \
-                 --segments, --segment-points or --reach-points"
+                "a segment has at most {MAX_POINTS} points, not {most}; lower --segment-points or \
+                 --reach-points"
             )));
         }
         if !(0.0..=Self::MAX_REACH).contains(&self.reach) {
