@@ -530,6 +530,8 @@ fn squared_error<T: Real>(
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
+
     use super::*;
 
     struct Host;
@@ -635,7 +637,7 @@ mod tests {
         assert_eq!(out.image(0), input.image(0));
         for (i, &x) in out.image(1).iter().enumerate() {
             let want = 0.1 * ((i / 7) % 5) as f64 + 0.0625 * (i % 7) as f64;
-            assert!((x - want).abs() < 1e-12);
+            assert_abs_diff_eq!(x, want, epsilon = 1e-12);
         }
         Host.push(
             &[Push {
@@ -649,7 +651,7 @@ mod tests {
         .unwrap();
         for (i, &x) in out.image(0).iter().enumerate() {
             let want = 0.1 * ((i / 7) % 5) as f64 + 0.375 * (i % 7) as f64;
-            assert!((x - want.min(1.0)).abs() < 1e-12);
+            assert_abs_diff_eq!(x, want.min(1.0), epsilon = 1e-12);
         }
         let errors = Host
             .squared_error(&[(from, to), (to, to)], grid(5, 4))
@@ -662,7 +664,7 @@ mod tests {
             0.0,
         ];
         for (got, want) in errors.iter().zip(want) {
-            assert!((got - want).abs() < 1e-9, "{got} {want}");
+            assert_abs_diff_eq!(*got, want, epsilon = 1e-9);
         }
     }
 
