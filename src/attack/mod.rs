@@ -206,7 +206,7 @@ pub fn attack<B: Backend>(
             let hit = output.label() == aims[i];
             Attacked {
                 linf: change().fold(0.0, |most: f32, x| most.max(x.abs())),
-                l2: change().map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt() as f32,
+                l2: l2::norm(change()) as f32,
                 success: if options.target == Target::Untargeted {
                     !hit
                 } else {

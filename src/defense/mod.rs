@@ -32,5 +32,5 @@ pub use reading::Reading;
 pub use reconstruct::{Path, ReconstructOptions, ReconstructionId, Reconstructions, reconstruct};
 pub use stitch::{StitchMode, StitchOptions};
 pub use stopping::smoothed_psnr_maximum;
-pub use trajectory::{Trajectory, TrajectoryPoint, psnr, trace};
+pub use trajectory::{Trajectory, TrajectoryPoint, trace};
 pub use verdict::{Verdict, VerdictOptions};

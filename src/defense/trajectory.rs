@@ -2,6 +2,7 @@
 
 use crate::backend::{At, Backend};
 use crate::error::Result;
+use crate::io::metrics::decibels;
 
 use super::{Path, Prober, Reading, ReconstructOptions, ReconstructionId, Reconstructions};
 
@@ -19,11 +20,6 @@ pub struct TrajectoryPoint {
 
 /// The probes of one path, in iteration order.
 pub type Trajectory = Vec<TrajectoryPoint>;
-
-/// PSNR in dB of a sum of squared errors over `elements` numbers in `[0, 1]`.
-pub fn psnr(squared_error: f64, elements: usize) -> f64 {
-    -10.0 * (squared_error / elements as f64).log10()
-}
 
 /// Probes all reconstructions of a wave: trajectories by image, then path.
 pub fn trace<B: Backend>(
@@ -59,9 +55,12 @@ pub fn trace<B: Backend>(
             let least = tiles
                 .iter()
                 .enumerate()
-                .map(|(tile, &error)| psnr(error, shape.channels * grid.area(tile)))
+                .map(|(tile, &error)| decibels(error / (shape.channels * grid.area(tile)) as f64))
                 .fold(f64::INFINITY, f64::min);
-            errors.push((psnr(tiles.iter().sum(), shape.elements()), least));
+            errors.push((
+                decibels(tiles.iter().sum::<f64>() / shape.elements() as f64),
+                least,
+            ));
         }
         Ok(())
     })?;

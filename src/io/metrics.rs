@@ -16,7 +16,13 @@ pub fn mean_squared_error(a: &[f32], b: &[f32]) -> f64 {
 
 /// Peak signal-to-noise ratio in dB for a peak of 1, over all elements; infinite for equal pictures.
 pub fn psnr(a: &[f32], b: &[f32]) -> f64 {
-    -10.0 * mean_squared_error(a, b).log10()
+    decibels(mean_squared_error(a, b))
+}
+
+/// The peak signal-to-noise ratio, in dB for a peak of 1, that a mean squared error means; infinite
+/// for 0.
+pub fn decibels(mean_squared_error: f64) -> f64 {
+    -10.0 * mean_squared_error.log10()
 }
 
 /// Structural similarity (Wang et al., "Image quality assessment: from error visibility to structural
