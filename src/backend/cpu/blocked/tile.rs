@@ -155,23 +155,43 @@ unsafe fn pixels<V: F32x16, const O: usize, const P: usize>(row: &Row<O>, x: usi
             }
         }
     }
-    for o in 0..O {
-        let OutputRow {
-            output, residual, ..
-        } = row.outputs[o];
-        // SAFETY: the caller's promise on the output and the residual.
-        unsafe {
-            let start = x * row.stride;
-            let bounds = row.activation.bounds();
-            finish(
-                &acc[o],
-                output.add(start),
-                residual,
-                start,
-                row.stride,
-                bounds,
-            );
+    // Not a loop over the groups: it would be too long for the compiler to unroll, and sums that are
+    // indexed by a variable live in memory, all through the sum.
+    // SAFETY: the caller's promise on the output and the residual.
+    unsafe {
+        finish_group(row, 0, x, &acc[0]);
+        if O == 2 {
+            finish_group(row, O - 1, x, &acc[O - 1]);
         }
+    }
+}
+
+/// Stores the sums of pixels `x .. x + P` of output group `o`.
+///
+/// # Safety
+/// As [`row`].
+#[inline(always)]
+unsafe fn finish_group<V: F32x16, const O: usize, const P: usize>(
+    row: &Row<O>,
+    o: usize,
+    x: usize,
+    sums: &[V; P],
+) {
+    let OutputRow {
+        output, residual, ..
+    } = row.outputs[o];
+    let start = x * row.stride;
+    let bounds = row.activation.bounds();
+    // SAFETY: the caller's promise.
+    unsafe {
+        finish(
+            sums,
+            output.add(start),
+            residual,
+            start,
+            row.stride,
+            bounds,
+        );
     }
 }
 

@@ -1,18 +1,18 @@
-//! Matrix products: a register tile of rows × two vectors of columns, over packed columns.
+//! Matrix products: a register tile of rows × vectors of columns, over packed columns.
 //!
 //! Every element is one chain of fused multiply-adds over k in ascending order, from the bias or the
 //! result's former content on, whatever tile computes it: results do not depend on how the work is cut.
 
 use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch};
 
-/// A matrix in memory, row- or column-major or a view of either.
+/// A matrix in memory, row- or column-major: one of the distances is 1.
 #[derive(Clone, Copy, Debug)]
 pub struct Strided<'a> {
-    pub data: &'a [f32],
+    data: &'a [f32],
     /// Distance between rows.
-    pub row: usize,
+    row: usize,
     /// Distance between columns.
-    pub column: usize,
+    column: usize,
 }
 
 impl<'a> Strided<'a> {
@@ -143,9 +143,7 @@ impl Product<'_> {
 /// Rows of the inner dimension that are multiplied before the result's sums go back to memory.
 const DEPTH: usize = 128;
 /// Columns whose packed `DEPTH` rows stay in the second-level cache while rows pass over them.
-const WIDTH: usize = 1024;
-/// Rows of the largest register tile.
-const ROWS: usize = 12;
+const WIDTH: usize = 960;
 
 struct Tiles<'a> {
     product: &'a Product<'a>,
@@ -161,11 +159,15 @@ impl Kernel for Tiles<'_> {
 
     #[inline(always)]
     fn run<V: F32x16>(self) {
-        // The largest tiles whose sums, and a row of the right matrix, fit the registers.
-        if V::REGISTERS >= 32 {
-            self.blocks::<V, 2>(ROWS);
-        } else {
-            self.blocks::<V, 1>(ROWS / 2);
+        // The largest tiles whose sums, and a row of the right matrix, fit the registers. More vectors
+        // than rows would be read oftener than they are used; fewer leave more rows of the left matrix
+        // than there are registers to point at them.
+        let along = self.product.a.column == 1;
+        match (V::REGISTERS >= 32, along) {
+            (true, true) => self.blocks::<V, 8, 3, true>(),
+            (true, false) => self.blocks::<V, 8, 3, false>(),
+            (false, true) => self.blocks::<V, 6, 1, true>(),
+            (false, false) => self.blocks::<V, 6, 1, false>(),
         }
     }
 }
@@ -180,23 +182,18 @@ struct Place {
 }
 
 impl Tiles<'_> {
+    /// Tiles of `R` rows × `C` vectors; `ALONG` says that the rows of the left matrix, not its columns,
+    /// are contiguous.
     #[inline(always)]
-    fn blocks<V: F32x16, const C: usize>(&self, tile: usize) {
-        let Product { k, a, .. } = *self.product;
-        // The tile's rows of the left matrix side by side, so that the inner loop has one stream.
-        let mut left = [0.0; ROWS * DEPTH];
+    fn blocks<V: F32x16, const R: usize, const C: usize, const ALONG: bool>(&self) {
+        let k = self.product.k;
         for start in self.columns.clone().step_by(WIDTH) {
             let end = (start + WIDTH).min(self.columns.end);
             for first in (0..k.max(1)).step_by(DEPTH) {
                 let depth = DEPTH.min(k - first);
-                for row in (0..self.rows).step_by(tile) {
-                    let rows = tile.min(self.rows - row);
-                    for r in 0..rows {
-                        let from = (self.first_row + row + r) * a.row + first * a.column;
-                        for p in 0..depth {
-                            left[p * rows + r] = a.data[from + p * a.column];
-                        }
-                    }
+                let mut row = 0;
+                while row < self.rows {
+                    let rows = (self.rows - row).min(R);
                     let mut column = start;
                     while column < end {
                         let place = Place {
@@ -205,111 +202,112 @@ impl Tiles<'_> {
                             first,
                             depth,
                         };
-                        if end - column > LANES && C == 2 {
-                            self.tile::<V, 2>(rows, &left, place);
-                            column += 2 * LANES;
+                        if end - column >= C * LANES {
+                            self.tiles::<V, R, C, ALONG>(rows, place);
+                            column += C * LANES;
                         } else {
-                            self.tile::<V, 1>(rows, &left, place);
+                            self.tiles::<V, R, 1, ALONG>(rows, place);
                             column += LANES;
                         }
                     }
+                    row += rows;
                 }
             }
         }
     }
 
+    /// A tile of `rows <= R` rows, in parts of a few fixed heights.
     #[inline(always)]
-    fn tile<V: F32x16, const C: usize>(
+    fn tiles<V: F32x16, const R: usize, const C: usize, const ALONG: bool>(
         &self,
         rows: usize,
-        left: &[f32; ROWS * DEPTH],
-        place: Place,
+        mut place: Place,
     ) {
-        match rows {
-            1 => self.fixed::<V, 1, C>(left, place),
-            2 => self.fixed::<V, 2, C>(left, place),
-            3 => self.fixed::<V, 3, C>(left, place),
-            4 => self.fixed::<V, 4, C>(left, place),
-            5 => self.fixed::<V, 5, C>(left, place),
-            6 => self.fixed::<V, 6, C>(left, place),
-            7 => self.fixed::<V, 7, C>(left, place),
-            8 => self.fixed::<V, 8, C>(left, place),
-            9 => self.fixed::<V, 9, C>(left, place),
-            10 => self.fixed::<V, 10, C>(left, place),
-            11 => self.fixed::<V, 11, C>(left, place),
-            _ => self.fixed::<V, ROWS, C>(left, place),
+        let end = place.row + rows;
+        while place.row < end {
+            place.row += match end - place.row {
+                1 => self.tile::<V, 1, C, ALONG>(place),
+                2 | 3 => self.tile::<V, 2, C, ALONG>(place),
+                left if left < R => self.tile::<V, 4, C, ALONG>(place),
+                _ => self.tile::<V, R, C, ALONG>(place),
+            };
         }
     }
 
-    /// R rows of C vectors, for one block of the inner dimension.
+    /// `R` rows of `C` vectors, for one block of the inner dimension. Returns `R`.
     #[inline(always)]
-    fn fixed<V: F32x16, const R: usize, const C: usize>(
+    fn tile<V: F32x16, const R: usize, const C: usize, const ALONG: bool>(
         &self,
-        left: &[f32; ROWS * DEPTH],
         place: Place,
-    ) {
-        let Product { k, b, .. } = *self.product;
+    ) -> usize {
+        let Product { k, a, b, .. } = *self.product;
         let begins = place.first == 0;
         let ends = place.first + place.depth == k;
+        // Only a single vector is ever cut off by the end of a row.
+        let count = if C == 1 {
+            LANES.min(self.columns.end - place.column)
+        } else {
+            LANES
+        };
         let mut sums = [[V::splat(0.0); C]; R];
         // SAFETY: `Product::run` has checked that `b` holds whole panels of k rows and that the rows
-        // and columns lie in `c`; `left` holds `depth <= DEPTH` times `R <= ROWS` numbers.
+        // and columns lie in `a` and `c`.
         unsafe {
-            for (r, sums) in sums.iter_mut().enumerate() {
-                for (c, sum) in sums.iter_mut().enumerate() {
-                    let (to, count) = self.place(place, r, c);
-                    if !begins || self.product.accumulate {
-                        *sum = load_part(to, count);
-                    } else if let Some(bias) = self.product.bias {
-                        *sum = load_part(bias.as_ptr().add(place.column + c * LANES), count);
+            let to = |r: usize, c: usize| {
+                let column = place.column - self.columns.start + c * LANES;
+                self.c.add((place.row + r) * self.stride + column)
+            };
+            if !begins || self.product.accumulate {
+                for r in 0..R {
+                    for c in 0..C {
+                        sums[r][c] = load_part(to(r, c), count);
                     }
                 }
+            } else if let Some(bias) = self.product.bias {
+                let mut vectors = [V::splat(0.0); C];
+                for c in 0..C {
+                    vectors[c] = load_part(bias.as_ptr().add(place.column + c * LANES), count);
+                }
+                sums = [vectors; R];
             }
-            let mut left = left.as_ptr();
+            let mut left =
+                (a.data.as_ptr()).add((self.first_row + place.row) * a.row + place.first * a.column);
             let mut right = b
                 .as_ptr()
                 .add(place.column / LANES * k + place.first)
                 .cast::<f32>();
             for _ in 0..place.depth {
                 let mut vectors = [V::splat(0.0); C];
-                for (c, vector) in vectors.iter_mut().enumerate() {
-                    *vector = V::load(right.add(c * k * LANES));
+                for c in 0..C {
+                    vectors[c] = V::load(right.add(c * k * LANES));
                 }
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let x = V::splat(*left.add(r));
-                    for (sum, &vector) in sums.iter_mut().zip(&vectors) {
-                        *sum = x.mul_add(vector, *sum);
+                for r in 0..R {
+                    let x = V::splat(*left.add(if ALONG { r * a.row } else { r }));
+                    for c in 0..C {
+                        sums[r][c] = x.mul_add(vectors[c], sums[r][c]);
                     }
                 }
-                left = left.add(R);
+                left = left.wrapping_add(if ALONG { 1 } else { a.column });
                 right = right.add(LANES);
             }
-            for (r, sums) in sums.iter().enumerate() {
-                for (c, &sum) in sums.iter().enumerate() {
-                    let (to, count) = self.place(place, r, c);
-                    let mut sum = sum;
-                    if ends
-                        && self.product.accumulate
-                        && let Some(bias) = self.product.bias
-                    {
-                        let bias = bias.as_ptr().add(place.column + c * LANES);
-                        sum = sum.add(load_part(bias, count));
+            if ends
+                && self.product.accumulate
+                && let Some(bias) = self.product.bias
+            {
+                for c in 0..C {
+                    let bias: V = load_part(bias.as_ptr().add(place.column + c * LANES), count);
+                    for r in 0..R {
+                        sums[r][c] = sums[r][c].add(bias);
                     }
-                    store_part(sum, to, count);
+                }
+            }
+            for r in 0..R {
+                for c in 0..C {
+                    store_part(sums[r][c], to(r, c), count);
                 }
             }
         }
-    }
-
-    /// Where vector `c` of row `r` of a tile goes, and how many of its lanes.
-    #[inline(always)]
-    fn place(&self, place: Place, r: usize, c: usize) -> (*mut f32, usize) {
-        let column = place.column + c * LANES;
-        let offset = (place.row + r) * self.stride + column - self.columns.start;
-        (
-            self.c.wrapping_add(offset),
-            LANES.min(self.columns.end - column),
-        )
+        R
     }
 }
 
