@@ -144,6 +144,12 @@ pub enum Op {
         kind: Reduction,
         axes: Vec<usize>,
     },
+    /// `(x − mean) / sqrt(variance + epsilon)`, with the statistics of the elements along `axis` and
+    /// all axes after it.
+    Normalize {
+        axis: usize,
+        epsilon: f32,
+    },
     Softmax {
         axis: usize,
     },
@@ -222,6 +228,7 @@ impl Op {
             Op::MaxPool(_) => "MaxPool",
             Op::AveragePool(_) => "AveragePool",
             Op::Reduce { .. } => "Reduce",
+            Op::Normalize { .. } => "Normalize",
             Op::Softmax { .. } => "Softmax",
             Op::LogSoftmax { .. } => "LogSoftmax",
             Op::Reshape => "Reshape",

@@ -243,6 +243,7 @@ mod tests {
             "Map",
             "MatMul",
             "MaxPool",
+            "Normalize",
             "Pad",
             "Reduce",
             "Reshape",

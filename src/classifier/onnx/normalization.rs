@@ -4,35 +4,12 @@ use std::sync::Arc;
 
 use super::builder::{Call, Item, Outputs, axis};
 use super::fold;
-use crate::classifier::function::Function;
-use crate::classifier::graph::{Binary, Op, Reduction};
+use crate::classifier::graph::{Binary, Op};
 
-/// `(x − mean)/sqrt(variance + epsilon)`, statistics along `axes`.
-fn normalized(
-    call: &mut Call<'_>,
-    x: Item,
-    axes: Vec<usize>,
-    epsilon: f32,
-) -> Result<Item, String> {
+/// `(x − mean)/sqrt(variance + epsilon)`, statistics along `axis` and all after it.
+fn normalized(call: &mut Call<'_>, x: Item, axis: usize, epsilon: f32) -> Result<Item, String> {
     let dims = x.dims().to_vec();
-    let mut reduced = dims.clone();
-    for &axis in &axes {
-        reduced[axis] = 1;
-    }
-    let mean = Op::Reduce {
-        kind: Reduction::Mean,
-        axes,
-    };
-    let binary = Op::Binary;
-    let centre = call.apply(mean.clone(), std::slice::from_ref(&x), reduced.clone())?;
-    let centred = call.apply(binary(Binary::Sub), &[x, centre], dims.clone())?;
-    let both = [centred.clone(), centred.clone()];
-    let squares = call.apply(binary(Binary::Mul), &both, dims.clone())?;
-    let variance = call.apply(mean, &[squares], reduced.clone())?;
-    let epsilon = Item::floats(vec![], [epsilon]);
-    let sum = call.apply(binary(Binary::Add), &[variance, epsilon], reduced.clone())?;
-    let deviation = call.apply(Op::Map(Function::Sqrt), &[sum], reduced)?;
-    call.apply(binary(Binary::Div), &[centred, deviation], dims)
+    call.apply(Op::Normalize { axis, epsilon }, &[x], dims)
 }
 
 /// `x` times or plus a constant that broadcasts to its shape.
@@ -54,7 +31,7 @@ pub fn layer(call: &mut Call<'_>) -> Outputs {
     let epsilon = call.float("epsilon", 1e-5)?;
     call.ignore("stash_type");
     let scale = call.floats(1)?;
-    let mut y = normalized(call, x, (first..rank).collect(), epsilon)?;
+    let mut y = normalized(call, x, first, epsilon)?;
     y = with(call, Binary::Mul, y, Item::floats(scale.0, scale.1))?;
     if call.optional(2).is_some() {
         let shift = call.floats(2)?;
@@ -150,7 +127,7 @@ pub fn instance(call: &mut Call<'_>) -> Outputs {
     by_channel[0] = channels;
     let scale = Item::floats(by_channel.clone(), parameter(call, 1, channels)?);
     let shift = Item::floats(by_channel, parameter(call, 2, channels)?);
-    let y = normalized(call, x, (2..rank).collect(), epsilon)?;
+    let y = normalized(call, x, 2, epsilon)?;
     let y = with(call, Binary::Mul, y, scale)?;
     Ok(vec![with(call, Binary::Add, y, shift)?])
 }

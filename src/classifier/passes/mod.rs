@@ -6,6 +6,7 @@
 mod activations;
 mod dead;
 mod epilogue;
+mod normalize;
 mod pad;
 mod reshape;
 mod scale_shift;
@@ -19,7 +20,9 @@ pub fn run(graph: &mut Graph) {
     for pass in [
         reshape::simplify,
         activations::recognise,
+        normalize::recognise,
         scale_shift::fold,
+        scale_shift::fold_ahead,
         pad::fold,
         epilogue::fuse,
     ] {

@@ -1,5 +1,5 @@
 //! Folds batch normalisation, and whatever else scales and shifts channels by constants, into the
-//! layer before it.
+//! layer before it, or into the linear layer after it.
 
 use super::Uses;
 use crate::classifier::graph::{Binary, Graph, Node, Op, Value, ValueId};
@@ -16,6 +16,24 @@ struct Affine {
     shift: Vec<f64>,
 }
 
+impl Affine {
+    /// This one of what `inner` gives, along the same axis.
+    fn of(self, inner: Affine) -> Affine {
+        let both = self.scale.iter().zip(self.shift);
+        let shift = both.zip(&inner.shift).map(|((s, t), u)| s * u + t);
+        Affine {
+            shift: shift.collect(),
+            scale: self
+                .scale
+                .iter()
+                .zip(inner.scale)
+                .map(|(s, r)| s * r)
+                .collect(),
+            ..inner
+        }
+    }
+}
+
 /// Folds every scale and shift into the convolution, linear layer or scale and shift before it;
 /// what cannot be folded and works on axis 1 becomes an [`Op::ScaleShift`].
 pub fn fold(graph: &mut Graph) {
@@ -25,13 +43,70 @@ pub fn fold(graph: &mut Graph) {
             continue;
         };
         let before = uses.sole_producer(graph, affine.x).cloned();
-        let folded = before.and_then(|before| into_layer(graph, before, &affine));
+        let folded = before.and_then(|before| {
+            let folded = into_layer(graph, &before, &affine);
+            // Of a chain of scales and shifts only the last's weights are kept: a small file could
+            // ask for many copies.
+            let replaced = folded.iter().flat_map(|_| &before.inputs[1..]);
+            for id in replaced.filter(|id| id.0 >= uses.users.len()) {
+                graph.values[id.0].data = Some([].into());
+            }
+            folded
+        });
         if let Some(folded) = folded.or_else(|| on_its_own(graph, &affine)) {
             let node = &mut graph.nodes[index];
             node.op = folded.0;
             node.inputs = folded.1;
         }
     }
+}
+
+/// Folds every scale and shift that nothing but one linear layer reads into that layer: those of layer
+/// normalisation, mostly. `W·(s·x + t) + b = (W·s)·x + (W·t + b)`.
+pub fn fold_ahead(graph: &mut Graph) {
+    let uses = Uses::of(graph);
+    for index in 0..graph.nodes.len() {
+        if let Some(inputs) = absorbed(graph, &uses, index) {
+            graph.nodes[index].inputs = inputs;
+        }
+    }
+}
+
+/// The inputs of linear layer `index` with what scales and shifts its input in its weights and bias.
+fn absorbed(graph: &mut Graph, uses: &Uses, index: usize) -> Option<Vec<ValueId>> {
+    let node = graph.nodes[index].clone();
+    if !matches!(node.op, Op::Gemm { .. }) {
+        return None;
+    }
+    let mut whole: Option<Affine> = None;
+    let mut x = node.inputs[0];
+    while let Some(before) = uses.sole_producer(graph, x)
+        && let Some(affine) = affine(graph, before)
+        && affine.axis + 1 == graph.value(x).dims.len()
+    {
+        x = affine.x;
+        whole = Some(match whole {
+            None => affine,
+            Some(after) => after.of(affine),
+        });
+    }
+    let affine = whole?;
+    let (weight, bias) = (node.inputs[1], node.inputs[2]);
+    let rows = graph.constant(weight)?.chunks_exact(affine.scale.len());
+    let (mut weights, mut biases) = (Vec::new(), Vec::new());
+    for (row, &b) in rows.zip(graph.constant(bias)?) {
+        let shifted = row.iter().zip(&affine.shift);
+        biases.push(f64::from(b) + shifted.map(|(&w, t)| f64::from(w) * t).sum::<f64>());
+        let scaled = row.iter().zip(&affine.scale);
+        weights.extend(scaled.map(|(&w, s)| f64::from(w) * s));
+    }
+    let dims = graph.value(weight).dims.clone();
+    let weight = constant(graph, &format!("{}/weight", node.name), dims, weights);
+    let length = vec![biases.len()];
+    let bias = constant(graph, &format!("{}/bias", node.name), length, biases);
+    let mut inputs = node.inputs;
+    inputs[..3].copy_from_slice(&[affine.x, weight, bias]);
+    Some(inputs)
 }
 
 /// What a node scales and shifts, if it does.
@@ -111,7 +186,7 @@ fn constant(graph: &mut Graph, name: &str, dims: Vec<usize>, values: Vec<f64>) -
 }
 
 /// The layer with the affine part in its weights and bias.
-fn into_layer(graph: &mut Graph, layer: Node, affine: &Affine) -> Option<(Op, Vec<ValueId>)> {
+fn into_layer(graph: &mut Graph, layer: &Node, affine: &Affine) -> Option<(Op, Vec<ValueId>)> {
     let channels_last = graph.value(affine.x).dims.len() - 1;
     let fits = match layer.op {
         Op::Conv(_) | Op::ScaleShift { .. } => affine.axis == 1,
@@ -133,10 +208,10 @@ fn into_layer(graph: &mut Graph, layer: Node, affine: &Affine) -> Option<(Op, Ve
         .map(|(c, &b)| f64::from(b) * affine.scale[c] + affine.shift[c])
         .collect();
     let dims = graph.value(weight).dims.clone();
-    let name = layer.name;
+    let name = &layer.name;
     let weight = constant(graph, &format!("{name}/weight"), dims, weights);
     let bias = constant(graph, &format!("{name}/bias"), vec![channels], biases);
-    Some((layer.op, vec![layer.inputs[0], weight, bias]))
+    Some((layer.op.clone(), vec![layer.inputs[0], weight, bias]))
 }
 
 /// A scale and shift with no layer to go into.

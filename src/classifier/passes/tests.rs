@@ -174,3 +174,103 @@ fn moves_that_move_nothing_go() {
     let (flat, count) = ("Reshape".to_string(), 1);
     assert_eq!(counts(&after), [(flat, count)].into());
 }
+
+/// Layer normalisation of rows of 6 as one operator and spelt out twice, each before a linear layer.
+#[test]
+fn layer_normalisation_goes_into_the_linear_layer_after_it() {
+    let mut model = ModelWriter::new(17, &[FREE, 3, 4, 6])
+        .weights("scale", &[6])
+        .weights("shift", &[6])
+        .weights("w", &[6, 6])
+        .floats("two", &[], &[2.0])
+        .floats("epsilon", &[], &[1e-3])
+        .node("LayerNormalization", &["x", "scale", "shift"], &["n0"], &[])
+        .node("MatMul", &["n0", "w"], &["x1"], &[]);
+    let last = || [ints("axes", &[-1])];
+    for (i, own_difference) in [(1, false), (2, true)] {
+        let at = |name: &str| format!("{name}{i}");
+        let (x, next) = (at("x"), format!("x{}", i + 1));
+        let squared = if own_difference {
+            at("again")
+        } else {
+            at("centred")
+        };
+        model = model
+            .node("ReduceMean", &[&x], &[&at("mean")], &last())
+            .node("Sub", &[&x, &at("mean")], &[&at("centred")], &[])
+            .node("Sub", &[&x, &at("mean")], &[&at("again")], &[])
+            .node("Pow", &[&squared, "two"], &[&at("squares")], &[])
+            .node("ReduceMean", &[&at("squares")], &[&at("variance")], &last())
+            .node("Add", &["epsilon", &at("variance")], &[&at("sum")], &[])
+            .node("Sqrt", &[&at("sum")], &[&at("deviation")], &[])
+            .node(
+                "Div",
+                &[&at("centred"), &at("deviation")],
+                &[&at("standard")],
+                &[],
+            )
+            .node("Mul", &[&at("standard"), "scale"], &[&at("scaled")], &[])
+            .node("Add", &[&at("scaled"), "shift"], &[&at("normal")], &[])
+            .node("MatMul", &[&at("normal"), "w"], &[&next], &[]);
+    }
+    let model = model.node("Flatten", &["x3"], &["y"], &[]);
+    let (before, after) = (model.import().unwrap(), model.load().unwrap());
+    let expected = [("Gemm", 3), ("Normalize", 3), ("Reshape", 1)];
+    assert_eq!(
+        counts(&after),
+        expected.map(|(name, n)| (name.to_string(), n)).into()
+    );
+    for (a, b) in logits(&after).iter().zip(logits(&before)) {
+        assert!((a - b).abs() < 1e-6 * b.abs().max(1.0), "{a} against {b}");
+    }
+}
+
+/// Not the mean of what it is subtracted from; a mean over other axes; a shift between the two.
+#[test]
+fn lookalikes_of_normalisation_are_left_alone() {
+    let axes = |axis: i64| [ints("axes", &[axis])];
+    let model = ModelWriter::new(17, &[FREE, 3, 4, 6])
+        .floats("two", &[], &[2.0])
+        .floats("epsilon", &[], &[1e-3])
+        .node("Relu", &["x"], &["r"], &[])
+        .node("ReduceMean", &["r"], &["mean"], &axes(-1))
+        .node("Sub", &["x", "mean"], &["centred"], &[])
+        .node("Pow", &["centred", "two"], &["squares"], &[])
+        .node("ReduceMean", &["squares"], &["variance"], &axes(2))
+        .node("Add", &["variance", "epsilon"], &["sum"], &[])
+        .node("Sqrt", &["sum"], &["deviation"], &[])
+        .node("Div", &["centred", "deviation"], &["n"], &[])
+        .node("Flatten", &["n"], &["y"], &[]);
+    let (before, after) = (model.import().unwrap(), model.load().unwrap());
+    assert!(!counts(&after).contains_key("Normalize"));
+    for (a, b) in logits(&after).iter().zip(logits(&before)) {
+        assert!((a - b).abs() < 1e-6 * b.abs().max(1.0), "{a} against {b}");
+    }
+}
+
+/// A chain of factors after a layer, and one before: one set of weights, the same logits.
+#[test]
+fn chains_of_factors_fold_into_one_layer() {
+    let mut model = ModelWriter::new(17, &[FREE, 1, 1, 4]).weights("w", &[4, 4]);
+    let mut last = "x".to_string();
+    for i in 0..6 {
+        let (factor, name) = (format!("f{i}"), format!("a{i}"));
+        model = model.weights(&factor, &[4]);
+        model = match i {
+            3 => model.node("MatMul", &[&last, "w"], &[&name], &[]),
+            1 | 4 => model.node("Add", &[&last, &factor], &[&name], &[]),
+            _ => model.node("Mul", &[&last, &factor], &[&name], &[]),
+        };
+        last = name;
+    }
+    let model = model.node("Flatten", &[&last], &["y"], &[]);
+    let (before, after) = (model.import().unwrap(), model.load().unwrap());
+    let expected = [("Gemm", 1), ("Reshape", 1)];
+    assert_eq!(
+        counts(&after),
+        expected.map(|(name, n)| (name.to_string(), n)).into()
+    );
+    for (a, b) in logits(&after).iter().zip(logits(&before)) {
+        assert!((a - b).abs() < 1e-6 * b.abs().max(1.0), "{a} against {b}");
+    }
+}

@@ -184,14 +184,7 @@ unsafe fn finish_group<V: F32x16, const O: usize, const P: usize>(
     let bounds = row.activation.bounds();
     // SAFETY: the caller's promise.
     unsafe {
-        finish(
-            sums,
-            output.add(start),
-            residual,
-            start,
-            row.stride,
-            bounds,
-        );
+        finish(sums, output.add(start), residual, start, row.stride, bounds);
     }
 }
 

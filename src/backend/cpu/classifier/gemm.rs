@@ -3,6 +3,8 @@
 //! Every element is one chain of fused multiply-adds over k in ascending order, from the bias or the
 //! result's former content on, whatever tile computes it: results do not depend on how the work is cut.
 
+use std::ops::Range;
+
 use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch};
 
 /// A matrix in memory, row- or column-major: one of the distances is 1.
@@ -95,48 +97,38 @@ pub struct Product<'a> {
 }
 
 impl Product<'_> {
-    /// Computes columns `columns.start ..` of rows `first_row ..` into `c`, of `stride` numbers a row.
+    /// Computes columns `columns` of rows `rows` into `c`, whose first number is the first of those,
+    /// with `stride` numbers from one row to the next.
+    ///
+    /// # Safety
+    /// `c` is valid for reads and writes of those numbers, which nothing else touches meanwhile.
     ///
     /// # Panics
-    /// The rows or columns exceed the matrices or `c`, or the first column is not a multiple of 16.
-    pub fn run(
+    /// The rows or columns exceed the matrices, or the first column is not a multiple of 16.
+    pub unsafe fn run(
         &self,
-        first_row: usize,
-        rows: usize,
-        columns: std::ops::Range<usize>,
-        c: &mut [f32],
+        rows: Range<usize>,
+        columns: Range<usize>,
+        c: *mut f32,
         stride: usize,
     ) {
-        if rows == 0 || columns.is_empty() {
+        if rows.is_empty() || columns.is_empty() {
             return;
         }
         assert!(
             columns.start.is_multiple_of(LANES)
                 && columns.end <= self.n
                 && self.b.len() == packed_len(self.k, self.n)
-                && !self.a.exceeds(first_row + rows, self.k)
+                && !self.a.exceeds(rows.end, self.k)
                 && self.bias.is_none_or(|bias| bias.len() == self.n)
-                && (rows - 1) * stride + columns.len() <= c.len()
         );
-        dispatch(self.tiles(first_row, rows, columns, c, stride));
-    }
-
-    fn tiles<'b>(
-        &'b self,
-        first_row: usize,
-        rows: usize,
-        columns: std::ops::Range<usize>,
-        c: &mut [f32],
-        stride: usize,
-    ) -> Tiles<'b> {
-        Tiles {
+        dispatch(Tiles {
             product: self,
-            first_row,
             rows,
             columns,
-            c: c.as_mut_ptr(),
+            c,
             stride,
-        }
+        });
     }
 }
 
@@ -147,9 +139,8 @@ const WIDTH: usize = 960;
 
 struct Tiles<'a> {
     product: &'a Product<'a>,
-    first_row: usize,
-    rows: usize,
-    columns: std::ops::Range<usize>,
+    rows: Range<usize>,
+    columns: Range<usize>,
     c: *mut f32,
     stride: usize,
 }
@@ -191,9 +182,9 @@ impl Tiles<'_> {
             let end = (start + WIDTH).min(self.columns.end);
             for first in (0..k.max(1)).step_by(DEPTH) {
                 let depth = DEPTH.min(k - first);
-                let mut row = 0;
-                while row < self.rows {
-                    let rows = (self.rows - row).min(R);
+                let mut row = self.rows.start;
+                while row < self.rows.end {
+                    let rows = (self.rows.end - row).min(R);
                     let mut column = start;
                     while column < end {
                         let place = Place {
@@ -251,11 +242,12 @@ impl Tiles<'_> {
         };
         let mut sums = [[V::splat(0.0); C]; R];
         // SAFETY: `Product::run` has checked that `b` holds whole panels of k rows and that the rows
-        // and columns lie in `a` and `c`.
+        // and columns lie in `a`; its caller, that they lie in `c`.
         unsafe {
             let to = |r: usize, c: usize| {
                 let column = place.column - self.columns.start + c * LANES;
-                self.c.add((place.row + r) * self.stride + column)
+                self.c
+                    .add((place.row - self.rows.start + r) * self.stride + column)
             };
             if !begins || self.product.accumulate {
                 for r in 0..R {
@@ -270,8 +262,10 @@ impl Tiles<'_> {
                 }
                 sums = [vectors; R];
             }
-            let mut left =
-                (a.data.as_ptr()).add((self.first_row + place.row) * a.row + place.first * a.column);
+            let mut left = a
+                .data
+                .as_ptr()
+                .add(place.row * a.row + place.first * a.column);
             let mut right = b
                 .as_ptr()
                 .add(place.column / LANES * k + place.first)
@@ -396,7 +390,8 @@ mod tests {
                     accumulate: true,
                 };
                 let mut c = vec![1.0; m * n];
-                product.run(0, m, 0..n, &mut c, n);
+                // SAFETY: here and below, the rows and columns lie in the buffer.
+                unsafe { product.run(0..m, 0..n, c.as_mut_ptr(), n) };
                 for (i, &c) in c.iter().enumerate() {
                     let exact: f64 = (0..k)
                         .map(|p| f64::from(a[i / n * k + p]) * f64::from(b[p * n + i % n]))
@@ -412,7 +407,13 @@ mod tests {
                 }
                 // The smaller tiles of processors with fewer registers, too.
                 let mut portable = vec![1.0; m * n];
-                let tiles = product.tiles(0, m, 0..n, &mut portable, n);
+                let tiles = Tiles {
+                    product: &product,
+                    rows: 0..m,
+                    columns: 0..n,
+                    c: portable.as_mut_ptr(),
+                    stride: n,
+                };
                 tiles.run::<crate::backend::cpu::simd::Portable>();
                 for (&portable, &c) in portable.iter().zip(&c) {
                     let bound = ((k + 2) * (k + 2)) as f32 * 2f32.powi(-23);
@@ -422,8 +423,10 @@ mod tests {
                 let mut cut = vec![1.0; m * n];
                 for row in 0..m {
                     for first in (0..n).step_by(16) {
-                        let end = (first + 16).min(n);
-                        product.run(row, 1, first..end, &mut cut[row * n + first..], n);
+                        let columns = first..(first + 16).min(n);
+                        let to = cut[row * n + first..].as_mut_ptr();
+                        // SAFETY: as above.
+                        unsafe { product.run(row..row + 1, columns, to, n) };
                     }
                 }
                 assert_eq!(c, cut);

@@ -4,36 +4,60 @@ use rayon::prelude::*;
 
 use super::elementwise::transfer;
 use super::gemm::{Product, Strided, load_part, pack, packed_len, store_part};
-use super::operation::{Backward, Inputs, Operation, Reads, numbers, numbers_mut};
+use super::operation::{Backward, Inputs, Operation, Reads, Shared, numbers, numbers_mut};
 use crate::backend::cpu::function;
 use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch, zeroed};
 use crate::classifier::{Function, layout};
 use crate::error::Result;
 
-/// Rows of one share of a product's result: four register tiles.
+/// Rows of one share of a product's result: whole register tiles, and little enough that a share's
+/// sums stay in the second-level cache.
 const ROWS: usize = 48;
-/// Columns of one share of a single row.
-const COLUMNS: usize = 128;
+/// Fewest columns of one share: whole register tiles too.
+const COLUMNS: usize = 96;
+/// Multiply-adds that are done before another thread could be told of them.
+const ALONE: usize = 1 << 17;
 
-/// Computes all rows of `product` into `c`, in parallel, and calls `finish(first, share)` on every
-/// finished share; `first` counts numbers.
+/// Computes all rows of `product` into `c`, in parallel, and calls `finish(first, row)` on every
+/// finished piece of a row; `first` counts numbers.
 fn multiply(product: Product<'_>, c: &mut [f32], finish: impl Fn(usize, &mut [f32]) + Sync) {
-    let n = product.n.max(1);
+    let Product { n, k, .. } = product;
+    if c.is_empty() {
+        return;
+    }
     let rows = c.len() / n;
-    let share = if rows == 1 {
-        COLUMNS
-    } else {
-        ROWS.min(rows.max(1)) * n
-    };
-    c.par_chunks_mut(share).enumerate().for_each(|(i, c)| {
-        let first = i * share;
-        if rows == 1 {
-            product.run(0, 1, first..first + c.len(), c, n);
-        } else {
-            product.run(first / n, c.len() / n, 0..n, c, n);
+    // Columns are cut where the rows alone would not keep all threads busy to the end.
+    let wanted = 4 * rayon::current_num_threads();
+    let (down, across) = match rows * n * k {
+        ..ALONE => (1, 1),
+        _ => {
+            let down = rows.div_ceil(ROWS);
+            (down, wanted.div_ceil(down).min(n.div_ceil(COLUMNS)))
         }
-        finish(first, c);
-    });
+    };
+    let height = rows.div_ceil(down).next_multiple_of(8);
+    let down = rows.div_ceil(height);
+    let width = n.div_ceil(across).next_multiple_of(3 * LANES);
+    let across = n.div_ceil(width);
+    let to = Shared::of_numbers(c);
+    let share = |i: usize| {
+        let rows = i / across * height..rows.min((i / across + 1) * height);
+        let columns = i % across * width..n.min((i % across + 1) * width);
+        // SAFETY: shares are disjoint rows and columns of `c`, which holds `rows` times `n` numbers.
+        unsafe {
+            let first = rows.start * n + columns.start;
+            product.run(rows.clone(), columns.clone(), to.ptr().add(first), n);
+            for row in rows {
+                let first = row * n + columns.start;
+                let piece = std::slice::from_raw_parts_mut(to.ptr().add(first), columns.len());
+                finish(first, piece);
+            }
+        }
+    };
+    match down * across {
+        1 => share(0),
+        shares => (0..shares).into_par_iter().for_each(share),
+    }
 }
 
 /// `activation(x·weightᵀ + bias + residual)` for rows `x`; the residual is a second input.

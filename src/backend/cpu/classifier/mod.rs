@@ -13,6 +13,7 @@ mod layout;
 mod matmul;
 mod memory;
 mod moves;
+mod normalize;
 mod operation;
 mod plan;
 mod pool;

@@ -149,6 +149,9 @@ impl Shared {
     pub fn new(buffer: &mut [Lanes]) -> Self {
         Shared(buffer.as_mut_ptr().cast())
     }
+    pub fn of_numbers(buffer: &mut [f32]) -> Self {
+        Shared(buffer.as_mut_ptr())
+    }
     pub fn ptr(self) -> *mut f32 {
         self.0
     }

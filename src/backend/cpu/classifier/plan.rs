@@ -12,6 +12,7 @@ use super::elementwise::{Map, Pair, Side};
 use super::layout::{Layout, Picture, in_layout, lanes, repeated};
 use super::matmul::{Gemm, MatMul};
 use super::moves::{Concat, Fill, Moves, Relayout};
+use super::normalize::Normalize;
 use super::operation::Operation;
 use super::pool::{self, Pool};
 use super::reduce::Reduce;
@@ -347,6 +348,9 @@ impl Planner<'_> {
                 }
                 let dims = picture.in_groups();
                 Planned::new(Reduce::new(*kind, axes, &dims, Unit::Group), &[x])
+            }
+            (Op::Normalize { axis, epsilon }, _) if !blocked => {
+                Planned::new(Normalize::new(*axis, *epsilon, dims), &[x])
             }
             (Op::Softmax { axis }, _) if !blocked => {
                 Planned::new(Softmax::new(false, *axis, dims), &[x])

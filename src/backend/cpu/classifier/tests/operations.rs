@@ -260,6 +260,22 @@ fn reductions() {
 }
 
 #[test]
+fn normalizations() {
+    for axis in 1..4 {
+        for dims in [[18, 5, 35], [3, 2, 17], [4, 1, 16], [1, 3, 130]] {
+            let op = Op::Normalize {
+                axis,
+                epsilon: 1e-2,
+            };
+            both_layouts(&format!("{op:?}"), dims, 40, |b, x| {
+                let dims = b.dims(x);
+                b.node(op.clone(), &[x], &dims)
+            });
+        }
+    }
+}
+
+#[test]
 fn softmax() {
     for axis in 0..4 {
         for op in [Op::Softmax { axis }, Op::LogSoftmax { axis }] {

@@ -40,6 +40,7 @@ fn linear_part(op: &Op, inputs: &[Operand<'_>], dims: &[usize]) -> Vec<f64> {
         Op::MaxPool(pool) => pool::max(pool, x, dims),
         Op::AveragePool(pool) => pool::average(pool, x, dims),
         Op::Reduce { kind, axes } => reduce::reduce(*kind, axes, x, dims),
+        Op::Normalize { axis, epsilon } => reduce::normalize(*axis, *epsilon, x),
         Op::Softmax { axis } => reduce::softmax(*axis, x),
         Op::LogSoftmax { axis } => reduce::log_softmax(*axis, x),
         Op::Concat { axis } => concat(*axis, inputs),
@@ -114,6 +115,11 @@ pub fn backward(
         Op::Reduce { kind, axes } => {
             vec![Some(reduce::reduce_backward(
                 *kind, axes, x, output, gradient,
+            ))]
+        }
+        Op::Normalize { axis, epsilon } => {
+            vec![Some(reduce::normalize_backward(
+                *axis, *epsilon, x, gradient,
             ))]
         }
         Op::Softmax { axis } => vec![Some(reduce::softmax_backward(*axis, output, gradient))],

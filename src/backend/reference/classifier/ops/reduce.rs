@@ -1,4 +1,4 @@
-//! Reductions and softmax.
+//! Reductions, normalisation and softmax.
 
 use super::Operand;
 use crate::classifier::{Reduction, layout};
@@ -49,6 +49,45 @@ pub fn reduce_backward(
     let pairs = to.iter().zip(x.data);
     pairs
         .map(|(&to, &x)| gradient[to] * derivative(to, x))
+        .collect()
+}
+
+fn mean(terms: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let count = terms.len() as f64;
+    terms.sum::<f64>() / count
+}
+
+/// A row's elements with mean 0 and variance 1, and what they were divided by.
+fn standard(epsilon: f32, row: &[f64]) -> (Vec<f64>, f64) {
+    let centre = mean(row.iter().copied());
+    let variance = mean(row.iter().map(|x| (x - centre).powi(2)));
+    let deviation = (variance + f64::from(epsilon)).sqrt();
+    let standard = row.iter().map(|x| (x - centre) / deviation).collect();
+    (standard, deviation)
+}
+
+/// Elements of the axes from `axis` on.
+fn row(axis: usize, dims: &[usize]) -> usize {
+    dims[axis..].iter().product::<usize>().max(1)
+}
+
+pub fn normalize(axis: usize, epsilon: f32, x: Operand<'_>) -> Vec<f64> {
+    let rows = x.data.chunks_exact(row(axis, x.dims));
+    rows.flat_map(|row| standard(epsilon, row).0).collect()
+}
+
+/// `(g − mean(g) − y·mean(g·y)) / deviation`, where `y` is the output.
+pub fn normalize_backward(axis: usize, epsilon: f32, x: Operand<'_>, gradient: &[f64]) -> Vec<f64> {
+    let length = row(axis, x.dims);
+    let rows = x.data.chunks_exact(length);
+    rows.zip(gradient.chunks_exact(length))
+        .flat_map(|(row, g)| {
+            let (y, deviation) = standard(epsilon, row);
+            let plain = mean(g.iter().copied());
+            let along = mean(g.iter().zip(&y).map(|(g, y)| g * y));
+            let by = move |(g, y): (&f64, f64)| (g - plain - y * along) / deviation;
+            g.iter().zip(y).map(by)
+        })
         .collect()
 }
 
