@@ -56,7 +56,7 @@ fn classifier(criterion: &mut Criterion) {
         });
         eprintln!(
             "batch {batch}: {:.1} MB of weights and activations",
-            engine.memory() as f64 / 1e6
+            engine.bytes() as f64 / 1e6
         );
     }
     group.finish();

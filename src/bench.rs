@@ -40,6 +40,9 @@ pub struct ClassifierFigure {
     pub ms_per_image_batch1: f64,
     /// Logits and input gradient, images in batches of 16.
     pub ms_per_gradient: f64,
+    /// What the engine holds, constants and activations, for logits, and once it has given gradients.
+    pub mb_for_logits: f64,
+    pub mb_for_gradients: f64,
 }
 
 /// Measures one preset for about `budget`.
@@ -110,6 +113,8 @@ pub fn classifier<B: Backend>(
     let ms_per_image_batch1 = median_ms(budget, |repeats| {
         (0..repeats).try_for_each(|_| classifier.logits(&batch[..1]).map(|_| ()))
     })?;
+    let megabytes = |classifier: &B::Classifier| classifier.bytes() as f64 / 1e6;
+    let mb_for_logits = megabytes(classifier);
     let ms_per_gradient = median_ms(budget, |repeats| {
         (0..repeats).try_for_each(|_| {
             let mut first_logit = |_: usize, _: &[f32], gradient: &mut [f32]| gradient[0] = 1.0;
@@ -122,6 +127,8 @@ pub fn classifier<B: Backend>(
         ms_per_image: per_image(ms_per_image),
         ms_per_image_batch1,
         ms_per_gradient: per_image(ms_per_gradient),
+        mb_for_logits,
+        mb_for_gradients: megabytes(classifier),
     })
 }
 

@@ -48,6 +48,9 @@ impl ClassifierEngine for Linear {
     fn classes(&self) -> usize {
         3
     }
+    fn bytes(&self) -> usize {
+        0
+    }
     fn logits(&mut self, images: &[At<'_, Self::Images>]) -> Result<Vec<f32>> {
         let row = |image: &At<'_, Self::Images>| {
             let pixels = image.pixels();

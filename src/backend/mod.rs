@@ -312,6 +312,10 @@ pub trait ClassifierEngine: Send {
     fn input_shape(&self) -> ImageShape;
     /// Length of a row of logits.
     fn classes(&self) -> usize;
+    /// Bytes that it holds on the device: constants, and activations for as many images as run at
+    /// once. They are planned once: it grows with the first call and with the first gradient, and
+    /// not after.
+    fn bytes(&self) -> usize;
     /// Logits, images × classes.
     fn logits(&mut self, images: &[At<'_, Self::Images>]) -> Result<Vec<f32>>;
     /// Logits, and the gradient with respect to each image of a scalar of its logits.

@@ -88,8 +88,13 @@ fn run_on<B: Backend>(backend: &B, args: &Args, peak: f64) -> Result<Outcome> {
         let figure = bench::classifier(backend, &mut classifier, budget)?;
         if !args.json {
             super::print(&format!(
-                "classifier: {:.2} ms an image in batches of 16, {:.2} alone, {:.2} with gradient",
-                figure.ms_per_image, figure.ms_per_image_batch1, figure.ms_per_gradient,
+                "classifier: {:.2} ms an image in batches of 16, {:.2} alone, {:.2} with gradient; \
+                 {:.0} MB of weights and activations, {:.0} with gradient",
+                figure.ms_per_image,
+                figure.ms_per_image_batch1,
+                figure.ms_per_gradient,
+                figure.mb_for_logits,
+                figure.mb_for_gradients,
             ))?;
         }
         all.insert("classifier".into(), json!(figure));

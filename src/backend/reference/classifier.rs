@@ -137,6 +137,10 @@ impl ClassifierEngine for ReferenceClassifier {
         self.graph.classes()
     }
 
+    fn bytes(&self) -> usize {
+        self.constants.iter().map(|c| size_of_val(&**c)).sum()
+    }
+
     fn logits(&mut self, images: &[At<'_, HostImages<f64>>]) -> Result<Vec<f32>> {
         let mut all = Vec::new();
         for image in images {

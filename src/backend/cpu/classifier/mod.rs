@@ -70,17 +70,6 @@ impl CpuClassifier {
         })
     }
 
-    /// Bytes that it holds now: packed constants, and the arenas of activations that calls so far have
-    /// needed. It grows with the first call, with the first gradient, and not after.
-    pub fn memory(&self) -> usize {
-        let constants = self.plan.steps.iter().map(|s| s.operation.constant_bytes());
-        let arena = |arena: &Mutex<Vec<Lanes>>| match arena.lock() {
-            Ok(arena) => size_of_val(&**arena),
-            Err(poisoned) => size_of_val(&**poisoned.into_inner()),
-        };
-        constants.sum::<usize>() + self.arenas.iter().map(arena).sum::<usize>()
-    }
-
     /// Makes arenas of `len` groups for as many of `images` as run at once. Returns how many.
     fn reserve(&mut self, images: usize, len: usize) -> Result<usize> {
         let wanted = images.min(self.batch).min(rayon::current_num_threads());
@@ -290,6 +279,15 @@ impl ClassifierEngine for CpuClassifier {
 
     fn classes(&self) -> usize {
         self.classes
+    }
+
+    fn bytes(&self) -> usize {
+        let constants = self.plan.steps.iter().map(|s| s.operation.constant_bytes());
+        let arena = |arena: &Mutex<Vec<Lanes>>| match arena.lock() {
+            Ok(arena) => size_of_val(&**arena),
+            Err(poisoned) => size_of_val(&**poisoned.into_inner()),
+        };
+        constants.sum::<usize>() + self.arenas.iter().map(arena).sum::<usize>()
     }
 
     fn logits(&mut self, images: &[At<'_, HostImages<f32>>]) -> Result<Vec<f32>> {

@@ -103,13 +103,13 @@ fn memory_grows_with_the_first_calls_only() {
     let graph = network();
     let images = images(&graph, 6, 3);
     let mut engine = CpuClassifier::new(&graph, 4).unwrap();
-    let constants = engine.memory();
+    let constants = engine.bytes();
     run(&mut engine, &images, 4);
-    let most = engine.memory();
+    let most = engine.bytes();
     assert!(most > constants);
     for count in [6, 1, 4] {
         run(&mut engine, &images, count);
-        assert_eq!(engine.memory(), most);
+        assert_eq!(engine.bytes(), most);
     }
 }
 
@@ -180,7 +180,7 @@ fn real_models_agree_with_the_reference() {
         );
         if name == "efficientnet-lite0" {
             // Two images in flight, with everything that gradients need.
-            assert!(engine.memory() < 100_000_000, "{} bytes", engine.memory());
+            assert!(engine.bytes() < 100_000_000, "{} bytes", engine.bytes());
         }
     }
 }
