@@ -13,6 +13,7 @@ mod normalization;
 pub mod proto;
 #[cfg(test)]
 pub mod samples;
+mod scatter;
 mod shapes;
 mod table;
 mod tensor;

@@ -1,7 +1,7 @@
 //! The ONNX operators that can be run.
 
 use super::builder::{Call, Outputs};
-use super::{einsum, elementwise, layers, moves, normalization, shapes};
+use super::{einsum, elementwise, layers, moves, normalization, scatter, shapes};
 
 /// An operator.
 pub struct Operator {
@@ -112,6 +112,7 @@ pub const OPERATORS: &[Operator] = &[
     row("Relu", elementwise::map, ""),
     row("Reshape", moves::reshape, "constant shape"),
     row("Round", shapes::round, ON_CONSTANTS),
+    row("ScatterND", scatter::scatter, ON_CONSTANTS),
     row("Selu", elementwise::map, ""),
     row("Shape", shapes::shape, ""),
     row("Sigmoid", elementwise::map, ""),
