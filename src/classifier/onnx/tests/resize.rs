@@ -231,6 +231,22 @@ fn positions_are_exact() {
     }
 }
 
+/// Opset 11 alone has it, for nearest neighbours: output `i` copies input `⌊(i + 1/2)/scale⌋`.
+#[test]
+fn tensorflow_s_half_pixels() {
+    let attributes = [
+        string("coordinate_transformation_mode", "tf_half_pixel_for_nn"),
+        string("nearest_mode", "floor"),
+    ];
+    let model = ModelWriter::new(11, &[FREE, 1, 1, 6])
+        .floats("none", &[0], &[])
+        .ints("to", &[1, 1, 1, 3])
+        .node("Resize", &["x", "none", "none", "to"], &["t"], &attributes)
+        .node("Flatten", &["t"], &["y"], &[]);
+    let x = picture(6);
+    assert_eq!(logits(&model.load().unwrap()), [x[1], x[3], x[5]]);
+}
+
 #[test]
 fn what_cannot_be_resized() {
     for (inputs, attributes, reason) in [
