@@ -270,7 +270,7 @@ ROWS = [
     Row("mobilenet_v2", "MobileNet v2", tv.mobilenet_v2,
         narrowed(8, tv.mobilenet_v2, inverted_residual_setting=[
             [1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 2], [6, 64, 2, 2], [6, 96, 1, 1]]),
-        opset=11, size=96, normalized=True, tiny_size=48),
+        opset=11, size=64, normalized=True, tiny_size=48),
     Row("mobilenet_v3", "MobileNet v3", tv.mobilenet_v3_large, partial(tiny_mobilenet, "large"),
         opset=13, size=96, normalized=True),
     Row("mobilenet_v3_small", "MobileNet v3", tv.mobilenet_v3_small,
@@ -292,7 +292,7 @@ ROWS = [
         narrowed(4, timm.create_model, "test_efficientnet"), opset=19, exporter="dynamo"),
     Row("efficientnet_lite", "EfficientNet-Lite", _timm("efficientnet_lite0"),
         narrowed(16, timm.create_model, "efficientnet_lite0"), opset=15, batch="one",
-        precision="float16 graph", kept=True, normalized=True, size=96, tiny_size=48, images=2),
+        precision="float16 graph", kept=True, normalized=True, size=64, tiny_size=48, images=2),
     Row("regnet_x", "RegNet", tv.regnet_x_400mf,
         lambda: regnet.RegNet(regnet.RegNetCfg(depth=6, w0=8, wa=6.0, wm=1.8, group_size=4,
                                                stem_width=8), num_classes=CLASSES),

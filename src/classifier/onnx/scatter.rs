@@ -122,7 +122,6 @@ mod tests {
             (&[0, 3][..], &[1, 2][..], &[1][..], "index [0, 3] is beyond"),
             (&[i64::MIN, 0], &[1, 2], &[1], "is beyond"),
             (&[0, 0, 0], &[1, 3], &[1], "indices [1, 3] do not fit"),
-            (&[], &[1, 0], &[1, 2, 3], "indices [1, 0] do not fit"),
             (&[0, 1], &[1, 2], &[2], "updates [2] do not fit"),
             (&[0, 1], &[2, 1], &[2], "updates [2] do not fit"),
         ] {
