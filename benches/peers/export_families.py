@@ -16,7 +16,7 @@ and as metadata what the export is, and `float32_gradient`: how far PyTorch's ow
 float32 is from that, at most, relative to its largest number.
 
 PyTorch computes in float64, on the weights that the file has. Without --tiny the models are
-standard members of their families (3 GB in all), mostly at 224x224; with it they are the ones in
+standard members of their families (3 GB in all), at 32x32 to 224x224; with it they are those in
 tests/fixtures/families. `cargo test --test families` compares backstitch with those, and with what
 the folder that the environment variable BACKSTITCH_FAMILIES names has.
 
