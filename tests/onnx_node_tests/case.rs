@@ -110,10 +110,14 @@ impl Case {
         &self.model.graph.as_ref().unwrap().node
     }
 
-    /// Whether all its nodes are of standard operators for which `known` holds.
-    pub fn is_of(&self, known: impl Fn(&str) -> bool) -> bool {
-        (self.nodes().iter())
-            .all(|node| matches!(node.domain.as_str(), "" | "ai.onnx") && known(&node.op_type))
+    /// The operators of its nodes.
+    pub fn operators(&self) -> impl Iterator<Item = &str> {
+        self.nodes().iter().map(|node| node.op_type.as_str())
+    }
+
+    /// Whether these are all standard ones.
+    pub fn is_standard(&self) -> bool {
+        (self.nodes().iter()).all(|node| matches!(node.domain.as_str(), "" | "ai.onnx"))
     }
 
     /// Its runs: each float input with each float output that depends on it, and each output of

@@ -55,6 +55,8 @@ struct Tally {
     runs: usize,
     /// Excluded tests (those of which no run passed, by the first one's reason) and runs.
     excluded: BTreeMap<Reason, (usize, usize)>,
+    /// Operators of tests that passed.
+    operators: BTreeSet<String>,
     failures: Vec<String>,
     /// Indices of the exclusions and of the patterns that named a refused run.
     used: BTreeSet<(usize, &'static str)>,
@@ -90,6 +92,9 @@ impl Tally {
         self.tests += 1;
         if self.failures.len() > failures {
             return; // It counts with them.
+        }
+        if computed || folded {
+            self.operators.extend(case.operators().map(String::from));
         }
         match (computed, folded, reasons.first()) {
             (true, _, _) => self.computed += 1,
@@ -160,7 +165,14 @@ impl Tally {
             let line = format!("{tests:10}, {runs} runs: {}\n", reason.text());
             text.push_str(&line);
         }
-        text + &format!("{:6} failed", self.failures.len())
+        let untested: Vec<&str> = (OPERATORS.iter().map(|operator| operator.name))
+            .filter(|&name| !self.operators.contains(name))
+            .collect();
+        text += &format!("{:6} failed", self.failures.len());
+        if !untested.is_empty() {
+            text += &format!("\noperators that no test covers: {}", untested.join(", "));
+        }
+        text
     }
 }
 
@@ -182,7 +194,7 @@ fn every_node_test_passes_or_is_excluded_with_a_reason() {
     let path = temporary.path().join("model.onnx");
     let mut tally = Tally::default();
     for case in folders.iter().flat_map(|folder| case::read(folder)) {
-        if case.is_of(|operator| known.contains(operator)) {
+        if case.is_standard() && case.operators().all(|operator| known.contains(operator)) {
             tally.add(&case, &path);
         }
     }
