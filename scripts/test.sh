@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need and runs them all: formatting, lints, the scripts' tests, cargo's.
-# Python packages go into .venv/tests; safe to run again. Needs Rust and Python 3.
+# Python packages go into .venv/tests; safe to run again. Needs Rust and Python 3.10 or newer.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
