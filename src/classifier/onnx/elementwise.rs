@@ -1,6 +1,7 @@
 //! Functions of single elements, and reductions.
 
-use super::builder::{Call, Item, Outputs, axes};
+use super::builder::{Call, Item, Outputs, axes, axis};
+use super::compose::reduced;
 use super::fold;
 use super::tensor::{Constant, Data};
 use crate::classifier::function::Function;
@@ -60,6 +61,48 @@ pub fn map(call: &mut Call<'_>) -> Outputs {
     call.finish(Op::Map(function), &[x], dims)
 }
 
+/// Elu of `x/alpha`, times `alpha`.
+pub fn celu(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let alpha = call.float("alpha", 1.0)?;
+    if !(alpha > 0.0 && alpha.is_finite()) {
+        return Err(format!("alpha {alpha} is not supported"));
+    }
+    let scaled = call.with_number(Binary::Div, &x, alpha)?;
+    let elu = call.map(Function::Elu { alpha: 1.0 }, &scaled)?;
+    Ok(vec![call.with_number(Binary::Mul, &elu, alpha)?])
+}
+
+/// `x/(1 + |x|)`.
+pub fn softsign(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let size = call.map(Function::Abs, &x)?;
+    let above = call.with_number(Binary::Add, &size, 1.0)?;
+    Ok(vec![call.binary(Binary::Div, &x, &above)?])
+}
+
+pub fn prelu(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let (dims, slope) = call.floats(1)?;
+    if fold::broadcast(x.dims(), &dims)? != x.dims() {
+        return Err(format!("slope {dims:?} does not fit {:?}", x.dims()));
+    }
+    if let [alpha, rest @ ..] = &slope[..]
+        && rest.iter().all(|other| other == alpha)
+    {
+        return Ok(vec![call.map(Function::LeakyRelu { alpha: *alpha }, &x)?]);
+    }
+    // An infinity is in one of the two parts, the other is 0.
+    let negative = Function::Clip {
+        low: f32::NEG_INFINITY,
+        high: 0.0,
+    };
+    let negative = call.map(negative, &x)?;
+    let sloped = call.binary(Binary::Mul, &negative, &Item::floats(dims, slope))?;
+    let positive = call.map(Function::Relu, &x)?;
+    Ok(vec![call.binary(Binary::Add, &positive, &sloped)?])
+}
+
 pub fn clip(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     // Before opset 11 the bounds were attributes, and some exporters still write them.
@@ -76,7 +119,7 @@ pub fn clip(call: &mut Call<'_>) -> Outputs {
 /// Operators of two or more inputs that are a [`Binary`].
 pub fn binary(call: &mut Call<'_>) -> Outputs {
     let binary = match call.node.op_type.as_str() {
-        "Add" | "Sum" => Binary::Add,
+        "Add" | "Sum" | "Mean" => Binary::Add,
         "Sub" => Binary::Sub,
         "Mul" => Binary::Mul,
         "Div" => Binary::Div,
@@ -98,16 +141,13 @@ pub fn binary(call: &mut Call<'_>) -> Outputs {
         let dims = fold::broadcast(result.dims(), other.dims())?;
         result = call.apply(Op::Binary(binary), &[result, other], dims)?;
     }
+    if call.node.op_type == "Mean" {
+        result = call.with_number(Binary::Div, &result, call.count() as f32)?;
+    }
     Ok(vec![result])
 }
 
 pub fn reduce(call: &mut Call<'_>) -> Outputs {
-    let kind = match call.node.op_type.as_str() {
-        "ReduceMean" => Reduction::Mean,
-        "ReduceSum" => Reduction::Sum,
-        "ReduceL2" => Reduction::L2,
-        _ => Reduction::Max,
-    };
     let x = call.input(0)?;
     let keep = call.int("keepdims", 1)? != 0;
     let list = call.list("axes", 1)?.unwrap_or_default();
@@ -118,12 +158,88 @@ pub fn reduce(call: &mut Call<'_>) -> Outputs {
         true => (0..rank).collect(),
         false => axes(&list, rank)?,
     };
-    let mut dims = x.dims().to_vec();
-    for &axis in axes.iter().rev() {
-        match keep {
-            true => dims[axis] = 1,
-            false => drop(dims.remove(axis)),
+    let y = match call.node.op_type.as_str() {
+        "ReduceMean" => call.reduce(Reduction::Mean, &axes, keep, &x)?,
+        "ReduceSum" => call.reduce(Reduction::Sum, &axes, keep, &x)?,
+        "ReduceL2" => call.reduce(Reduction::L2, &axes, keep, &x)?,
+        "ReduceMax" => call.reduce(Reduction::Max, &axes, keep, &x)?,
+        "ReduceMin" => {
+            let negative = negated(call, &x)?;
+            let largest = call.reduce(Reduction::Max, &axes, keep, &negative)?;
+            negated(call, &largest)?
         }
+        "ReduceL1" => {
+            let sizes = call.map(Function::Abs, &x)?;
+            call.reduce(Reduction::Sum, &axes, keep, &sizes)?
+        }
+        "ReduceSumSquare" => {
+            let squares = call.binary(Binary::Mul, &x, &x)?;
+            call.reduce(Reduction::Sum, &axes, keep, &squares)?
+        }
+        "ReduceLogSum" => {
+            let sum = call.reduce(Reduction::Sum, &axes, keep, &x)?;
+            call.map(Function::Log, &sum)?
+        }
+        "ReduceLogSumExp" => {
+            // The maximum is taken out, so that no exponential overflows; an infinite one cannot be.
+            let finite = Function::Clip {
+                low: f32::MIN,
+                high: f32::MAX,
+            };
+            let largest = call.reduce(Reduction::Max, &axes, true, &x)?;
+            let largest = call.map(finite, &largest)?;
+            let below = call.binary(Binary::Sub, &x, &largest)?;
+            let exponentials = call.map(Function::Exp, &below)?;
+            let sum = call.reduce(Reduction::Sum, &axes, true, &exponentials)?;
+            let log = call.map(Function::Log, &sum)?;
+            let y = call.binary(Binary::Add, &log, &largest)?;
+            call.reshape(y, reduced(x.dims(), &axes, keep))?
+        }
+        other => return Err(format!("{other} is not a reduction")),
+    };
+    Ok(vec![y])
+}
+
+/// `−x`, of integers too.
+fn negated(call: &mut Call<'_>, x: &Item) -> Result<Item, String> {
+    match x {
+        Item::Constant(Constant {
+            data: Data::Int(_), ..
+        }) => {
+            let minus = Item::Constant(Constant {
+                dims: vec![],
+                data: Data::Int([-1].into()),
+            });
+            call.binary(Binary::Mul, x, &minus)
+        }
+        x => call.map(Function::Neg, x),
     }
-    call.finish(Op::Reduce { kind, axes }, &[x], dims)
+}
+
+/// A product with the triangular matrix of the elements that each sum takes.
+pub fn cumulative_sum(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let Some([axis_input]) = call
+        .integers(1)?
+        .as_deref()
+        .map(<[i64; 1]>::try_from)
+        .and_then(Result::ok)
+    else {
+        return Err("its axis is not a single number".into());
+    };
+    let axis = axis(axis_input, x.dims().len())?;
+    let exclusive = call.int("exclusive", 0)? != 0;
+    let reverse = call.int("reverse", 0)? != 0;
+    let n = x.dims()[axis];
+    call.builder.reserve(&[n, n])?;
+    let takes = |to: usize, from: usize| match (reverse, exclusive) {
+        (false, false) => from <= to,
+        (false, true) => from < to,
+        (true, false) => from >= to,
+        (true, true) => from > to,
+    };
+    let matrix = (0..n * n)
+        .map(|i| f32::from(u8::from(takes(i / n, i % n))))
+        .collect();
+    Ok(vec![call.product_along(axis, n, matrix, x)?])
 }

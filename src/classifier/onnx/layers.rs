@@ -4,34 +4,51 @@ use std::sync::Arc;
 
 use super::builder::{Call, Item, Outputs, axis, size};
 use super::fold;
+use crate::classifier::function::Function;
 use crate::classifier::graph::{Binary, Conv, Op, Pads, Pool, Reduction, Window};
 
 /// Largest kernel and padding along an axis.
 const MAX_KERNEL: usize = 4096;
 
-/// Two sizes from a list attribute.
-fn pair(list: Option<Vec<i64>>, default: [usize; 2], name: &str) -> Result<[usize; 2], String> {
+/// Height and width from a list attribute of a picture's sizes, or of the width alone of a signal,
+/// which is a picture of height 1.
+fn pair(
+    list: Option<Vec<i64>>,
+    signal: bool,
+    default: [usize; 2],
+    name: &str,
+) -> Result<[usize; 2], String> {
     let Some(list) = list else { return Ok(default) };
     match list[..] {
-        [a, b] if a > 0 && b > 0 => Ok([size(a)?, size(b)?]),
-        _ => Err(format!("{name} {list:?} are not two positive numbers")),
+        [b] if signal && b > 0 => Ok([1, size(b)?]),
+        [a, b] if !signal && a > 0 && b > 0 => Ok([size(a)?, size(b)?]),
+        _ => Err(format!(
+            "{name} {list:?} are not {} positive numbers",
+            if signal { 1 } else { 2 }
+        )),
     }
 }
 
-/// A picture's `[images, channels, height, width]`.
+/// `[images, channels, height, width]` of a picture, or of a signal with height 1.
 fn picture(dims: &[usize]) -> Result<[usize; 4], String> {
-    <[usize; 4]>::try_from(dims)
-        .map_err(|_| format!("its input has shape {dims:?}; only NCHW pictures are supported"))
+    match *dims {
+        [images, channels, height, width] => Ok([images, channels, height, width]),
+        [images, channels, width] => Ok([images, channels, 1, width]),
+        _ => Err(format!(
+            "its input has shape {dims:?}; only NCHW pictures and NCL signals are supported"
+        )),
+    }
 }
 
 /// The window attributes that convolutions and pools share, and the output's height and width.
 fn window(
     call: &mut Call<'_>,
+    signal: bool,
     kernel: [usize; 2],
     input: [usize; 2],
 ) -> Result<(Window, [usize; 2]), String> {
-    let strides = pair(call.ints("strides")?, [1, 1], "strides")?;
-    let dilations = pair(call.ints("dilations")?, [1, 1], "dilations")?;
+    let strides = pair(call.ints("strides")?, signal, [1, 1], "strides")?;
+    let dilations = pair(call.ints("dilations")?, signal, [1, 1], "dilations")?;
     let ceil = call.int("ceil_mode", 0)? != 0;
     let auto = call.string("auto_pad", "NOTSET")?;
     let explicit = call.ints("pads")?;
@@ -47,10 +64,11 @@ fn window(
         ("NOTSET", None) | ("VALID", _) => {}
         ("NOTSET", Some(pads)) => {
             let sizes: Result<Vec<usize>, String> = pads.iter().map(|&pad| size(pad)).collect();
-            let [top, left, bottom, right] = sizes?[..] else {
-                return Err(format!("pads {pads:?} are not four numbers"));
+            (before, after) = match sizes?[..] {
+                [left, right] if signal => ([0, left], [0, right]),
+                [top, left, bottom, right] if !signal => ([top, left], [bottom, right]),
+                _ => return Err(format!("pads {pads:?} are not two for each axis")),
             };
-            (before, after) = ([top, left], [bottom, right]);
         }
         ("SAME_UPPER" | "SAME_LOWER", _) => {
             for i in 0..2 {
@@ -103,15 +121,19 @@ fn window(
 pub fn conv(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let [images, channels, height, width] = picture(x.dims())?;
+    let signal = x.dims().len() == 3;
     let (weight_dims, weight) = call.floats(1)?;
     let [out, each, kh, kw] = picture(&weight_dims)?;
+    if weight_dims.len() != x.dims().len() {
+        return Err(format!("weights {weight_dims:?} do not fit {:?}", x.dims()));
+    }
     let group = size(call.int("group", 1)?)?;
     if group == 0 || each.checked_mul(group) != Some(channels) || !out.is_multiple_of(group) {
         return Err(format!(
             "weights {weight_dims:?} in {group} groups do not fit {channels} channels"
         ));
     }
-    let kernel = pair(call.ints("kernel_shape")?, [kh, kw], "kernel_shape")?;
+    let kernel = pair(call.ints("kernel_shape")?, signal, [kh, kw], "kernel_shape")?;
     if kernel != [kh, kw] {
         return Err(format!("kernel_shape {kernel:?} is not its weights'"));
     }
@@ -122,7 +144,7 @@ pub fn conv(call: &mut Call<'_>) -> Outputs {
             (dims, _) => return Err(format!("bias {dims:?} does not fit {out} channels")),
         },
     };
-    let (window, [rows, columns]) = window(call, kernel, [height, width])?;
+    let (window, [rows, columns]) = window(call, signal, kernel, [height, width])?;
     call.builder.reserve(&weight_dims)?;
     let op = Op::Conv(Conv {
         window,
@@ -130,11 +152,21 @@ pub fn conv(call: &mut Call<'_>) -> Outputs {
         activation: None,
     });
     let inputs = [
-        x,
-        Item::floats(weight_dims, weight),
+        call.reshape(x, vec![images, channels, height, width])?,
+        Item::floats(vec![out, each, kh, kw], weight),
         Item::floats(vec![out], bias),
     ];
-    call.finish(op, &inputs, vec![images, out, rows, columns])
+    let y = call.apply(op, &inputs, vec![images, out, rows, columns])?;
+    as_it_came(call, y, signal)
+}
+
+/// A picture, without its height where it is a signal.
+fn as_it_came(call: &mut Call<'_>, picture: Item, signal: bool) -> Outputs {
+    let mut dims = picture.dims().to_vec();
+    if signal {
+        dims.remove(2);
+    }
+    Ok(vec![call.reshape(picture, dims)?])
 }
 
 /// Rows and columns exchanged.
@@ -253,49 +285,54 @@ pub fn matmul(call: &mut Call<'_>) -> Outputs {
     Ok(vec![call.reshape(product, dropped)?])
 }
 
-/// Input, window and output shape of a pool.
-fn pool(call: &mut Call<'_>) -> Result<(Item, Window, Vec<usize>), String> {
+/// MaxPool and AveragePool.
+pub fn pool(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let [images, channels, height, width] = picture(x.dims())?;
-    let kernel = pair(call.ints("kernel_shape")?, [0, 0], "kernel_shape")?;
-    let (window, [rows, columns]) = window(call, kernel, [height, width])?;
-    Ok((x, window, vec![images, channels, rows, columns]))
-}
-
-pub fn max_pool(call: &mut Call<'_>) -> Outputs {
-    let (x, window, dims) = pool(call)?;
-    call.ignore("storage_order");
-    let pool = Pool {
-        window,
-        count_include_pad: false,
+    let signal = x.dims().len() == 3;
+    let kernel = call.ints("kernel_shape")?;
+    let kernel = pair(kernel, signal, [0, 0], "kernel_shape")?;
+    let (window, [rows, columns]) = window(call, signal, kernel, [height, width])?;
+    let op = match call.node.op_type.as_str() {
+        "MaxPool" => {
+            // The order of indices, which are not given.
+            call.ignore("storage_order");
+            Op::MaxPool(Pool {
+                window,
+                count_include_pad: false,
+            })
+        }
+        _ => Op::AveragePool(Pool {
+            window,
+            count_include_pad: call.int("count_include_pad", 0)? != 0,
+        }),
     };
-    call.finish(Op::MaxPool(pool), &[x], dims)
+    let x = call.reshape(x, vec![images, channels, height, width])?;
+    let y = call.apply(op, &[x], vec![images, channels, rows, columns])?;
+    as_it_came(call, y, signal)
 }
 
-pub fn average_pool(call: &mut Call<'_>) -> Outputs {
-    let (x, window, dims) = pool(call)?;
-    let pool = Pool {
-        window,
-        count_include_pad: call.int("count_include_pad", 0)? != 0,
-    };
-    call.finish(Op::AveragePool(pool), &[x], dims)
-}
-
-/// GlobalAveragePool and GlobalMaxPool.
+/// GlobalAveragePool, GlobalMaxPool and GlobalLpPool.
 pub fn global_pool(call: &mut Call<'_>) -> Outputs {
-    let x = call.input(0)?;
-    let kind = match call.node.op_type.as_str() {
-        "GlobalAveragePool" => Reduction::Mean,
-        _ => Reduction::Max,
-    };
+    let mut x = call.input(0)?;
     let rank = x.dims().len();
     if rank < 3 {
         return Err(format!("its input has shape {:?}", x.dims()));
     }
-    let mut dims = x.dims().to_vec();
-    dims[2..].fill(1);
-    let axes = (2..rank).collect();
-    call.finish(Op::Reduce { kind, axes }, &[x], dims)
+    let kind = match call.node.op_type.as_str() {
+        "GlobalAveragePool" => Reduction::Mean,
+        "GlobalMaxPool" => Reduction::Max,
+        _ => match call.int("p", 2)? {
+            1 => {
+                x = call.map(Function::Abs, &x)?;
+                Reduction::Sum
+            }
+            2 => Reduction::L2,
+            p => return Err(format!("p {p} is not supported")),
+        },
+    };
+    let axes: Vec<usize> = (2..rank).collect();
+    Ok(vec![call.reduce(kind, &axes, true, &x)?])
 }
 
 /// Softmax and LogSoftmax.

@@ -4,6 +4,7 @@
 //! on shapes alone is a constant: see [`graph`](super::graph) for why that loses nothing.
 
 mod builder;
+mod compose;
 mod einsum;
 mod elementwise;
 mod fold;
@@ -11,6 +12,7 @@ mod layers;
 mod moves;
 mod normalization;
 pub mod proto;
+mod resize;
 #[cfg(test)]
 pub mod samples;
 mod shapes;

@@ -325,3 +325,62 @@ pub fn gather(call: &mut Call<'_>) -> Outputs {
     let dims = [&x.dims()[..axis], &constant.dims, &x.dims()[axis + 1..]].concat();
     call.finish(Op::Gather { axis, indices }, &[x], dims)
 }
+
+/// Largest side of a block of pixels.
+const MAX_BLOCK: usize = 4096;
+
+/// The side of DepthToSpace's and SpaceToDepth's blocks, and the picture's `[images, channels, height,
+/// width]`.
+fn blocks(call: &mut Call<'_>, x: &Item) -> Result<(usize, [usize; 4]), String> {
+    let block = size(call.int("blocksize", 0)?)?;
+    let picture = <[usize; 4]>::try_from(x.dims())
+        .map_err(|_| format!("its input has shape {:?}", x.dims()))?;
+    if block == 0 || block > MAX_BLOCK || picture.contains(&0) {
+        return Err(format!(
+            "blocks of {block} in {picture:?} are not supported"
+        ));
+    }
+    Ok((block, picture))
+}
+
+/// `x` seen as `apart`, its axes exchanged, seen as `dims`.
+fn rearranged(
+    call: &mut Call<'_>,
+    x: Item,
+    apart: Vec<usize>,
+    perm: &[usize],
+    dims: Vec<usize>,
+) -> Outputs {
+    let x = call.reshape(x, apart)?;
+    let perm = perm.to_vec();
+    let moved = perm.iter().map(|&axis| x.dims()[axis]).collect();
+    let x = call.apply(Op::Transpose { perm }, &[x], moved)?;
+    Ok(vec![call.reshape(x, dims)?])
+}
+
+pub fn depth_to_space(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let (b, [n, c, h, w]) = blocks(call, &x)?;
+    if !c.is_multiple_of(b * b) {
+        return Err(format!("{c} channels are not {b}×{b} of another picture"));
+    }
+    let each = c / (b * b);
+    let (apart, perm) = match call.string("mode", "DCR")?.as_str() {
+        "DCR" => (vec![n, b, b, each, h, w], [0, 3, 4, 1, 5, 2]),
+        "CRD" => (vec![n, each, b, b, h, w], [0, 1, 4, 2, 5, 3]),
+        mode => return Err(format!("mode {mode} is not supported")),
+    };
+    rearranged(call, x, apart, &perm, vec![n, each, h * b, w * b])
+}
+
+pub fn space_to_depth(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let (b, [n, c, h, w]) = blocks(call, &x)?;
+    if !h.is_multiple_of(b) || !w.is_multiple_of(b) {
+        return Err(format!("a picture of {h}×{w} is not blocks of {b}×{b}"));
+    }
+    let (rows, columns) = (h / b, w / b);
+    let apart = vec![n, c, rows, b, columns, b];
+    let dims = vec![n, c * b * b, rows, columns];
+    rearranged(call, x, apart, &[0, 3, 5, 1, 2, 4], dims)
+}

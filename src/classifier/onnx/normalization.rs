@@ -2,37 +2,20 @@
 
 use std::sync::Arc;
 
-use super::builder::{Call, Item, Outputs, axis};
+use super::builder::{Call, Item, Outputs, axis, size};
 use super::fold;
 use crate::classifier::function::Function;
-use crate::classifier::graph::{Binary, Op, Reduction};
+use crate::classifier::graph::{Binary, Conv, Op, Pads, Reduction, Window};
 
 /// `(x − mean)/sqrt(variance + epsilon)`, statistics along `axes`.
-fn normalized(
-    call: &mut Call<'_>,
-    x: Item,
-    axes: Vec<usize>,
-    epsilon: f32,
-) -> Result<Item, String> {
-    let dims = x.dims().to_vec();
-    let mut reduced = dims.clone();
-    for &axis in &axes {
-        reduced[axis] = 1;
-    }
-    let mean = Op::Reduce {
-        kind: Reduction::Mean,
-        axes,
-    };
-    let binary = Op::Binary;
-    let centre = call.apply(mean.clone(), std::slice::from_ref(&x), reduced.clone())?;
-    let centred = call.apply(binary(Binary::Sub), &[x, centre], dims.clone())?;
-    let both = [centred.clone(), centred.clone()];
-    let squares = call.apply(binary(Binary::Mul), &both, dims.clone())?;
-    let variance = call.apply(mean, &[squares], reduced.clone())?;
-    let epsilon = Item::floats(vec![], [epsilon]);
-    let sum = call.apply(binary(Binary::Add), &[variance, epsilon], reduced.clone())?;
-    let deviation = call.apply(Op::Map(Function::Sqrt), &[sum], reduced)?;
-    call.apply(binary(Binary::Div), &[centred, deviation], dims)
+fn normalized(call: &mut Call<'_>, x: &Item, axes: &[usize], epsilon: f32) -> Result<Item, String> {
+    let mean = call.reduce(Reduction::Mean, axes, true, x)?;
+    let centred = call.binary(Binary::Sub, x, &mean)?;
+    let squares = call.binary(Binary::Mul, &centred, &centred)?;
+    let variance = call.reduce(Reduction::Mean, axes, true, &squares)?;
+    let sum = call.with_number(Binary::Add, &variance, epsilon)?;
+    let deviation = call.map(Function::Sqrt, &sum)?;
+    call.binary(Binary::Div, &centred, &deviation)
 }
 
 /// `x` times or plus a constant that broadcasts to its shape.
@@ -44,7 +27,7 @@ fn with(call: &mut Call<'_>, binary: Binary, x: Item, constant: Item) -> Result<
             constant.dims()
         ));
     }
-    call.apply(Op::Binary(binary), &[x, constant], dims)
+    call.binary(binary, &x, &constant)
 }
 
 pub fn layer(call: &mut Call<'_>) -> Outputs {
@@ -54,7 +37,8 @@ pub fn layer(call: &mut Call<'_>) -> Outputs {
     let epsilon = call.float("epsilon", 1e-5)?;
     call.ignore("stash_type");
     let scale = call.floats(1)?;
-    let mut y = normalized(call, x, (first..rank).collect(), epsilon)?;
+    let axes: Vec<usize> = (first..rank).collect();
+    let mut y = normalized(call, &x, &axes, epsilon)?;
     y = with(call, Binary::Mul, y, Item::floats(scale.0, scale.1))?;
     if call.optional(2).is_some() {
         let shift = call.floats(2)?;
@@ -146,11 +130,111 @@ pub fn instance(call: &mut Call<'_>) -> Outputs {
         return Err(format!("its input has shape {:?}", x.dims()));
     }
     let channels = x.dims()[1];
-    let mut by_channel = vec![1; rank - 1];
-    by_channel[0] = channels;
-    let scale = Item::floats(by_channel.clone(), parameter(call, 1, channels)?);
-    let shift = Item::floats(by_channel, parameter(call, 2, channels)?);
-    let y = normalized(call, x, (2..rank).collect(), epsilon)?;
+    let axes: Vec<usize> = (2..rank).collect();
+    let y = normalized(call, &x, &axes, epsilon)?;
+    scaled(call, y, channels)
+}
+
+/// The second input times `y` plus the third, either one number for each of `groups` on axis 1.
+fn scaled(call: &mut Call<'_>, y: Item, groups: usize) -> Outputs {
+    let mut by_group = vec![1; y.dims().len() - 1];
+    by_group[0] = groups;
+    let scale = Item::floats(by_group.clone(), parameter(call, 1, groups)?);
+    let shift = Item::floats(by_group, parameter(call, 2, groups)?);
     let y = with(call, Binary::Mul, y, scale)?;
     Ok(vec![with(call, Binary::Add, y, shift)?])
+}
+
+/// GroupNormalization as it was before opset 21: a scale and a shift for each group.
+pub fn group(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let epsilon = call.float("epsilon", 1e-5)?;
+    let groups = size(call.int("num_groups", 0)?)?;
+    // The precision of the statistics.
+    call.ignore("stash_type");
+    let dims = x.dims().to_vec();
+    let [images, channels, ref rest @ ..] = dims[..] else {
+        return Err(format!("its input has shape {dims:?}"));
+    };
+    if groups == 0 || !channels.is_multiple_of(groups) || channels == 0 {
+        return Err(format!("{channels} channels are not {groups} groups"));
+    }
+    let each = channels / groups * rest.iter().product::<usize>();
+    let x = call.reshape(x, vec![images, groups, each])?;
+    let y = normalized(call, &x, &[2], epsilon)?;
+    let y = scaled(call, y, groups)?.remove(0);
+    Ok(vec![call.reshape(y, dims)?])
+}
+
+/// `x/(bias + alpha/size·sum)^beta` with the sum of squares over `size` neighbouring channels: a
+/// convolution of the squares with a banded matrix.
+pub fn local_response(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let alpha = call.float("alpha", 1e-4)?;
+    let beta = call.float("beta", 0.75)?;
+    let bias = call.float("bias", 1.0)?;
+    let window = size(call.int("size", 0)?)?;
+    if window == 0 || ![alpha, beta, bias].iter().all(|x| x.is_finite()) {
+        return Err(format!(
+            "size {window}, alpha {alpha}, beta {beta} and bias {bias} are not supported"
+        ));
+    }
+    let dims = x.dims().to_vec();
+    let [images, channels, ref rest @ ..] = dims[..] else {
+        return Err(format!("its input has shape {dims:?}"));
+    };
+    call.builder.reserve(&[channels, channels])?;
+    let (before, after) = ((window - 1) / 2, window / 2);
+    let weight = alpha / window as f32;
+    let band: Arc<[f32]> = (0..channels * channels)
+        .map(|i| (i / channels, i % channels))
+        .map(
+            |(to, from)| match from + before >= to && from <= to + after {
+                true => weight,
+                false => 0.0,
+            },
+        )
+        .collect();
+    let squares = call.binary(Binary::Mul, &x, &x)?;
+    let plane = match *rest {
+        [height, width] => [height, width],
+        _ => [1, rest.iter().product()],
+    };
+    let picture = vec![images, channels, plane[0], plane[1]];
+    let squares = call.reshape(squares, picture.clone())?;
+    let inputs = [
+        squares,
+        Item::floats(vec![channels, channels, 1, 1], band),
+        Item::floats(vec![channels], vec![bias; channels]),
+    ];
+    let op = Op::Conv(Conv {
+        window: Window {
+            kernel: [1, 1],
+            strides: [1, 1],
+            dilations: [1, 1],
+            pads: Pads::default(),
+        },
+        group: 1,
+        activation: None,
+    });
+    let sums = call.apply(op, &inputs, picture)?;
+    let sums = call.reshape(sums, dims)?;
+    let divisor = call.with_number(Binary::Pow, &sums, beta)?;
+    Ok(vec![call.binary(Binary::Div, &x, &divisor)?])
+}
+
+/// `x` over its norm along an axis; 0 where that is 0.
+pub fn by_norm(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let axis = axis(call.int("axis", -1)?, x.dims().len())?;
+    let norm = match call.int("p", 2)? {
+        1 => {
+            let sizes = call.map(Function::Abs, &x)?;
+            call.reduce(Reduction::Sum, &[axis], true, &sizes)?
+        }
+        2 => call.reduce(Reduction::L2, &[axis], true, &x)?,
+        p => return Err(format!("p {p} is not supported")),
+    };
+    let divisor = call.with_number(Binary::Max, &norm, f32::MIN_POSITIVE)?;
+    Ok(vec![call.binary(Binary::Div, &x, &divisor)?])
 }

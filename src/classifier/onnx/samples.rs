@@ -17,6 +17,10 @@ pub fn samples() -> Vec<(&'static str, ModelWriter)> {
         ("moves", moves()),
         ("reductions", reductions()),
         ("normalisation", normalisation()),
+        ("local normalisation", local_normalisation()),
+        ("resizing", resizing()),
+        ("choices", choices()),
+        ("signals", signals()),
     ]
 }
 
@@ -182,6 +186,7 @@ fn functions(after_layers: bool) -> ModelWriter {
         "Reciprocal",
         "Neg",
         "Abs",
+        "Celu",
     ];
     for name in all {
         let mut input = match name {
@@ -391,6 +396,14 @@ fn reductions() -> ModelWriter {
         ("ReduceMax", vec![ints("axes", &[2, 3]), int("keepdims", 0)]),
         ("ReduceMax", vec![ints("axes", &[1])]),
         ("ReduceL2", vec![ints("axes", &[-1])]),
+        ("ReduceMin", vec![ints("axes", &[1, 2])]),
+        ("ReduceL1", vec![ints("axes", &[1, 2]), int("keepdims", 0)]),
+        ("ReduceSumSquare", vec![ints("axes", &[2])]),
+        ("ReduceLogSum", vec![ints("axes", &[1]), int("keepdims", 0)]),
+        (
+            "ReduceLogSumExp",
+            vec![ints("axes", &[1, 3]), int("keepdims", 0)],
+        ),
         ("GlobalMaxPool", vec![]),
         ("Softmax", vec![int("axis", 2)]),
         ("LogSoftmax", vec![int("axis", 1)]),
@@ -436,4 +449,130 @@ fn normalisation() -> ModelWriter {
             &[int("axis", 2)],
         )
         .node("Flatten", &["m"], &["y"], &[])
+}
+
+/// Normalisation by groups, by neighbours and by a norm, and functions of more than one operation.
+fn local_normalisation() -> ModelWriter {
+    ModelWriter::new(18, &[FREE, 3, 3, 4])
+        .weights("w", &[6, 3, 1, 1])
+        .node("Conv", &["x", "w"], &["c"], &[])
+        .weights("s", &[3])
+        .weights("b", &[3])
+        .node(
+            "GroupNormalization",
+            &["c", "s", "b"],
+            &["g"],
+            &[int("num_groups", 3)],
+        )
+        .weights("slope", &[6, 1, 1])
+        .node("PRelu", &["g", "slope"], &["p"], &[])
+        .node(
+            "LRN",
+            &["p"],
+            &["n"],
+            &[int("size", 4), float("alpha", 0.7), float("bias", 1.5)],
+        )
+        .node("LpNormalization", &["n"], &["l"], &[int("axis", 1)])
+        .node("Softsign", &["l"], &["o"], &[])
+        .weights("offset", &[6, 1, 1])
+        .node("Mean", &["o", "offset", "l"], &["m"], &[])
+        .node("Flatten", &["m"], &["y"], &[])
+}
+
+/// Pictures of other sizes, and pixels exchanged with channels.
+fn resizing() -> ModelWriter {
+    let mut model = ModelWriter::new(18, &[FREE, 3, 4, 6])
+        .floats("up", &[4], &[1.0, 1.0, 1.5, 2.0])
+        .ints("down", &[3, 2])
+        .node("Constant", &[], &["last"], &[int("value_int", -1)])
+        .node("SpaceToDepth", &["x"], &["deep"], &[int("blocksize", 2)])
+        .node(
+            "DepthToSpace",
+            &["deep"],
+            &["wide"],
+            &[int("blocksize", 2), string("mode", "CRD")],
+        )
+        .node(
+            "CumSum",
+            &["wide", "last"],
+            &["sum"],
+            &[int("exclusive", 1)],
+        );
+    let sizes = ["x", "", "", "down"];
+    let scales = ["x", "", "up"];
+    let axes = ints("axes", &[2, -1]);
+    let mut outputs = vec!["sum".to_string()];
+    for (i, (inputs, attributes)) in [
+        (&scales[..], vec![]),
+        (&scales, vec![string("mode", "linear")]),
+        (&sizes, vec![string("mode", "cubic"), axes.clone()]),
+        (
+            &sizes,
+            vec![string("mode", "linear"), int("antialias", 1), axes],
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let output = format!("r{i}");
+        model = model.node("Resize", inputs, &[&output], &attributes);
+        outputs.push(output);
+    }
+    rows(model, &outputs)
+}
+
+/// Elements chosen by constant conditions, of which some are infinite.
+fn choices() -> ModelWriter {
+    let mask = |i: i64| f32::from(i % 3 != 1);
+    let masks: Vec<f32> = (0..9).map(mask).collect();
+    let model = ModelWriter::new(17, &[FREE, 3, 3, 3])
+        .floats("masks", &[3, 3], &masks)
+        .node("Cast", &["masks"], &["is"], &[int("to", 9)])
+        .floats("never", &[], &[f32::NEG_INFINITY])
+        .floats("half", &[], &[0.5])
+        .node("Where", &["is", "x", "never"], &["scores"], &[])
+        .node("Softmax", &["scores"], &["p"], &[])
+        .node("Sub", &["half", "x"], &["other"], &[])
+        .node("Where", &["is", "other", "x"], &["either"], &[])
+        .node("Where", &["is", "half", "x"], &["filled"], &[])
+        .node("Trilu", &["x"], &["upper"], &[])
+        .node("Trilu", &["x", "one"], &["lower"], &[int("upper", 0)])
+        .ints("one", &[1]);
+    rows(model, &["p", "either", "filled", "upper", "lower"])
+}
+
+/// Convolutions and pools of one dimension.
+fn signals() -> ModelWriter {
+    ModelWriter::new(17, &[FREE, 3, 3, 4])
+        .ints("flat", &[0, 3, 12])
+        .node("Reshape", &["x", "flat"], &["s"], &[])
+        .weights("w", &[4, 3, 3])
+        .weights("b", &[4])
+        .node(
+            "Conv",
+            &["s", "w", "b"],
+            &["c"],
+            &[ints("pads", &[1, 2]), ints("strides", &[2])],
+        )
+        .norm("n", "c", &[0.5, 1.0, 0.2, 0.7])
+        .node("MaxPool", &["n"], &["m"], &[ints("kernel_shape", &[2])])
+        .node(
+            "AveragePool",
+            &["m"],
+            &["a"],
+            &[ints("kernel_shape", &[3]), ints("pads", &[1, 1])],
+        )
+        .node("Flatten", &["a"], &["y"], &[])
+}
+
+/// Every tensor flattened, one after the other.
+fn rows(mut model: ModelWriter, tensors: &[impl AsRef<str>]) -> ModelWriter {
+    let mut flat = Vec::new();
+    for tensor in tensors {
+        let output = format!("{}.flat", tensor.as_ref());
+        model = model.node("Flatten", &[tensor.as_ref()], &[&output], &[]);
+        flat.push(output);
+    }
+    let flat: Vec<&str> = flat.iter().map(String::as_str).collect();
+    model.node("Concat", &flat, &["y"], &[int("axis", 1)])
 }

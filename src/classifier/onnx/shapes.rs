@@ -1,11 +1,13 @@
-//! Operators that exist for shape arithmetic: their results are constants.
+//! Operators that exist for shape arithmetic, most of whose results are constants.
 
 use std::sync::Arc;
 
-use super::builder::{Call, Item, Outputs, size};
+use super::builder::{Call, Item, Outputs, axes, size};
+use super::compose::reduced;
 use super::fold::{self, Test};
 use super::proto::DataType;
 use super::tensor::{Constant, Data};
+use crate::classifier::layout;
 
 fn constant(dims: Vec<usize>, data: Data) -> Outputs {
     Ok(vec![Item::Constant(Constant { dims, data })])
@@ -182,11 +184,72 @@ pub fn not(call: &mut Call<'_>) -> Outputs {
 
 /// The Where operator.
 pub fn choose(call: &mut Call<'_>) -> Outputs {
-    let (condition, a, b) = (call.constant(0)?, call.constant(1)?, call.constant(2)?);
-    let dims = fold::broadcast(&condition.dims, &fold::broadcast(&a.dims, &b.dims)?)?;
+    let condition = call.constant(0)?;
+    let (a, b) = (call.input(1)?, call.input(2)?);
+    Ok(vec![call.choose(&condition, &a, &b)?])
+}
+
+/// The Trilu operator: what lies above or below a diagonal, zeros elsewhere.
+pub fn triangle(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let upper = call.int("upper", 1)? != 0;
+    let k = match call.integers(1)?.as_deref() {
+        None => 0,
+        Some(&[k]) => k,
+        Some(_) => return Err("its diagonal is not a single number".into()),
+    };
+    let [.., rows, columns] = *x.dims() else {
+        return Err(format!("its input has shape {:?}", x.dims()));
+    };
+    call.builder.reserve(&[rows, columns])?;
+    let kept = |i: usize| {
+        let (row, column) = ((i / columns) as i64, (i % columns) as i64);
+        let diagonal = row.saturating_add(k);
+        match upper {
+            true => column >= diagonal,
+            false => column <= diagonal,
+        }
+    };
+    let condition = Constant {
+        dims: vec![rows, columns],
+        data: Data::Bool((0..rows * columns).map(kept).collect()),
+    };
+    let zero = match &x {
+        Item::Constant(constant) => match constant.data {
+            Data::Float(_) => Data::Float([0.0].into()),
+            Data::Int(_) => Data::Int([0].into()),
+            Data::Bool(_) => Data::Bool([false].into()),
+        },
+        Item::Value { .. } => Data::Float([0.0].into()),
+    };
+    let zero = Item::Constant(Constant {
+        dims: vec![],
+        data: zero,
+    });
+    Ok(vec![call.choose(&condition, &x, &zero)?])
+}
+
+/// ReduceProd of integers, which is how a shape's elements are counted.
+pub fn reduce_product(call: &mut Call<'_>) -> Outputs {
+    let x = call.constant(0)?;
+    let keep = call.int("keepdims", 1)? != 0;
+    let list = call.list("axes", 1)?.unwrap_or_default();
+    let rank = x.dims.len();
+    let axes = match (list.is_empty(), call.int("noop_with_empty_axes", 0)? != 0) {
+        (true, true) => return Ok(vec![Item::Constant(x)]),
+        (true, false) => (0..rank).collect(),
+        (false, _) => axes(&list, rank)?,
+    };
+    let Data::Int(data) = &x.data else {
+        return Err(format!("{} inputs are not supported", x.data.kind()));
+    };
+    let dims = reduced(&x.dims, &axes, keep);
     call.builder.reserve(&dims)?;
-    let chosen = fold::choose(&condition, &a, &b, &dims)?;
-    Ok(vec![Item::Constant(chosen)])
+    let mut products = vec![1i64; dims.iter().product()];
+    for (to, &x) in layout::reduced(&x.dims, &axes).into_iter().zip(&data[..]) {
+        products[to] = (products[to].checked_mul(x)).ok_or("its product overflows")?;
+    }
+    constant(dims, Data::Int(products.into()))
 }
 
 /// The Mod operator.

@@ -62,15 +62,18 @@ impl Constant {
         }
     }
 
-    /// The product of `dims`, or why it is none.
+    /// The product of `dims`, or why it is none. Products of some of them do not overflow either,
+    /// though another is 0.
     pub fn elements(dims: &[usize]) -> Result<usize, String> {
         if dims.len() > MAX_RANK {
             return Err(format!("rank {} is not supported", dims.len()));
         }
-        dims.iter()
-            .try_fold(1usize, |n, &dim| n.checked_mul(dim))
+        let whole = dims
+            .iter()
+            .try_fold(1usize, |n, &dim| n.checked_mul(dim.max(1)))
             .filter(|&n| n <= isize::MAX as usize / 8)
-            .ok_or_else(|| format!("shape {dims:?} overflows"))
+            .ok_or_else(|| format!("shape {dims:?} overflows"))?;
+        Ok(if dims.contains(&0) { 0 } else { whole })
     }
 }
 

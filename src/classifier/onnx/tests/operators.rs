@@ -6,7 +6,7 @@ use crate::classifier::onnx::proto::Attribute;
 use crate::classifier::onnx::write::*;
 
 /// A 1×3×6×5 picture through one node of the inputs `x` and `others`, then flattened.
-fn one(opset: i64, op: &str, others: &[&str], attributes: &[Attribute]) -> ModelWriter {
+pub fn one(opset: i64, op: &str, others: &[&str], attributes: &[Attribute]) -> ModelWriter {
     let inputs = [&["x"], others].concat();
     ModelWriter::new(opset, &[FREE, 3, 6, 5])
         .node(op, &inputs, &["t"], attributes)
@@ -379,44 +379,6 @@ fn products() {
         .node("MatMul", &["a", "v"], &["b"], &[])
         .node("Flatten", &["b"], &["y"], &[]);
     check(&model, "MatMul from the left");
-}
-
-#[test]
-fn einsums() {
-    let model = |equation: &str, weight: &[i64]| {
-        ModelWriter::new(17, &[FREE, 3, 4, 2])
-            .weights("w", weight)
-            .node(
-                "Einsum",
-                &["x", "w"],
-                &["t"],
-                &[string("equation", equation)],
-            )
-            .node("Flatten", &["t"], &["y"], &[])
-    };
-    for (equation, weight) in [
-        ("bhqd,bhkd->bhqk", &[1, 3, 5, 2][..]),
-        ("bhij,bhjd->bihd", &[1, 3, 2, 5]),
-        ("nchw,nctw->nhct", &[1, 3, 6, 2]),
-        ("b h w d, d e -> b e h w", &[2, 5]),
-        ("bchw,hwo->bco", &[4, 2, 3]),
-        ("bchw,bc->bchw", &[1, 3]),
-    ] {
-        check(&model(equation, weight), equation);
-    }
-    for (equation, weight, reason) in [
-        ("bhqd,bhkd", &[1, 3, 5, 2][..], "without an output"),
-        ("bhqd,bhkd->bhq", &[1, 3, 5, 2], "only one operand"),
-        ("bhqd,bhkd->bhqkz", &[1, 3, 5, 2], "nothing has axis z"),
-        ("bhqd,bhkd->bhqk", &[1, 3, 5, 7], "2 and 7 long"),
-        ("bhqd,bkd->bhqk", &[1, 3, 5, 2], "does not fit"),
-        ("bhqq,bhkd->bhqk", &[1, 3, 5, 2], "\"bhqq\""),
-        ("...d,kd->...k", &[5, 2], "\"...d\""),
-        ("bhqd->bhq", &[1], "two operands"),
-    ] {
-        let error = model(equation, weight).load().unwrap_err().to_string();
-        assert!(error.contains(reason), "{error}");
-    }
 }
 
 #[test]
