@@ -537,7 +537,7 @@ fn choices() -> ModelWriter {
         .node("Where", &["is", "half", "x"], &["filled"], &[])
         .node("Trilu", &["x"], &["upper"], &[])
         .node("Trilu", &["x", "one"], &["lower"], &[int("upper", 0)])
-        .ints("one", &[1]);
+        .node("Constant", &[], &["one"], &[int("value_int", 1)]);
     rows(model, &["p", "either", "filled", "upper", "lower"])
 }
 
