@@ -154,7 +154,7 @@ impl Builder {
             let work = work(&op, &constants, elements);
             self.work = (self.work.checked_sub(work))
                 .ok_or("it takes too long to compute from constants alone")?;
-            let empty = elements == 0 || constants.iter().any(|input| input.data.len() == 0);
+            let empty = elements == 0 || constants.iter().any(|input| input.data.is_empty());
             if empty && computes(&op) {
                 return Err("it computes with an empty tensor".into());
             }

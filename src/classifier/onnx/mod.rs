@@ -18,7 +18,7 @@ pub mod samples;
 mod scatter;
 mod shapes;
 mod table;
-mod tensor;
+pub mod tensor;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -41,7 +41,7 @@ use super::graph::{Graph, LoadOptions};
 use crate::error::{Error, Result};
 
 /// Opsets whose operators are known.
-const OPSETS: std::ops::RangeInclusive<i64> = 11..=20;
+pub const OPSETS: std::ops::RangeInclusive<i64> = 11..=20;
 /// Largest model file: protobuf's own limit. Larger models keep their weights in external files.
 const MAX_FILE: u64 = 1 << 31;
 

@@ -213,7 +213,7 @@ fn resized(call: &mut Call<'_>, x: &Item) -> Result<Vec<Resized>, String> {
     // Where one of the two is given, old exporters leave the other empty.
     let given = |index| -> Result<bool, String> {
         let constant = call.optional_constant(index)?;
-        Ok(constant.is_some_and(|constant| constant.data.len() > 0))
+        Ok(constant.is_some_and(|constant| !constant.data.is_empty()))
     };
     let sides = match (given(2)?, given(3)?) {
         (true, false) => by_scales(call, &lengths)?,

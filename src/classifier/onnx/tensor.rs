@@ -35,6 +35,11 @@ impl Data {
             Data::Bool(data) => data.len(),
         }
     }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// Most axes of a tensor.

@@ -1,0 +1,127 @@
+//! Runs a wrapped test on the float64 reference and on the cpu engine.
+
+use std::path::Path;
+
+use backstitch::backend::cpu::CpuBackend;
+use backstitch::backend::host::HostImages;
+use backstitch::backend::reference::ReferenceClassifier;
+use backstitch::backend::{At, Backend, ClassifierEngine, ImageOps};
+use backstitch::classifier::{Graph, LoadOptions, onnx};
+use prost::Message;
+
+use crate::case::Wrapped;
+
+/// How a run ended.
+pub enum Outcome {
+    Passed,
+    /// The importer refused it, saying this.
+    Refused(String),
+    /// It was run, and gave other numbers.
+    Wrong(String),
+}
+
+/// Largest error of a number, in multiples of the type's relative distance between neighbours and of
+/// the tensor's largest number.
+///
+/// Each rounding loses up to half of that distance, and the longest sums of the tests have some
+/// hundred terms, whose roundings add up as their square root; an elementary function loses a few
+/// distances, and the numbers compared with have errors of the same kind. For float32 it is 4e-6.
+const ROUNDINGS: f64 = 32.0;
+/// What ONNX's own test runner allows: relative to each number, and absolute.
+const ONNX_TOLERANCE: (f64, f64) = (1e-3, 1e-7);
+
+/// Runs a test; the file is put at `path`.
+pub fn run(wrapped: &Wrapped, path: &Path) -> Outcome {
+    std::fs::write(path, wrapped.model.encode_to_vec()).unwrap();
+    let options = LoadOptions::default();
+    let graphs = onnx::import(path, &options)
+        .and_then(|imported| Ok([imported, Graph::load(path, &options)?]));
+    match graphs {
+        Err(error) => Outcome::Refused(error.to_string()),
+        Ok([imported, loaded]) => match compare(wrapped, &imported, &loaded) {
+            Ok(()) => Outcome::Passed,
+            Err(difference) => Outcome::Wrong(difference),
+        },
+    }
+}
+
+fn compare(wrapped: &Wrapped, imported: &Graph, loaded: &Graph) -> Result<(), String> {
+    let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|&x| x.into()).collect() };
+    let expected = |what: &str, logits: &[f64]| {
+        close(what, logits, &wrapped.expected, wrapped.epsilon)?;
+        // The importer holds every float as float32, so what a test rounds to fewer bits it does not.
+        let relative = ONNX_TOLERANCE.0.max(wrapped.epsilon / 2.0);
+        within(what, logits, &wrapped.expected, |x| {
+            relative * x.abs() + ONNX_TOLERANCE.1
+        })
+    };
+    let pixels = wide(&wrapped.pixels);
+    let by_logits = weights(wrapped.expected.len());
+
+    let logits = ReferenceClassifier::new(imported).logits_f64(&pixels);
+    expected("the graph as imported", &logits.unwrap())?;
+    let (logits, by_pixels) = ReferenceClassifier::new(loaded)
+        .gradient_f64(&pixels, |_, by| by.copy_from_slice(&wide(&by_logits)))
+        .unwrap();
+    expected("the graph after all passes", &logits)?;
+
+    let mut engine = CpuBackend.classifier(loaded, 1).unwrap();
+    let mut image = HostImages::zeroed(loaded.input_shape(), 1).unwrap();
+    let mut gradient = image.clone();
+    CpuBackend.upload(&wrapped.pixels, &mut image, 0).unwrap();
+    let images = [At::new(&image, 0)];
+    let alone = engine.logits(&images).unwrap();
+    expected("the cpu engine", &wide(&alone))?;
+    let mut loss = |_: usize, _: &[f32], by: &mut [f32]| by.copy_from_slice(&by_logits);
+    let again = engine
+        .gradient(&images, &mut loss, &mut gradient, 0)
+        .unwrap();
+    expected("the cpu engine's pass with a gradient", &wide(&again))?;
+
+    let epsilon = f32::EPSILON.into();
+    close(
+        "the cpu engine, by the reference",
+        &wide(&alone),
+        &logits,
+        epsilon,
+    )?;
+    close(
+        "the gradient, by the reference",
+        &wide(gradient.image(0)),
+        &by_pixels,
+        epsilon,
+    )
+}
+
+/// Derivatives of the loss by the logits: spread over −1 to 1 without a pattern, as a normalisation's
+/// gradient for some patterns is nothing but rounding errors.
+fn weights(n: usize) -> Vec<f32> {
+    let golden = 0.618_034;
+    (1..=n)
+        .map(|i| 2.0 * (golden * (i * i) as f32).fract() - 1.0)
+        .collect()
+}
+
+/// Checks numbers by the largest among those wanted. What float32 holds as infinite or not a number
+/// must be just that.
+fn close(what: &str, got: &[f64], want: &[f64], epsilon: f64) -> Result<(), String> {
+    let finite = want.iter().filter(|x| x.is_finite());
+    let largest = finite.fold(0.0, |m: f64, x| m.max(x.abs()));
+    within(what, got, want, |_| ROUNDINGS * epsilon * largest)
+}
+
+fn within(what: &str, got: &[f64], want: &[f64], bound: impl Fn(f64) -> f64) -> Result<(), String> {
+    if got.len() != want.len() {
+        return Err(format!("{what}: {} numbers, not {}", got.len(), want.len()));
+    }
+    let narrow = |&x: &f64| f64::from(x as f32);
+    let pairs = got.iter().map(narrow).zip(want.iter().map(narrow));
+    for (i, (got, want)) in pairs.enumerate() {
+        let same = got == want || (got.is_nan() && want.is_nan());
+        let error = (got - want).abs();
+        if !same && (error.is_nan() || error > bound(want)) {
+            return Err(format!("{what}: number {i} is {got}, not {want}"));
+        }
+    }
+    Ok(())
+}
