@@ -14,6 +14,7 @@
 //   element's type.
 // - Shared memory is dynamic, taken piece by piece from a SharedMemory in the order in which the host
 //   adds its pieces up.
+// - UNROLL stands before a loop over an array that must stay in registers.
 // - Blocks have one dimension, grids up to three. CUDA's threadIdx, blockIdx, blockDim and gridDim.
 // - a * b + c is never contracted: multiply_add says where it should be, and is counted. So results
 //   without library functions are the same bits on every device and on the emulator.
@@ -29,6 +30,7 @@
 #define KERNEL(name, Arguments, threads)                                                           \
     extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Arguments args)
 #define ARGUMENTS(Type, ...)
+#define UNROLL _Pragma("unroll")
 
 template <typename T> using Buffer = T*;
 template <typename T> using Global = T*;
@@ -62,6 +64,10 @@ template <typename T> DEVICE T atomic_add(T* at, T value) { return atomicAdd(at,
 // a * b + c, rounded once.
 DEVICE float multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 DEVICE double multiply_add(double a, double b, double c) { return __fma_rn(a, b, c); }
+
+// The sine and cosine of an angle in turns.
+DEVICE float sin_turns(float turns) { return sinpif(2.0f * turns); }
+DEVICE float cos_turns(float turns) { return cospif(2.0f * turns); }
 
 #else
 

@@ -298,6 +298,11 @@ DEVICE double multiply_add(double a, double b, double c) {
     return __builtin_fma(a, b, c);
 }
 
+DEVICE float sin_turns(float turns) { return float(std::sin(6.283185307179586 * turns)); }
+DEVICE float cos_turns(float turns) { return float(std::cos(6.283185307179586 * turns)); }
+
+#define UNROLL
+
 #define KERNEL(name, Arguments, threads)                                                           \
     static void name(const Arguments& args);                                                       \
     extern "C" void backstitch_kernel_##name(const void* args) {                                   \

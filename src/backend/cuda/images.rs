@@ -2,9 +2,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::CudaBackend;
 use super::driver::{self, Address, Arguments, Buffer, Kernel, Launch, shared_bytes};
 use super::kernels::images as kernels;
+use super::{CudaBackend, to_u32};
 use crate::backend::host::{check_shape, tile_shape, windows};
 use crate::backend::{
     At, Blend, ImageBuffer, ImageOps, ImagePair, ImageShape, Push, Stitch, TileGrid,
@@ -105,7 +105,7 @@ pub struct DeviceImages {
 
 impl DeviceImages {
     /// Where image `index` starts, for a kernel.
-    fn at(&self, index: usize) -> Address {
+    pub(super) fn at(&self, index: usize) -> Address {
         self.pixels.at(index * self.shape.elements())
     }
 
@@ -135,17 +135,6 @@ impl ImageBuffer for DeviceImages {
 fn source(image: At<'_, DeviceImages>, shape: ImageShape) -> Result<Address> {
     check_shape(image.buffer, shape)?;
     image.buffer.range(image.index, 1)
-}
-
-/// `n` as kernels take it.
-fn to_u32(n: usize, what: &str) -> Result<u32> {
-    // With room for a block of threads beyond the end.
-    match u32::try_from(n) {
-        Ok(n) if n <= i32::MAX as u32 => Ok(n),
-        _ => Err(Error::invalid(format!(
-            "{n} {what} are too many for a GPU at once"
-        ))),
-    }
 }
 
 impl Grid {

@@ -100,6 +100,13 @@ pub fn shared_bytes(pieces: impl IntoIterator<Item = usize>) -> u32 {
 #[repr(transparent)]
 pub struct Address(pub u64);
 
+impl Address {
+    /// So many bytes further on.
+    pub fn offset(self, bytes: usize) -> Address {
+        Address(self.0 + bytes as u64)
+    }
+}
+
 /// A field of a struct that kernels know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
@@ -126,11 +133,11 @@ pub trait Arguments: Copy + 'static {
 
 /// Declares structs as the kernels' sources have them, field by field in the same order.
 macro_rules! arguments {
-    ($($(#[$meta:meta])* struct $name:ident { $($field:ident: $type:ty),* $(,)? })*) => {$(
+    ($($(#[$meta:meta])* $vis:vis struct $name:ident { $($field:ident: $type:ty),* $(,)? })*) => {$(
         $(#[$meta])*
         #[derive(Clone, Copy)]
         #[repr(C)]
-        struct $name {
+        $vis struct $name {
             $($field: $type),*
         }
 
@@ -287,7 +294,7 @@ impl<T: Pod> Buffer<T> {
             "{index} is beyond a buffer of {}",
             self.len
         );
-        Address(self.address.0 + (index * size_of::<T>()) as u64)
+        self.address.offset(index * size_of::<T>())
     }
 
     /// Where elements `first .. first + len` lie.
