@@ -14,6 +14,3 @@ struct Maps {
 DEVICE Global<float> of_slot(const Maps& maps, uint32_t slot) {
     return maps.data + size_t(slot) * maps.stride;
 }
-
-// LeakyReLU, of which `slope` is the one below zero.
-DEVICE float leaky(float x, float slope) { return x > 0.0f ? x : slope * x; }

@@ -1,5 +1,7 @@
 //! The operations of DIP networks: one launch each, for all instances in use.
 
+use bytemuck::{Pod, Zeroable};
+
 use super::super::driver::{self, Address, Device, Kernel, Launch, Result, shared_bytes};
 use super::super::kernels::{dip_conv, dip_norm, dip_step, dip_upsample};
 use crate::dip::{
@@ -36,28 +38,46 @@ driver::arguments! {
         accumulate: u32,
     }
 
+    /// What normalisation knows of a channel.
+    #[derive(Debug, Pod, Zeroable)]
+    pub struct Statistics {
+        rest: f64,
+        precision: f64,
+        mean: f32,
+        scale: f32,
+    }
+
+    /// A part of the derivative of a channel.
+    #[derive(Debug, Pod, Zeroable)]
+    pub struct Line {
+        slant: f32,
+        slant_rest: f32,
+        level: f32,
+    }
+
     struct NormArgs {
         slots: Address,
         x: Maps,
-        statistics: Maps,
+        statistics: Address,
         weight: Maps,
         bias: Maps,
         y: Maps,
         channels: u32,
         plane: u32,
         slope: f32,
-        epsilon: f32,
+        epsilon: f64,
     }
 
     struct NormBackwardArgs {
         slots: Address,
         x: Maps,
-        statistics: Maps,
+        statistics: Address,
         weight: Maps,
         bias: Maps,
         dy: Maps,
         dweight: Maps,
         dbias: Maps,
+        lines: Address,
         channels: u32,
         plane: u32,
         slope: f32,
@@ -182,7 +202,7 @@ impl Norm {
     /// A block to a channel: no larger than keeps its threads busy.
     fn per_channel(&self) -> Launch {
         let threads = (self.plane / 4).next_multiple_of(WARP).clamp(WARP, THREADS);
-        let shared = shared_bytes([(threads / WARP) as usize * size_of::<f32>()]);
+        let shared = shared_bytes([(threads / WARP) as usize * size_of::<f64>()]);
         Launch::new([self.channels, 1, 1], threads).with_shared(shared)
     }
 
@@ -307,13 +327,14 @@ impl Batch<'_> {
         )
     }
 
-    /// Fills `statistics` (two numbers a channel) from `x`, and `y` with the normalised `x`.
+    /// Fills `statistics` (a [`Statistics`] for each channel of each slot) from `x`, and `y` with the
+    /// normalised `x`.
     pub fn norm_forward(
         &self,
         norm: &Norm,
         x: Maps,
         parameters: Parameters,
-        statistics: Maps,
+        statistics: Address,
         y: Maps,
     ) -> Result<()> {
         let arguments = NormArgs {
@@ -326,7 +347,7 @@ impl Batch<'_> {
             channels: norm.channels,
             plane: norm.plane,
             slope: norm.slope(),
-            epsilon: BN_EPSILON as f32,
+            epsilon: BN_EPSILON,
         };
         self.launch(
             &dip_norm::DIP_NORM_STATISTICS,
@@ -337,15 +358,17 @@ impl Batch<'_> {
     }
 
     /// Turns the derivative by the output, `d`, to the one by the input, and gives those by weight and
-    /// bias.
+    /// bias; `lines` is room for a [`Line`] for each channel of each slot.
+    #[allow(clippy::too_many_arguments)] // A normalisation's numbers, each in its own place.
     pub fn norm_backward(
         &self,
         norm: &Norm,
         x: Maps,
         parameters: Parameters,
-        statistics: Maps,
+        statistics: Address,
         d: Maps,
         gradients: Parameters,
+        lines: Address,
     ) -> Result<()> {
         let arguments = NormBackwardArgs {
             slots: self.slots,
@@ -356,6 +379,7 @@ impl Batch<'_> {
             dy: d,
             dweight: gradients.weight,
             dbias: gradients.bias,
+            lines,
             channels: norm.channels,
             plane: norm.plane,
             slope: norm.slope(),

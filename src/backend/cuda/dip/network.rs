@@ -5,9 +5,9 @@
 
 use std::collections::HashMap;
 
-use super::super::driver::{self, Buffer, Device};
+use super::super::driver::{self, Address, Buffer, Device};
 use super::super::to_u32;
-use super::layers::{Batch, Conv, Maps, Norm, Parameters};
+use super::layers::{Batch, Conv, Line, Maps, Norm, Parameters, Statistics};
 use crate::dip::{NetSpec, Padding};
 use crate::error::Result;
 
@@ -27,6 +27,8 @@ struct Planner<'a> {
     padding: Padding,
     /// Elements of the largest map that a gradient is taken by.
     largest: usize,
+    /// Channels of the widest normalisation.
+    widest: usize,
 }
 
 impl Features {
@@ -48,7 +50,7 @@ struct Block {
     conv_at: usize,
     norm_at: usize,
     convolved: Features,
-    statistics: Features,
+    statistics: Buffer<Statistics>,
     /// The block's output; `None` where it goes into maps that others write too.
     output: Option<Features>,
 }
@@ -61,7 +63,7 @@ struct Level {
     merged: Features,
     merge: Norm,
     merge_at: usize,
-    merge_statistics: Features,
+    merge_statistics: Buffer<Statistics>,
     normalised: Features,
     up: Block,
     fuse: Block,
@@ -105,6 +107,8 @@ pub struct Network {
     output: Features,
     /// Derivatives on their way back, of one layer and the next.
     passing: [Features; 2],
+    /// Room for a normalisation's derivative.
+    lines: Buffer<Line>,
 }
 
 impl Planner<'_> {
@@ -137,6 +141,7 @@ impl Planner<'_> {
         };
         let (height, width) = (conv.out_height() as usize, conv.out_width() as usize);
         self.largest = self.largest.max(outputs * height * width);
+        self.widest = self.widest.max(outputs);
         let output = || self.features(outputs, height, width);
         Ok(Block {
             conv,
@@ -148,7 +153,7 @@ impl Planner<'_> {
             conv_at: self.places[&format!("{name}_conv.weight")],
             norm_at: self.places[&format!("{name}_bn.weight")],
             convolved: output()?,
-            statistics: self.features(outputs, 1, 2)?,
+            statistics: self.device.allocate(outputs * self.capacity)?,
             output: own_output.then(output).transpose()?,
         })
     }
@@ -163,6 +168,7 @@ impl Planner<'_> {
         let skip = (beside > 0)
             .then(|| self.block(&name("skip"), [input, beside], [1, 1], whole, false))
             .transpose()?;
+        self.widest = self.widest.max(merged);
         self.largest = self.largest.max(deeper * half[0] * half[1]);
         Ok(Level {
             skip,
@@ -175,7 +181,7 @@ impl Planner<'_> {
                 leaky: false,
             },
             merge_at: self.places[&name("merge_bn.weight")],
-            merge_statistics: self.features(merged, 1, 2)?,
+            merge_statistics: self.device.allocate(merged * self.capacity)?,
             normalised: self.features(merged, height, width)?,
             up: self.block(&name("up"), [merged, up], [3, 1], whole, true)?,
             fuse: self.block(&name("fuse"), [up, up], [1, 1], whole, true)?,
@@ -205,6 +211,7 @@ impl Network {
             places: parameters.map(|p| (p.name, p.offset)).collect(),
             padding: spec.padding,
             largest: 0,
+            widest: 0,
         };
         let levels: Result<Vec<Level>> = (0..spec.levels())
             .map(|k| planner.level(spec, k, height, width))
@@ -224,6 +231,7 @@ impl Network {
             out_at: planner.places["out_conv.weight"],
             output: planner.features(spec.output_channels, height, width)?,
             passing: [passing()?, passing()?],
+            lines: device.allocate(planner.widest * capacity)?,
             spec: spec.clone(),
         })
     }
@@ -264,7 +272,7 @@ impl Network {
             &level.merge,
             level.merged.all(),
             level.merge_parameters(state, state.values),
-            level.merge_statistics.all(),
+            level.merge_statistics.at(0),
             level.normalised.all(),
         )?;
         let up = level.up.forward_own(batch, state, level.normalised.all())?;
@@ -300,22 +308,29 @@ impl Network {
         d_input: Option<Maps>,
     ) -> driver::Result<()> {
         let level = &self.levels[k];
+        let lines = self.lines.at(0);
         let [ping, pong] = [self.passing[0].all(), self.passing[1].all()];
         let (up, normalised) = (level.up.output(), level.normalised.all());
         level
             .fuse
-            .backward(batch, state, up, ping, Some((pong, false)))?;
+            .backward(batch, state, lines, up, ping, Some((pong, false)))?;
         let d_merged = level.d_merged.all();
-        level
-            .up
-            .backward(batch, state, normalised, pong, Some((d_merged, false)))?;
+        level.up.backward(
+            batch,
+            state,
+            lines,
+            normalised,
+            pong,
+            Some((d_merged, false)),
+        )?;
         batch.norm_backward(
             &level.merge,
             level.merged.all(),
             level.merge_parameters(state, state.values),
-            level.merge_statistics.all(),
+            level.merge_statistics.at(0),
             d_merged,
             level.merge_parameters(state, state.gradients),
+            lines,
         )?;
         let d_deeper = level.d_merged.from_channel(level.beside);
         batch.upsample_backward(self.spec.upsample, level.deeper, d_deeper, ping)?;
@@ -331,12 +346,24 @@ impl Network {
         let down = level.down.output();
         level
             .mid
-            .backward(batch, state, down, d, Some((pong, false)))?;
-        level
-            .down
-            .backward(batch, state, input, pong, d_input.map(|d| (d, false)))?;
+            .backward(batch, state, lines, down, d, Some((pong, false)))?;
+        level.down.backward(
+            batch,
+            state,
+            lines,
+            input,
+            pong,
+            d_input.map(|d| (d, false)),
+        )?;
         match &level.skip {
-            Some(skip) => skip.backward(batch, state, input, d_merged, d_input.map(|d| (d, true))),
+            Some(skip) => skip.backward(
+                batch,
+                state,
+                lines,
+                input,
+                d_merged,
+                d_input.map(|d| (d, true)),
+            ),
             None => Ok(()),
         }
     }
@@ -373,7 +400,7 @@ impl Block {
         let [conv, norm] = self.parameters(state, state.values);
         let convolved = self.convolved.all();
         batch.conv_forward(&self.conv, x, conv, convolved)?;
-        batch.norm_forward(&self.norm, convolved, norm, self.statistics.all(), y)
+        batch.norm_forward(&self.norm, convolved, norm, self.statistics.at(0), y)
     }
 
     fn forward_own(&self, batch: &Batch<'_>, state: &State, x: Maps) -> driver::Result<Maps> {
@@ -388,14 +415,15 @@ impl Block {
         &self,
         batch: &Batch<'_>,
         state: &State,
+        lines: Address,
         x: Maps,
         d: Maps,
         dx: Option<(Maps, bool)>,
     ) -> driver::Result<()> {
         let [conv, norm] = self.parameters(state, state.values);
         let [d_conv, d_norm] = self.parameters(state, state.gradients);
-        let (convolved, statistics) = (self.convolved.all(), self.statistics.all());
-        batch.norm_backward(&self.norm, convolved, norm, statistics, d, d_norm)?;
+        let (convolved, statistics) = (self.convolved.all(), self.statistics.at(0));
+        batch.norm_backward(&self.norm, convolved, norm, statistics, d, d_norm, lines)?;
         batch.conv_backward_weights(&self.conv, x, d, d_conv)?;
         match dx {
             Some((dx, accumulate)) => batch.conv_backward_data(&self.conv, d, conv, dx, accumulate),

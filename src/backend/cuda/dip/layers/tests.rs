@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::backend::cuda::driver::{Buffer, test_devices};
-use crate::backend::reference::dip::ops::{self, Statistics, Tensor};
+use crate::backend::reference::dip::ops::{self, Tensor};
 use crate::random::{Purpose, RandomKey};
 
 /// Unit roundoff of float32.
@@ -303,7 +303,7 @@ fn convolutions_and_their_derivatives() {
 
 /// The float64 reference of one instance's normalisation.
 struct NormOracle {
-    statistics: Vec<Statistics>,
+    statistics: Vec<ops::Statistics>,
     normalised: Tensor,
     y: Tensor,
     d: Tensor,
@@ -348,7 +348,9 @@ fn check_norm(bench: &Bench, norm: &Norm, [height, width]: [usize; 2], far: f64,
     let weight = bench.put([&weights[0], &weights[1]]);
     let bias = bench.put([&biases[0], &biases[1]]);
     let (y, d) = (bench.place(x.stride), bench.put(data(&dys)));
-    let statistics = bench.place(2 * channels);
+    let statistics = bench.device.allocate::<Statistics>(CAPACITY * channels);
+    let lines = bench.device.allocate::<Line>(CAPACITY * channels);
+    let (statistics, lines) = (statistics.unwrap(), lines.unwrap());
     let (dweight, dbias) = (bench.place(channels), bench.place(channels));
     let parameters = Parameters {
         weight: weight.maps(),
@@ -359,12 +361,20 @@ fn check_norm(bench: &Bench, norm: &Norm, [height, width]: [usize; 2], far: f64,
         bias: dbias.maps(),
     };
     let batch = bench.batch(0);
-    let maps = statistics.maps();
+    let (known, lines) = (statistics.at(0), lines.at(0));
     batch
-        .norm_forward(norm, x.maps(), parameters, maps, y.maps())
+        .norm_forward(norm, x.maps(), parameters, known, y.maps())
         .unwrap();
     batch
-        .norm_backward(norm, x.maps(), parameters, maps, d.maps(), gradients)
+        .norm_backward(
+            norm,
+            x.maps(),
+            parameters,
+            known,
+            d.maps(),
+            gradients,
+            lines,
+        )
         .unwrap();
     let (ys, dxs) = (y.get(), d.get());
     let (dweights, dbiases) = (dweight.get(), dbias.get());
@@ -623,6 +633,8 @@ fn structs_have_the_kernels_layout() {
     let mirrors = [
         mirror::<Maps>(),
         mirror::<ConvArgs>(),
+        mirror::<Statistics>(),
+        mirror::<Line>(),
         mirror::<NormArgs>(),
         mirror::<NormBackwardArgs>(),
         mirror::<UpsampleArgs>(),
