@@ -49,11 +49,7 @@ template <int KERNEL_SIZE> DEVICE void forward(const ConvArgs& args) {
     const Global<float> y = of_slot(args.y, slot);
     const int top = int(pixel / args.out_width * args.stride) - KERNEL_SIZE / 2;
     const int left = int(pixel % args.out_width * args.stride) - KERNEL_SIZE / 2;
-    float sums[CHANNELS];
-    UNROLL
-    for (uint32_t c = 0; c < CHANNELS; ++c) {
-        sums[c] = first + c < args.outputs ? bias[first + c] : 0.0f;
-    }
+    float sums[CHANNELS] = {};
     for (uint32_t i = 0; i < args.inputs; ++i) {
         UNROLL
         for (int ky = 0; ky < KERNEL_SIZE; ++ky) {
@@ -78,7 +74,8 @@ template <int KERNEL_SIZE> DEVICE void forward(const ConvArgs& args) {
     UNROLL
     for (uint32_t c = 0; c < CHANNELS; ++c) {
         if (first + c < args.outputs) {
-            y[(first + c) * pixels + pixel] = sums[c];
+            // Last, so that its size, which normalisation takes off again, rounds the sum only once.
+            y[(first + c) * pixels + pixel] = sums[c] + bias[first + c];
         }
     }
 }
