@@ -98,7 +98,7 @@ fn describe(source: &Path, compiled: Option<&Path>, condition: &str, table: &mut
     let [mut kernels, mut names, mut layouts, mut externs] = [const { String::new() }; 4];
     for line in text.lines() {
         if let Some(parts) = call(line, "KERNEL(") {
-            let [name, arguments, threads] = parts[..] else {
+            let [name, arguments, threads, ..] = parts[..] else {
                 panic!(
                     "{}: KERNEL(name, Arguments, threads) in one line",
                     source.display()

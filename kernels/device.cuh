@@ -6,7 +6,8 @@
 // - One file per family of operations; device.cuh is its first include.
 // - KERNEL(name, Arguments, threads) { ... } starts a kernel. Names are unique in the project. Its one
 //   argument, `args`, is a struct passed by value, its shapes included. `threads` is a literal: the
-//   largest block it may be launched with.
+//   largest block it may be launched with. A fourth argument is the blocks that a multiprocessor should
+//   hold at least, which bounds the registers.
 // - ARGUMENTS(Type, fields...) after an argument struct lets tests hold its layout against its mirror
 //   in Rust. An array of fixed length is one field.
 // - A device address in an argument struct, or in a struct in memory, is a Buffer<T>. It becomes a
@@ -27,8 +28,8 @@
 #if defined(__CUDACC__)
 
 #define DEVICE static __device__ __forceinline__
-#define KERNEL(name, Arguments, threads)                                                           \
-    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Arguments args)
+#define KERNEL(name, Arguments, ...)                                                               \
+    extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(const __grid_constant__ Arguments args)
 #define ARGUMENTS(Type, ...)
 #define UNROLL _Pragma("unroll")
 

@@ -82,7 +82,7 @@ template <int KERNEL_SIZE> DEVICE void forward(const ConvArgs& args) {
 
 // CHANNELS channels of a pixel of y.
 KERNEL(dip_conv1_forward, ConvArgs, 128) { forward<1>(args); }
-KERNEL(dip_conv3_forward, ConvArgs, 128) { forward<3>(args); }
+KERNEL(dip_conv3_forward, ConvArgs, 128, 8) { forward<3>(args); }
 
 // The output coordinate that reads coordinate `at`, which may lie in the padding, with a kernel's tap, at
 // stride 1 or 2; -1 if there is none.

@@ -303,7 +303,7 @@ DEVICE float cos_turns(float turns) { return float(std::cos(6.283185307179586 * 
 
 #define UNROLL
 
-#define KERNEL(name, Arguments, threads)                                                           \
+#define KERNEL(name, Arguments, ...)                                                               \
     static void name(const Arguments& args);                                                       \
     extern "C" void backstitch_kernel_##name(const void* args) {                                   \
         name(*static_cast<const Arguments*>(args));                                                \

@@ -36,9 +36,9 @@ impl Features {
         Maps::new(self.buffer.at(0), self.elements)
     }
 
-    /// From a channel on.
-    fn from_channel(&self, channel: usize) -> Maps {
-        self.all().skip(channel * self.plane)
+    /// Without the first channels.
+    fn after(&self, channels: usize) -> Maps {
+        self.all().skip(channels * self.plane)
     }
 }
 
@@ -266,7 +266,7 @@ impl Network {
             self.forward_level(batch, state, k + 1, half)?;
             half = deeper.features();
         }
-        let merged = level.merged.from_channel(level.beside);
+        let merged = level.merged.after(level.beside);
         batch.upsample_forward(self.spec.upsample, level.deeper, half, merged)?;
         batch.norm_forward(
             &level.merge,
@@ -332,7 +332,7 @@ impl Network {
             level.merge_parameters(state, state.gradients),
             lines,
         )?;
-        let d_deeper = level.d_merged.from_channel(level.beside);
+        let d_deeper = level.d_merged.after(level.beside);
         batch.upsample_backward(self.spec.upsample, level.deeper, d_deeper, ping)?;
         let mid = level.mid.output();
         let d = match &level.d_deeper {
