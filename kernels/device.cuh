@@ -59,6 +59,18 @@ template <typename T> DEVICE T shuffle_xor(T value, unsigned mask) {
     return __shfl_xor_sync(0xffffffffu, value, mask);
 }
 
+// Each value's sum over the warp, the same in all lanes, which all take part. A tree: lanes that differ
+// in the highest bit are added first.
+template <typename T, int COUNT> DEVICE void warp_sum(T (&values)[COUNT]) {
+    UNROLL
+    for (int k = 0; k < COUNT; ++k) {
+        UNROLL
+        for (unsigned mask = 16; mask > 0; mask /= 2) {
+            values[k] += shuffle_xor(values[k], mask);
+        }
+    }
+}
+
 // Adds to memory and returns what was there.
 template <typename T> DEVICE T atomic_add(T* at, T value) { return atomicAdd(at, value); }
 
@@ -81,26 +93,29 @@ DEVICE float cos_turns(float turns) { return cospif(2.0f * turns); }
 
 constexpr unsigned WARP = 32;
 
-// The sum over the warp, the same in all lanes. A tree, so its order is fixed.
-template <typename T> DEVICE T warp_sum(T value) {
-    for (unsigned mask = WARP / 2; mask > 0; mask /= 2) {
-        value += shuffle_xor(value, mask);
+// Each value's sum over the block, the same in all threads, in a fixed order; the block is whole warps.
+// `partial` has COUNT elements for each warp, and is free again when the function returns.
+template <typename T, int COUNT> DEVICE void block_sum(T (&values)[COUNT], Shared<T> partial) {
+    warp_sum(values);
+    UNROLL
+    for (int k = 0; k < COUNT; ++k) {
+        if (threadIdx.x % WARP == 0) {
+            partial[threadIdx.x / WARP * COUNT + k] = values[k];
+        }
+        values[k] = 0;
     }
-    return value;
+    barrier();
+    for (unsigned warp = 0; warp < blockDim.x / WARP; ++warp) {
+        UNROLL
+        for (int k = 0; k < COUNT; ++k) {
+            values[k] += partial[warp * COUNT + k];
+        }
+    }
+    barrier();
 }
 
-// The sum over the block, the same in all threads; the block is whole warps. `partial` has an element
-// for each warp, and is free again when the function returns.
 template <typename T> DEVICE T block_sum(T value, Shared<T> partial) {
-    value = warp_sum(value);
-    if (threadIdx.x % WARP == 0) {
-        partial[threadIdx.x / WARP] = value;
-    }
-    barrier();
-    T sum = 0;
-    for (unsigned warp = 0; warp < blockDim.x / WARP; ++warp) {
-        sum += partial[warp];
-    }
-    barrier();
-    return sum;
+    T values[1] = {value};
+    block_sum(values, partial);
+    return values[0];
 }

@@ -171,10 +171,10 @@ template <int KERNEL_SIZE> DEVICE void backward_weights(const ConvArgs& args) {
     const Global<float> dweight = of_slot(args.weight, slot) + pair * KERNEL_SIZE * KERNEL_SIZE;
     const Global<float> dbias = of_slot(args.bias, slot);
     float sums[KERNEL_SIZE * KERNEL_SIZE] = {};
-    float bias = 0.0f;
+    float bias[1] = {};
     for (uint32_t pixel = lane; pixel < out_pixels; pixel += WARP) {
         const float value = dy[pixel];
-        bias += value;
+        bias[0] += value;
         const int top = int(pixel / args.out_width * args.stride) - KERNEL_SIZE / 2;
         const int left = int(pixel % args.out_width * args.stride) - KERNEL_SIZE / 2;
         UNROLL
@@ -186,17 +186,17 @@ template <int KERNEL_SIZE> DEVICE void backward_weights(const ConvArgs& args) {
             }
         }
     }
-    UNROLL
-    for (int tap = 0; tap < KERNEL_SIZE * KERNEL_SIZE; ++tap) {
-        const float sum = warp_sum(sums[tap]);
-        if (lane == 0) {
-            dweight[tap] = sum;
+    warp_sum(sums);
+    if (lane == 0) {
+        UNROLL
+        for (int tap = 0; tap < KERNEL_SIZE * KERNEL_SIZE; ++tap) {
+            dweight[tap] = sums[tap];
         }
     }
     if (i == 0) {
-        bias = warp_sum(bias);
+        warp_sum(bias);
         if (lane == 0) {
-            dbias[o] = bias;
+            dbias[o] = bias[0];
         }
     }
 }

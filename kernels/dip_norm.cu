@@ -36,7 +36,7 @@ ARGUMENTS(NormArgs, slots, x, statistics, weight, bias, y, channels, plane, slop
 // Channel blockIdx.x: the mean, then the mean square of the distance from it.
 KERNEL(dip_norm_statistics, NormArgs, 256) {
     SharedMemory memory;
-    const Shared<double> partial = memory.take<double>(blockDim.x / WARP);
+    const Shared<double> partial = memory.take<double>(2 * blockDim.x / WARP);
     const uint32_t slot = args.slots[blockIdx.y];
     const Global<const float> x = of_slot(args.x, slot) + blockIdx.x * args.plane;
     double sum = 0.0;
@@ -44,17 +44,17 @@ KERNEL(dip_norm_statistics, NormArgs, 256) {
         sum += double(x[i]);
     }
     const float mean = float(block_sum(sum, partial) / args.plane);
-    double rest = 0.0, squares = 0.0;
+    double sums[2] = {}; // of the distances, which is what the mean lacks, and of their squares
     for (uint32_t i = threadIdx.x; i < args.plane; i += blockDim.x) {
         // As the layer itself has it.
         const double distance = double(x[i] - mean);
-        rest += distance;
-        squares = multiply_add(distance, distance, squares);
+        sums[0] += distance;
+        sums[1] = multiply_add(distance, distance, sums[1]);
     }
-    rest = block_sum(rest, partial) / args.plane;
-    squares = block_sum(squares, partial) / args.plane;
+    block_sum(sums, partial);
     if (threadIdx.x == 0) {
-        const double variance = squares - rest * rest;
+        const double rest = sums[0] / args.plane;
+        const double variance = sums[1] / args.plane - rest * rest;
         const double precision = 1.0 / ((variance > 0.0 ? variance : 0.0) + args.epsilon);
         const Global<Statistics> statistics = args.statistics + slot * args.channels;
         statistics[blockIdx.x] = Statistics{rest, precision, mean, float(sqrt(precision))};
@@ -113,23 +113,23 @@ DEVICE float leaky_backward(float dy, float normalised, float slope) {
 // Channel blockIdx.x: the derivatives by weight and bias, and the line.
 KERNEL(dip_norm_backward_parameters, NormBackwardArgs, 256) {
     SharedMemory memory;
-    const Shared<double> partial = memory.take<double>(blockDim.x / WARP);
+    const Shared<double> partial = memory.take<double>(2 * blockDim.x / WARP);
     const uint32_t slot = args.slots[blockIdx.y], channel = blockIdx.x;
     const Global<const float> x = of_slot(args.x, slot) + channel * args.plane;
     const Global<const float> dy = of_slot(args.dy, slot) + channel * args.plane;
     const Global<const Statistics> all = args.statistics + slot * args.channels;
     const Statistics statistics = all[channel];
     const Affine norm = affine(statistics, args.weight, args.bias, slot, channel);
-    double sum = 0.0, product = 0.0;
+    double sums[2] = {}; // of the derivative, and of its product with the distance from the mean
     for (uint32_t i = threadIdx.x; i < args.plane; i += blockDim.x) {
         const float value = x[i];
         const double d = double(leaky_backward(dy[i], normalise(norm, value), args.slope));
-        sum += d;
-        product = multiply_add(d, double(value - norm.mean), product);
+        sums[0] += d;
+        sums[1] = multiply_add(d, double(value - norm.mean), sums[1]);
     }
-    sum = block_sum(sum, partial);
-    product = block_sum(product, partial) - statistics.rest * sum;
+    block_sum(sums, partial);
     if (threadIdx.x == 0) {
+        const double sum = sums[0], product = sums[1] - statistics.rest * sum;
         const Global<float> dweight = of_slot(args.dweight, slot);
         const Global<float> dbias = of_slot(args.dbias, slot);
         dweight[channel] = float(product * double(statistics.scale));

@@ -64,6 +64,8 @@ struct Host {
 };
 
 constexpr unsigned MAX_THREADS = 1024;
+// Values that a lane can give to others at once.
+constexpr unsigned MAX_VALUES = 16;
 
 // Where the emulation on this thread of the machine stands: set by the scheduler before a kernel's
 // thread goes on.
@@ -75,8 +77,9 @@ struct Context {
     char* shared;
     uint64_t shared_bytes;
     const Host* host;
-    // Values on their way between lanes, for two shuffles: a lane may be one ahead of another.
-    uint64_t lanes[2][MAX_THREADS];
+    // Values on their way between lanes, for two meetings: a lane may be one ahead of another. By turn,
+    // value and thread.
+    uint64_t* lanes;
     uint8_t turn[MAX_THREADS];
 };
 
@@ -270,18 +273,55 @@ DEVICE void barrier(uint32_t line = __builtin_LINE()) {
     emulator::context.host->wait(emulator::Meeting::Barrier, line);
 }
 
-template <typename T> DEVICE T shuffle_xor(T value, unsigned mask, uint32_t line = __builtin_LINE()) {
-    using namespace emulator;
-    static_assert(sizeof(T) <= sizeof(uint64_t));
-    const unsigned from = threadIdx.x ^ mask;
-    if (mask >= 32 || from >= blockDim.x) [[unlikely]] {
-        fault({FaultKind::AbsentLane, Space::Shared, nullptr, from, sizeof(T), blockDim.x});
+namespace emulator {
+
+// Gives values to the lanes of the warp, and returns where theirs are: the k-th of thread t at
+// k * MAX_THREADS + t.
+template <typename T, int COUNT> inline const uint64_t* exchange(const T (&values)[COUNT], uint32_t line) {
+    static_assert(sizeof(T) <= sizeof(uint64_t) && COUNT <= int(MAX_VALUES));
+    const unsigned thread = context.thread.x;
+    const uint8_t turn = context.turn[thread] ^= 1;
+    uint64_t* lanes = context.lanes + turn * MAX_VALUES * MAX_THREADS;
+    for (int k = 0; k < COUNT; ++k) {
+        std::memcpy(&lanes[k * MAX_THREADS + thread], &values[k], sizeof(T));
     }
-    const uint8_t turn = context.turn[threadIdx.x] ^= 1;
-    std::memcpy(&context.lanes[turn][threadIdx.x], &value, sizeof(T));
     context.host->wait(Meeting::Warp, line);
-    std::memcpy(&value, &context.lanes[turn][from], sizeof(T));
+    return lanes;
+}
+
+// Ends the launch if a lane is not there.
+inline void check_lane(unsigned lane) {
+    if (lane >= context.block_size.x) [[unlikely]] {
+        fault({FaultKind::AbsentLane, Space::Shared, nullptr, lane, 0, context.block_size.x});
+    }
+}
+
+} // namespace emulator
+
+template <typename T> DEVICE T shuffle_xor(T value, unsigned mask, uint32_t line = __builtin_LINE()) {
+    const unsigned from = threadIdx.x ^ (mask % 32);
+    emulator::check_lane(from);
+    const T values[1] = {value};
+    std::memcpy(&value, emulator::exchange(values, line) + from, sizeof(T));
     return value;
+}
+
+template <typename T, int COUNT> DEVICE void warp_sum(T (&values)[COUNT], uint32_t line = __builtin_LINE()) {
+    const unsigned first = threadIdx.x / 32 * 32;
+    emulator::check_lane(first + 31);
+    const uint64_t* lanes = emulator::exchange(values, line) + first;
+    for (int k = 0; k < COUNT; ++k) {
+        T tree[32];
+        for (unsigned lane = 0; lane < 32; ++lane) {
+            std::memcpy(&tree[lane], &lanes[k * emulator::MAX_THREADS + lane], sizeof(T));
+        }
+        for (unsigned half = 16; half > 0; half /= 2) {
+            for (unsigned lane = 0; lane < half; ++lane) {
+                tree[lane] += tree[lane + half];
+            }
+        }
+        values[k] = tree[0];
+    }
 }
 
 template <typename T, emulator::Space space>

@@ -202,7 +202,7 @@ impl Norm {
     /// A block to a channel: no larger than keeps its threads busy.
     fn per_channel(&self) -> Launch {
         let threads = (self.plane / 4).next_multiple_of(WARP).clamp(WARP, THREADS);
-        let shared = shared_bytes([(threads / WARP) as usize * size_of::<f64>()]);
+        let shared = shared_bytes([2 * (threads / WARP) as usize * size_of::<f64>()]);
         Launch::new([self.channels, 1, 1], threads).with_shared(shared)
     }
 

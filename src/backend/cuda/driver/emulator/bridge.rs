@@ -169,6 +169,8 @@ pub(super) struct Host {
 
 /// The largest block.
 pub(super) const MAX_THREADS: usize = 1024;
+/// Values that a lane can give to others at once.
+pub(super) const MAX_VALUES: usize = 16;
 
 #[repr(C)]
 pub(super) struct Context {
@@ -182,7 +184,8 @@ pub(super) struct Context {
     pub shared: *mut u8,
     pub shared_bytes: u64,
     pub host: *const Host,
-    lanes: [[u64; MAX_THREADS]; 2],
+    /// Of two meetings, so many values of so many threads.
+    pub lanes: *mut u64,
     pub turn: [u8; MAX_THREADS],
 }
 
