@@ -8,14 +8,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-/// What machine code is made for; `BACKSTITCH_CUDA_ARCHS` (such as `80,90`) replaces the list.
+/// What machine code is made for, as far as nvcc knows it; `BACKSTITCH_CUDA_ARCHS` (such as `80,90`)
+/// replaces the list.
 const ARCHITECTURES: &str = "80,86,89,90,100,120";
 
 /// Options of nvcc. Without contraction, results have the same bits everywhere; spilled registers and
 /// arrays in local memory are errors.
 const NVCC_OPTIONS: &[&str] = &[
     "-fatbin",
-    "-std=c++20",
+    "-std=c++17",
     "-O3",
     "-fmad=false",
     "-Werror",
@@ -57,7 +58,7 @@ fn main() {
          /// The architectures there is machine code for.\n\
          pub const ARCHITECTURES: &str = {:?};\n",
         nvcc.as_ref().map(|nvcc| &nvcc.version),
-        nvcc.as_ref().map_or(String::new(), |_| architectures()),
+        nvcc.as_ref().map_or("", |nvcc| &nvcc.architectures),
     )
     .expect("a string can be written");
     fs::write(out.join("kernels.rs"), table).expect("OUT_DIR can be written");
@@ -69,15 +70,20 @@ fn feature(name: &str) -> bool {
     env::var_os(format!("CARGO_FEATURE_{name}")).is_some()
 }
 
-/// The kernel sources of a folder, in the order of their names.
-fn sources(folder: &str) -> Vec<PathBuf> {
+/// The files of a folder with an extension, in the order of their names.
+fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("{folder}: {e}"));
     let mut files: Vec<PathBuf> = entries
         .map(|entry| entry.unwrap_or_else(|e| panic!("{folder}: {e}")).path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "cu"))
+        .filter(|path| path.extension().is_some_and(|its| its == extension))
         .collect();
     files.sort();
     files
+}
+
+/// The kernel sources of a folder.
+fn sources(folder: &str) -> Vec<PathBuf> {
+    files(folder, "cu")
 }
 
 fn read(path: &Path) -> String {
@@ -164,6 +170,8 @@ struct Nvcc {
     path: PathBuf,
     /// As in `13.0.88`.
     version: String,
+    /// What it compiles for.
+    architectures: String,
 }
 
 /// Looks in `NVCC`, `CUDA_HOME`, `CUDA_PATH`, `PATH` and `/usr/local/cuda`, in this order.
@@ -186,6 +194,10 @@ fn find_nvcc() -> Option<Nvcc> {
             .collect();
         found.into_iter()
     };
+    let setting = env::var("BACKSTITCH_CUDA").unwrap_or_default();
+    if setting == "off" {
+        return None;
+    }
     let named = env::var_os("NVCC").map(PathBuf::from);
     let toolkits = ["CUDA_HOME", "CUDA_PATH"]
         .into_iter()
@@ -196,20 +208,10 @@ fn find_nvcc() -> Option<Nvcc> {
         .chain(in_path())
         .chain([in_toolkit("/usr/local/cuda".into())])
         .find_map(|path| path.canonicalize().ok())
-        .and_then(|path| {
-            let output = Command::new(&path).arg("--version").output().ok()?;
-            let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            let version = text
-                .split_once(", V")?
-                .1
-                .split_whitespace()
-                .next()?
-                .to_owned();
-            Some(Nvcc { path, version })
-        });
+        .and_then(ask);
     match &found {
         Some(nvcc) => println!("cargo:rerun-if-changed={}", nvcc.path.display()),
-        None if env::var_os("BACKSTITCH_CUDA").is_some_and(|value| value == "require") => panic!(
+        None if setting == "require" => panic!(
             "BACKSTITCH_CUDA=require, but there is no nvcc in NVCC, CUDA_HOME, CUDA_PATH, PATH or \
              /usr/local/cuda; scripts/install-nvcc.sh installs one"
         ),
@@ -224,9 +226,29 @@ fn find_nvcc() -> Option<Nvcc> {
     found
 }
 
-/// The wanted architectures.
-fn architectures() -> String {
-    env::var("BACKSTITCH_CUDA_ARCHS").unwrap_or_else(|_| ARCHITECTURES.to_owned())
+/// What nvcc says of itself.
+fn ask(path: PathBuf) -> Option<Nvcc> {
+    let say = |option| {
+        let output = Command::new(&path).arg(option).output().ok()?;
+        Some(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let text = say("--version")?;
+    let version = text.split_once(", V")?.1.split_whitespace().next()?;
+    let known = say("--list-gpu-code")?;
+    let knows = |wanted: &&str| {
+        known
+            .lines()
+            .any(|code| code.trim() == format!("sm_{wanted}"))
+    };
+    let architectures = env::var("BACKSTITCH_CUDA_ARCHS").unwrap_or_else(|_| {
+        let known: Vec<&str> = ARCHITECTURES.split(',').filter(knows).collect();
+        known.join(",")
+    });
+    Some(Nvcc {
+        version: version.to_owned(),
+        architectures,
+        path,
+    })
 }
 
 /// Compiles one source to a fatbin, and what ptxas said of it to a text beside; returns the fatbin's path.
@@ -237,7 +259,7 @@ fn compile_for_gpu(nvcc: &Nvcc, source: &Path, out: &Path) -> PathBuf {
         .iter()
         .map(|&option| option.to_owned())
         .collect();
-    for architecture in architectures().split(',').map(str::trim) {
+    for architecture in nvcc.architectures.split(',').map(str::trim) {
         options.push(format!(
             "-gencode=arch=compute_{architecture},code=sm_{architecture}"
         ));
@@ -247,17 +269,8 @@ fn compile_for_gpu(nvcc: &Nvcc, source: &Path, out: &Path) -> PathBuf {
 
     let mut hasher = DefaultHasher::new();
     (&nvcc.path, &nvcc.version, &options, read(source)).hash(&mut hasher);
-    for entry in fs::read_dir("kernels")
-        .expect("kernels/ was read before")
-        .flatten()
-    {
-        if entry
-            .path()
-            .extension()
-            .is_some_and(|extension| extension == "cuh")
-        {
-            read(&entry.path()).hash(&mut hasher);
-        }
+    for header in files("kernels", "cuh") {
+        read(&header).hash(&mut hasher);
     }
     let (stamp, hash) = (fatbin.with_extension("hash"), hasher.finish().to_string());
     if fatbin.exists() && fs::read_to_string(&stamp).is_ok_and(|old| old == hash) {
@@ -279,7 +292,7 @@ fn compile_for_gpu(nvcc: &Nvcc, source: &Path, out: &Path) -> PathBuf {
     let said = String::from_utf8_lossy(&said);
     assert!(
         output.status.success(),
-        "{} cannot compile {}:\n{said}",
+        "{} cannot compile {} (BACKSTITCH_CUDA=off builds without it):\n{said}",
         nvcc.path.display(),
         source.display(),
     );

@@ -5,7 +5,7 @@ mod network;
 
 use self::layers::{Batch, Maps, error_sums};
 use self::network::{Network, State};
-use super::driver::Buffer;
+use super::driver::{Buffer, Device};
 use super::images::DeviceImages;
 use super::{CudaBackend, to_u32};
 use crate::backend::slots::{
@@ -96,6 +96,16 @@ impl CudaDip {
             input,
             trained,
         })
+    }
+
+    /// Bytes of the device's memory that [`new`](Self::new) of the same arguments takes.
+    ///
+    /// # Errors
+    /// The network is impossible or cannot fit that size.
+    pub fn bytes(spec: &NetSpec, height: usize, width: usize, capacity: usize) -> Result<u128> {
+        let (device, tally) = Device::tally();
+        CudaDip::new(&CudaBackend::new(device), spec, height, width, capacity)?;
+        Ok(tally.bytes().into())
     }
 
     /// Refuses a slot that holds nothing; its iterations.

@@ -173,6 +173,27 @@ fn launches_do_not_depend_on_the_number_of_instances() {
     assert_eq!(launches[0], launches[1]);
 }
 
+#[cfg(feature = "emulator")]
+#[test]
+fn the_memory_it_says_is_the_memory_it_takes() {
+    use crate::backend::cuda::driver::emulator::{Emulator, Options};
+    let spec = spec(Padding::Reflect, true);
+    let [height, width] = SIZE;
+    let bytes = CudaDip::bytes(&spec, height, width, 3).unwrap() as u64;
+    let new = |memory: u64| {
+        let options = Options {
+            memory,
+            ..Options::default()
+        };
+        let backend = CudaBackend::new(Emulator::new(options).unwrap().device());
+        CudaDip::new(&backend, &spec, height, width, 3).map(drop)
+    };
+    new(bytes).unwrap();
+    let refused = new(bytes - 1).unwrap_err().to_string();
+    assert!(refused.contains("no memory"), "{refused}");
+    assert!(CudaDip::bytes(&spec, 13, width, 3).is_err());
+}
+
 #[test]
 fn wrong_slots_sizes_and_moments_are_errors() {
     for device in test_devices() {

@@ -12,6 +12,7 @@ pub mod emulator;
 mod error;
 #[cfg(feature = "cuda")]
 pub mod nvidia;
+mod tally;
 
 use std::ffi::c_void;
 use std::fmt;

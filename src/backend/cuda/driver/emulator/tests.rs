@@ -189,6 +189,9 @@ fn threads_that_do_not_meet_are_reported() {
         panic!("another fault");
     };
     assert_eq!((thread, other, warp), (0, 1, true));
+    bench.launch(&kernels::DIVERGENT_SHUFFLE, false).unwrap();
+    let swapped: Vec<f32> = (0..BLOCK).map(|i| (i ^ 1) as f32).collect();
+    assert_eq!(bench.out.download(0, 64).unwrap(), swapped);
     // The fibers of a launch that failed do not disturb the next.
     bench.launch(&kernels::DIVERGENT_BARRIER, false).unwrap();
     assert_eq!(bench.out.download(0, 2).unwrap(), [1.0, 1.0]);
