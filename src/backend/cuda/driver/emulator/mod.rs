@@ -12,9 +12,10 @@ mod memory;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use self::block::{Plan, Worker};
 pub use self::bridge::{Counters, Emulated, RawField, RawFields, check_layout};
@@ -218,6 +219,17 @@ impl Driver for State {
     }
 }
 
+/// The threads that run blocks; `None` where the system gives none.
+///
+/// They do nothing else, and threads of other pools run their blocks themselves: who waits for a launch
+/// holds the device's memory, and must neither be given other work meanwhile that wants it too, nor wait
+/// for threads that do.
+fn pool() -> Option<&'static ThreadPool> {
+    static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
+    let build = || ThreadPoolBuilder::new().build().ok();
+    POOL.get_or_init(build).as_ref()
+}
+
 /// Runs all blocks, on several threads of the machine where it is worth it.
 fn execute(
     kernel: &Kernel,
@@ -230,18 +242,18 @@ fn execute(
     let blocks = launch.grid.iter().product::<u32>();
     let blocks = order.of(blocks);
     let shared = blocks.len() as u64 * u64::from(launch.block) >= WORTH_SHARING;
-    let workers = if shared {
-        rayon::current_num_threads()
-    } else {
-        1
+    let pool = match shared && rayon::current_thread_index().is_none() {
+        true => pool(),
+        false => None,
     };
-    if workers == 1 {
+    let Some(pool) = pool else {
         return Worker::run(&plan, &blocks);
-    }
-    let results: Vec<_> = blocks
-        .par_chunks(blocks.len().div_ceil(workers))
-        .map(|blocks| Worker::run(&plan, blocks))
-        .collect();
+    };
+    let part = blocks.len().div_ceil(pool.current_num_threads());
+    let results: Vec<_> = pool.install(|| {
+        let parts = blocks.par_chunks(part);
+        parts.map(|blocks| Worker::run(&plan, blocks)).collect()
+    });
     let mut sum = Counters::default();
     for done in results {
         sum += done?;

@@ -391,3 +391,26 @@ fn memory_that_is_not_to_be_had_is_an_error_and_freed_memory_can_be_had() {
     ));
     assert!(device.allocate::<u64>(usize::MAX).is_err());
 }
+
+/// Launches large enough to be shared among threads, from threads that wait for one another.
+#[test]
+fn launches_from_many_threads_do_not_wait_for_one_another_forever() {
+    use rayon::prelude::*;
+    let device = Emulator::new(Options::default()).unwrap().device();
+    let blocks = WORTH_SHARING as u32;
+    let run = || {
+        let counts = device.allocate_with(&[0_u32; 2]).unwrap();
+        let arguments = CountArgs {
+            counts: counts.at(0),
+        };
+        let launch = Launch::new([blocks / 16, 1, 1], BLOCK).with_shared(shared_bytes([4]));
+        device
+            .launch(&kernels::COUNT_THREADS, launch, &arguments)
+            .unwrap();
+        assert_eq!(counts.download(0, 2).unwrap(), [blocks / 16 * BLOCK; 2]);
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| (0..8).for_each(|_| run()));
+        (0..16).into_par_iter().for_each(|_| run());
+    });
+}
