@@ -1,18 +1,18 @@
 // What an iteration of a DIP network has beside its layers: noise on the input, the loss, the outputs'
-// average, and Adam.
+// average, Adam, and the count of iterations. The count is kept here, so that every iteration's launches
+// are the same.
 #include "dip.cuh"
 #include "random.cuh"
 
 struct JitterArgs {
     Buffer<const uint32_t> slots;
-    Buffer<const uint32_t> iterations; // of each slot when the run began
+    Buffer<const uint32_t> iterations; // that each slot has done
     Buffer<const uint32_t> keys;       // three words a slot: Philox's key, and the tile
     Maps z, out;
-    uint32_t step; // iterations since the run began
     uint32_t elements;
     float sigma;
 };
-ARGUMENTS(JitterArgs, slots, iterations, keys, z, out, step, elements, sigma)
+ARGUMENTS(JitterArgs, slots, iterations, keys, z, out, elements, sigma)
 
 // A thread to four elements: z + sigma * N(0, 1), as RandomKey::normals (src/random.rs) draws it.
 KERNEL(dip_jitter, JitterArgs, 256) {
@@ -25,7 +25,7 @@ KERNEL(dip_jitter, JitterArgs, 256) {
     const Global<const uint32_t> iterations = args.iterations;
     const Global<const float> z = of_slot(args.z, slot);
     const Global<float> out = of_slot(args.out, slot);
-    const uint32_t iteration = iterations[slot] + args.step;
+    const uint32_t iteration = iterations[slot];
     Words words{block, JITTER << 28 | (iteration & 0x0fffffff), keys[2], 0};
     words = philox(words, keys[0], keys[1]);
     float normals[4];
@@ -47,11 +47,10 @@ struct LossArgs {
     Maps target;
     Maps picture; // takes sigmoid(x), or the average of those
     Maps errors;  // takes the squared errors, a sum for each block
-    uint32_t step;
     uint32_t elements;
     float keep; // how much of the average so far stays; 0 for no average
 };
-ARGUMENTS(LossArgs, slots, iterations, x, target, picture, errors, step, elements, keep)
+ARGUMENTS(LossArgs, slots, iterations, x, target, picture, errors, elements, keep)
 
 // A thread to an element.
 KERNEL(dip_loss, LossArgs, 256) {
@@ -69,7 +68,7 @@ KERNEL(dip_loss, LossArgs, 256) {
         const float error = g - target[i];
         square = error * error;
         x[i] = 2.0f / float(args.elements) * error * g * (1.0f - g);
-        const bool first = iterations[slot] + args.step == 0;
+        const bool first = iterations[slot] == 0;
         picture[i] = args.keep == 0.0f || first ? g : multiply_add(args.keep, picture[i], (1.0f - args.keep) * g);
     }
     const float sum = block_sum(square, partial);
@@ -84,13 +83,12 @@ struct AdamArgs {
     Buffer<const uint32_t> iterations;
     Maps values, gradients;
     Maps first, second; // moments
-    uint32_t step;
     uint32_t count;
     float learning_rate, epsilon;
     float beta2, log_beta1, log_beta2;
     float one_less_beta1, one_less_beta2; // with all their digits
 };
-ARGUMENTS(AdamArgs, slots, iterations, values, gradients, first, second, step, count, learning_rate, epsilon, beta2,
+ARGUMENTS(AdamArgs, slots, iterations, values, gradients, first, second, count, learning_rate, epsilon, beta2,
           log_beta1, log_beta2, one_less_beta1, one_less_beta2)
 
 // A thread to a number; Kingma and Ba 2015, as PyTorch has it.
@@ -106,7 +104,7 @@ KERNEL(dip_adam, AdamArgs, 256) {
     const Global<float> first = of_slot(args.first, slot);
     const Global<float> second = of_slot(args.second, slot);
     // 1 - beta^t, which must not cancel while t is small.
-    const float t = float(iterations[slot] + args.step + 1);
+    const float t = float(iterations[slot] + 1);
     const float correction1 = -expm1f(t * args.log_beta1);
     const float correction2 = -expm1f(t * args.log_beta2);
     const float g = gradients[i], m0 = first[i];
@@ -116,4 +114,20 @@ KERNEL(dip_adam, AdamArgs, 256) {
     second[i] = v;
     const float denominator = sqrtf(v / correction2) + args.epsilon;
     values[i] = values[i] - args.learning_rate / correction1 * m / denominator;
+}
+
+struct IterationsArgs {
+    Buffer<const uint32_t> slots;
+    Buffer<uint32_t> iterations;
+    uint32_t count; // of instances in use
+};
+ARGUMENTS(IterationsArgs, slots, iterations, count)
+
+// A thread to an instance: one more iteration is done.
+KERNEL(dip_iterations, IterationsArgs, 256) {
+    const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < args.count) {
+        const Global<uint32_t> iterations = args.iterations;
+        iterations[args.slots[i]] += 1;
+    }
 }

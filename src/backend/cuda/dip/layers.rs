@@ -99,7 +99,6 @@ driver::arguments! {
         keys: Address,
         z: Maps,
         out: Maps,
-        step: u32,
         elements: u32,
         sigma: f32,
     }
@@ -111,7 +110,6 @@ driver::arguments! {
         target: Maps,
         picture: Maps,
         errors: Maps,
-        step: u32,
         elements: u32,
         keep: f32,
     }
@@ -123,7 +121,6 @@ driver::arguments! {
         gradients: Maps,
         first: Maps,
         second: Maps,
-        step: u32,
         count: u32,
         learning_rate: f32,
         epsilon: f32,
@@ -132,6 +129,12 @@ driver::arguments! {
         log_beta2: f32,
         one_less_beta1: f32,
         one_less_beta2: f32,
+    }
+
+    struct IterationsArgs {
+        slots: Address,
+        iterations: Address,
+        count: u32,
     }
 }
 
@@ -228,10 +231,8 @@ pub struct Batch<'a> {
     /// Their slots.
     pub slots: Address,
     pub count: u32,
-    /// Iterations of every slot when the run began.
+    /// Iterations that every slot has done.
     pub iterations: Address,
-    /// Iterations since.
-    pub step: u32,
 }
 
 impl Batch<'_> {
@@ -440,7 +441,6 @@ impl Batch<'_> {
             keys,
             z,
             out,
-            step: self.step,
             elements,
             sigma,
         };
@@ -466,7 +466,6 @@ impl Batch<'_> {
             target,
             picture,
             errors,
-            step: self.step,
             elements,
             keep,
         };
@@ -491,7 +490,6 @@ impl Batch<'_> {
             gradients,
             first: moments[0],
             second: moments[1],
-            step: self.step,
             count,
             learning_rate: learning_rate as f32,
             epsilon: ADAM_EPSILON as f32,
@@ -502,6 +500,18 @@ impl Batch<'_> {
             one_less_beta2: (1.0 - ADAM_BETA2) as f32,
         };
         self.launch(&dip_step::DIP_ADAM, per_thread(count), &arguments)
+    }
+
+    /// Counts an iteration, once it is done.
+    pub fn count_iteration(&self) -> Result<()> {
+        let arguments = IterationsArgs {
+            slots: self.slots,
+            iterations: self.iterations,
+            count: self.count,
+        };
+        let kernel = &dip_step::DIP_ITERATIONS;
+        self.device
+            .launch(kernel, per_thread(self.count), &arguments)
     }
 }
 

@@ -176,7 +176,7 @@ impl CudaDip {
         let moments = [0, 1].map(|i| Maps::new(self.moments[i].at(0), trained));
         let rate = self.spec.learning_rate;
         batch.adam(trained as u32, rate, state.values, state.gradients, moments)?;
-        Ok(())
+        Ok(batch.count_iteration()?)
     }
 }
 
@@ -204,6 +204,7 @@ impl DipEngine for CudaDip {
             self.keys.upload(&[low, high, key.tile], 3 * slot)?;
             self.backend
                 .copy(&[instance.target], &mut self.targets, slot)?;
+            self.iterations.upload(&[0], slot)?;
             self.slots[slot] = Some(0);
         }
         Ok(())
@@ -225,16 +226,13 @@ impl DipEngine for CudaDip {
         if in_use.is_empty() {
             return Ok(());
         }
-        let done: Vec<u32> = self.slots.iter().map(|slot| slot.unwrap_or(0)).collect();
         self.in_use.upload(&in_use, 0)?;
-        self.iterations.upload(&done, 0)?;
-        for step in 0..iterations {
+        for _ in 0..iterations {
             self.iterate(&Batch {
                 device: &self.backend.device,
                 slots: self.in_use.at(0),
                 count: in_use.len() as u32,
                 iterations: self.iterations.at(0),
-                step,
             })?;
             for slot in self.slots.iter_mut().flatten() {
                 *slot += 1;

@@ -298,7 +298,7 @@ impl<T: Pod> Buffer<T> {
         self.address.offset(index * size_of::<T>())
     }
 
-    /// Where elements `first .. first + len` lie.
+    /// Where elements `first .. first + len` lie; drivers are not asked to move none.
     fn range(&self, first: usize, len: usize) -> Result<Address> {
         let end = first.saturating_add(len);
         if end <= self.len {
@@ -315,14 +315,19 @@ impl<T: Pod> Buffer<T> {
     /// Writes elements from `first` on.
     pub fn upload(&mut self, elements: &[T], first: usize) -> Result<()> {
         let to = self.range(first, elements.len())?;
-        self.device
-            .driver
-            .upload(bytemuck::cast_slice(elements), to)
+        if elements.is_empty() {
+            return Ok(());
+        }
+        let bytes = bytemuck::cast_slice(elements);
+        self.device.driver.upload(bytes, to)
     }
 
     /// Elements `first .. first + len`, once all that was asked for before is done.
     pub fn download(&self, first: usize, len: usize) -> Result<Vec<T>> {
         let from = self.range(first, len)?;
+        if len == 0 {
+            return Ok(vec![]);
+        }
         let mut elements = vec![T::zeroed(); len];
         let bytes = bytemuck::cast_slice_mut(&mut elements);
         self.device.driver.download(from, bytes)?;
@@ -331,9 +336,11 @@ impl<T: Pod> Buffer<T> {
 
     /// Sets all bytes to zero.
     pub fn zero(&mut self) -> Result<()> {
-        self.device
-            .driver
-            .zero(self.address, self.len * size_of::<T>())
+        if self.is_empty() {
+            return Ok(());
+        }
+        let bytes = self.len * size_of::<T>();
+        self.device.driver.zero(self.address, bytes)
     }
 }
 

@@ -16,7 +16,7 @@ const U: f64 = 1.0 / (1 << 24) as f64;
 /// The instances in use, in no order, and one that is not.
 const SLOTS: [usize; 2] = [2, 0];
 const CAPACITY: usize = 3;
-/// Iterations of the slots when the run began, and since.
+/// Iterations that the slots have done.
 const ITERATIONS: [u32; CAPACITY] = [0, 100, 7];
 
 /// Numbers in `[-1, 1)` that float32 holds exactly.
@@ -120,13 +120,12 @@ impl Bench {
         test_devices().into_iter().map(new).collect()
     }
 
-    fn batch(&self, step: u32) -> Batch<'_> {
+    fn batch(&self) -> Batch<'_> {
         Batch {
             device: &self.device,
             slots: self.slots.at(0),
             count: SLOTS.len() as u32,
             iterations: self.iterations.at(0),
-            step,
         }
     }
 
@@ -203,7 +202,7 @@ fn check_conv(bench: &Bench, conv: &Conv, seed: u64) {
         conv.out_width() as usize,
     );
     let olds = tensors(seed + 4, inputs, height, width);
-    let batch = bench.batch(0);
+    let batch = bench.batch();
     let x = bench.put(data(&xs));
     let weight = bench.put([&weights[0], &weights[1]]);
     let bias = bench.put([&biases[0], &biases[1]]);
@@ -360,7 +359,7 @@ fn check_norm(bench: &Bench, norm: &Norm, [height, width]: [usize; 2], far: f64,
         weight: dweight.maps(),
         bias: dbias.maps(),
     };
-    let batch = bench.batch(0);
+    let batch = bench.batch();
     let (known, lines) = (statistics.at(0), lines.at(0));
     batch
         .norm_forward(norm, x.maps(), parameters, known, y.maps())
@@ -462,7 +461,7 @@ fn upsampling_and_its_derivative() {
                 let (x, dy) = (bench.put(data(&xs)), bench.put(data(&dys)));
                 let (y, dx) = (bench.place(dy.stride), bench.place(x.stride));
                 let size = [channels, height, width].map(|n| n as u32);
-                let batch = bench.batch(0);
+                let batch = bench.batch();
                 batch
                     .upsample_forward(mode, size, x.maps(), y.maps())
                     .unwrap();
@@ -497,12 +496,12 @@ fn the_loss_its_derivative_and_the_average() {
         }
         let positive = |seed| vectors(seed, n).map(|v| magnitudes(&v));
         let (targets, olds) = (positive(2), positive(3));
-        for (keep, step) in [(0.0_f32, 0), (0.75, 0), (0.75, 1)] {
+        for (iteration, keep) in [0.0_f32, 0.75, 0.75].into_iter().enumerate() {
             let x = bench.put(data(&xs));
             let target = bench.put([&targets[0], &targets[1]]);
             let picture = bench.put([&olds[0], &olds[1]]);
             let errors = bench.place(error_sums(n as u32) as usize);
-            let batch = bench.batch(step);
+            let batch = bench.batch();
             let (d, target, pixels) = (x.maps(), target.maps(), picture.maps());
             batch
                 .loss(n as u32, keep, d, target, pixels, errors.maps())
@@ -521,7 +520,7 @@ fn the_loss_its_derivative_and_the_average() {
                     &want.data,
                     &vec![2.0 / n as f64 * 24.0 * U; n],
                 );
-                let keep = match ITERATIONS[SLOTS[i]] + step {
+                let keep = match ITERATIONS[SLOTS[i]] + iteration as u32 {
                     0 => 0.0,
                     _ => f64::from(keep),
                 };
@@ -529,6 +528,7 @@ fn the_loss_its_derivative_and_the_average() {
                 let want: Vec<f64> = olds[i].iter().zip(&output.data).map(average).collect();
                 near("picture", &pictures[i], &want, &vec![12.0 * U; n]);
             }
+            batch.count_iteration().unwrap();
         }
     }
 }
@@ -537,7 +537,7 @@ fn the_loss_its_derivative_and_the_average() {
 fn jitter_is_drawn_as_on_the_host() {
     for bench in Bench::all() {
         // A last block of less than four numbers.
-        let (n, sigma, step) = (1027, 0.03_f32, 5);
+        let (n, sigma) = (1027, 0.03_f32);
         let z = vectors(1, n);
         let keys: Vec<RandomKey> = (0..CAPACITY)
             .map(|slot| RandomKey {
@@ -553,12 +553,12 @@ fn jitter_is_drawn_as_on_the_host() {
         let words: Vec<u32> = keys.iter().flat_map(words).collect();
         let words = bench.device.allocate_with(&words).unwrap();
         let (input, out) = (bench.put([&z[0], &z[1]]), bench.place(n));
-        let batch = bench.batch(step);
+        let batch = bench.batch();
         batch
             .jitter(sigma, n as u32, words.at(0), input.maps(), out.maps())
             .unwrap();
         for (i, got) in out.get().iter().enumerate() {
-            let iteration = ITERATIONS[SLOTS[i]] + step;
+            let iteration = ITERATIONS[SLOTS[i]];
             let mut want = z[i].clone();
             keys[SLOTS[i]].normal(Purpose::Jitter, iteration, n, |k, g| {
                 want[k] += f64::from(sigma) * f64::from(g);
@@ -601,10 +601,11 @@ fn adam_counts_each_slots_own_steps() {
             }
             let gradient = bench.put([&gradients[0], &gradients[1]]);
             let maps = [moments[0].maps(), moments[1].maps()];
-            let batch = bench.batch(step);
+            let batch = bench.batch();
             batch
                 .adam(n as u32, rate, values.maps(), gradient.maps(), maps)
                 .unwrap();
+            batch.count_iteration().unwrap();
             for (i, oracle) in oracles.iter_mut().enumerate() {
                 oracle.step(rate, &mut wants[i], &gradients[i]);
             }
@@ -618,6 +619,10 @@ fn adam_counts_each_slots_own_steps() {
             near("adam", got, &wants[i], &vec![bound; n]);
             assert_eq!(got[5], starts[i][5]);
         }
+        // The slot that is not in use has not moved.
+        let counted = bench.iterations.download(0, CAPACITY).unwrap();
+        let [first, unused, last] = ITERATIONS;
+        assert_eq!(counted, [first + steps, unused, last + steps]);
     }
 }
 
@@ -641,6 +646,7 @@ fn structs_have_the_kernels_layout() {
         mirror::<JitterArgs>(),
         mirror::<LossArgs>(),
         mirror::<AdamArgs>(),
+        mirror::<IterationsArgs>(),
     ];
     let modules = [
         dip_conv::LAYOUTS,
