@@ -104,8 +104,9 @@ impl Emulator {
     pub fn new(options: Options) -> Result<Self> {
         #[cfg(target_arch = "x86_64")]
         if !(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")) {
-            return Err(DriverError::NoDevice {
+            return Err(DriverError::Failed {
                 device: "emulator".to_owned(),
+                operation: "start".to_owned(),
                 cause: "this processor has no AVX2 and FMA".to_owned(),
             });
         }
