@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the tests need and runs them all: formatting, lints, the scripts' tests, cargo's.
-# Python packages go into .venv/tests; safe to run again. Needs Rust and Python 3.10 or newer.
+# Installs what the tests need and runs them all: formatting, lints, the scripts' tests, cargo's, with
+# the GPU's kernels compiled and run on the emulator. Python packages go into .venv; safe to run again.
+# Needs Rust, Python 3.10 or newer and a C++ compiler.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -26,6 +27,10 @@ for component in rustfmt clippy; do
     fi
 done
 
+say "nvcc, in .venv/nvcc"
+NVCC=$(scripts/install-nvcc.sh)
+export NVCC BACKSTITCH_CUDA=require
+
 say "Shell scripts: shellcheck"
 .venv/tests/bin/shellcheck scripts/*.sh benches/peers/*.sh .ci/run
 
@@ -36,14 +41,17 @@ say "Rust: formatting"
 cargo fmt --check
 
 say "Rust: clippy"
-cargo clippy --all-targets --locked -- -D warnings
+cargo clippy --all-targets --features emulator --locked -- -D warnings
+for features in "" emulator; do # the default is what quickstart.sh builds
+    cargo clippy --lib --no-default-features --features "$features" --locked -- -D warnings
+done
 
 say "Rust: tests"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 {
-    cargo test --doc --locked
-    cargo test --all-targets --locked
+    cargo test --doc --features emulator --locked
+    cargo test --all-targets --features emulator --locked
 } | tee "$log"
 
 # Cargo sums up each test binary by itself; this is the sum of all.

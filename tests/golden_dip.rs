@@ -8,11 +8,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use backstitch::backend::cpu::CpuBackend;
 use backstitch::backend::cpu::dip::blocked::BlockedDip;
 use backstitch::backend::cpu::dip::lanes::LaneDip;
 use backstitch::backend::host::HostImages;
 use backstitch::backend::reference::ReferenceDip;
-use backstitch::backend::{At, DipEngine, ImageShape, Instance};
+use backstitch::backend::{At, DipEngine, ImageOps, ImageShape, Instance};
 use backstitch::dip::{NetSpec, Padding, Upsample};
 use backstitch::random::RandomKey;
 use safetensors::{Dtype, SafeTensors};
@@ -207,7 +208,8 @@ fn reference_is_pytorch() {
 
 /// Float32 against PyTorch's float64: every tensor of the first iteration within 1e-4 of its largest
 /// magnitude, every loss of 50 steps within 1%.
-fn close_to_pytorch<E: DipEngine<Images = HostImages<f32>>>(
+fn close_to_pytorch<B: ImageOps, E: DipEngine<Images = B::Images>>(
+    backend: &B,
     new: impl Fn(&NetSpec, usize, usize) -> E,
 ) {
     for golden in Golden::all() {
@@ -216,13 +218,12 @@ fn close_to_pytorch<E: DipEngine<Images = HostImages<f32>>>(
             assert!(d < 1e-4, "{what}: relative difference {d:.1e}");
         };
         let shape = golden.shape;
-        let mut target = HostImages::<f32>::zeroed(shape, 1).unwrap();
-        for (to, &from) in std::iter::zip(target.image_mut(0), &golden.tensors["target"]) {
-            *to = from as f32;
-        }
+        let mut target = backend.allocate(shape, 1).unwrap();
+        let pixels: Vec<f32> = golden.tensors["target"].iter().map(|&v| v as f32).collect();
+        backend.upload(&pixels, &mut target, 0).unwrap();
         let mut engine = new(&golden.spec, shape.height, shape.width);
         golden.start(&mut engine, &target);
-        let mut picture = HostImages::<f32>::zeroed(shape, 1).unwrap();
+        let mut picture = backend.allocate(shape, 1).unwrap();
         for (step, want) in golden.tensors["losses"].iter().enumerate() {
             engine.run(1).unwrap();
             let loss = engine.losses(&[0]).unwrap()[0];
@@ -231,7 +232,8 @@ fn close_to_pytorch<E: DipEngine<Images = HostImages<f32>>>(
                 continue;
             }
             engine.reconstructions(&[0], &mut picture, 0).unwrap();
-            let output: Vec<f64> = picture.image(0).iter().map(|&v| v.into()).collect();
+            let output = backend.download(At::new(&picture, 0)).unwrap();
+            let output: Vec<f64> = output.into_iter().map(f64::from).collect();
             check("output.1", &output, &golden.tensors["output.1"]);
             golden.compare("gradient", &engine.gradients(0).unwrap(), check);
             if golden.spec.optimise_input {
@@ -244,10 +246,43 @@ fn close_to_pytorch<E: DipEngine<Images = HostImages<f32>>>(
 
 #[test]
 fn lanes_are_close_to_pytorch() {
-    close_to_pytorch(|spec, height, width| LaneDip::new(spec, height, width, 1).unwrap());
+    close_to_pytorch(&CpuBackend, |spec, height, width| {
+        LaneDip::new(spec, height, width, 1).unwrap()
+    });
 }
 
 #[test]
 fn blocked_is_close_to_pytorch() {
-    close_to_pytorch(|spec, height, width| BlockedDip::new(spec, height, width, 1).unwrap());
+    close_to_pytorch(&CpuBackend, |spec, height, width| {
+        BlockedDip::new(spec, height, width, 1).unwrap()
+    });
+}
+
+/// The emulator, where this build has it, and the machine's GPUs.
+#[cfg(any(feature = "cuda", feature = "emulator"))]
+fn devices() -> Vec<backstitch::backend::cuda::driver::Device> {
+    let mut devices = vec![];
+    #[cfg(feature = "emulator")]
+    {
+        use backstitch::backend::cuda::driver::emulator::{Emulator, Options};
+        devices.push(Emulator::new(Options::default()).unwrap().device());
+    }
+    #[cfg(feature = "cuda")]
+    if backstitch::backend::cuda::kernels::NVCC.is_some() {
+        use backstitch::backend::cuda::driver::{Device, nvidia::device_count};
+        devices.extend((0..device_count()).map(|gpu| Device::nvidia(gpu).unwrap()));
+    }
+    devices
+}
+
+#[cfg(any(feature = "cuda", feature = "emulator"))]
+#[test]
+fn cuda_is_close_to_pytorch() {
+    use backstitch::backend::cuda::{CudaBackend, dip::CudaDip};
+    for device in devices() {
+        let backend = CudaBackend::new(device);
+        close_to_pytorch(&backend, |spec, height, width| {
+            CudaDip::new(&backend, spec, height, width, 1).unwrap()
+        });
+    }
 }

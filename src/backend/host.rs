@@ -135,13 +135,13 @@ impl<'a, T: Real> At<'a, HostImages<T>> {
 }
 
 /// Refuses an image whose shape is not the wanted one.
-fn check_shape<T: Real>(images: &HostImages<T>, want: ImageShape) -> Result<()> {
-    if images.shape == want {
+pub(super) fn check_shape(images: &impl ImageBuffer, want: ImageShape) -> Result<()> {
+    if images.shape() == want {
         return Ok(());
     }
     Err(Error::invalid(format!(
         "an image of {} where {want} is needed",
-        images.shape
+        images.shape()
     )))
 }
 
@@ -261,7 +261,7 @@ fn copy<T: Real>(
 }
 
 /// The shape of a tile of `grid` with as many channels as `image`.
-fn tile_shape(image: ImageShape, grid: TileGrid) -> ImageShape {
+pub(super) fn tile_shape(image: ImageShape, grid: TileGrid) -> ImageShape {
     ImageShape {
         channels: image.channels,
         height: grid.tile_height,
@@ -407,7 +407,7 @@ fn push<T: Real>(
 /// Weight of each of `n` cells of size `cell` at every pixel of an axis whose first lies `before`
 /// pixels inside the first cell: raised cosines that sum to 1. At most two are not zero: the lower
 /// one's index, and its weight.
-fn windows(length: usize, cell: usize, before: usize, n: usize) -> Vec<(usize, f64)> {
+pub(super) fn windows(length: usize, cell: usize, before: usize, n: usize) -> Vec<(usize, f64)> {
     (0..length)
         .map(|i| {
             // Position in cells from the first centre.

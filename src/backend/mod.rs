@@ -9,6 +9,8 @@
 //! - [`ImageOps`] moves, cuts and joins images.
 
 pub mod cpu;
+#[cfg(any(feature = "cuda", feature = "emulator"))]
+pub mod cuda;
 pub mod host;
 mod memory;
 pub mod reference;

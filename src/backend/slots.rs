@@ -1,6 +1,5 @@
-//! What every DIP engine on the host checks about slots, targets and outputs before it works.
+//! What every DIP engine checks about slots, targets and outputs before it works.
 
-use super::host::{HostImages, Real};
 use super::{ImageBuffer, ImageShape, Instance};
 use crate::error::{Error, Result};
 
@@ -32,8 +31,8 @@ pub(crate) fn input_not_optimised() -> Error {
 }
 
 /// Refuses instances whose slot or target does not fit the engine.
-pub(crate) fn check_instances<T: Real>(
-    instances: &[Instance<'_, HostImages<T>>],
+pub(crate) fn check_instances<I: ImageBuffer>(
+    instances: &[Instance<'_, I>],
     capacity: usize,
     shape: ImageShape,
 ) -> Result<()> {
@@ -51,8 +50,8 @@ pub(crate) fn check_instances<T: Real>(
 }
 
 /// Refuses a buffer without images `first .. first + count` of `shape`.
-pub(crate) fn check_images<T: Real>(
-    images: &HostImages<T>,
+pub(crate) fn check_images(
+    images: &impl ImageBuffer,
     shape: ImageShape,
     first: usize,
     count: usize,

@@ -1,0 +1,222 @@
+// Moving, cutting and joining images. An image is CHW in float32; what each kernel computes is
+// ImageOps (src/backend/mod.rs).
+#include "device.cuh"
+
+// Images that travel in one launch's arguments.
+constexpr unsigned JOBS = 128;
+
+DEVICE float clip(float x) { return fminf(fmaxf(x, 0.0f), 1.0f); }
+
+struct ImageCopyArgs {
+    Buffer<const float> from[JOBS];
+    Buffer<float> out;
+    uint32_t elements;
+};
+ARGUMENTS(ImageCopyArgs, from, out, elements)
+
+// Image blockIdx.y.
+KERNEL(image_copy, ImageCopyArgs, 256) {
+    const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= args.elements) {
+        return;
+    }
+    const Global<const float> from = args.from[blockIdx.y];
+    const Global<float> out = args.out + size_t(blockIdx.y) * args.elements;
+    out[i] = from[i];
+}
+
+// Points of the lines through pairs of images; see Blend.
+struct ImageBlendArgs {
+    Buffer<const float> from[JOBS];
+    Buffer<const float> to[JOBS];
+    float t[JOBS];
+    Buffer<float> out;
+    uint32_t elements;
+};
+ARGUMENTS(ImageBlendArgs, from, to, t, out, elements)
+
+KERNEL(image_blend, ImageBlendArgs, 256) {
+    const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= args.elements) {
+        return;
+    }
+    const Global<const float> from = args.from[blockIdx.y];
+    const Global<const float> to = args.to[blockIdx.y];
+    const Global<float> out = args.out + size_t(blockIdx.y) * args.elements;
+    const float t = args.t[blockIdx.y];
+    out[i] = clip((1.0f - t) * from[i] + t * to[i]);
+}
+
+// Steps away from the input; see Push.
+struct ImagePushArgs {
+    Buffer<const float> boundary[JOBS];
+    Buffer<const float> input[JOBS];
+    float beta[JOBS];
+    Buffer<float> out;
+    uint32_t elements;
+};
+ARGUMENTS(ImagePushArgs, boundary, input, beta, out, elements)
+
+KERNEL(image_push, ImagePushArgs, 256) {
+    const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= args.elements) {
+        return;
+    }
+    const Global<const float> boundary = args.boundary[blockIdx.y];
+    const Global<const float> input = args.input[blockIdx.y];
+    const Global<float> out = args.out + size_t(blockIdx.y) * args.elements;
+    const float on = boundary[i];
+    out[i] = clip(on + args.beta[blockIdx.y] * (on - input[i]));
+}
+
+// Where tiles lie on an image; see TileGrid.
+struct Grid {
+    uint32_t height, width;
+    uint32_t tile_height, tile_width;
+    uint32_t top, left;
+    uint32_t columns;
+};
+ARGUMENTS(Grid, height, width, tile_height, tile_width, top, left, columns)
+
+// Where reflection puts the coordinate `at - before` on an axis of n pixels.
+DEVICE uint32_t reflect(uint32_t at, uint32_t before, uint32_t n) {
+    if (n == 1) {
+        return 0;
+    }
+    const uint32_t i = (at < before ? before - at : at - before) % (2 * n - 2);
+    return i < n ? i : 2 * n - 2 - i;
+}
+
+struct ImageTileArgs {
+    Buffer<const float> image;
+    Buffer<float> tiles;
+    Grid grid;
+    uint32_t tile_elements;
+    uint32_t blocks_per_tile;
+};
+ARGUMENTS(ImageTileArgs, image, tiles, grid, tile_elements, blocks_per_tile)
+
+// Tiles go over blockIdx.x, which has no small limit.
+KERNEL(image_tile, ImageTileArgs, 256) {
+    const Grid& grid = args.grid;
+    const uint32_t tile = blockIdx.x / args.blocks_per_tile;
+    const uint32_t i = blockIdx.x % args.blocks_per_tile * blockDim.x + threadIdx.x;
+    if (i >= args.tile_elements) {
+        return;
+    }
+    const uint32_t x = i % grid.tile_width;
+    const uint32_t y = i / grid.tile_width % grid.tile_height;
+    const uint32_t channel = i / grid.tile_width / grid.tile_height;
+    const uint32_t from_x = reflect(tile % grid.columns * grid.tile_width + x, grid.left, grid.width);
+    const uint32_t from_y = reflect(tile / grid.columns * grid.tile_height + y, grid.top, grid.height);
+    const Global<const float> image = args.image;
+    const Global<float> out = args.tiles + size_t(tile) * args.tile_elements;
+    out[i] = image[(channel * grid.height + from_y) * grid.width + from_x];
+}
+
+struct ImageUntileArgs {
+    Buffer<const float> tiles;
+    Buffer<float> image;
+    Grid grid;
+    uint32_t tile_elements;
+    uint32_t elements;
+};
+ARGUMENTS(ImageUntileArgs, tiles, image, grid, tile_elements, elements)
+
+KERNEL(image_untile, ImageUntileArgs, 256) {
+    const Grid& grid = args.grid;
+    const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= args.elements) {
+        return;
+    }
+    const uint32_t x = i % grid.width + grid.left;
+    const uint32_t y = i / grid.width % grid.height + grid.top;
+    const uint32_t channel = i / grid.width / grid.height;
+    const uint32_t tile = y / grid.tile_height * grid.columns + x / grid.tile_width;
+    const uint32_t row = channel * grid.tile_height + y % grid.tile_height;
+    const Global<const float> from = args.tiles + size_t(tile) * args.tile_elements;
+    const Global<float> image = args.image;
+    image[i] = from[row * grid.tile_width + x % grid.tile_width];
+}
+
+// The lower of the two cells whose windows are not zero at a pixel, and the window of that cell there.
+struct Window {
+    double weight;
+    uint32_t cell;
+    uint32_t unused;
+};
+ARGUMENTS(Window, weight, cell, unused)
+
+struct ImageStitchArgs {
+    Buffer<const Buffer<const float>> images;
+    Buffer<const float> weights; // cells x images
+    Buffer<const Window> down;   // for every row
+    Buffer<const Window> right;  // for every column
+    Buffer<float> out;
+    uint32_t count;
+    uint32_t rows, columns; // of cells
+    uint32_t height, width;
+    uint32_t elements;
+};
+ARGUMENTS(ImageStitchArgs, images, weights, down, right, out, count, rows, columns, height, width, elements)
+
+// In double precision, as the host's: once per picture, and its time is the images' reading.
+KERNEL(image_stitch, ImageStitchArgs, 256) {
+    const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= args.elements) {
+        return;
+    }
+    const Window down = args.down[i / args.width % args.height];
+    const Window right = args.right[i % args.width];
+    const uint32_t row = down.cell, below = min(row + 1, args.rows - 1);
+    const uint32_t column = right.cell, beside = min(column + 1, args.columns - 1);
+    const double a = down.weight, b = right.weight;
+    const Global<const Buffer<const float>> images = args.images;
+    const Global<const float> weights = args.weights;
+    double sum = 0.0;
+    for (uint32_t r = 0; r < args.count; ++r) {
+        const double upper = b * weights[(row * args.columns + column) * args.count + r] +
+                             (1.0 - b) * weights[(row * args.columns + beside) * args.count + r];
+        const double lower = b * weights[(below * args.columns + column) * args.count + r] +
+                             (1.0 - b) * weights[(below * args.columns + beside) * args.count + r];
+        const Global<const float> image = images[r];
+        sum += (a * upper + (1.0 - a) * lower) * image[i];
+    }
+    const Global<float> out = args.out;
+    out[i] = float(sum);
+}
+
+struct ImageSquaredErrorArgs {
+    Buffer<const float> first[JOBS];
+    Buffer<const float> second[JOBS];
+    Buffer<double> out; // pairs x cells
+    Grid cells;
+    uint32_t channels;
+};
+ARGUMENTS(ImageSquaredErrorArgs, first, second, out, cells, channels)
+
+// Cell blockIdx.x of pair blockIdx.y, a block to a sum.
+KERNEL(image_squared_error, ImageSquaredErrorArgs, 256) {
+    const Grid& cells = args.cells;
+    const Global<const float> first = args.first[blockIdx.y];
+    const Global<const float> second = args.second[blockIdx.y];
+    const uint32_t down = blockIdx.x / cells.columns * cells.tile_height;
+    const uint32_t right = blockIdx.x % cells.columns * cells.tile_width;
+    const uint32_t y0 = down < cells.top ? 0 : down - cells.top;
+    const uint32_t x0 = right < cells.left ? 0 : right - cells.left;
+    const uint32_t height = min(down + cells.tile_height - cells.top, cells.height) - y0;
+    const uint32_t width = min(right + cells.tile_width - cells.left, cells.width) - x0;
+    double sum = 0.0;
+    for (uint32_t i = threadIdx.x; i < args.channels * height * width; i += blockDim.x) {
+        const uint32_t row = i / width / height * cells.height + y0 + i / width % height;
+        const uint32_t at = row * cells.width + x0 + i % width;
+        const double difference = double(first[at]) - double(second[at]);
+        sum = multiply_add(difference, difference, sum);
+    }
+    SharedMemory memory;
+    sum = block_sum(sum, memory.take<double>(blockDim.x / WARP));
+    if (threadIdx.x == 0) {
+        const Global<double> out = args.out;
+        out[size_t(blockIdx.y) * gridDim.x + blockIdx.x] = sum;
+    }
+}

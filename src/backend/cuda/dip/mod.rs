@@ -1,0 +1,309 @@
+//! DIP instances on a device, operation by operation.
+
+mod layers;
+mod network;
+
+use self::layers::{Batch, Maps, error_sums};
+use self::network::{Network, State};
+use super::driver::{Buffer, Device};
+use super::images::DeviceImages;
+use super::{CudaBackend, to_u32};
+use crate::backend::slots::{
+    check_images, check_instances, check_len, check_slot, free_slot, input_not_optimised, not_run,
+};
+use crate::backend::{At, DipEngine, ImageOps, ImageShape, Instance};
+use crate::dip::{NetSpec, initial_input, initial_parameters};
+use crate::error::{Error, Result};
+
+/// The most instances: a grid's limit.
+const MAX_CAPACITY: usize = 65_535;
+
+/// The engine that launches every operation by itself.
+pub struct CudaDip {
+    backend: CudaBackend,
+    spec: NetSpec,
+    shape: ImageShape,
+    network: Network,
+    /// Iterations of each slot; `None` where it is free.
+    slots: Vec<Option<u32>>,
+    /// Numbers of an instance's parameter vector, of its input, and of those that Adam moves.
+    parameters: usize,
+    input: usize,
+    trained: usize,
+    /// Parameters and input, slot by slot.
+    values: Buffer<f32>,
+    /// Of the parameters and, where it is optimised, the input; so are the moments.
+    gradients: Buffer<f32>,
+    moments: [Buffer<f32>; 2],
+    /// The input with its noise, where there is noise.
+    noisy: Option<Buffer<f32>>,
+    keys: Buffer<u32>,
+    targets: DeviceImages,
+    pictures: DeviceImages,
+    /// Sums of squared errors.
+    errors: Buffer<f32>,
+    in_use: Buffer<u32>,
+    iterations: Buffer<u32>,
+}
+
+impl CudaDip {
+    /// An engine of `capacity` instances that fit pictures of `height × width`.
+    ///
+    /// # Errors
+    /// The network is impossible or cannot fit that size, or the memory is not to be had.
+    pub fn new(
+        backend: &CudaBackend,
+        spec: &NetSpec,
+        height: usize,
+        width: usize,
+        capacity: usize,
+    ) -> Result<Self> {
+        spec.check_size(height, width)?;
+        if capacity > MAX_CAPACITY {
+            return Err(Error::invalid(format!(
+                "a GPU runs at most {MAX_CAPACITY} DIP instances at once, not {capacity}"
+            )));
+        }
+        let shape = ImageShape {
+            channels: spec.output_channels,
+            height,
+            width,
+        };
+        let device = &backend.device;
+        let parameters = spec.parameter_count();
+        let input = spec.input_depth * height * width;
+        let trained = parameters + if spec.optimise_input { input } else { 0 };
+        to_u32(parameters + input, "numbers of an instance")?;
+        let sums = error_sums(to_u32(shape.elements(), "pixels")?) as usize;
+        let per_slot = |elements: usize| device.allocate::<f32>(elements * capacity);
+        Ok(CudaDip {
+            network: Network::new(device, spec, height, width, capacity)?,
+            values: per_slot(parameters + input)?,
+            gradients: per_slot(trained)?,
+            moments: [per_slot(trained)?, per_slot(trained)?],
+            noisy: (spec.jitter > 0.0).then(|| per_slot(input)).transpose()?,
+            keys: device.allocate(3 * capacity)?,
+            targets: backend.allocate(shape, capacity)?,
+            pictures: backend.allocate(shape, capacity)?,
+            errors: per_slot(sums)?,
+            in_use: device.allocate(capacity)?,
+            iterations: device.allocate(capacity)?,
+            slots: vec![None; capacity],
+            backend: backend.clone(),
+            spec: spec.clone(),
+            shape,
+            parameters,
+            input,
+            trained,
+        })
+    }
+
+    /// Bytes of the device's memory that [`new`](Self::new) of the same arguments takes.
+    ///
+    /// # Errors
+    /// The network is impossible or cannot fit that size.
+    pub fn bytes(spec: &NetSpec, height: usize, width: usize, capacity: usize) -> Result<u128> {
+        let (device, tally) = Device::tally();
+        CudaDip::new(&CudaBackend::new(device), spec, height, width, capacity)?;
+        Ok(tally.bytes().into())
+    }
+
+    /// Refuses a slot that holds nothing; its iterations.
+    fn slot(&self, slot: usize) -> Result<u32> {
+        check_slot(slot, self.slots.len())?;
+        self.slots[slot].ok_or_else(|| free_slot(slot))
+    }
+
+    /// Refuses a slot that has not run.
+    fn result(&self, slot: usize) -> Result<()> {
+        match self.slot(slot)? {
+            0 => Err(not_run(slot)),
+            _ => Ok(()),
+        }
+    }
+
+    /// A part of a slot's numbers.
+    fn read(
+        &self,
+        buffer: &Buffer<f32>,
+        slot: usize,
+        first: usize,
+        len: usize,
+    ) -> Result<Vec<f64>> {
+        let stride = buffer.len() / self.slots.len();
+        let numbers = buffer.download(slot * stride + first, len)?;
+        Ok(numbers.into_iter().map(f64::from).collect())
+    }
+
+    /// Replaces a part of a slot's values.
+    fn write(&mut self, slot: usize, first: usize, numbers: &[f64]) -> Result<()> {
+        let numbers: Vec<f32> = numbers.iter().map(|&n| n as f32).collect();
+        let stride = self.parameters + self.input;
+        Ok(self.values.upload(&numbers, slot * stride + first)?)
+    }
+
+    /// One iteration of the instances in use.
+    fn iterate(&self, batch: &Batch<'_>) -> Result<()> {
+        let (parameters, input) = (self.parameters, self.input);
+        let trained = self.trained;
+        let state = State {
+            values: Maps::new(self.values.at(0), parameters + input),
+            gradients: Maps::new(self.gradients.at(0), trained),
+            parameters,
+        };
+        let z = state.values.skip(parameters);
+        let noisy = self
+            .noisy
+            .as_ref()
+            .map(|noisy| Maps::new(noisy.at(0), input));
+        if let Some(noisy) = noisy {
+            let elements = to_u32(input, "numbers of an input")?;
+            batch.jitter(self.spec.jitter, elements, self.keys.at(0), z, noisy)?;
+        }
+        let z = noisy.unwrap_or(z);
+        self.network.forward(batch, &state, z)?;
+        let elements = self.shape.elements();
+        let errors = Maps::new(self.errors.at(0), error_sums(elements as u32) as usize);
+        batch.loss(
+            elements as u32,
+            self.spec.averaging,
+            self.network.output(),
+            Maps::new(self.targets.at(0), elements),
+            Maps::new(self.pictures.at(0), elements),
+            errors,
+        )?;
+        self.network.backward(batch, &state, z)?;
+        let moments = [0, 1].map(|i| Maps::new(self.moments[i].at(0), trained));
+        let rate = self.spec.learning_rate;
+        batch.adam(trained as u32, rate, state.values, state.gradients, moments)?;
+        Ok(batch.count_iteration()?)
+    }
+}
+
+impl DipEngine for CudaDip {
+    type Images = DeviceImages;
+
+    fn capacity(&self) -> usize {
+        self.slots.len()
+    }
+
+    fn load(&mut self, instances: &[Instance<'_, DeviceImages>]) -> Result<()> {
+        check_instances(instances, self.slots.len(), self.shape)?;
+        let trained = self.trained;
+        let zeros = vec![0.0; trained];
+        for instance in instances {
+            let (slot, key) = (instance.slot, &instance.key);
+            let mut values = initial_parameters(&self.spec, key);
+            let (height, width) = (self.shape.height, self.shape.width);
+            values.extend(initial_input(&self.spec, height, width, key));
+            self.values.upload(&values, slot * values.len())?;
+            for moments in &mut self.moments {
+                moments.upload(&zeros, slot * trained)?;
+            }
+            let [low, high] = key.philox_key();
+            self.keys.upload(&[low, high, key.tile], 3 * slot)?;
+            self.backend
+                .copy(&[instance.target], &mut self.targets, slot)?;
+            self.iterations.upload(&[0], slot)?;
+            self.slots[slot] = Some(0);
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, slots: &[usize]) -> Result<()> {
+        for &slot in slots {
+            check_slot(slot, self.slots.len())?;
+            self.slots[slot] = None;
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, iterations: u32) -> Result<()> {
+        let in_use: Vec<u32> = (0..self.slots.len())
+            .filter(|&slot| self.slots[slot].is_some())
+            .map(|slot| slot as u32)
+            .collect();
+        if in_use.is_empty() {
+            return Ok(());
+        }
+        self.in_use.upload(&in_use, 0)?;
+        for _ in 0..iterations {
+            self.iterate(&Batch {
+                device: &self.backend.device,
+                slots: self.in_use.at(0),
+                count: in_use.len() as u32,
+                iterations: self.iterations.at(0),
+            })?;
+            for slot in self.slots.iter_mut().flatten() {
+                *slot += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn reconstructions(
+        &mut self,
+        slots: &[usize],
+        out: &mut DeviceImages,
+        first: usize,
+    ) -> Result<()> {
+        check_images(out, self.shape, first, slots.len(), "reconstruction")?;
+        for &slot in slots {
+            self.result(slot)?;
+        }
+        let pictures: Vec<_> = slots
+            .iter()
+            .map(|&slot| At::new(&self.pictures, slot))
+            .collect();
+        self.backend.copy(&pictures, out, first)
+    }
+
+    fn losses(&mut self, slots: &[usize]) -> Result<Vec<f64>> {
+        let elements = self.shape.elements();
+        let sums = error_sums(elements as u32) as usize;
+        let losses = slots.iter().map(|&slot| {
+            self.result(slot)?;
+            let errors = self.read(&self.errors, slot, 0, sums)?;
+            Ok(errors.iter().sum::<f64>() / elements as f64)
+        });
+        losses.collect()
+    }
+
+    fn parameters(&mut self, slot: usize) -> Result<Vec<f64>> {
+        self.slot(slot)?;
+        self.read(&self.values, slot, 0, self.parameters)
+    }
+
+    fn set_parameters(&mut self, slot: usize, parameters: &[f64]) -> Result<()> {
+        self.slot(slot)?;
+        check_len("parameters", parameters.len(), self.parameters)?;
+        self.write(slot, 0, parameters)
+    }
+
+    fn gradients(&mut self, slot: usize) -> Result<Vec<f64>> {
+        self.result(slot)?;
+        self.read(&self.gradients, slot, 0, self.parameters)
+    }
+
+    fn input(&mut self, slot: usize) -> Result<Vec<f64>> {
+        self.slot(slot)?;
+        self.read(&self.values, slot, self.parameters, self.input)
+    }
+
+    fn set_input(&mut self, slot: usize, input: &[f64]) -> Result<()> {
+        self.slot(slot)?;
+        check_len("input elements", input.len(), self.input)?;
+        self.write(slot, self.parameters, input)
+    }
+
+    fn input_gradient(&mut self, slot: usize) -> Result<Vec<f64>> {
+        if !self.spec.optimise_input {
+            return Err(input_not_optimised());
+        }
+        self.result(slot)?;
+        self.read(&self.gradients, slot, self.parameters, self.input)
+    }
+}
+
+#[cfg(test)]
+mod tests;

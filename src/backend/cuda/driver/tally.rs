@@ -1,0 +1,55 @@
+//! A device that only adds up the memory that is asked of it: what an engine would take.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Address, Device, Driver, Kernel, Launch, RawArguments, Result};
+
+/// Bytes that were allocated.
+#[derive(Default)]
+pub(crate) struct Tally {
+    bytes: AtomicU64,
+}
+
+impl Device {
+    /// A device without memory, and what is asked of it.
+    pub(crate) fn tally() -> (Device, Arc<Tally>) {
+        let tally = Arc::new(Tally::default());
+        let device = Device {
+            driver: tally.clone(),
+        };
+        (device, tally)
+    }
+}
+
+impl Tally {
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Driver for Tally {
+    fn name(&self) -> &str {
+        "tally"
+    }
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+    fn allocate(&self, bytes: usize) -> Result<Address> {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        Ok(Address(0))
+    }
+    fn free(&self, _: Address) {}
+    fn upload(&self, _: &[u8], _: Address) -> Result<()> {
+        Ok(())
+    }
+    fn download(&self, _: Address, _: &mut [u8]) -> Result<()> {
+        Ok(())
+    }
+    fn zero(&self, _: Address, _: usize) -> Result<()> {
+        Ok(())
+    }
+    fn launch(&self, _: &Kernel, _: Launch, _: RawArguments<'_>) -> Result<()> {
+        Ok(())
+    }
+}

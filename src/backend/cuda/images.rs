@@ -1,0 +1,449 @@
+//! Images in a device's memory, and [`ImageOps`] on them.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::driver::{self, Address, Arguments, Buffer, Kernel, Launch, shared_bytes};
+use super::kernels::images as kernels;
+use super::{CudaBackend, to_u32};
+use crate::backend::host::{check_shape, tile_shape, windows};
+use crate::backend::{
+    At, Blend, ImageBuffer, ImageOps, ImagePair, ImageShape, Push, Stitch, TileGrid,
+};
+use crate::error::{Error, Result};
+
+/// Images that travel in one launch's arguments: JOBS in the kernels' source.
+const JOBS: usize = 128;
+/// Threads of a block.
+const THREADS: u32 = 256;
+
+driver::arguments! {
+    struct ImageCopyArgs {
+        from: [Address; JOBS],
+        out: Address,
+        elements: u32,
+    }
+
+    struct ImageBlendArgs {
+        from: [Address; JOBS],
+        to: [Address; JOBS],
+        t: [f32; JOBS],
+        out: Address,
+        elements: u32,
+    }
+
+    struct ImagePushArgs {
+        boundary: [Address; JOBS],
+        input: [Address; JOBS],
+        beta: [f32; JOBS],
+        out: Address,
+        elements: u32,
+    }
+
+    struct Grid {
+        height: u32,
+        width: u32,
+        tile_height: u32,
+        tile_width: u32,
+        top: u32,
+        left: u32,
+        columns: u32,
+    }
+
+    struct ImageTileArgs {
+        image: Address,
+        tiles: Address,
+        grid: Grid,
+        tile_elements: u32,
+        blocks_per_tile: u32,
+    }
+
+    struct ImageUntileArgs {
+        tiles: Address,
+        image: Address,
+        grid: Grid,
+        tile_elements: u32,
+        elements: u32,
+    }
+
+    #[derive(Pod, Zeroable)]
+    struct Window {
+        weight: f64,
+        cell: u32,
+        unused: u32,
+    }
+
+    struct ImageStitchArgs {
+        images: Address,
+        weights: Address,
+        down: Address,
+        right: Address,
+        out: Address,
+        count: u32,
+        rows: u32,
+        columns: u32,
+        height: u32,
+        width: u32,
+        elements: u32,
+    }
+
+    struct ImageSquaredErrorArgs {
+        first: [Address; JOBS],
+        second: [Address; JOBS],
+        out: Address,
+        cells: Grid,
+        channels: u32,
+    }
+}
+
+/// A buffer of images in a device's memory, CHW in float32, one after another.
+#[derive(Debug)]
+pub struct DeviceImages {
+    shape: ImageShape,
+    len: usize,
+    pixels: Buffer<f32>,
+}
+
+impl DeviceImages {
+    /// Where image `index` starts, for a kernel.
+    pub(super) fn at(&self, index: usize) -> Address {
+        self.pixels.at(index * self.shape.elements())
+    }
+
+    /// Where images `first .. first + count` start.
+    fn range(&self, first: usize, count: usize) -> Result<Address> {
+        if first.checked_add(count).is_none_or(|end| end > self.len) {
+            return Err(Error::invalid(format!(
+                "images {first}..{} do not fit a buffer of {}",
+                first.saturating_add(count),
+                self.len
+            )));
+        }
+        Ok(self.at(first))
+    }
+}
+
+impl ImageBuffer for DeviceImages {
+    fn shape(&self) -> ImageShape {
+        self.shape
+    }
+    fn len(&self) -> usize {
+        self.len
+    }
+}
+
+/// Where an image starts, if its buffer has it and it has the wanted shape.
+fn source(image: At<'_, DeviceImages>, shape: ImageShape) -> Result<Address> {
+    check_shape(image.buffer, shape)?;
+    image.buffer.range(image.index, 1)
+}
+
+impl Grid {
+    fn new(grid: TileGrid) -> Result<Self> {
+        Ok(Grid {
+            height: to_u32(grid.height, "rows")?,
+            width: to_u32(grid.width, "columns")?,
+            tile_height: to_u32(grid.tile_height, "rows of a tile")?,
+            tile_width: to_u32(grid.tile_width, "columns of a tile")?,
+            top: to_u32(grid.top, "rows before the image")?,
+            left: to_u32(grid.left, "columns before the image")?,
+            columns: to_u32(grid.columns(), "columns of tiles")?,
+        })
+    }
+}
+
+/// What kernels take of each of up to [`JOBS`] jobs; the rest is zero.
+fn lay_out<J, T: Zeroable + Copy>(jobs: &[J], f: impl Fn(&J) -> Result<T>) -> Result<[T; JOBS]> {
+    let mut laid = [T::zeroed(); JOBS];
+    for (to, job) in laid.iter_mut().zip(jobs) {
+        *to = f(job)?;
+    }
+    Ok(laid)
+}
+
+impl CudaBackend {
+    /// Launches a kernel that writes one image a job, a thread to an element: `arguments` gets the jobs of
+    /// one launch, where their output starts, and the elements of an image.
+    fn launch_per_image<J, A: Arguments>(
+        &self,
+        kernel: &Kernel,
+        jobs: &[J],
+        out: &mut DeviceImages,
+        first: usize,
+        arguments: impl Fn(&[J], Address, u32) -> Result<A>,
+    ) -> Result<()> {
+        out.range(first, jobs.len())?;
+        let elements = to_u32(out.shape.elements(), "pixels")?;
+        if elements == 0 {
+            return Ok(());
+        }
+        for (i, jobs) in jobs.chunks(JOBS).enumerate() {
+            let arguments = arguments(jobs, out.at(first + i * JOBS), elements)?;
+            let blocks = [elements.div_ceil(THREADS), jobs.len() as u32, 1];
+            self.device
+                .launch(kernel, Launch::new(blocks, THREADS), &arguments)?;
+        }
+        Ok(())
+    }
+}
+
+impl ImageOps for CudaBackend {
+    type Images = DeviceImages;
+
+    fn allocate(&self, shape: ImageShape, len: usize) -> Result<DeviceImages> {
+        let elements = shape
+            .channels
+            .checked_mul(shape.height)
+            .and_then(|n| n.checked_mul(shape.width))
+            .and_then(|n| n.checked_mul(len))
+            .ok_or_else(|| Error::invalid(format!("no memory for {len} images of {shape}")))?;
+        let mut pixels = self.device.allocate(elements)?;
+        pixels.zero()?;
+        Ok(DeviceImages { shape, len, pixels })
+    }
+
+    fn upload(&self, pixels: &[f32], out: &mut DeviceImages, first: usize) -> Result<()> {
+        let n = out.shape.elements();
+        if n == 0 || !pixels.len().is_multiple_of(n) {
+            return Err(Error::invalid(format!(
+                "{} numbers are not a whole number of {} images",
+                pixels.len(),
+                out.shape
+            )));
+        }
+        out.range(first, pixels.len() / n)?;
+        Ok(out.pixels.upload(pixels, first * n)?)
+    }
+
+    fn download(&self, image: At<'_, DeviceImages>) -> Result<Vec<f32>> {
+        image.buffer.range(image.index, 1)?;
+        let n = image.buffer.shape.elements();
+        Ok(image.buffer.pixels.download(image.index * n, n)?)
+    }
+
+    fn copy(
+        &self,
+        from: &[At<'_, DeviceImages>],
+        out: &mut DeviceImages,
+        first: usize,
+    ) -> Result<()> {
+        let shape = out.shape;
+        self.launch_per_image(
+            &kernels::IMAGE_COPY,
+            from,
+            out,
+            first,
+            |from, out, elements| {
+                Ok(ImageCopyArgs {
+                    from: lay_out(from, |&image| source(image, shape))?,
+                    out,
+                    elements,
+                })
+            },
+        )
+    }
+
+    fn tile(
+        &self,
+        image: At<'_, DeviceImages>,
+        grid: TileGrid,
+        out: &mut DeviceImages,
+        first: usize,
+    ) -> Result<()> {
+        let shape = ImageShape {
+            height: grid.height,
+            width: grid.width,
+            ..image.buffer.shape
+        };
+        let tile = tile_shape(shape, grid);
+        check_shape(out, tile)?;
+        to_u32(shape.elements(), "pixels")?;
+        let tile_elements = to_u32(tile.elements(), "pixels of a tile")?;
+        let blocks_per_tile = tile_elements.div_ceil(THREADS);
+        let blocks = grid.tiles().saturating_mul(blocks_per_tile as usize);
+        let arguments = ImageTileArgs {
+            image: source(image, shape)?,
+            tiles: out.range(first, grid.tiles())?,
+            grid: Grid::new(grid)?,
+            tile_elements,
+            blocks_per_tile,
+        };
+        let launch = Launch::new([to_u32(blocks, "blocks")?, 1, 1], THREADS);
+        Ok(self
+            .device
+            .launch(&kernels::IMAGE_TILE, launch, &arguments)?)
+    }
+
+    fn untile(
+        &self,
+        tiles: &DeviceImages,
+        first_tile: usize,
+        grid: TileGrid,
+        out: &mut DeviceImages,
+        index: usize,
+    ) -> Result<()> {
+        let shape = ImageShape {
+            height: grid.height,
+            width: grid.width,
+            ..out.shape
+        };
+        let tile = tile_shape(shape, grid);
+        check_shape(out, shape)?;
+        check_shape(tiles, tile)?;
+        let elements = to_u32(shape.elements(), "pixels")?;
+        let arguments = ImageUntileArgs {
+            tiles: tiles.range(first_tile, grid.tiles())?,
+            image: out.range(index, 1)?,
+            grid: Grid::new(grid)?,
+            tile_elements: to_u32(tile.elements(), "pixels of a tile")?,
+            elements,
+        };
+        let launch = Launch::new([elements.div_ceil(THREADS), 1, 1], THREADS);
+        Ok(self
+            .device
+            .launch(&kernels::IMAGE_UNTILE, launch, &arguments)?)
+    }
+
+    fn blend(
+        &self,
+        jobs: &[Blend<'_, DeviceImages>],
+        out: &mut DeviceImages,
+        first: usize,
+    ) -> Result<()> {
+        let shape = out.shape;
+        self.launch_per_image(
+            &kernels::IMAGE_BLEND,
+            jobs,
+            out,
+            first,
+            |jobs, out, elements| {
+                Ok(ImageBlendArgs {
+                    from: lay_out(jobs, |job| source(job.from, shape))?,
+                    to: lay_out(jobs, |job| source(job.to, shape))?,
+                    t: lay_out(jobs, |job| Ok(job.t))?,
+                    out,
+                    elements,
+                })
+            },
+        )
+    }
+
+    fn push(
+        &self,
+        jobs: &[Push<'_, DeviceImages>],
+        out: &mut DeviceImages,
+        first: usize,
+    ) -> Result<()> {
+        let shape = out.shape;
+        self.launch_per_image(
+            &kernels::IMAGE_PUSH,
+            jobs,
+            out,
+            first,
+            |jobs, out, elements| {
+                Ok(ImagePushArgs {
+                    boundary: lay_out(jobs, |job| source(job.boundary, shape))?,
+                    input: lay_out(jobs, |job| source(job.input, shape))?,
+                    beta: lay_out(jobs, |job| Ok(job.beta))?,
+                    out,
+                    elements,
+                })
+            },
+        )
+    }
+
+    fn stitch(
+        &self,
+        job: &Stitch<'_, DeviceImages>,
+        out: &mut DeviceImages,
+        index: usize,
+    ) -> Result<()> {
+        let (cells, count) = (job.cells, job.images.len());
+        let shape = ImageShape {
+            height: cells.height,
+            width: cells.width,
+            ..out.shape
+        };
+        check_shape(out, shape)?;
+        if count == 0 || job.weights.len() != cells.tiles() * count {
+            return Err(Error::invalid(format!(
+                "a stitch of {count} images over {} cells has {} weights",
+                cells.tiles(),
+                job.weights.len()
+            )));
+        }
+        let images: Vec<Address> = job
+            .images
+            .iter()
+            .map(|&image| source(image, shape))
+            .collect::<Result<_>>()?;
+        let windows = |length, cell, before, n| -> Result<Buffer<Window>> {
+            let windows: Vec<Window> = windows(length, cell, before, n)
+                .into_iter()
+                .map(|(cell, weight)| Window {
+                    weight,
+                    cell: cell as u32,
+                    unused: 0,
+                })
+                .collect();
+            Ok(self.device.allocate_with(&windows)?)
+        };
+        let elements = to_u32(shape.elements(), "pixels")?;
+        to_u32(job.weights.len(), "weights")?;
+        let images = self.device.allocate_with(&images)?;
+        let weights = self.device.allocate_with(&job.weights)?;
+        let down = windows(shape.height, cells.tile_height, cells.top, cells.rows())?;
+        let right = windows(shape.width, cells.tile_width, cells.left, cells.columns())?;
+        let arguments = ImageStitchArgs {
+            images: images.at(0),
+            weights: weights.at(0),
+            down: down.at(0),
+            right: right.at(0),
+            out: out.range(index, 1)?,
+            count: to_u32(count, "images")?,
+            rows: to_u32(cells.rows(), "rows of cells")?,
+            columns: to_u32(cells.columns(), "columns of cells")?,
+            height: to_u32(shape.height, "rows")?,
+            width: to_u32(shape.width, "columns")?,
+            elements,
+        };
+        let launch = Launch::new([elements.div_ceil(THREADS), 1, 1], THREADS);
+        Ok(self
+            .device
+            .launch(&kernels::IMAGE_STITCH, launch, &arguments)?)
+    }
+
+    fn squared_error(
+        &self,
+        pairs: &[ImagePair<'_, DeviceImages>],
+        cells: TileGrid,
+    ) -> Result<Vec<f64>> {
+        let Some((image, _)) = pairs.first() else {
+            return Ok(vec![]);
+        };
+        let shape = ImageShape {
+            height: cells.height,
+            width: cells.width,
+            ..image.buffer.shape
+        };
+        to_u32(shape.elements(), "pixels")?;
+        let sums = self.device.allocate::<f64>(pairs.len() * cells.tiles())?;
+        let shared = shared_bytes([THREADS as usize / 32 * size_of::<f64>()]);
+        for (i, pairs) in pairs.chunks(JOBS).enumerate() {
+            let arguments = ImageSquaredErrorArgs {
+                first: lay_out(pairs, |pair| source(pair.0, shape))?,
+                second: lay_out(pairs, |pair| source(pair.1, shape))?,
+                out: sums.at(i * JOBS * cells.tiles()),
+                cells: Grid::new(cells)?,
+                channels: to_u32(shape.channels, "channels")?,
+            };
+            let blocks = [to_u32(cells.tiles(), "cells")?, pairs.len() as u32, 1];
+            let launch = Launch::new(blocks, THREADS).with_shared(shared);
+            self.device
+                .launch(&kernels::IMAGE_SQUARED_ERROR, launch, &arguments)?;
+        }
+        Ok(sums.download(0, sums.len())?)
+    }
+}
+
+#[cfg(test)]
+mod tests;

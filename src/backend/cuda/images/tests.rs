@@ -1,0 +1,348 @@
+//! Every operation against the host's in float64, on every device there is.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::backend::cuda::driver::test_devices;
+use crate::backend::host::{HostDevice, HostImages};
+use crate::random::philox;
+
+struct Reference;
+impl HostDevice for Reference {
+    type Number = f64;
+}
+
+/// Half the distance between numbers in [1, 2): what rounding to float32 changes a number of size 1 by
+/// at most.
+const ROUNDING: f64 = 1.0 / 16_777_216.0;
+
+/// Numbers in [0, 1).
+fn noise(seed: u32, n: usize) -> Vec<f32> {
+    let word = |i: usize| philox([i as u32, 0, 0, 0], [seed, 0])[0];
+    (0..n)
+        .map(|i| (word(i) >> 8) as f32 / 16_777_216.0)
+        .collect()
+}
+
+/// The same images on a device and on the host.
+struct Both<'a> {
+    backend: &'a CudaBackend,
+    device: DeviceImages,
+    host: HostImages<f64>,
+}
+
+impl<'a> Both<'a> {
+    fn random(backend: &'a CudaBackend, shape: ImageShape, len: usize, seed: u32) -> Self {
+        let mut both = Both {
+            backend,
+            device: backend.allocate(shape, len).unwrap(),
+            host: Reference.allocate(shape, len).unwrap(),
+        };
+        let pixels = noise(seed, len * shape.elements());
+        backend.upload(&pixels, &mut both.device, 0).unwrap();
+        Reference.upload(&pixels, &mut both.host, 0).unwrap();
+        both
+    }
+
+    /// Runs the same operation on both.
+    fn run(
+        &mut self,
+        on_device: impl FnOnce(&CudaBackend, &mut DeviceImages) -> Result<()>,
+        on_host: impl FnOnce(&Reference, &mut HostImages<f64>) -> Result<()>,
+    ) {
+        on_device(self.backend, &mut self.device).unwrap();
+        on_host(&Reference, &mut self.host).unwrap();
+    }
+
+    fn assert_within(&self, tolerance: f64) {
+        for index in 0..self.host.len() {
+            let got = self.backend.download(At::new(&self.device, index)).unwrap();
+            for (i, (&got, &want)) in got.iter().zip(self.host.image(index)).enumerate() {
+                let error = (f64::from(got) - want).abs();
+                assert!(
+                    error <= tolerance,
+                    "image {index}, element {i}: {got} for {want}"
+                );
+            }
+        }
+    }
+}
+
+/// A shape, and a grid on it, of sizes that are no multiples of one another.
+fn shapes() -> impl Strategy<Value = (ImageShape, TileGrid)> {
+    let shape = (1_usize..=4, 1_usize..=37, 1_usize..=29);
+    let tile = (1_usize..=40, 1_usize..=31, 0_usize..40, 0_usize..31);
+    (shape, tile).prop_map(
+        |((channels, height, width), (tile_height, tile_width, top, left))| {
+            let shape = ImageShape {
+                channels,
+                height,
+                width,
+            };
+            let grid = TileGrid {
+                top: top % tile_height,
+                left: left % tile_width,
+                ..TileGrid::new(height, width, tile_height, tile_width)
+            };
+            (shape, grid)
+        },
+    )
+}
+
+/// `count` jobs of every operation.
+fn check_every_operation(
+    backend: &CudaBackend,
+    shape: ImageShape,
+    grid: TileGrid,
+    count: usize,
+    seed: u32,
+) {
+    let images = Both::random(backend, shape, 5, seed);
+    let mut out = Both::random(backend, shape, count + 2, seed + 1);
+    fn pick<I>(images: &I, i: usize) -> At<'_, I> {
+        At::new(images, i % 5)
+    }
+    macro_rules! run {
+        ($out:expr, |$ops:ident, $images:ident, $to:ident| $body:expr) => {
+            $out.run(
+                |$ops, $to| {
+                    let $images = &images.device;
+                    $body
+                },
+                |$ops, $to| {
+                    let $images = &images.host;
+                    $body
+                },
+            )
+        };
+    }
+
+    run!(out, |ops, images, to| {
+        let from: Vec<_> = (0..count).map(|i| pick(images, i)).collect();
+        ops.copy(&from, to, 1)
+    });
+    out.assert_within(0.0);
+
+    // Two products and a sum, each rounded, and 1 - t, all of at most 2 in size: the host has 1 - t
+    // rounded alike.
+    let weights = noise(seed + 2, count);
+    run!(out, |ops, images, to| {
+        let jobs: Vec<_> = weights
+            .iter()
+            .enumerate()
+            .map(|(i, &t)| Blend {
+                from: pick(images, i),
+                to: pick(images, 3 * i + 1),
+                t: 1.5 * t - 0.25,
+            })
+            .collect();
+        ops.blend(&jobs, to, 2)
+    });
+    out.assert_within(4.0 * ROUNDING);
+
+    // A difference, a product and a sum, of at most 1, 3 and 4 in size.
+    run!(out, |ops, images, to| {
+        let jobs: Vec<_> = weights
+            .iter()
+            .enumerate()
+            .map(|(i, &t)| Push {
+                boundary: pick(images, i),
+                input: pick(images, 2 * i + 1),
+                beta: 3.0 * t,
+            })
+            .collect();
+        ops.push(&jobs, to, 0)
+    });
+    out.assert_within(10.0 * ROUNDING);
+
+    let tile = tile_shape(shape, grid);
+    let mut tiles = Both::random(backend, tile, grid.tiles() + 1, seed + 3);
+    run!(tiles, |ops, images, to| ops.tile(
+        pick(images, 2),
+        grid,
+        to,
+        1
+    ));
+    tiles.assert_within(0.0);
+    let mut whole = Both::random(backend, shape, 2, seed + 4);
+    whole.run(
+        |ops, to| ops.untile(&tiles.device, 1, grid, to, 1),
+        |ops, to| ops.untile(&tiles.host, 1, grid, to, 1),
+    );
+    whole.assert_within(0.0);
+
+    // A sum of at most 1, in float64 and then rounded.
+    for count in [1, 3] {
+        let mut weights = noise(seed + 5, grid.tiles() * count);
+        for row in weights.chunks_exact_mut(count) {
+            let sum: f32 = row.iter().sum::<f32>() + 1e-3;
+            row.iter_mut().for_each(|weight| *weight /= sum);
+        }
+        run!(whole, |ops, images, to| {
+            let job = Stitch {
+                images: (0..count).map(|i| pick(images, i)).collect(),
+                cells: grid,
+                weights: weights.clone(),
+            };
+            ops.stitch(&job, to, 0)
+        });
+        whole.assert_within(ROUNDING);
+    }
+
+    // Sums of n numbers in [0, 1) in float64: each of n additions rounds by 2^-53 of at most n.
+    let pairs = |i: usize| (i, 2 * i + 1);
+    let got = {
+        let pairs: Vec<_> = (0..count)
+            .map(pairs)
+            .map(|(a, b)| (pick(&images.device, a), pick(&images.device, b)))
+            .collect();
+        backend.squared_error(&pairs, grid).unwrap()
+    };
+    let want = {
+        let pairs: Vec<_> = (0..count)
+            .map(pairs)
+            .map(|(a, b)| (pick(&images.host, a), pick(&images.host, b)))
+            .collect();
+        Reference.squared_error(&pairs, grid).unwrap()
+    };
+    assert_eq!(got.len(), want.len());
+    let n = shape.elements() as f64;
+    for (got, want) in got.iter().zip(want) {
+        assert!(
+            (got - want).abs() <= n * n * f64::EPSILON,
+            "{got} for {want}"
+        );
+    }
+}
+
+#[test]
+fn every_operation_is_the_hosts_on_random_shapes() {
+    let devices = test_devices();
+    let config = ProptestConfig {
+        cases: 24,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    proptest!(config, |((shape, grid) in shapes(), count in 1_usize..6, seed in 0_u32..1000)| {
+        for device in &devices {
+            check_every_operation(&CudaBackend::new(device.clone()), shape, grid, count, seed);
+        }
+    });
+}
+
+#[test]
+fn one_pixel_one_tile_and_more_jobs_than_a_launch_has_are_no_exception() {
+    let pixel = ImageShape {
+        channels: 1,
+        height: 1,
+        width: 1,
+    };
+    let photograph = ImageShape {
+        channels: 3,
+        height: 64,
+        width: 48,
+    };
+    for device in test_devices() {
+        let backend = CudaBackend::new(device);
+        check_every_operation(&backend, pixel, TileGrid::new(1, 1, 1, 1), JOBS + 3, 1);
+        check_every_operation(&backend, photograph, TileGrid::new(64, 48, 64, 48), 2, 2);
+    }
+}
+
+#[test]
+fn new_images_are_black() {
+    let shape = ImageShape {
+        channels: 3,
+        height: 5,
+        width: 3,
+    };
+    for device in test_devices() {
+        let backend = CudaBackend::new(device);
+        let images = backend.allocate(shape, 2).unwrap();
+        assert_eq!(backend.download(At::new(&images, 1)).unwrap(), [0.0; 45]);
+    }
+}
+
+#[test]
+fn wrong_shapes_and_ranges_are_errors() {
+    let shape = ImageShape {
+        channels: 2,
+        height: 5,
+        width: 7,
+    };
+    for device in test_devices() {
+        let backend = CudaBackend::new(device);
+        let input = backend.allocate(shape, 1).unwrap();
+        let mut out = backend.allocate(shape, 1).unwrap();
+        let other = ImageShape {
+            channels: 1,
+            ..shape
+        };
+        let mut small = backend.allocate(other, 1).unwrap();
+        let image = At::new(&input, 0);
+        assert!(backend.copy(&[image], &mut small, 0).is_err());
+        assert!(backend.copy(&[image], &mut out, 1).is_err());
+        assert!(backend.copy(&[At::new(&input, 1)], &mut out, 0).is_err());
+        assert!(backend.copy(&[image], &mut out, usize::MAX).is_err());
+        assert!(backend.upload(&[0.0; 3], &mut out, 0).is_err());
+        assert!(backend.download(At::new(&input, 1)).is_err());
+        let grid = TileGrid::new(5, 7, 5, 7);
+        assert!(backend.untile(&input, 0, grid, &mut out, 1).is_err());
+        assert!(backend.untile(&input, 1, grid, &mut out, 0).is_err());
+        assert!(
+            backend
+                .tile(image, TileGrid::new(5, 6, 5, 7), &mut out, 0)
+                .is_err()
+        );
+        assert!(
+            backend
+                .tile(image, TileGrid::new(5, 7, 5, 4), &mut out, 0)
+                .is_err()
+        );
+        let stitch = |weights: usize| Stitch {
+            images: vec![image],
+            cells: grid,
+            weights: vec![1.0; weights],
+        };
+        assert!(backend.stitch(&stitch(2), &mut out, 0).is_err());
+        assert!(backend.stitch(&stitch(1), &mut out, 1).is_err());
+        assert!(
+            backend
+                .squared_error(&[(image, At::new(&small, 0))], grid)
+                .is_err()
+        );
+        let huge = ImageShape {
+            channels: 3,
+            height: usize::MAX / 2,
+            width: 8,
+        };
+        assert!(backend.allocate(huge, 1).is_err());
+    }
+}
+
+/// Every struct of the kernels' source has a mirror here of the same layout.
+#[cfg(feature = "emulator")]
+#[test]
+fn structs_have_the_kernels_layout() {
+    use crate::backend::cuda::driver::Layout;
+    use crate::backend::cuda::driver::emulator::check_layout;
+    fn mirror<A: Arguments>() -> (&'static str, Layout) {
+        (A::NAME, A::LAYOUT)
+    }
+    let mirrors = [
+        mirror::<ImageCopyArgs>(),
+        mirror::<ImageBlendArgs>(),
+        mirror::<ImagePushArgs>(),
+        mirror::<Grid>(),
+        mirror::<ImageTileArgs>(),
+        mirror::<ImageUntileArgs>(),
+        mirror::<Window>(),
+        mirror::<ImageStitchArgs>(),
+        mirror::<ImageSquaredErrorArgs>(),
+    ];
+    for &(name, fields) in kernels::LAYOUTS {
+        let mirror = mirrors.iter().find(|mirror| mirror.0 == name);
+        let (_, layout) = mirror.unwrap_or_else(|| panic!("{name} has no mirror"));
+        check_layout(fields, *layout).unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+}

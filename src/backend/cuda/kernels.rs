@@ -1,0 +1,14 @@
+//! The kernels that `build.rs` found: a module for each file of `kernels/`, with a [`Kernel`] for each
+//! kernel in it, its name in capitals.
+
+#[cfg(feature = "emulator")]
+use std::ffi::c_void;
+
+#[cfg(feature = "emulator")]
+use super::driver::emulator::{Emulated, RawField, RawFields};
+use super::driver::{Kernel, Module};
+
+#[cfg(test)]
+mod report;
+
+include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
