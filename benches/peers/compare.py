@@ -66,8 +66,7 @@ def dip_rows(bench, torch):
     ]
 
 
-def classifier_rows(name, bench, peers):
-    ours = bench["classifier"]
+def classifier_rows(name, ours, peers):
     # The gradient's time is that of a batch, as attacks use it.
     figures = {
         ("logits", 1): ours.get("ms_per_image_batch1"),
@@ -125,6 +124,7 @@ def main():
 
     bench = ours()
     rows = dip_rows(bench, peer("dip_torch.py"))
+    classifiers = {}
     if arguments.classifiers:
         models = sorted(arguments.classifiers.glob("*.onnx"))
         if not models:
@@ -133,15 +133,16 @@ def main():
             name = model.stem
             peers = [peer("classifier_onnxruntime.py", model), peer("classifier_torch.py", name)]
             # One preset only, as it cannot be none.
-            measured = ours("--classifier", model, "--preset", "tiles")
-            rows += classifier_rows(name, measured, peers)
+            classifiers[name] = ours("--classifier", model, "--preset", "tiles")["classifier"]
+            rows += classifier_rows(name, classifiers[name], peers)
     print_table(rows)
     means = geometric_means(rows)
     for what, mean in means.items():
         print(f"{what}: {mean:.2f} as a geometric mean over the classifiers")
     if arguments.out:
         report = {"processor": processor(), "cores": timing.cores(),
-                  "threads_of_peers": arguments.threads, "bench": bench, "rows": rows,
+                  "threads_of_peers": arguments.threads, "bench": bench,
+                  "classifiers": classifiers, "rows": rows,
                   "geometric_means_over_classifiers": means}
         arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

@@ -3,6 +3,9 @@
 //! Every element is one chain of fused multiply-adds over k in ascending order, from the bias or the
 //! result's former content on, whatever tile computes it: results do not depend on how the work is cut.
 
+// Register tiles are loops over the indices of several arrays at once.
+#![allow(clippy::needless_range_loop)]
+
 use std::ops::Range;
 
 use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch};
