@@ -2,6 +2,7 @@
 
 use super::elementwise::transfer;
 use super::operation::{Backward, Inputs, Operation};
+use super::scatter::Scatter;
 use crate::backend::cpu::blocked::{
     Activation, ConvShape, DepthwiseWeights, Destination, Epilogue, PackedWeights, Padding, Pads,
     Source, conv_backward_data, conv_forward, depthwise_backward_data, depthwise_forward, layout,
@@ -32,7 +33,23 @@ struct Bundle {
     /// First channel group of the input and of the output.
     first: [usize; 2],
     forward: PackedWeights,
-    backward: Option<PackedWeights>,
+    /// Made when a gradient is first asked for.
+    backward: Option<Transposed>,
+}
+
+/// What the gradient by the input is computed with.
+enum Transposed {
+    Blocked(PackedWeights),
+    Scattered(Scatter),
+}
+
+impl Transposed {
+    fn bytes(&self) -> usize {
+        match self {
+            Transposed::Blocked(weights) => size_of_val(weights.data()),
+            Transposed::Scattered(scatter) => scatter.bytes(),
+        }
+    }
 }
 
 impl Bundle {
@@ -227,28 +244,44 @@ impl Operation for Conv {
                 for image in 0..self.images {
                     let gradient = &pass.gradient[image * to..][..to];
                     for bundle in bundles {
-                        let weights = bundle.backward.as_ref().expect("prepared");
+                        let gradient = &gradient[bundle.part(1)];
                         let part = &mut pass.to[image * from..][bundle.part(0)];
-                        conv_backward_data(
-                            &bundle.shape,
-                            1,
-                            &gradient[bundle.part(1)],
-                            weights,
-                            &mut [destination(part, bundle.shape.in_channels, pass.accumulate)],
-                        )
-                        .expect(CHECKED);
+                        match bundle.backward.as_ref().expect("prepared") {
+                            Transposed::Blocked(weights) => {
+                                let channels = bundle.shape.in_channels;
+                                let to = &mut [destination(part, channels, pass.accumulate)];
+                                conv_backward_data(&bundle.shape, 1, gradient, weights, to)
+                                    .expect(CHECKED);
+                            }
+                            Transposed::Scattered(scatter) => {
+                                scatter.run(gradient, part, pass.accumulate, pass.scratch);
+                            }
+                        }
                     }
                 }
             }
         }
     }
 
+    fn backward_scratch(&self) -> usize {
+        let Weights::Dense(bundles) = &self.weights else {
+            return 0;
+        };
+        let shapes = bundles.iter().map(|bundle| &bundle.shape);
+        let scattered = shapes.filter(|shape| Scatter::fits(shape));
+        scattered.map(Scatter::scratch).max().unwrap_or(0)
+    }
+
     fn prepare_backward(&mut self) -> Result<()> {
         if let Weights::Dense(bundles) = &mut self.weights {
             for bundle in bundles {
-                let mut backward = bundle.forward.zeroed_transpose();
-                bundle.forward.transpose_into(&mut backward);
-                bundle.backward = Some(backward);
+                bundle.backward = Some(if Scatter::fits(&bundle.shape) {
+                    Transposed::Scattered(Scatter::new(bundle.shape, &bundle.forward.to_oihw()))
+                } else {
+                    let mut backward = bundle.forward.zeroed_transpose();
+                    bundle.forward.transpose_into(&mut backward);
+                    Transposed::Blocked(backward)
+                });
             }
         }
         Ok(())
@@ -261,8 +294,10 @@ impl Operation for Conv {
             }
             Weights::Dense(bundles) => bundles
                 .iter()
-                .flat_map(|bundle| std::iter::once(&bundle.forward).chain(&bundle.backward))
-                .map(|weights| size_of_val(weights.data()))
+                .map(|bundle| {
+                    let backward = bundle.backward.as_ref().map_or(0, Transposed::bytes);
+                    size_of_val(bundle.forward.data()) + backward
+                })
                 .sum(),
         };
         weights + size_of_val(&*self.bias)

@@ -19,6 +19,7 @@ mod plan;
 mod pool;
 mod reduce;
 mod scale_shift;
+mod scatter;
 mod schedule;
 mod softmax;
 #[cfg(test)]
