@@ -37,6 +37,12 @@ fn assert_counts(name: &str, expected: &[(&str, usize)]) {
     assert_eq!(counts(&graph), expected.collect());
 }
 
+fn assert_same_logits(before: &Graph, after: &Graph) {
+    for (a, b) in logits(after).iter().zip(logits(before)) {
+        assert!((a - b).abs() < 1e-6 * b.abs().max(1.0), "{a} against {b}");
+    }
+}
+
 #[test]
 fn passes_leave_logits_as_they_are() {
     for (name, model) in samples() {
@@ -220,9 +226,7 @@ fn layer_normalisation_goes_into_the_linear_layer_after_it() {
         counts(&after),
         expected.map(|(name, n)| (name.to_string(), n)).into()
     );
-    for (a, b) in logits(&after).iter().zip(logits(&before)) {
-        assert!((a - b).abs() < 1e-6 * b.abs().max(1.0), "{a} against {b}");
-    }
+    assert_same_logits(&before, &after);
 }
 
 /// Not the mean of what it is subtracted from; a mean over other axes; a shift between the two.
@@ -243,9 +247,7 @@ fn lookalikes_of_normalisation_are_left_alone() {
         .node("Flatten", &["n"], &["y"], &[]);
     let (before, after) = (model.import().unwrap(), model.load().unwrap());
     assert!(!counts(&after).contains_key("Normalize"));
-    for (a, b) in logits(&after).iter().zip(logits(&before)) {
-        assert!((a - b).abs() < 1e-6 * b.abs().max(1.0), "{a} against {b}");
-    }
+    assert_same_logits(&before, &after);
 }
 
 /// A chain of factors after a layer, and one before: one set of weights, the same logits.
@@ -270,7 +272,5 @@ fn chains_of_factors_fold_into_one_layer() {
         counts(&after),
         expected.map(|(name, n)| (name.to_string(), n)).into()
     );
-    for (a, b) in logits(&after).iter().zip(logits(&before)) {
-        assert!((a - b).abs() < 1e-6 * b.abs().max(1.0), "{a} against {b}");
-    }
+    assert_same_logits(&before, &after);
 }

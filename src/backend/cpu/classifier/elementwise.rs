@@ -6,7 +6,9 @@ use rayon::prelude::*;
 
 use super::broadcast::{Along, Broadcast, Unit};
 use super::gemm::{load_part, store_part};
-use super::operation::{Backward, Inputs, Operation, Reads, Shared, numbers, put, shares, sum};
+use super::operation::{
+    Backward, Inputs, Operation, Reads, Shared, numbers, only, put, shares, sum,
+};
 use crate::backend::cpu::function;
 use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch};
 use crate::classifier::{Binary, Function};
@@ -395,12 +397,7 @@ impl Kernel for StretchGradient {
                         store_part(by, to, count);
                     }
                     // Beyond the end, operands are 0 and the slope may be anything.
-                    _ if count < LANES => {
-                        let mut lanes = by.to_array();
-                        lanes[count..].fill(0.0);
-                        total = total.add(V::from_array(lanes));
-                    }
-                    _ => total = total.add(by),
+                    _ => total = total.add(only(by, count, 0.0)),
                 }
             }
         }

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::gemm::{load_part, store_part};
-use super::operation::{Backward, Inputs, Operation, Reads, numbers, numbers_mut, sum};
+use super::operation::{Backward, Inputs, Operation, Reads, numbers, numbers_mut, only, sum};
 use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch};
 use crate::classifier::Function;
 
@@ -83,17 +83,6 @@ fn vectors(length: usize) -> impl Iterator<Item = (usize, usize)> {
         .map(move |first| (first, LANES.min(length - first)))
 }
 
-/// The first `count` lanes, the others zero.
-#[inline(always)]
-fn only<V: F32x16>(x: V, count: usize) -> V {
-    if count == LANES {
-        return x;
-    }
-    let mut lanes = x.to_array();
-    lanes[count..].fill(0.0);
-    V::from_array(lanes)
-}
-
 /// Sums in four parts, so that additions need not wait for each other.
 struct Total<V>([V; 4]);
 
@@ -132,7 +121,7 @@ fn statistics<V: F32x16>(x: &[f32], epsilon: f32) -> [f32; 2] {
     for (first, count) in vectors(x.len()) {
         // SAFETY: as above.
         let x: V = unsafe { load_part(x.as_ptr().add(first), count) };
-        let centred = only(x.sub(V::splat(mean)), count);
+        let centred = only(x.sub(V::splat(mean)), count, 0.0);
         squares.add(first, centred.mul(centred));
     }
     let deviation = (squares.mean(x.len()) + epsilon).sqrt();

@@ -170,6 +170,17 @@ pub unsafe fn put<V: F32x16>(x: V, to: *mut f32, accumulate: bool) {
     }
 }
 
+/// The lanes from `count` on replaced.
+#[inline(always)]
+pub fn only<V: F32x16>(x: V, count: usize, rest: f32) -> V {
+    if count == LANES {
+        return x;
+    }
+    let mut lanes = x.to_array();
+    lanes[count..].fill(rest);
+    V::from_array(lanes)
+}
+
 /// The lanes' sum, in a fixed order.
 #[inline(always)]
 pub fn sum<V: F32x16>(x: V) -> f32 {

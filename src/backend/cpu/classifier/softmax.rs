@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::gemm::{load_part, store_part};
-use super::operation::{Backward, Inputs, Operation, Reads, Shared, numbers, sum};
+use super::operation::{Backward, Inputs, Operation, Reads, Shared, numbers, only, sum};
 use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch, exp};
 use crate::classifier::Function;
 
@@ -108,17 +108,6 @@ fn largest_lane<V: F32x16>(x: V) -> f32 {
         largest = largest.max(lane);
     }
     largest
-}
-
-/// The lanes from `count` on replaced.
-#[inline(always)]
-fn only<V: F32x16>(x: V, count: usize, rest: f32) -> V {
-    if count == LANES {
-        return x;
-    }
-    let mut lanes = x.to_array();
-    lanes[count..].fill(rest);
-    V::from_array(lanes)
 }
 
 struct Forward<'a> {

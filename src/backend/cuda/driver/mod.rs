@@ -350,6 +350,25 @@ impl<T> Drop for Buffer<T> {
     }
 }
 
+/// A struct's name and layout, for [`assert_mirrored`].
+#[cfg(all(test, feature = "emulator"))]
+pub(crate) fn mirror<A: Arguments>() -> (&'static str, Layout) {
+    (A::NAME, A::LAYOUT)
+}
+
+/// Fails unless every struct of the kernels' sources has a mirror of the same layout.
+#[cfg(all(test, feature = "emulator"))]
+pub(crate) fn assert_mirrored(
+    kernels: &[&[(&str, emulator::RawFields)]],
+    mirrors: &[(&str, Layout)],
+) {
+    for &(name, fields) in kernels.iter().copied().flatten() {
+        let mirror = mirrors.iter().find(|mirror| mirror.0 == name);
+        let (_, layout) = mirror.unwrap_or_else(|| panic!("{name} has no mirror"));
+        emulator::check_layout(fields, *layout).unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+}
+
 /// What tests run on: the emulator in three orders, where this build has it, and the machine's GPUs.
 #[cfg(test)]
 pub(crate) fn test_devices() -> Vec<Device> {

@@ -324,11 +324,7 @@ fn wrong_shapes_and_ranges_are_errors() {
 #[cfg(feature = "emulator")]
 #[test]
 fn structs_have_the_kernels_layout() {
-    use crate::backend::cuda::driver::Layout;
-    use crate::backend::cuda::driver::emulator::check_layout;
-    fn mirror<A: Arguments>() -> (&'static str, Layout) {
-        (A::NAME, A::LAYOUT)
-    }
+    use crate::backend::cuda::driver::{assert_mirrored, mirror};
     let mirrors = [
         mirror::<ImageCopyArgs>(),
         mirror::<ImageBlendArgs>(),
@@ -340,9 +336,5 @@ fn structs_have_the_kernels_layout() {
         mirror::<ImageStitchArgs>(),
         mirror::<ImageSquaredErrorArgs>(),
     ];
-    for &(name, fields) in kernels::LAYOUTS {
-        let mirror = mirrors.iter().find(|mirror| mirror.0 == name);
-        let (_, layout) = mirror.unwrap_or_else(|| panic!("{name} has no mirror"));
-        check_layout(fields, *layout).unwrap_or_else(|e| panic!("{name}: {e}"));
-    }
+    assert_mirrored(&[kernels::LAYOUTS], &mirrors);
 }

@@ -630,11 +630,7 @@ fn adam_counts_each_slots_own_steps() {
 #[cfg(feature = "emulator")]
 #[test]
 fn structs_have_the_kernels_layout() {
-    use crate::backend::cuda::driver::emulator::check_layout;
-    use crate::backend::cuda::driver::{Arguments, Layout};
-    fn mirror<A: Arguments>() -> (&'static str, Layout) {
-        (A::NAME, A::LAYOUT)
-    }
+    use crate::backend::cuda::driver::{assert_mirrored, mirror};
     let mirrors = [
         mirror::<Maps>(),
         mirror::<ConvArgs>(),
@@ -654,9 +650,5 @@ fn structs_have_the_kernels_layout() {
         dip_step::LAYOUTS,
         dip_upsample::LAYOUTS,
     ];
-    for &(name, fields) in modules.into_iter().flatten() {
-        let mirror = mirrors.iter().find(|mirror| mirror.0 == name);
-        let (_, layout) = mirror.unwrap_or_else(|| panic!("{name} has no mirror"));
-        check_layout(fields, *layout).unwrap_or_else(|e| panic!("{name}: {e}"));
-    }
+    assert_mirrored(&modules, &mirrors);
 }
