@@ -4,8 +4,10 @@
 //! - [`driver`] is the one place that loads, allocates and launches;
 //! - [`kernels`] is the table of all kernels;
 //! - [`images`] moves, cuts and joins images;
-//! - [`dip`] optimises DIP instances.
+//! - [`dip`] optimises DIP instances;
+//! - [`classifier`] runs the victim.
 
+pub mod classifier;
 pub mod dip;
 pub mod driver;
 pub mod images;

@@ -48,6 +48,18 @@ pub struct Module {
     pub report: &'static str,
 }
 
+/// What a launch cannot do without, whatever its kernel is like: profiles and the cost model hold its
+/// time against it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Bytes of the device's memory: every input read once, every output written once.
+    pub bytes: u64,
+    /// Multiply-adds of the arithmetic units, as `multiply_add` in the kernels' sources counts them.
+    pub multiply_adds: u64,
+    /// Multiply-adds of the matrix units.
+    pub matrix_multiply_adds: u64,
+}
+
 /// The shape of a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Launch {
@@ -57,6 +69,8 @@ pub struct Launch {
     pub block: u32,
     /// Bytes of dynamic shared memory: see [`shared_bytes`].
     pub shared: u32,
+    /// What is done.
+    pub work: Work,
 }
 
 impl Launch {
@@ -66,7 +80,13 @@ impl Launch {
             grid,
             block,
             shared: 0,
+            work: Work::default(),
         }
+    }
+
+    /// With this work.
+    pub fn doing(self, work: Work) -> Self {
+        Launch { work, ..self }
     }
 
     /// With shared memory.
