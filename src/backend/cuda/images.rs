@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::driver::{self, Address, Arguments, Buffer, Kernel, Launch, shared_bytes};
+use super::driver::{self, Address, Arguments, Buffer, Kernel, Launch, Work, shared_bytes};
 use super::kernels::images as kernels;
 use super::{CudaBackend, to_u32};
 use crate::backend::host::{check_shape, tile_shape, windows};
@@ -160,12 +160,21 @@ fn lay_out<J, T: Zeroable + Copy>(jobs: &[J], f: impl Fn(&J) -> Result<T>) -> Re
     Ok(laid)
 }
 
+/// Work of so many numbers that are read or written.
+fn moving(numbers: usize) -> Work {
+    Work {
+        bytes: (numbers * size_of::<f32>()) as u64,
+        ..Work::default()
+    }
+}
+
 impl CudaBackend {
-    /// Launches a kernel that writes one image a job, a thread to an element: `arguments` gets the jobs of
-    /// one launch, where their output starts, and the elements of an image.
+    /// Launches a kernel that reads `inputs` images and writes one a job, a thread to an element:
+    /// `arguments` gets the jobs of one launch, where their output starts, and the elements of an image.
     fn launch_per_image<J, A: Arguments>(
         &self,
         kernel: &Kernel,
+        inputs: usize,
         jobs: &[J],
         out: &mut DeviceImages,
         first: usize,
@@ -179,8 +188,9 @@ impl CudaBackend {
         for (i, jobs) in jobs.chunks(JOBS).enumerate() {
             let arguments = arguments(jobs, out.at(first + i * JOBS), elements)?;
             let blocks = [elements.div_ceil(THREADS), jobs.len() as u32, 1];
-            self.device
-                .launch(kernel, Launch::new(blocks, THREADS), &arguments)?;
+            let work = moving((inputs + 1) * jobs.len() * elements as usize);
+            let launch = Launch::new(blocks, THREADS).doing(work);
+            self.device.launch(kernel, launch, &arguments)?;
         }
         Ok(())
     }
@@ -229,6 +239,7 @@ impl ImageOps for CudaBackend {
         let shape = out.shape;
         self.launch_per_image(
             &kernels::IMAGE_COPY,
+            1,
             from,
             out,
             first,
@@ -267,7 +278,8 @@ impl ImageOps for CudaBackend {
             tile_elements,
             blocks_per_tile,
         };
-        let launch = Launch::new([to_u32(blocks, "blocks")?, 1, 1], THREADS);
+        let work = moving(shape.elements() + grid.tiles() * tile.elements());
+        let launch = Launch::new([to_u32(blocks, "blocks")?, 1, 1], THREADS).doing(work);
         Ok(self
             .device
             .launch(&kernels::IMAGE_TILE, launch, &arguments)?)
@@ -297,7 +309,8 @@ impl ImageOps for CudaBackend {
             tile_elements: to_u32(tile.elements(), "pixels of a tile")?,
             elements,
         };
-        let launch = Launch::new([elements.div_ceil(THREADS), 1, 1], THREADS);
+        let work = moving(2 * shape.elements());
+        let launch = Launch::new([elements.div_ceil(THREADS), 1, 1], THREADS).doing(work);
         Ok(self
             .device
             .launch(&kernels::IMAGE_UNTILE, launch, &arguments)?)
@@ -312,6 +325,7 @@ impl ImageOps for CudaBackend {
         let shape = out.shape;
         self.launch_per_image(
             &kernels::IMAGE_BLEND,
+            2,
             jobs,
             out,
             first,
@@ -336,6 +350,7 @@ impl ImageOps for CudaBackend {
         let shape = out.shape;
         self.launch_per_image(
             &kernels::IMAGE_PUSH,
+            2,
             jobs,
             out,
             first,
@@ -406,7 +421,9 @@ impl ImageOps for CudaBackend {
             width: to_u32(shape.width, "columns")?,
             elements,
         };
-        let launch = Launch::new([elements.div_ceil(THREADS), 1, 1], THREADS);
+        let mut work = moving((count + 1) * shape.elements() + job.weights.len());
+        work.bytes += ((shape.height + shape.width) * size_of::<Window>()) as u64;
+        let launch = Launch::new([elements.div_ceil(THREADS), 1, 1], THREADS).doing(work);
         Ok(self
             .device
             .launch(&kernels::IMAGE_STITCH, launch, &arguments)?)
@@ -437,7 +454,10 @@ impl ImageOps for CudaBackend {
                 channels: to_u32(shape.channels, "channels")?,
             };
             let blocks = [to_u32(cells.tiles(), "cells")?, pairs.len() as u32, 1];
-            let launch = Launch::new(blocks, THREADS).with_shared(shared);
+            let mut work = moving(2 * pairs.len() * shape.elements());
+            work.bytes += (pairs.len() * cells.tiles() * size_of::<f64>()) as u64;
+            work.multiply_adds = (pairs.len() * shape.elements()) as u64;
+            let launch = Launch::new(blocks, THREADS).with_shared(shared).doing(work);
             self.device
                 .launch(&kernels::IMAGE_SQUARED_ERROR, launch, &arguments)?;
         }

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::super::driver::{self, Address, Device, Kernel, Launch, Result, shared_bytes};
+use super::super::driver::{self, Address, Device, Kernel, Launch, Result, Work, shared_bytes};
 use super::super::kernels::{dip_conv, dip_norm, dip_step, dip_upsample};
 use crate::dip::{
     ADAM_BETA1, ADAM_BETA2, ADAM_EPSILON, BN_EPSILON, LEAKY_SLOPE, Padding, Upsample,
@@ -180,6 +180,51 @@ impl Conv {
     pub fn weights(&self) -> usize {
         (self.outputs * self.inputs * self.kernel * self.kernel) as usize
     }
+
+    /// Numbers of `x`.
+    fn input(&self) -> u64 {
+        u64::from(self.inputs) * u64::from(self.height) * u64::from(self.width)
+    }
+
+    /// Those of `x` that are read: a 1×1 kernel with a stride leaves some out.
+    fn input_read(&self) -> u64 {
+        match self.kernel {
+            1 => u64::from(self.inputs) * u64::from(self.out_height() * self.out_width()),
+            _ => self.input(),
+        }
+    }
+
+    /// What each direction cannot do without for one instance: `y`, the weight, and `others`; the taps
+    /// that zero padding skips are not counted.
+    fn work(&self, others: u64) -> Work {
+        // Of one axis of n pixels: three taps an output, less one at each end that lies in the padding.
+        let taps = |n: u32| {
+            let out = n.div_ceil(self.stride);
+            match (self.kernel, self.padding) {
+                (1, _) => u64::from(out),
+                (_, Padding::Reflect) => 3 * u64::from(out),
+                (_, Padding::Zero) => {
+                    let beyond = self.stride * (out - 1) + 1 >= n;
+                    3 * u64::from(out) - 1 - u64::from(beyond)
+                }
+            }
+        };
+        let (inputs, outputs) = (u64::from(self.inputs), u64::from(self.outputs));
+        let y = outputs * u64::from(self.out_height()) * u64::from(self.out_width());
+        work(
+            y + self.weights() as u64 + others,
+            inputs * outputs * taps(self.height) * taps(self.width),
+        )
+    }
+}
+
+/// Work of so many numbers that are read or written, and so many multiply-adds.
+fn work(numbers: u64, multiply_adds: u64) -> Work {
+    Work {
+        bytes: numbers * size_of::<f32>() as u64,
+        multiply_adds,
+        ..Work::default()
+    }
 }
 
 /// Where a layer has its weight and its bias, or their derivatives.
@@ -212,7 +257,18 @@ impl Norm {
     fn per_element(&self) -> Launch {
         per_thread(self.channels * self.plane)
     }
+
+    /// Work of so many numbers and multiply-adds for an element, and so many bytes for a channel.
+    fn work(&self, numbers: u64, multiply_adds: u64, channel: usize) -> Work {
+        let elements = u64::from(self.channels) * u64::from(self.plane);
+        let mut work = work(numbers * elements, multiply_adds * elements);
+        work.bytes += u64::from(self.channels) * channel as u64;
+        work
+    }
 }
+
+/// Weight and bias of a channel, or their derivatives, in bytes.
+const AFFINE: usize = 2 * size_of::<f32>();
 
 /// A thread to each of `n`.
 fn per_thread(n: u32) -> Launch {
@@ -236,16 +292,19 @@ pub struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// For every instance.
+    /// For every instance; the grid's first axis, the block and the work are those of one.
     fn launch<A: driver::Arguments>(
         &self,
         kernel: &Kernel,
         one: Launch,
         arguments: &A,
     ) -> Result<()> {
-        let grid = [one.grid[0], self.count, 1];
-        self.device
-            .launch(kernel, Launch { grid, ..one }, arguments)
+        let all = Launch {
+            grid: [one.grid[0], self.count, 1],
+            work: one.work.times(self.count),
+            ..one
+        };
+        self.device.launch(kernel, all, arguments)
     }
 
     fn conv_args(&self, conv: &Conv, x: Maps, y: Maps, parameters: Parameters) -> ConvArgs {
@@ -282,7 +341,9 @@ impl Batch<'_> {
         let blocks = (conv.out_height() * conv.out_width()).div_ceil(CONV_THREADS);
         let grid = [blocks * conv.outputs.div_ceil(CHANNELS), 1, 1];
         let arguments = self.conv_args(conv, x, y, parameters);
-        self.launch(kernel, Launch::new(grid, CONV_THREADS), &arguments)
+        let work = conv.work(conv.input_read() + u64::from(conv.outputs));
+        let launch = Launch::new(grid, CONV_THREADS).doing(work);
+        self.launch(kernel, launch, &arguments)
     }
 
     /// `dx` = the derivative by the input, or that much more.
@@ -304,7 +365,10 @@ impl Batch<'_> {
             accumulate: accumulate.into(),
             ..self.conv_args(conv, dx, dy, parameters)
         };
-        self.launch(kernel, Launch::new(grid, CONV_THREADS), &arguments)
+        let passes = if accumulate { 2 } else { 1 };
+        let work = conv.work(passes * conv.input());
+        let launch = Launch::new(grid, CONV_THREADS).doing(work);
+        self.launch(kernel, launch, &arguments)
     }
 
     /// The derivatives by weight and bias.
@@ -321,11 +385,9 @@ impl Batch<'_> {
         };
         let blocks = (conv.outputs * conv.inputs).div_ceil(CONV_THREADS / WARP);
         let arguments = self.conv_args(conv, x, dy, gradients);
-        self.launch(
-            kernel,
-            Launch::new([blocks, 1, 1], CONV_THREADS),
-            &arguments,
-        )
+        let work = conv.work(conv.input_read() + u64::from(conv.outputs));
+        let launch = Launch::new([blocks, 1, 1], CONV_THREADS).doing(work);
+        self.launch(kernel, launch, &arguments)
     }
 
     /// Fills `statistics` (a [`Statistics`] for each channel of each slot) from `x`, and `y` with the
@@ -350,12 +412,11 @@ impl Batch<'_> {
             slope: norm.slope(),
             epsilon: BN_EPSILON,
         };
-        self.launch(
-            &dip_norm::DIP_NORM_STATISTICS,
-            norm.per_channel(),
-            &arguments,
-        )?;
-        self.launch(&dip_norm::DIP_NORM_FORWARD, norm.per_element(), &arguments)
+        let known = size_of::<Statistics>();
+        let statistics = norm.per_channel().doing(norm.work(1, 1, known));
+        self.launch(&dip_norm::DIP_NORM_STATISTICS, statistics, &arguments)?;
+        let forward = norm.per_element().doing(norm.work(2, 1, known + AFFINE));
+        self.launch(&dip_norm::DIP_NORM_FORWARD, forward, &arguments)
     }
 
     /// Turns the derivative by the output, `d`, to the one by the input, and gives those by weight and
@@ -385,12 +446,12 @@ impl Batch<'_> {
             plane: norm.plane,
             slope: norm.slope(),
         };
-        self.launch(
-            &dip_norm::DIP_NORM_BACKWARD_PARAMETERS,
-            norm.per_channel(),
-            &arguments,
-        )?;
-        self.launch(&dip_norm::DIP_NORM_BACKWARD, norm.per_element(), &arguments)
+        let known = size_of::<Statistics>() + AFFINE + size_of::<Line>();
+        let parameters = norm.per_channel().doing(norm.work(2, 2, known + AFFINE));
+        let kernel = &dip_norm::DIP_NORM_BACKWARD_PARAMETERS;
+        self.launch(kernel, parameters, &arguments)?;
+        let backward = norm.per_element().doing(norm.work(3, 4, known));
+        self.launch(&dip_norm::DIP_NORM_BACKWARD, backward, &arguments)
     }
 
     fn upsample_args(&self, mode: Upsample, size: [u32; 3], x: Maps, y: Maps) -> UpsampleArgs {
@@ -409,7 +470,13 @@ impl Batch<'_> {
     /// `y` = `x`, of `size` (channels, height, width), twice as large.
     pub fn upsample_forward(&self, mode: Upsample, size: [u32; 3], x: Maps, y: Maps) -> Result<()> {
         let arguments = self.upsample_args(mode, size, x, y);
-        let launch = per_thread(4 * size.iter().product::<u32>());
+        let elements = size.iter().product::<u32>();
+        let multiply_adds = match mode {
+            Upsample::Nearest => 0,
+            Upsample::Bilinear => 4 * 3 * u64::from(elements),
+        };
+        let work = work(5 * u64::from(elements), multiply_adds);
+        let launch = per_thread(4 * elements).doing(work);
         self.launch(&dip_upsample::DIP_UPSAMPLE_FORWARD, launch, &arguments)
     }
 
@@ -422,7 +489,18 @@ impl Batch<'_> {
         dx: Maps,
     ) -> Result<()> {
         let arguments = self.upsample_args(mode, size, dx, dy);
-        let launch = per_thread(size.iter().product());
+        let elements = size.iter().product::<u32>();
+        // On either axis two pixels to each or, less one at the ends, four.
+        let terms = |n: u32| match mode {
+            Upsample::Nearest => 2 * u64::from(n),
+            Upsample::Bilinear => 4 * u64::from(n) - 2,
+        };
+        let [channels, height, width] = size;
+        let work = work(
+            5 * u64::from(elements),
+            u64::from(channels) * terms(height) * terms(width),
+        );
+        let launch = per_thread(elements).doing(work);
         self.launch(&dip_upsample::DIP_UPSAMPLE_BACKWARD, launch, &arguments)
     }
 
@@ -444,7 +522,9 @@ impl Batch<'_> {
             elements,
             sigma,
         };
-        let launch = per_thread(elements.div_ceil(4));
+        // With three words of the key, and the iteration.
+        let work = work(2 * u64::from(elements) + 4, elements.into());
+        let launch = per_thread(elements.div_ceil(4)).doing(work);
         self.launch(&dip_step::DIP_JITTER, launch, &arguments)
     }
 
@@ -470,7 +550,16 @@ impl Batch<'_> {
             keep,
         };
         let shared = shared_bytes([(THREADS / WARP) as usize * size_of::<f32>()]);
-        let launch = per_thread(elements).with_shared(shared);
+        // x is read and written, the target read, the picture written and, for an average, read; the first
+        // iteration has nothing to average yet.
+        let (numbers, averaged) = match keep {
+            0.0 => (4, 0),
+            _ => (5, elements.into()),
+        };
+        let numbers = numbers * u64::from(elements) + u64::from(error_sums(elements));
+        let launch = per_thread(elements)
+            .with_shared(shared)
+            .doing(work(numbers, averaged));
         self.launch(&dip_step::DIP_LOSS, launch, &arguments)
     }
 
@@ -499,7 +588,13 @@ impl Batch<'_> {
             one_less_beta1: (1.0 - ADAM_BETA1) as f32,
             one_less_beta2: (1.0 - ADAM_BETA2) as f32,
         };
-        self.launch(&dip_step::DIP_ADAM, per_thread(count), &arguments)
+        // Values and both moments are read and written, gradients read.
+        let work = work(7 * u64::from(count), 2 * u64::from(count));
+        self.launch(
+            &dip_step::DIP_ADAM,
+            per_thread(count).doing(work),
+            &arguments,
+        )
     }
 
     /// Counts an iteration, once it is done.
@@ -509,9 +604,11 @@ impl Batch<'_> {
             iterations: self.iterations,
             count: self.count,
         };
-        let kernel = &dip_step::DIP_ITERATIONS;
+        // The slot, and its iterations read and written.
+        let work = work(3, 0).times(self.count);
+        let launch = per_thread(self.count).doing(work);
         self.device
-            .launch(kernel, per_thread(self.count), &arguments)
+            .launch(&dip_step::DIP_ITERATIONS, launch, &arguments)
     }
 }
 

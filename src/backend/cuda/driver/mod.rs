@@ -17,6 +17,7 @@ mod tally;
 use std::ffi::c_void;
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::AddAssign;
 use std::sync::Arc;
 
 use bytemuck::Pod;
@@ -58,6 +59,26 @@ pub struct Work {
     pub multiply_adds: u64,
     /// Multiply-adds of the matrix units.
     pub matrix_multiply_adds: u64,
+}
+
+impl Work {
+    /// So many times that.
+    pub fn times(self, n: u32) -> Work {
+        let n = u64::from(n);
+        Work {
+            bytes: n * self.bytes,
+            multiply_adds: n * self.multiply_adds,
+            matrix_multiply_adds: n * self.matrix_multiply_adds,
+        }
+    }
+}
+
+impl AddAssign for Work {
+    fn add_assign(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.multiply_adds += other.multiply_adds;
+        self.matrix_multiply_adds += other.matrix_multiply_adds;
+    }
 }
 
 /// The shape of a launch.

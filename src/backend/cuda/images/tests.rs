@@ -320,6 +320,26 @@ fn wrong_shapes_and_ranges_are_errors() {
     }
 }
 
+#[cfg(feature = "emulator")]
+#[test]
+fn kernels_do_the_work_that_is_said() {
+    use crate::backend::cuda::driver::emulator::{Emulator, Options};
+    let shape = ImageShape {
+        channels: 3,
+        height: 9,
+        width: 7,
+    };
+    let grid = TileGrid {
+        top: 2,
+        left: 1,
+        ..TileGrid::new(9, 7, 4, 3)
+    };
+    let emulator = Emulator::new(Options::default()).unwrap();
+    let backend = CudaBackend::new(emulator.device());
+    check_every_operation(&backend, shape, grid, JOBS + 1, 1);
+    emulator.assert_work_is_done();
+}
+
 /// Every struct of the kernels' source has a mirror here of the same layout.
 #[cfg(feature = "emulator")]
 #[test]

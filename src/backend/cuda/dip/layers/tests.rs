@@ -109,15 +109,18 @@ struct Bench {
 }
 
 impl Bench {
-    fn all() -> Vec<Bench> {
-        let new = |device: Device| Bench {
+    fn new(device: Device) -> Bench {
+        Bench {
             slots: device
                 .allocate_with(&SLOTS.map(|slot| slot as u32))
                 .unwrap(),
             iterations: device.allocate_with(&ITERATIONS).unwrap(),
             device,
-        };
-        test_devices().into_iter().map(new).collect()
+        }
+    }
+
+    fn all() -> Vec<Bench> {
+        test_devices().into_iter().map(Bench::new).collect()
     }
 
     fn batch(&self) -> Batch<'_> {
@@ -449,36 +452,45 @@ fn normalisation_and_its_derivative() {
     }
 }
 
+fn check_upsampling(
+    bench: &Bench,
+    mode: Upsample,
+    [channels, height, width]: [usize; 3],
+    seed: u64,
+) {
+    let what = format!("{mode:?} {channels}×{height}×{width}");
+    let xs = tensors(seed, channels, height, width);
+    let dys = tensors(seed + 1, channels, 2 * height, 2 * width);
+    let (x, dy) = (bench.put(data(&xs)), bench.put(data(&dys)));
+    let (y, dx) = (bench.place(dy.stride), bench.place(x.stride));
+    let size = [channels, height, width].map(|n| n as u32);
+    let batch = bench.batch();
+    batch
+        .upsample_forward(mode, size, x.maps(), y.maps())
+        .unwrap();
+    batch
+        .upsample_backward(mode, size, dy.maps(), dx.maps())
+        .unwrap();
+    let (ys, dxs) = (y.get(), dx.get());
+    for i in 0..2 {
+        let want = ops::upsample_forward(&xs[i], mode);
+        let size = ops::upsample_forward(&magnitude(&xs[i]), mode);
+        // A product and a sum on each axis.
+        near(&what, &ys[i], &want.data, &scaled(&size.data, 4.0 * U));
+        let want = ops::upsample_backward(&dys[i], mode);
+        let size = ops::upsample_backward(&magnitude(&dys[i]), mode);
+        // Up to sixteen terms, whose weights are exact.
+        near(&what, &dxs[i], &want.data, &scaled(&size.data, 16.0 * U));
+    }
+}
+
 #[test]
 fn upsampling_and_its_derivative() {
-    let sizes = [(1, 1, 1), (2, 1, 5), (3, 4, 1), (2, 7, 6), (1, 16, 16)];
+    let sizes = [[1, 1, 1], [2, 1, 5], [3, 4, 1], [2, 7, 6], [1, 16, 16]];
     for bench in Bench::all() {
-        for (i, &(channels, height, width)) in sizes.iter().enumerate() {
+        for (i, &size) in sizes.iter().enumerate() {
             for mode in [Upsample::Nearest, Upsample::Bilinear] {
-                let what = format!("{mode:?} {channels}×{height}×{width}");
-                let xs = tensors(10 * i as u64, channels, height, width);
-                let dys = tensors(10 * i as u64 + 1, channels, 2 * height, 2 * width);
-                let (x, dy) = (bench.put(data(&xs)), bench.put(data(&dys)));
-                let (y, dx) = (bench.place(dy.stride), bench.place(x.stride));
-                let size = [channels, height, width].map(|n| n as u32);
-                let batch = bench.batch();
-                batch
-                    .upsample_forward(mode, size, x.maps(), y.maps())
-                    .unwrap();
-                batch
-                    .upsample_backward(mode, size, dy.maps(), dx.maps())
-                    .unwrap();
-                let (ys, dxs) = (y.get(), dx.get());
-                for i in 0..2 {
-                    let want = ops::upsample_forward(&xs[i], mode);
-                    let size = ops::upsample_forward(&magnitude(&xs[i]), mode);
-                    // A product and a sum on each axis.
-                    near(&what, &ys[i], &want.data, &scaled(&size.data, 4.0 * U));
-                    let want = ops::upsample_backward(&dys[i], mode);
-                    let size = ops::upsample_backward(&magnitude(&dys[i]), mode);
-                    // Up to sixteen terms, whose weights are exact.
-                    near(&what, &dxs[i], &want.data, &scaled(&size.data, 16.0 * U));
-                }
+                check_upsampling(&bench, mode, size, 10 * i as u64);
             }
         }
     }
@@ -623,6 +635,53 @@ fn adam_counts_each_slots_own_steps() {
         let counted = bench.iterations.download(0, CAPACITY).unwrap();
         let [first, unused, last] = ITERATIONS;
         assert_eq!(counted, [first + steps, unused, last + steps]);
+    }
+}
+
+/// Padding is where counts go wrong: the smallest sizes, odd and even ones, each padding and stride.
+#[cfg(feature = "emulator")]
+#[test]
+fn kernels_do_the_work_that_is_said() {
+    use crate::backend::cuda::driver::emulator::{Counts, Emulator, Options};
+    let emulator = Emulator::new(Options::default()).unwrap();
+    let bench = Bench::new(emulator.device());
+    for (height, width) in [(1, 1), (1, 6), (2, 3), (5, 4), (7, 7)] {
+        for (mode, leaky) in [(Upsample::Nearest, false), (Upsample::Bilinear, true)] {
+            let (plane, channels) = (height * width, 3);
+            let norm = Norm {
+                channels,
+                plane,
+                leaky,
+            };
+            check_norm(&bench, &norm, [height, width].map(|n| n as usize), 0.0, 1);
+            check_upsampling(&bench, mode, [3, height, width].map(|n| n as usize), 1);
+            emulator.assert_work_is_done();
+        }
+        for padding in [Padding::Zero, Padding::Reflect] {
+            if padding == Padding::Reflect && height.min(width) == 1 {
+                continue;
+            }
+            for (kernel, stride) in [(1, 1), (1, 2), (3, 1), (3, 2)] {
+                let conv = Conv {
+                    inputs: 2,
+                    outputs: 5,
+                    kernel,
+                    stride,
+                    padding,
+                    height,
+                    width,
+                };
+                check_conv(&bench, &conv, 1);
+                if height.min(width) > 2 {
+                    emulator.assert_work_is_done();
+                    continue;
+                }
+                // Some weights meet nothing but padding and are not read.
+                for (kernel, Counts { needed, done, .. }) in emulator.take_counts() {
+                    assert_eq!(done.multiply_adds, needed.multiply_adds, "{kernel}");
+                }
+            }
+        }
     }
 }
 

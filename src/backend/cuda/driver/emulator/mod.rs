@@ -21,7 +21,7 @@ use self::block::{Plan, Worker};
 pub use self::bridge::{Counters, Emulated, RawField, RawFields, check_layout};
 pub use self::fault::{Access, Fault, Space};
 use self::memory::Memory;
-use super::{Address, Device, Driver, DriverError, Kernel, Launch, RawArguments, Result};
+use super::{Address, Device, Driver, DriverError, Kernel, Launch, RawArguments, Result, Work};
 use crate::random::philox;
 
 /// Shared memory that a block can have on any of the chips we compile for, in bytes (compute capability
@@ -59,6 +59,8 @@ impl Order {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub launches: u64,
+    /// What the launches said that they cannot do without.
+    pub needed: Work,
     pub done: Counters,
 }
 
@@ -129,6 +131,20 @@ impl Emulator {
     /// What every kernel did since the start, or since the last call.
     pub fn take_counts(&self) -> BTreeMap<&'static str, Counts> {
         std::mem::take(&mut lock(&self.state.counts))
+    }
+
+    /// Takes the counts, and fails unless every kernel did the multiply-adds that its launches said, and
+    /// asked for no less memory.
+    #[cfg(test)]
+    pub(crate) fn assert_work_is_done(&self) {
+        let counts = self.take_counts();
+        assert!(!counts.is_empty());
+        for (kernel, Counts { needed, done, .. }) in counts {
+            assert_eq!(done.multiply_adds, needed.multiply_adds, "{kernel}");
+            let bytes = done.global_read + done.global_written;
+            assert!(needed.bytes > 0, "{kernel} needs nothing");
+            assert!(bytes >= needed.bytes, "{kernel}: {bytes} < {needed:?}");
+        }
     }
 }
 
@@ -214,6 +230,7 @@ impl Driver for State {
         let mut counts = lock(&self.counts);
         let counts = counts.entry(kernel.name).or_default();
         counts.launches += 1;
+        counts.needed += launch.work;
         counts.done += done;
         memory.settle();
         Ok(())
