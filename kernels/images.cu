@@ -25,48 +25,36 @@ KERNEL(image_copy, ImageCopyArgs, 256) {
     out[i] = from[i];
 }
 
-// Points of the lines through pairs of images; see Blend.
-struct ImageBlendArgs {
-    Buffer<const float> from[JOBS];
-    Buffer<const float> to[JOBS];
-    float t[JOBS];
+// Pairs of images, each with an amount to join them by.
+struct ImagePairArgs {
+    Buffer<const float> first[JOBS];
+    Buffer<const float> second[JOBS];
+    float amount[JOBS];
     Buffer<float> out;
     uint32_t elements;
 };
-ARGUMENTS(ImageBlendArgs, from, to, t, out, elements)
+ARGUMENTS(ImagePairArgs, first, second, amount, out, elements)
 
-KERNEL(image_blend, ImageBlendArgs, 256) {
+// Pair blockIdx.y, a thread to an element.
+template <typename Join> DEVICE void join_pair(const ImagePairArgs& args, Join join) {
     const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= args.elements) {
         return;
     }
-    const Global<const float> from = args.from[blockIdx.y];
-    const Global<const float> to = args.to[blockIdx.y];
+    const Global<const float> first = args.first[blockIdx.y];
+    const Global<const float> second = args.second[blockIdx.y];
     const Global<float> out = args.out + size_t(blockIdx.y) * args.elements;
-    const float t = args.t[blockIdx.y];
-    out[i] = clip((1.0f - t) * from[i] + t * to[i]);
+    out[i] = clip(join(first[i], second[i], args.amount[blockIdx.y]));
 }
 
-// Steps away from the input; see Push.
-struct ImagePushArgs {
-    Buffer<const float> boundary[JOBS];
-    Buffer<const float> input[JOBS];
-    float beta[JOBS];
-    Buffer<float> out;
-    uint32_t elements;
-};
-ARGUMENTS(ImagePushArgs, boundary, input, beta, out, elements)
+// Points of the lines through two images; see Blend.
+KERNEL(image_blend, ImagePairArgs, 256) {
+    join_pair(args, [](float from, float to, float t) { return (1.0f - t) * from + t * to; });
+}
 
-KERNEL(image_push, ImagePushArgs, 256) {
-    const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= args.elements) {
-        return;
-    }
-    const Global<const float> boundary = args.boundary[blockIdx.y];
-    const Global<const float> input = args.input[blockIdx.y];
-    const Global<float> out = args.out + size_t(blockIdx.y) * args.elements;
-    const float on = boundary[i];
-    out[i] = clip(on + args.beta[blockIdx.y] * (on - input[i]));
+// Steps from an on-boundary image away from the input; see Push.
+KERNEL(image_push, ImagePairArgs, 256) {
+    join_pair(args, [](float on, float input, float beta) { return on + beta * (on - input); });
 }
 
 // Where tiles lie on an image; see TileGrid.

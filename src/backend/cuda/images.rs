@@ -23,18 +23,10 @@ driver::arguments! {
         elements: u32,
     }
 
-    struct ImageBlendArgs {
-        from: [Address; JOBS],
-        to: [Address; JOBS],
-        t: [f32; JOBS],
-        out: Address,
-        elements: u32,
-    }
-
-    struct ImagePushArgs {
-        boundary: [Address; JOBS],
-        input: [Address; JOBS],
-        beta: [f32; JOBS],
+    struct ImagePairArgs {
+        first: [Address; JOBS],
+        second: [Address; JOBS],
+        amount: [f32; JOBS],
         out: Address,
         elements: u32,
     }
@@ -194,6 +186,26 @@ impl CudaBackend {
         }
         Ok(())
     }
+
+    /// Joins pairs of images, each by an amount.
+    fn join_pairs(
+        &self,
+        kernel: &Kernel,
+        pairs: &[(At<'_, DeviceImages>, At<'_, DeviceImages>, f32)],
+        out: &mut DeviceImages,
+        first: usize,
+    ) -> Result<()> {
+        let shape = out.shape;
+        self.launch_per_image(kernel, 2, pairs, out, first, |pairs, out, elements| {
+            Ok(ImagePairArgs {
+                first: lay_out(pairs, |pair| source(pair.0, shape))?,
+                second: lay_out(pairs, |pair| source(pair.1, shape))?,
+                amount: lay_out(pairs, |pair| Ok(pair.2))?,
+                out,
+                elements,
+            })
+        })
+    }
 }
 
 impl ImageOps for CudaBackend {
@@ -322,23 +334,8 @@ impl ImageOps for CudaBackend {
         out: &mut DeviceImages,
         first: usize,
     ) -> Result<()> {
-        let shape = out.shape;
-        self.launch_per_image(
-            &kernels::IMAGE_BLEND,
-            2,
-            jobs,
-            out,
-            first,
-            |jobs, out, elements| {
-                Ok(ImageBlendArgs {
-                    from: lay_out(jobs, |job| source(job.from, shape))?,
-                    to: lay_out(jobs, |job| source(job.to, shape))?,
-                    t: lay_out(jobs, |job| Ok(job.t))?,
-                    out,
-                    elements,
-                })
-            },
-        )
+        let pairs: Vec<_> = (jobs.iter()).map(|job| (job.from, job.to, job.t)).collect();
+        self.join_pairs(&kernels::IMAGE_BLEND, &pairs, out, first)
     }
 
     fn push(
@@ -347,23 +344,10 @@ impl ImageOps for CudaBackend {
         out: &mut DeviceImages,
         first: usize,
     ) -> Result<()> {
-        let shape = out.shape;
-        self.launch_per_image(
-            &kernels::IMAGE_PUSH,
-            2,
-            jobs,
-            out,
-            first,
-            |jobs, out, elements| {
-                Ok(ImagePushArgs {
-                    boundary: lay_out(jobs, |job| source(job.boundary, shape))?,
-                    input: lay_out(jobs, |job| source(job.input, shape))?,
-                    beta: lay_out(jobs, |job| Ok(job.beta))?,
-                    out,
-                    elements,
-                })
-            },
-        )
+        let pairs: Vec<_> = (jobs.iter())
+            .map(|job| (job.boundary, job.input, job.beta))
+            .collect();
+        self.join_pairs(&kernels::IMAGE_PUSH, &pairs, out, first)
     }
 
     fn stitch(

@@ -347,8 +347,7 @@ fn structs_have_the_kernels_layout() {
     use crate::backend::cuda::driver::{assert_mirrored, mirror};
     let mirrors = [
         mirror::<ImageCopyArgs>(),
-        mirror::<ImageBlendArgs>(),
-        mirror::<ImagePushArgs>(),
+        mirror::<ImagePairArgs>(),
         mirror::<Grid>(),
         mirror::<ImageTileArgs>(),
         mirror::<ImageUntileArgs>(),
