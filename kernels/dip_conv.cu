@@ -34,11 +34,19 @@ DEVICE int source(int at, int n, bool reflect) {
     return at < 0 ? -at : 2 * (n - 1) - at;
 }
 
+// What a thread computes: a pixel, which may be beyond the last one, and the first of its channels.
+struct Share {
+    uint32_t pixel, first;
+};
+
+DEVICE Share share_of(uint32_t pixels) {
+    const uint32_t blocks = (pixels + blockDim.x - 1) / blockDim.x;
+    return {blockIdx.x % blocks * blockDim.x + threadIdx.x, blockIdx.x / blocks * CHANNELS};
+}
+
 template <int KERNEL_SIZE> DEVICE void forward(const ConvArgs& args) {
     const uint32_t pixels = args.out_height * args.out_width;
-    const uint32_t blocks = (pixels + blockDim.x - 1) / blockDim.x;
-    const uint32_t pixel = blockIdx.x % blocks * blockDim.x + threadIdx.x;
-    const uint32_t first = blockIdx.x / blocks * CHANNELS;
+    const auto [pixel, first] = share_of(pixels);
     if (pixel >= pixels) {
         return;
     }
@@ -104,9 +112,7 @@ DEVICE int read_at(int at, int place, int n, int half, bool reflect, int none) {
 template <int KERNEL_SIZE> DEVICE void backward_data(const ConvArgs& args) {
     constexpr int HALF = KERNEL_SIZE / 2, NONE = -1 - HALF;
     const uint32_t pixels = args.height * args.width;
-    const uint32_t blocks = (pixels + blockDim.x - 1) / blockDim.x;
-    const uint32_t pixel = blockIdx.x % blocks * blockDim.x + threadIdx.x;
-    const uint32_t first = blockIdx.x / blocks * CHANNELS;
+    const auto [pixel, first] = share_of(pixels);
     if (pixel >= pixels) {
         return;
     }

@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use crate::backend::{At, Backend, ClassifierEngine, DipEngine, ImageShape, Instance};
+use crate::classifier::Graph;
 use crate::dip::Preset;
 use crate::error::Result;
 use crate::random::RandomKey;
@@ -13,16 +14,14 @@ use crate::random::RandomKey;
 const PICTURE: usize = 224;
 /// Instances of the `cifar` preset.
 const CIFAR_INSTANCES: usize = 64;
-/// Images of the classifier's larger batch.
-const BATCH: usize = 16;
 
 /// Speed of one preset's optimisation.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct PresetFigure {
     pub preset: &'static str,
-    /// Size of the picture that one restart covers.
-    pub width: usize,
-    pub height: usize,
+    /// Size of what each network fits.
+    pub tile_width: usize,
+    pub tile_height: usize,
     /// DIP networks that the iteration advances.
     pub instances: usize,
     /// Forward, backward and Adam, all instances.
@@ -34,28 +33,32 @@ pub struct PresetFigure {
 /// Speed of a classifier.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct ClassifierFigure {
-    /// Logits, images in batches of 16.
+    /// Images that run at once.
+    pub batch: usize,
+    /// Logits, images in batches.
     pub ms_per_image: f64,
     /// Logits, one image at a time.
     pub ms_per_image_batch1: f64,
-    /// Logits and input gradient, images in batches of 16.
+    /// Logits and input gradient, images in batches.
     pub ms_per_gradient: f64,
     /// What the engine holds, constants and activations, for logits, and once it has given gradients.
     pub mb_for_logits: f64,
     pub mb_for_gradients: f64,
 }
 
-/// Measures one preset for about `budget`.
-pub fn preset<B: Backend>(backend: &B, preset: Preset, budget: Duration) -> Result<PresetFigure> {
+/// Measures one preset for about `budget`: `instances` networks, or as many as cover one picture.
+pub fn preset<B: Backend>(
+    backend: &B,
+    preset: Preset,
+    instances: Option<u32>,
+    budget: Duration,
+) -> Result<PresetFigure> {
     let spec = preset.spec(3);
-    let (side, tile) = match (preset, preset.tile()) {
-        (Preset::Cifar, Some(tile)) => (tile, tile),
-        (_, Some(tile)) => (PICTURE, tile),
-        (_, None) => (PICTURE, PICTURE),
-    };
-    let instances = match preset {
-        Preset::Cifar => CIFAR_INSTANCES,
-        _ => (side / tile) * (side / tile),
+    let tile = preset.tile().unwrap_or(PICTURE);
+    let instances = match (instances, preset) {
+        (Some(instances), _) => instances as usize,
+        (None, Preset::Cifar) => CIFAR_INSTANCES,
+        (None, _) => (PICTURE / tile).pow(2),
     };
     let mut engine = backend.dip(&spec, tile, tile, instances)?;
     let shape = ImageShape {
@@ -87,8 +90,8 @@ pub fn preset<B: Backend>(backend: &B, preset: Preset, budget: Duration) -> Resu
     let operations = 3.0 * 2.0 * spec.multiply_adds(tile, tile) as f64 * instances as f64;
     Ok(PresetFigure {
         preset: preset.name(),
-        width: side,
-        height: side,
+        tile_width: tile,
+        tile_height: tile,
         instances,
         ms_per_iteration,
         gflops: operations / (ms_per_iteration * 1e6),
@@ -98,15 +101,17 @@ pub fn preset<B: Backend>(backend: &B, preset: Preset, budget: Duration) -> Resu
 /// Measures a classifier for about three times `budget`.
 pub fn classifier<B: Backend>(
     backend: &B,
-    classifier: &mut B::Classifier,
+    graph: &Graph,
     budget: Duration,
 ) -> Result<ClassifierFigure> {
+    let images_at_once = backend.classifier_batch();
+    let mut classifier = backend.classifier(graph, images_at_once)?;
     let shape = classifier.input_shape();
-    let mut images = backend.allocate(shape, BATCH)?;
-    let mut gradients = backend.allocate(shape, BATCH)?;
-    backend.upload(&pattern(shape).repeat(BATCH), &mut images, 0)?;
-    let batch: Vec<_> = (0..BATCH).map(|i| At::new(&images, i)).collect();
-    let per_image = |ms: f64| ms / BATCH as f64;
+    let mut images = backend.allocate(shape, images_at_once)?;
+    let mut gradients = backend.allocate(shape, images_at_once)?;
+    backend.upload(&pattern(shape).repeat(images_at_once), &mut images, 0)?;
+    let batch: Vec<_> = (0..images_at_once).map(|i| At::new(&images, i)).collect();
+    let per_image = |ms: f64| ms / images_at_once as f64;
     let ms_per_image = median_ms(budget, |repeats| {
         (0..repeats).try_for_each(|_| classifier.logits(&batch).map(|_| ()))
     })?;
@@ -114,7 +119,7 @@ pub fn classifier<B: Backend>(
         (0..repeats).try_for_each(|_| classifier.logits(&batch[..1]).map(|_| ()))
     })?;
     let megabytes = |classifier: &B::Classifier| classifier.bytes() as f64 / 1e6;
-    let mb_for_logits = megabytes(classifier);
+    let mb_for_logits = megabytes(&classifier);
     let ms_per_gradient = median_ms(budget, |repeats| {
         (0..repeats).try_for_each(|_| {
             let mut first_logit = |_: usize, _: &[f32], gradient: &mut [f32]| gradient[0] = 1.0;
@@ -124,11 +129,12 @@ pub fn classifier<B: Backend>(
         })
     })?;
     Ok(ClassifierFigure {
+        batch: images_at_once,
         ms_per_image: per_image(ms_per_image),
         ms_per_image_batch1,
         ms_per_gradient: per_image(ms_per_gradient),
         mb_for_logits,
-        mb_for_gradients: megabytes(classifier),
+        mb_for_gradients: megabytes(&classifier),
     })
 }
 

@@ -9,10 +9,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use backstitch::backend::cpu::CpuBackend;
 use backstitch::backend::cpu::classifier::CpuClassifier;
 use backstitch::backend::host::HostImages;
 use backstitch::backend::reference::ReferenceClassifier;
-use backstitch::backend::{At, ClassifierEngine};
+use backstitch::backend::{At, Backend, ClassifierEngine};
 use backstitch::classifier::{Graph, LoadOptions};
 use backstitch::error::Result;
 use proptest::prelude::*;
@@ -157,13 +158,13 @@ impl Export {
         4.0 * (imported.unwrap().nodes.len() as f64).sqrt() / 2048.0
     }
 
-    /// Logits and gradients of all images, from the cpu engine.
-    fn run(&self, graph: &Graph) -> (Vec<f64>, Vec<f64>) {
+    /// Logits and gradients of all images, from a backend's engine.
+    fn run<B: Backend>(&self, backend: &B, graph: &Graph) -> (Vec<f64>, Vec<f64>) {
         let shape = graph.input_shape();
-        let mut images = HostImages::zeroed(shape, self.count).unwrap();
-        let mut gradients = HostImages::zeroed(shape, self.count).unwrap();
-        (images.images_mut(0, self.count)).copy_from_slice(&self.images);
-        let mut engine = CpuClassifier::new(graph, self.count).unwrap();
+        let mut images = backend.allocate(shape, self.count).unwrap();
+        let mut gradients = backend.allocate(shape, self.count).unwrap();
+        backend.upload(&self.images, &mut images, 0).unwrap();
+        let mut engine = backend.classifier(graph, self.count).unwrap();
         let all: Vec<_> = (0..self.count).map(|i| At::new(&images, i)).collect();
         let logits = engine.logits(&all).unwrap();
         let direction = |i: usize, _: &[f32], gradient: &mut [f32]| {
@@ -171,8 +172,9 @@ impl Export {
             (gradient.iter_mut().zip(from)).for_each(|(to, &from)| *to = from as f32);
         };
         (engine.gradient(&all, &mut { direction }, &mut gradients, 0)).unwrap();
-        let gradients = gradients.images_mut(0, self.count);
-        (wide(&logits), wide(gradients))
+        let gradients =
+            (0..self.count).flat_map(|i| backend.download(At::new(&gradients, i)).unwrap());
+        (wide(&logits), wide(&gradients.collect::<Vec<f32>>()))
     }
 
     /// The same from the float64 reference.
@@ -214,7 +216,7 @@ fn difference(got: &[f64], expected: &[f64]) -> f64 {
 ///
 /// Logits are compared with ONNX Runtime's and with PyTorch's in float64, so that the table shows
 /// whose rounding a difference is; "peer" is how far the peers' own float32 is from PyTorch's float64.
-fn compare(exports: &[Export], with_reference: bool) {
+fn compare<B: Backend>(backend: &B, exports: &[Export], with_reference: bool) {
     println!(
         "relative errors:       exporter    opset  precision         logits    exact     peer \
          gradient     peer  reference's"
@@ -228,7 +230,7 @@ fn compare(exports: &[Export], with_reference: bool) {
                 continue;
             }
         };
-        let (logits, gradient) = export.run(&graph);
+        let (logits, gradient) = export.run(backend, &graph);
         let gradient_tolerance = export.gradient_tolerance();
         let mut errors = vec![
             (
@@ -270,7 +272,7 @@ fn fixtures() -> PathBuf {
 #[test]
 fn tiny_exports_agree() {
     let exports = Export::all(&fixtures());
-    compare(&exports, true);
+    compare(&CpuBackend, &exports, true);
     for export in &exports {
         assert_eq!(export.gradient_tolerance(), GRADIENT, "{}", export.name);
     }
@@ -293,6 +295,16 @@ fn tiny_exports_agree() {
     assert!(having("opset").into_iter().eq(&opsets));
 }
 
+#[cfg(feature = "emulator")]
+#[test]
+fn tiny_exports_agree_on_the_emulator() {
+    use backstitch::backend::cuda::CudaBackend;
+    use backstitch::backend::cuda::driver::emulator::{Emulator, Options};
+    let emulator = Emulator::new(Options::default()).unwrap();
+    let backend = CudaBackend::new(emulator.device());
+    compare(&backend, &Export::all(&fixtures()), false);
+}
+
 #[test]
 fn other_exports_agree() {
     let Some(folder) = std::env::var_os("BACKSTITCH_FAMILIES") else {
@@ -301,7 +313,7 @@ fn other_exports_agree() {
     };
     let exports = Export::all(Path::new(&folder));
     assert!(!exports.is_empty(), "{folder:?} holds no exports");
-    compare(&exports, false);
+    compare(&CpuBackend, &exports, false);
 }
 
 /// More than one damaged file may take, on a busy machine too.

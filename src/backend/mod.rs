@@ -365,4 +365,12 @@ pub trait Backend: ImageOps + Send + Sync + Sized {
     ) -> Result<u128>;
     /// Bytes of the device's memory that are free; `None` where that cannot be known.
     fn free_bytes(&self) -> Option<u64>;
+    /// Images that a classifier runs well at once.
+    fn classifier_batch(&self) -> usize {
+        16
+    }
+    /// The most arithmetic that it can do, in GFLOP/s of float32; `None` where that is not known.
+    fn peak_gflops(&self) -> Option<f64> {
+        None
+    }
 }

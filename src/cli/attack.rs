@@ -9,9 +9,8 @@ use super::model::{Model, Victim};
 use super::progress::Progress;
 use super::run_folder::RunFolderArgs;
 use super::values::fraction;
-use super::{CLASSIFIER_BATCH, Device, Global, Outcome, interrupt};
+use super::{Global, Outcome, device, interrupt};
 use crate::attack::{AttackOptions, Attacked, Method, Target, attack};
-use crate::backend::cpu::CpuBackend;
 use crate::backend::{Backend, ClassifierEngine};
 use crate::error::{Error, Result};
 use crate::io::metrics::{psnr, ssim};
@@ -97,77 +96,89 @@ impl AttackArgs {
 pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
     let dataset = args.inputs.open()?;
     let victim = args.model.load()?;
-    match global.device {
-        Device::Auto | Device::Cpu => run_on(&CpuBackend, args, &dataset, &victim),
-    }
+    let run = Run {
+        args,
+        dataset: &dataset,
+        victim: &victim,
+    };
+    device::run(run, global)
 }
 
-fn run_on<B: Backend>(
-    backend: &B,
-    args: &Args,
-    dataset: &Dataset,
-    victim: &Victim,
-) -> Result<Outcome> {
-    let mut classifier = backend.classifier(&victim.graph, CLASSIFIER_BATCH)?;
-    let options = args.attack.options(args.run.save, classifier.classes())?;
-    let description = RunDescription {
-        command: "attack",
-        configuration: json!({ "classifier": victim.describe(), "attack": options }),
-        more: Map::from_iter([("device".into(), Value::from(backend.name()))]),
-    };
-    let stop = interrupt::catch()?;
-    let folder = RunFolder::open(&args.run.options(), description, dataset)?;
-    let open = || dataset.items().filter(|item| !folder.is_finished(&item.id));
-    let progress = Progress::new(open().count());
-    let mut open = open();
-    let shape = classifier.input_shape();
-    let mut fooled = 0;
-    let mut state = RunState::Done;
-    loop {
-        let items: Vec<Item> = open.by_ref().take(CLASSIFIER_BATCH).collect();
-        if items.is_empty() {
-            break;
-        }
-        if stop.load(Ordering::Relaxed) {
-            state = RunState::Interrupted;
-            break;
-        }
-        let (ready, broken) = load(victim, dataset, &items, classifier.classes());
-        for (item, error) in &broken {
-            folder.record(ImageRecord::failed(item, error), None)?;
-            progress.failed(error);
-        }
-        let (items, pictures): (Vec<&Item>, Vec<Picture>) = ready.into_iter().unzip();
-        let labels: Vec<Option<usize>> = items.iter().map(|item| item.label).collect();
-        let attacked = attack(backend, &mut classifier, &options, &pictures, &labels)?;
-        for ((item, picture), attacked) in items.into_iter().zip(&pictures).zip(attacked) {
-            if let Err(error) = attacked.input.check() {
-                let error = error.about(&item.id);
-                folder.record(ImageRecord::failed(item, &error), None)?;
-                progress.failed(&error);
-                continue;
+struct Run<'a> {
+    args: &'a Args,
+    dataset: &'a Dataset,
+    victim: &'a Victim,
+}
+
+impl device::Command for Run<'_> {
+    fn run_on<B: Backend>(self, backend: &B) -> Result<Outcome> {
+        let Run {
+            args,
+            dataset,
+            victim,
+        } = self;
+        let batch = backend.classifier_batch();
+        let mut classifier = backend.classifier(&victim.graph, batch)?;
+        let options = args.attack.options(args.run.save, classifier.classes())?;
+        let description = RunDescription {
+            command: "attack",
+            configuration: json!({ "classifier": victim.describe(), "attack": options }),
+            more: Map::from_iter([("device".into(), Value::from(backend.name()))]),
+        };
+        let stop = interrupt::catch()?;
+        let folder = RunFolder::open(&args.run.options(), description, dataset)?;
+        let open = || dataset.items().filter(|item| !folder.is_finished(&item.id));
+        let progress = Progress::new(open().count());
+        let mut open = open();
+        let shape = classifier.input_shape();
+        let mut fooled = 0;
+        let mut state = RunState::Done;
+        loop {
+            let items: Vec<Item> = open.by_ref().take(batch).collect();
+            if items.is_empty() {
+                break;
             }
-            fooled += usize::from(attacked.success);
-            let pixels = Pixels {
-                shape,
-                input: &picture.pixels,
-                output: &attacked.pixels,
-            };
-            folder.record(record(item, picture, &attacked), Some(pixels))?;
-            progress.done();
+            if stop.load(Ordering::Relaxed) {
+                state = RunState::Interrupted;
+                break;
+            }
+            let (ready, broken) = load(victim, dataset, &items, classifier.classes());
+            for (item, error) in &broken {
+                folder.record(ImageRecord::failed(item, error), None)?;
+                progress.failed(error);
+            }
+            let (items, pictures): (Vec<&Item>, Vec<Picture>) = ready.into_iter().unzip();
+            let labels: Vec<Option<usize>> = items.iter().map(|item| item.label).collect();
+            let attacked = attack(backend, &mut classifier, &options, &pictures, &labels)?;
+            for ((item, picture), attacked) in items.into_iter().zip(&pictures).zip(attacked) {
+                if let Err(error) = attacked.input.check() {
+                    let error = error.about(&item.id);
+                    folder.record(ImageRecord::failed(item, &error), None)?;
+                    progress.failed(&error);
+                    continue;
+                }
+                fooled += usize::from(attacked.success);
+                let pixels = Pixels {
+                    shape,
+                    input: &picture.pixels,
+                    output: &attacked.pixels,
+                };
+                folder.record(record(item, picture, &attacked), Some(pixels))?;
+                progress.done();
+            }
         }
+        let more = Map::from_iter([("fooled".into(), Value::from(fooled))]);
+        let counts = folder.close(state, &more)?;
+        progress.finish();
+        super::print(&format!(
+            "{fooled} of {} attacked pictures fool the classifier",
+            counts.done
+        ))?;
+        Ok(match state {
+            RunState::Interrupted => Outcome::Interrupted,
+            _ => Outcome::of(counts),
+        })
     }
-    let more = Map::from_iter([("fooled".into(), Value::from(fooled))]);
-    let counts = folder.close(state, &more)?;
-    progress.finish();
-    super::print(&format!(
-        "{fooled} of {} attacked pictures fool the classifier",
-        counts.done
-    ))?;
-    Ok(match state {
-        RunState::Interrupted => Outcome::Interrupted,
-        _ => Outcome::of(counts),
-    })
 }
 
 /// Pictures that can be attacked, and those that cannot.

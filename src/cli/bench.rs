@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::{CLASSIFIER_BATCH, Device, Global, Outcome};
+use super::{Global, Outcome, device};
 use crate::backend::Backend;
-use crate::backend::cpu::CpuBackend;
-use crate::backend::cpu::peak::peak_gflops;
 use crate::bench;
 use crate::classifier::{Graph, LoadOptions};
 use crate::dip::Preset;
@@ -26,6 +24,9 @@ pub struct Args {
     /// Measure this preset only
     #[arg(long, value_enum)]
     pub preset: Option<Preset>,
+    /// DIP networks at once [default: as many as cover one 224x224 picture; 64 for cifar]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    pub instances: Option<u32>,
     /// Seconds for each figure, at least
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = seconds)]
     pub seconds: f64,
@@ -43,64 +44,72 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 /// Measures the device's engines and prints the figures.
 pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
-    match global.device {
-        Device::Auto | Device::Cpu => run_on(&CpuBackend, args, peak_gflops()),
-    }
+    device::run(Run { args }, global)
 }
 
-/// `peak` is the device's arithmetic, in GFLOP/s of float32.
-fn run_on<B: Backend>(backend: &B, args: &Args, peak: f64) -> Result<Outcome> {
-    let budget = Duration::from_secs_f64(args.seconds);
-    if !args.json {
-        super::print(&format!("{}, {peak:.0} GFLOP/s at most", backend.name()))?;
-    }
-    let mut figures = Vec::new();
-    for preset in Preset::ALL
-        .into_iter()
-        .filter(|p| args.preset.is_none_or(|only| only == *p))
-    {
-        let figure = bench::preset(backend, preset, budget)?;
-        if !args.json {
-            super::print(&format!(
-                "{:6} {:3} instances, {}x{}: {:8.3} ms an iteration, {:4.0} GFLOP/s ({:.0}% of peak)",
+struct Run<'a> {
+    args: &'a Args,
+}
+
+impl device::Command for Run<'_> {
+    fn run_on<B: Backend>(self, backend: &B) -> Result<Outcome> {
+        let args = self.args;
+        let peak = backend.peak_gflops();
+        let budget = Duration::from_secs_f64(args.seconds);
+        let say = |line: String| match args.json {
+            true => Ok(()),
+            false => super::print(&line),
+        };
+        say(match peak {
+            Some(peak) => format!("{}, {peak:.0} GFLOP/s at most", backend.name()),
+            None => backend.name(),
+        })?;
+        let mut figures = Vec::new();
+        for preset in Preset::ALL
+            .into_iter()
+            .filter(|p| args.preset.is_none_or(|only| only == *p))
+        {
+            let figure = bench::preset(backend, preset, args.instances, budget)?;
+            let of_peak = peak.map_or(String::new(), |peak| {
+                format!(" ({:.0}% of peak)", 100.0 * figure.gflops / peak)
+            });
+            say(format!(
+                "{:6} {:3} instances of {}x{}: {:8.3} ms an iteration, {:4.0} GFLOP/s{of_peak}",
                 figure.preset,
                 figure.instances,
-                figure.height,
-                figure.width,
+                figure.tile_height,
+                figure.tile_width,
                 figure.ms_per_iteration,
                 figure.gflops,
-                100.0 * figure.gflops / peak,
             ))?;
+            figures.push(json!(figure));
         }
-        figures.push(json!(figure));
-    }
-    let mut all = Map::from_iter([
-        ("device".into(), Value::from(backend.name())),
-        ("peak_gflops".into(), Value::from(peak)),
-        ("presets".into(), Value::from(figures)),
-    ]);
-    if let Some(path) = &args.classifier {
-        let options = LoadOptions {
-            image_size: args.size.map(|size| (size.height, size.width)),
-        };
-        let graph = Graph::load(path, &options)?;
-        let mut classifier = backend.classifier(&graph, CLASSIFIER_BATCH)?;
-        let figure = bench::classifier(backend, &mut classifier, budget)?;
-        if !args.json {
-            super::print(&format!(
-                "classifier: {:.2} ms an image in batches of 16, {:.2} alone, {:.2} with gradient; \
+        let mut all = Map::from_iter([
+            ("device".into(), Value::from(backend.name())),
+            ("peak_gflops".into(), Value::from(peak)),
+            ("presets".into(), Value::from(figures)),
+        ]);
+        if let Some(path) = &args.classifier {
+            let options = LoadOptions {
+                image_size: args.size.map(|size| (size.height, size.width)),
+            };
+            let graph = Graph::load(path, &options)?;
+            let figure = bench::classifier(backend, &graph, budget)?;
+            say(format!(
+                "classifier: {:.3} ms an image in batches of {}, {:.3} alone, {:.3} with gradient; \
                  {:.0} MB of weights and activations, {:.0} with gradient",
                 figure.ms_per_image,
+                figure.batch,
                 figure.ms_per_image_batch1,
                 figure.ms_per_gradient,
                 figure.mb_for_logits,
                 figure.mb_for_gradients,
             ))?;
+            all.insert("classifier".into(), json!(figure));
         }
-        all.insert("classifier".into(), json!(figure));
+        if args.json {
+            super::print(&Value::Object(all).to_string())?;
+        }
+        Ok(Outcome::Done)
     }
-    if args.json {
-        super::print(&Value::Object(all).to_string())?;
-    }
-    Ok(Outcome::Done)
 }

@@ -7,8 +7,7 @@ use serde_json::json;
 
 use super::inputs::Inputs;
 use super::model::{Model, Victim};
-use super::{CLASSIFIER_BATCH, Device, Global, Outcome, interrupt};
-use crate::backend::cpu::CpuBackend;
+use super::{Global, Outcome, device, interrupt};
 use crate::backend::{At, Backend, ClassifierEngine};
 use crate::defense::Reading;
 use crate::error::Result;
@@ -37,90 +36,101 @@ const TOP: usize = 5;
 pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
     let dataset = args.inputs.open()?;
     let victim = args.model.load()?;
-    match global.device {
-        Device::Auto | Device::Cpu => run_on(&CpuBackend, args, &dataset, &victim),
-    }
+    let run = Run {
+        args,
+        dataset: &dataset,
+        victim: &victim,
+    };
+    device::run(run, global)
 }
 
-fn run_on<B: Backend>(
-    backend: &B,
-    args: &Args,
-    dataset: &Dataset,
-    victim: &Victim,
-) -> Result<Outcome> {
-    let batch = CLASSIFIER_BATCH.min(dataset.len());
-    let mut classifier = backend.classifier(&victim.graph, batch)?;
-    let mut device = backend.allocate(classifier.input_shape(), batch)?;
-    let classes = classifier.classes();
-    let mut writer = args
-        .logits
-        .as_deref()
-        .map(|path| RowWriter::create(path, classes));
-    let mut writer = writer.take().transpose()?;
-    let stop = interrupt::catch()?;
-    let (mut failed, mut labelled, mut right) = (0, 0, 0);
-    for first in (0..dataset.len()).step_by(batch) {
-        if stop.load(Ordering::Relaxed) {
-            return Ok(Outcome::Interrupted);
-        }
-        let items: Vec<Item> = (first..dataset.len().min(first + batch))
-            .map(|i| dataset.item(i))
-            .collect();
-        let pictures: Vec<Result<Picture>> = items
-            .iter()
-            .map(|item| victim.preprocess.load(dataset, item))
-            .collect();
-        for (i, picture) in pictures.iter().flatten().enumerate() {
-            backend.upload(&picture.pixels, &mut device, i)?;
-        }
-        let readable = pictures.iter().flatten().count();
-        let images: Vec<_> = (0..readable).map(|i| At::new(&device, i)).collect();
-        let logits = classifier.logits(&images)?;
-        let mut rows = logits.chunks_exact(classes);
-        for (item, picture) in items.iter().zip(&pictures) {
-            let missing = vec![f32::NAN; classes];
-            let row = match picture {
-                Ok(_) => rows.next().unwrap_or(&missing),
-                Err(error) => {
-                    log::error!("{error}");
-                    failed += 1;
-                    &missing
+struct Run<'a> {
+    args: &'a Args,
+    dataset: &'a Dataset,
+    victim: &'a Victim,
+}
+
+impl device::Command for Run<'_> {
+    fn run_on<B: Backend>(self, backend: &B) -> Result<Outcome> {
+        let Run {
+            args,
+            dataset,
+            victim,
+        } = self;
+        let batch = backend.classifier_batch().min(dataset.len());
+        let mut classifier = backend.classifier(&victim.graph, batch)?;
+        let mut device = backend.allocate(classifier.input_shape(), batch)?;
+        let classes = classifier.classes();
+        let mut writer = args
+            .logits
+            .as_deref()
+            .map(|path| RowWriter::create(path, classes));
+        let mut writer = writer.take().transpose()?;
+        let stop = interrupt::catch()?;
+        let (mut failed, mut labelled, mut right) = (0, 0, 0);
+        for first in (0..dataset.len()).step_by(batch) {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(Outcome::Interrupted);
+            }
+            let items: Vec<Item> = (first..dataset.len().min(first + batch))
+                .map(|i| dataset.item(i))
+                .collect();
+            let pictures: Vec<Result<Picture>> = items
+                .iter()
+                .map(|item| victim.preprocess.load(dataset, item))
+                .collect();
+            for (i, picture) in pictures.iter().flatten().enumerate() {
+                backend.upload(&picture.pixels, &mut device, i)?;
+            }
+            let readable = pictures.iter().flatten().count();
+            let images: Vec<_> = (0..readable).map(|i| At::new(&device, i)).collect();
+            let logits = classifier.logits(&images)?;
+            let mut rows = logits.chunks_exact(classes);
+            for (item, picture) in items.iter().zip(&pictures) {
+                let missing = vec![f32::NAN; classes];
+                let row = match picture {
+                    Ok(_) => rows.next().unwrap_or(&missing),
+                    Err(error) => {
+                        log::error!("{error}");
+                        failed += 1;
+                        &missing
+                    }
+                };
+                if let Some(writer) = &mut writer {
+                    writer.push(row)?;
                 }
-            };
-            if let Some(writer) = &mut writer {
-                writer.push(row)?;
+                if picture.is_err() {
+                    continue;
+                }
+                let reading = Reading::new(row);
+                if let Err(error) = reading.check() {
+                    log::error!("{}", error.about(&item.id));
+                    failed += 1;
+                    continue;
+                }
+                if let Some(label) = item.label {
+                    labelled += 1;
+                    right += usize::from(reading.label() == label);
+                }
+                super::print(&line(args.json, item, &reading))?;
             }
-            if picture.is_err() {
-                continue;
-            }
-            let reading = Reading::new(row);
-            if let Err(error) = reading.check() {
-                log::error!("{}", error.about(&item.id));
-                failed += 1;
-                continue;
-            }
-            if let Some(label) = item.label {
-                labelled += 1;
-                right += usize::from(reading.label() == label);
-            }
-            super::print(&line(args.json, item, &reading))?;
         }
+        if let Some(writer) = writer {
+            writer.finish()?;
+        }
+        if labelled > 0 && !args.json {
+            super::print(&format!(
+                "{right} of {labelled} with a true label are classified rightly"
+            ))?;
+        }
+        Ok(match failed {
+            0 => Outcome::Done,
+            failed => Outcome::SomeFailed {
+                failed,
+                of: dataset.len(),
+            },
+        })
     }
-    if let Some(writer) = writer {
-        writer.finish()?;
-    }
-    if labelled > 0 && !args.json {
-        super::print(&format!(
-            "{right} of {labelled} with a true label are classified rightly"
-        ))?;
-    }
-    Ok(match failed {
-        0 => Outcome::Done,
-        failed => Outcome::SomeFailed {
-            failed,
-            of: dataset.len(),
-        },
-    })
 }
 
 /// What is printed for one picture.

@@ -8,6 +8,7 @@ pub mod attack;
 pub mod bench;
 pub mod classify;
 pub mod defense;
+pub mod device;
 pub mod devices;
 pub mod inputs;
 pub mod interrupt;
@@ -22,6 +23,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use self::device::Device;
 
 use crate::error::{Error, Result};
 use crate::io::output::Counts;
@@ -45,17 +48,14 @@ pub struct Global {
     /// Threads to compute with; all cores by default
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
-    /// Where to compute
-    #[arg(long, global = true, value_enum, default_value_t = Device::Auto)]
+    /// Where to compute; auto is the first GPU, or else the processor
+    #[arg(
+        long,
+        global = true,
+        value_name = "auto|cpu|cuda|cuda:N|emulator",
+        default_value = "auto"
+    )]
     pub device: Device,
-}
-
-/// A place to compute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Device {
-    /// The fastest that this machine has.
-    Auto,
-    Cpu,
 }
 
 #[derive(Debug, Subcommand)]
@@ -97,9 +97,6 @@ impl Outcome {
         }
     }
 }
-
-/// Images that the classifier is given at a time.
-const CLASSIFIER_BATCH: usize = 16;
 
 /// Runs the command that the command line asks for.
 pub fn run(cli: Cli) -> Result<Outcome> {

@@ -10,9 +10,8 @@ use super::inputs::Inputs;
 use super::model::{Model, Victim};
 use super::progress::Progress;
 use super::run_folder::RunFolderArgs;
-use super::{CLASSIFIER_BATCH, Device, Global, Outcome, interrupt};
+use super::{Global, Outcome, device, interrupt};
 use crate::backend::Backend;
-use crate::backend::cpu::CpuBackend;
 use crate::defense::{Prober, Verdict};
 use crate::error::Result;
 use crate::io::metrics::{psnr, ssim};
@@ -36,88 +35,99 @@ pub struct Args {
 pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
     let dataset = args.inputs.open()?;
     let victim = args.model.load()?;
-    match global.device {
-        Device::Auto | Device::Cpu => run_on(&CpuBackend, args, &dataset, &victim),
-    }
+    let run = Run {
+        args,
+        dataset: &dataset,
+        victim: &victim,
+    };
+    device::run(run, global)
 }
 
-fn run_on<B: Backend>(
-    backend: &B,
-    args: &Args,
-    dataset: &Dataset,
-    victim: &Victim,
-) -> Result<Outcome> {
-    let shape = victim.graph.input_shape();
-    let mut options = args.defense.options(shape.channels)?;
-    options.eight_bit = args.run.save == SaveFormat::Png;
-    let plan = Plan::new(
-        backend,
-        &options,
-        shape,
-        victim.graph.classes(),
-        args.defense.capacity,
-    )?;
-    let description = RunDescription {
-        command: "purify",
-        configuration: json!({ "classifier": victim.describe(), "defense": options }),
-        more: Map::from_iter([
-            ("device".into(), Value::from(backend.name())),
-            ("plan".into(), json!(plan)),
-        ]),
-    };
-    let batch = CLASSIFIER_BATCH;
-    let prober = Prober::new(backend, backend.classifier(&victim.graph, batch)?, batch)?;
-    let mut defense = plan.defense(backend, prober, options)?;
-    let stop = interrupt::catch()?;
-    let folder = RunFolder::open(&args.run.options(), description, dataset)?;
-    let clock = Instant::now();
-    let open = || dataset.items().filter(|item| !folder.is_finished(&item.id));
-    let progress = Progress::new(open().count());
-    let mut tally = Tally::default();
-    let pictures = open().map(|item| {
-        let picture = victim.preprocess.load(dataset, &item);
-        (item, picture)
-    });
-    let ended = scheduler::run(
-        &mut defense,
-        pictures,
-        &|| stop.load(Ordering::Relaxed),
-        |item, purified, seconds| match purified {
-            Ok(Purified { picture, outcome }) => {
-                let record = record(&item, &picture, &outcome, seconds);
-                tally.add(&record);
-                let pixels = Pixels {
-                    shape,
-                    input: &picture.pixels,
-                    output: &outcome.pixels,
-                };
-                folder.record(record, Some(pixels))?;
-                progress.done();
-                Ok(())
-            }
-            Err(error) => {
-                let error = error.about(&item.id);
-                folder.record(ImageRecord::failed(&item, &error), None)?;
-                progress.failed(&error);
-                Ok(())
-            }
-        },
-    );
-    let state = match &ended {
-        Ok(()) => RunState::Done,
-        Err(_) => RunState::Interrupted,
-    };
-    let mut more = tally.describe();
-    let seconds = clock.elapsed().as_secs_f64();
-    more.insert("probes".into(), defense.probes().into());
-    more.insert("seconds_computing".into(), seconds.into());
-    let counts = folder.close(state, &more)?;
-    progress.finish();
-    ended?;
-    for line in tally.lines() {
-        super::print(&line)?;
+struct Run<'a> {
+    args: &'a Args,
+    dataset: &'a Dataset,
+    victim: &'a Victim,
+}
+
+impl device::Command for Run<'_> {
+    fn run_on<B: Backend>(self, backend: &B) -> Result<Outcome> {
+        let Run {
+            args,
+            dataset,
+            victim,
+        } = self;
+        let shape = victim.graph.input_shape();
+        let mut options = args.defense.options(shape.channels)?;
+        options.eight_bit = args.run.save == SaveFormat::Png;
+        let plan = Plan::new(
+            backend,
+            &options,
+            shape,
+            victim.graph.classes(),
+            args.defense.capacity,
+        )?;
+        let description = RunDescription {
+            command: "purify",
+            configuration: json!({ "classifier": victim.describe(), "defense": options }),
+            more: Map::from_iter([
+                ("device".into(), Value::from(backend.name())),
+                ("plan".into(), json!(plan)),
+            ]),
+        };
+        let batch = backend.classifier_batch();
+        let prober = Prober::new(backend, backend.classifier(&victim.graph, batch)?, batch)?;
+        let mut defense = plan.defense(backend, prober, options)?;
+        let stop = interrupt::catch()?;
+        let folder = RunFolder::open(&args.run.options(), description, dataset)?;
+        let clock = Instant::now();
+        let open = || dataset.items().filter(|item| !folder.is_finished(&item.id));
+        let progress = Progress::new(open().count());
+        let mut tally = Tally::default();
+        let pictures = open().map(|item| {
+            let picture = victim.preprocess.load(dataset, &item);
+            (item, picture)
+        });
+        let ended = scheduler::run(
+            &mut defense,
+            pictures,
+            &|| stop.load(Ordering::Relaxed),
+            |item, purified, seconds| match purified {
+                Ok(Purified { picture, outcome }) => {
+                    let record = record(&item, &picture, &outcome, seconds);
+                    tally.add(&record);
+                    let pixels = Pixels {
+                        shape,
+                        input: &picture.pixels,
+                        output: &outcome.pixels,
+                    };
+                    folder.record(record, Some(pixels))?;
+                    progress.done();
+                    Ok(())
+                }
+                Err(error) => {
+                    let error = error.about(&item.id);
+                    folder.record(ImageRecord::failed(&item, &error), None)?;
+                    progress.failed(&error);
+                    Ok(())
+                }
+            },
+        );
+        let state = match &ended {
+            Ok(()) => RunState::Done,
+            Err(_) => RunState::Interrupted,
+        };
+        let mut more = tally.describe();
+        let seconds = clock.elapsed().as_secs_f64();
+        more.insert("probes".into(), defense.probes().into());
+        more.insert("seconds_computing".into(), seconds.into());
+        let counts = folder.close(state, &more)?;
+        progress.finish();
+        ended?;
+        for line in tally.lines() {
+            super::print(&line)?;
+        }
+        Ok(Outcome::of(counts))
     }
-    Ok(Outcome::of(counts))
 }
 
 /// The line of `results.jsonl` for a purified picture.

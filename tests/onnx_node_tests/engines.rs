@@ -1,11 +1,11 @@
-//! Runs a wrapped test on the float64 reference and on the cpu engine.
+//! Runs a wrapped test on the float64 reference, on the cpu engine, and on the cuda engine where this
+//! build has the emulator.
 
 use std::path::Path;
 
 use backstitch::backend::cpu::CpuBackend;
-use backstitch::backend::host::HostImages;
 use backstitch::backend::reference::ReferenceClassifier;
-use backstitch::backend::{At, Backend, ClassifierEngine, ImageOps};
+use backstitch::backend::{At, Backend, ClassifierEngine};
 use backstitch::classifier::{Graph, LoadOptions, onnx};
 use prost::Message;
 
@@ -46,7 +46,6 @@ pub fn run(wrapped: &Wrapped, path: &Path) -> Outcome {
 }
 
 fn compare(wrapped: &Wrapped, imported: &Graph, loaded: &Graph) -> Result<(), String> {
-    let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|&x| x.into()).collect() };
     let expected = |what: &str, logits: &[f64]| {
         close(what, logits, &wrapped.expected, wrapped.epsilon)?;
         // The importer holds every float as float32, so what a test rounds to fewer bits it does not.
@@ -65,32 +64,67 @@ fn compare(wrapped: &Wrapped, imported: &Graph, loaded: &Graph) -> Result<(), St
         .unwrap();
     expected("the graph after all passes", &logits)?;
 
-    let mut engine = CpuBackend.classifier(loaded, 1).unwrap();
-    let mut image = HostImages::zeroed(loaded.input_shape(), 1).unwrap();
-    let mut gradient = image.clone();
-    CpuBackend.upload(&wrapped.pixels, &mut image, 0).unwrap();
-    let images = [At::new(&image, 0)];
-    let alone = engine.logits(&images).unwrap();
-    expected("the cpu engine", &wide(&alone))?;
-    let mut loss = |_: usize, _: &[f32], by: &mut [f32]| by.copy_from_slice(&by_logits);
-    let again = engine
-        .gradient(&images, &mut loss, &mut gradient, 0)
-        .unwrap();
-    expected("the cpu engine's pass with a gradient", &wide(&again))?;
+    let engine = Engine {
+        wrapped,
+        loaded,
+        by_logits: &by_logits,
+        logits: &logits,
+        by_pixels: &by_pixels,
+    };
+    engine.compare("the cpu engine", &CpuBackend, &expected)?;
+    #[cfg(feature = "emulator")]
+    {
+        use backstitch::backend::cuda::CudaBackend;
+        use backstitch::backend::cuda::driver::emulator::{Emulator, Options};
+        let emulator = Emulator::new(Options::default()).unwrap();
+        let backend = CudaBackend::new(emulator.device());
+        engine.compare("the cuda engine", &backend, &expected)?;
+    }
+    Ok(())
+}
 
-    let epsilon = f32::EPSILON.into();
-    close(
-        "the cpu engine, by the reference",
-        &wide(&alone),
-        &logits,
-        epsilon,
-    )?;
-    close(
-        "the gradient, by the reference",
-        &wide(gradient.image(0)),
-        &by_pixels,
-        epsilon,
-    )
+/// What an engine has to give.
+struct Engine<'a> {
+    wrapped: &'a Wrapped,
+    loaded: &'a Graph,
+    by_logits: &'a [f32],
+    /// The reference's.
+    logits: &'a [f64],
+    by_pixels: &'a [f64],
+}
+
+impl Engine<'_> {
+    /// Compares a backend's logits and gradient; `expected` holds logits against the test's own.
+    fn compare<B: Backend>(
+        &self,
+        what: &str,
+        backend: &B,
+        expected: &dyn Fn(&str, &[f64]) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let shape = self.loaded.input_shape();
+        let mut engine = backend.classifier(self.loaded, 1).unwrap();
+        let mut image = backend.allocate(shape, 1).unwrap();
+        let mut gradient = backend.allocate(shape, 1).unwrap();
+        backend.upload(&self.wrapped.pixels, &mut image, 0).unwrap();
+        let images = [At::new(&image, 0)];
+        let alone = wide(&engine.logits(&images).unwrap());
+        expected(what, &alone)?;
+        let mut loss = |_: usize, _: &[f32], by: &mut [f32]| by.copy_from_slice(self.by_logits);
+        let again = engine
+            .gradient(&images, &mut loss, &mut gradient, 0)
+            .unwrap();
+        expected(&format!("{what}'s pass with a gradient"), &wide(&again))?;
+
+        let epsilon = f32::EPSILON.into();
+        let of = |kind: &str| format!("{what}'s {kind}, by the reference");
+        close(&of("logits"), &alone, self.logits, epsilon)?;
+        let gradient = backend.download(At::new(&gradient, 0)).unwrap();
+        close(&of("gradient"), &wide(&gradient), self.by_pixels, epsilon)
+    }
+}
+
+fn wide(numbers: &[f32]) -> Vec<f64> {
+    numbers.iter().map(|&x| x.into()).collect()
 }
 
 /// Derivatives of the loss by the logits: spread over −1 to 1 without a pattern, as a normalisation's

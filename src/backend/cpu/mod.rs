@@ -58,4 +58,8 @@ impl Backend for CpuBackend {
     fn free_bytes(&self) -> Option<u64> {
         super::memory::free_bytes()
     }
+
+    fn peak_gflops(&self) -> Option<f64> {
+        Some(peak::peak_gflops())
+    }
 }
