@@ -61,9 +61,9 @@ fn main() {
         nvcc.as_ref().map_or("", |nvcc| &nvcc.architectures),
     )
     .expect("a string can be written");
-    fs::write(out.join("kernels.rs"), table).expect("OUT_DIR can be written");
     #[cfg(feature = "emulator")]
-    compile_for_host(&kernels);
+    compile_for_host(&kernels, &mut table);
+    fs::write(out.join("kernels.rs"), table).expect("OUT_DIR can be written");
 }
 
 fn feature(name: &str) -> bool {
@@ -302,9 +302,15 @@ fn compile_for_gpu(nvcc: &Nvcc, source: &Path, out: &Path) -> PathBuf {
     fatbin
 }
 
-/// Compiles the kernels and the emulator's C++ with the host's compiler.
+/// The largest frame that a function of a kernel may have on the emulator, in bytes. Threads run there on
+/// small stacks, and to overflow one would end the process; so what could is an error of the compiler.
+/// Kernels do not recurse, and call few functions that are not inlined.
 #[cfg(feature = "emulator")]
-fn compile_for_host(kernels: &[PathBuf]) {
+const LARGEST_FRAME: usize = 8 * 1024;
+
+/// Compiles the kernels and the emulator's C++ with the host's compiler, and notes how.
+#[cfg(feature = "emulator")]
+fn compile_for_host(kernels: &[PathBuf], table: &mut String) {
     let mut build = cc::Build::new();
     build
         .cpp(true)
@@ -319,11 +325,26 @@ fn compile_for_host(kernels: &[PathBuf]) {
         .flag("-fno-exceptions")
         .flag("-fno-rtti")
         .flag("-ftls-model=initial-exec")
+        .flag(format!("-Wframe-larger-than={LARGEST_FRAME}"))
         .flag("-xc++");
     if env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {
         // Fused multiply-adds in hardware; the emulator asks the processor for them.
         build.flag("-march=x86-64-v3");
     }
+    let compiler = build.get_compiler().to_command();
+    let command: Vec<_> = std::iter::once(compiler.get_program())
+        .chain(compiler.get_args())
+        .map(|part| part.to_string_lossy())
+        .collect();
+    write!(
+        table,
+        "/// The largest frame of a kernel's function on the emulator, in bytes.\n\
+         pub const LARGEST_FRAME: usize = {LARGEST_FRAME};\n\
+         /// What compiles the emulator's kernels.\n\
+         #[cfg(test)]\n\
+         pub const HOST_COMPILER: &[&str] = &{command:?};\n",
+    )
+    .expect("a string can be written");
     build
         .files(kernels)
         .files(sources("kernels/emulator"))

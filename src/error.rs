@@ -29,6 +29,10 @@ pub enum Error {
     #[error("{0}")]
     Device(String),
 
+    /// A device whose memory does not suffice: fewer images or instances at once may fit.
+    #[error("{0}; lower --capacity, or use a smaller network")]
+    OutOfMemory(String),
+
     /// The user asked to stop.
     #[error("interrupted")]
     Interrupted,

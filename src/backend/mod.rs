@@ -185,12 +185,34 @@ pub struct Stitch<'a, I> {
     pub weights: Vec<f32>,
 }
 
+/// A named stretch of work, until it is dropped; for profilers. Phases may lie in one another.
+#[must_use = "a phase ends when it is dropped"]
+#[derive(Debug, Default)]
+pub struct Phase {
+    /// What ends it when it is dropped.
+    _guard: Option<Box<dyn std::any::Any>>,
+}
+
+impl Phase {
+    /// A phase that ends when `guard` is dropped.
+    pub fn new(guard: impl std::any::Any) -> Self {
+        Phase {
+            _guard: Some(Box::new(guard)),
+        }
+    }
+}
+
 /// Moving, cutting and joining images on a device.
 ///
 /// Job slices map to outputs in order: job `i` writes image `first + i` of `out`.
 pub trait ImageOps {
     type Images: ImageBuffer;
 
+    /// Starts a phase of the work on this device, for profilers that want to know of it.
+    fn phase(&self, name: &'static str) -> Phase {
+        let _ = name;
+        Phase::default()
+    }
     /// A buffer of `len` images, zeroed.
     fn allocate(&self, shape: ImageShape, len: usize) -> Result<Self::Images>;
     /// Copies `pixels` (images × channels × height × width) to images `first..` of `out`.

@@ -25,6 +25,7 @@ mod verdict;
 pub use decision_map::{DecisionMap, MapOptions, Pair, Segment, SegmentPoint, Towards};
 pub use localise::{Boundary, LocaliseOptions};
 pub use memory::MemoryPart;
+pub(crate) use pipeline::Room;
 pub use pipeline::{Defense, Fallback, Options, Outcome, PathOutcome};
 pub use probe::Prober;
 pub use push::{PushOptions, Step};

@@ -113,28 +113,24 @@ pub struct Outcome {
 /// Classes listed in [`Outcome::support`].
 const SUPPORT_LISTED: usize = 5;
 
-/// The defence on one device, for images of one size.
-pub struct Defense<'b, B: Backend> {
-    backend: &'b B,
-    options: Options,
-    prober: Prober<'b, B>,
+/// What a wave of images needs on a device.
+pub(crate) struct Room<B: Backend> {
     dip: B::Dip,
     wave: usize,
     inputs: B::Images,
     reconstructions: Reconstructions<B::Images>,
 }
 
-impl<'b, B: Backend> Defense<'b, B> {
-    /// Plans all memory, for up to `wave` images at a time and a DIP engine of `capacity` instances.
+impl<B: Backend> Room<B> {
+    /// Room for up to `wave` images of shape `shape` at a time and a DIP engine of `capacity` instances.
     pub fn new(
-        backend: &'b B,
-        prober: Prober<'b, B>,
-        options: Options,
+        backend: &B,
+        options: &Options,
+        shape: ImageShape,
         wave: usize,
         capacity: usize,
     ) -> Result<Self> {
         options.validate()?;
-        let shape = prober.shape();
         if options.reconstruct.spec.output_channels != shape.channels {
             return Err(Error::invalid(format!(
                 "the DIP network makes {} channels, the classifier takes {}",
@@ -150,15 +146,48 @@ impl<'b, B: Backend> Defense<'b, B> {
             grid.tile_width,
             capacity.clamp(1, wave * reconstructions.instances_of_an_image()),
         )?;
-        Ok(Defense {
-            backend,
-            prober,
+        Ok(Room {
             dip,
             wave,
             inputs: backend.allocate(shape, wave)?,
             reconstructions,
-            options,
         })
+    }
+}
+
+/// The defence on one device, for images of one size.
+pub struct Defense<'b, B: Backend> {
+    backend: &'b B,
+    options: Options,
+    prober: Prober<'b, B>,
+    dip: B::Dip,
+    wave: usize,
+    inputs: B::Images,
+    reconstructions: Reconstructions<B::Images>,
+}
+
+impl<'b, B: Backend> Defense<'b, B> {
+    /// The defence in the room that was made for the same options and the prober's images.
+    pub(crate) fn new(
+        backend: &'b B,
+        prober: Prober<'b, B>,
+        options: Options,
+        room: Room<B>,
+    ) -> Self {
+        Defense {
+            backend,
+            options,
+            prober,
+            dip: room.dip,
+            wave: room.wave,
+            inputs: room.inputs,
+            reconstructions: room.reconstructions,
+        }
+    }
+
+    /// The device.
+    pub fn backend(&self) -> &'b B {
+        self.backend
     }
 
     /// Shape of the images that it takes.
@@ -324,6 +353,7 @@ impl<'b, B: Backend> Defense<'b, B> {
             label: of.label,
         };
         let searches: Vec<_> = found.iter().enumerate().map(search).collect();
+        let phase = self.backend.phase("localise");
         let boundaries = localise::localise(&mut self.prober, &self.options.localise, &searches)?;
         let of = searches.iter().zip(&boundaries);
         let blends: Vec<_> = of
@@ -331,6 +361,7 @@ impl<'b, B: Backend> Defense<'b, B> {
             .collect();
         let mut on_boundary = self.backend.allocate(shape, found.len())?;
         self.backend.blend(&blends, &mut on_boundary, 0)?;
+        drop(phase);
 
         let to_push = |(i, of): (usize, &Found)| OnBoundary {
             boundary: At::new(&on_boundary, i),
@@ -338,11 +369,13 @@ impl<'b, B: Backend> Defense<'b, B> {
             label: of.label,
         };
         let to_push: Vec<_> = found.iter().enumerate().map(to_push).collect();
+        let phase = self.backend.phase("push");
         let steps = push::push(&mut self.prober, &self.options.push, &to_push)?;
         let of = to_push.iter().zip(&steps);
         let pushes: Vec<_> = of.map(|(image, step)| image.pushed(step.beta)).collect();
         let mut images = self.backend.allocate(shape, found.len())?;
         self.backend.push(&pushes, &mut images, 0)?;
+        drop(phase);
 
         let results = found
             .into_iter()
@@ -376,6 +409,7 @@ impl<'b, B: Backend> Defense<'b, B> {
         let best = members
             .iter()
             .max_by(|a, b| a.step.margin.total_cmp(&b.step.margin));
+        let _phase = self.backend.phase("stitch");
         if let (Some(label), Some(best)) = (judged.recovered, best) {
             stitch::stitch(
                 self.backend,

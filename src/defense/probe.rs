@@ -50,6 +50,7 @@ impl<'b, B: Backend> Prober<'b, B> {
         mut make: impl FnMut(&B, &[J], &mut B::Images) -> Result<()>,
     ) -> Result<Vec<Reading>> {
         let mut readings = Vec::with_capacity(jobs.len());
+        let _phase = self.backend.phase("probe");
         for chunk in jobs.chunks(self.batch) {
             make(self.backend, chunk, &mut self.scratch)?;
             let images: Vec<_> = (0..chunk.len())

@@ -260,7 +260,9 @@ pub fn reconstruct<B: Backend>(
         let slots: Vec<usize> = (0..keys.len()).collect();
         engine.load(&instances)?;
         for probe in 0..options.probes() {
+            let phase = backend.phase("DIP step");
             engine.run(options.probe_interval)?;
+            drop(phase);
             engine.reconstructions(&slots, &mut out.tiles, probe * out.instances + first)?;
         }
         engine.release(&slots)?;

@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use crate::backend::{Backend, ImageShape};
-use crate::defense::{Defense, MemoryPart, Options, Outcome, Prober};
+use crate::defense::{Defense, MemoryPart, Options, Outcome, Prober, Room};
 use crate::error::{Error, Result};
 use crate::io::Picture;
 
@@ -76,24 +76,68 @@ impl Plan {
             if parts.iter().map(|part| part.bytes).sum::<u128>() <= free.into() {
                 return Ok(plan);
             }
-            if plan.wave > 1 {
-                plan.wave /= 2;
-            } else if capacity.is_none() && plan.capacity > 1 {
-                plan.capacity /= 2;
-            } else {
-                return Err(too_much(&parts, free));
-            }
+            plan = match plan.smaller() {
+                Some(smaller) if smaller.wave < plan.wave || capacity.is_none() => smaller,
+                _ => return Err(too_much(&parts, free)),
+            };
         }
     }
 
-    /// A defence with this plan's memory.
+    /// A defence with this plan's memory. Where the device turns out to have less than it said, the plan
+    /// is made smaller, with a warning.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]: not even one image and one instance fit. An option that cannot be used;
+    /// the device's errors.
     pub fn defense<'b, B: Backend>(
         self,
         backend: &'b B,
         prober: Prober<'b, B>,
         options: Options,
     ) -> Result<Defense<'b, B>> {
-        Defense::new(backend, prober, options, self.wave, self.capacity)
+        let shape = prober.shape();
+        let room = self
+            .make(|Plan { wave, capacity }| Room::new(backend, &options, shape, wave, capacity))?;
+        Ok(Defense::new(backend, prober, options, room))
+    }
+
+    /// What `make` makes of this plan, or of the largest smaller one that the device's memory allows.
+    fn make<T>(self, make: impl Fn(Plan) -> Result<T>) -> Result<T> {
+        let mut plan = self;
+        loop {
+            let error = match make(plan) {
+                Err(error @ Error::OutOfMemory(_)) => error,
+                made => {
+                    if made.is_ok() && plan != self {
+                        log::warn!(
+                            "the device's memory holds {} images and {} instances at once, not {} and {}",
+                            plan.wave,
+                            plan.capacity,
+                            self.wave,
+                            self.capacity
+                        );
+                    }
+                    return made;
+                }
+            };
+            plan = plan.smaller().ok_or(error)?;
+        }
+    }
+
+    /// With half the images or, where there is only one, half the instances.
+    fn smaller(self) -> Option<Plan> {
+        let Plan { wave, capacity } = self;
+        match (wave, capacity) {
+            (2.., _) => Some(Plan {
+                wave: wave / 2,
+                ..self
+            }),
+            (_, 2..) => Some(Plan {
+                capacity: capacity / 2,
+                ..self
+            }),
+            _ => None,
+        }
     }
 }
 
@@ -153,6 +197,7 @@ pub fn run<B: Backend, T: Send>(
             if stop() {
                 return Err(Error::Interrupted);
             }
+            let _phase = defense.backend().phase("scheduler");
             let drawn: Vec<(T, Result<Picture>)> = receiver.iter().take(wave).collect();
             if drawn.is_empty() {
                 break;
@@ -180,4 +225,44 @@ pub fn run<B: Backend, T: Send>(
             Ok(())
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    /// Every plan that is tried where `fits` says what the memory holds.
+    fn tried(plan: Plan, fits: impl Fn(Plan) -> bool) -> (Result<Plan>, Vec<(usize, usize)>) {
+        let tried = RefCell::new(vec![]);
+        let made = plan.make(|plan| {
+            tried.borrow_mut().push((plan.wave, plan.capacity));
+            match fits(plan) {
+                true => Ok(plan),
+                false => Err(Error::OutOfMemory("a chip".to_owned())),
+            }
+        });
+        (made, tried.into_inner())
+    }
+
+    #[test]
+    fn what_the_memory_does_not_hold_is_made_smaller() {
+        let plan = Plan {
+            wave: 5,
+            capacity: 20,
+        };
+        let (made, all) = tried(plan, |_| true);
+        assert_eq!((made.unwrap(), all.len()), (plan, 1));
+        let (made, all) = tried(plan, |plan| plan.wave == 1 && plan.capacity <= 6);
+        let made = made.unwrap();
+        assert_eq!((made.wave, made.capacity), (1, 5));
+        assert_eq!(all, [(5, 20), (2, 20), (1, 20), (1, 10), (1, 5)]);
+        let (made, all) = tried(plan, |_| false);
+        assert!(matches!(made, Err(Error::OutOfMemory(_))));
+        assert_eq!(all.last(), Some(&(1, 1)));
+        // Other errors are not the memory's.
+        let made = plan.make(|_| Err::<(), _>(Error::invalid("an option")));
+        assert!(matches!(made, Err(Error::Invalid(_))));
+    }
 }

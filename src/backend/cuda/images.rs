@@ -7,7 +7,7 @@ use super::kernels::images as kernels;
 use super::{CudaBackend, to_u32};
 use crate::backend::host::{check_shape, tile_shape, windows};
 use crate::backend::{
-    At, Blend, ImageBuffer, ImageOps, ImagePair, ImageShape, Push, Stitch, TileGrid,
+    At, Blend, ImageBuffer, ImageOps, ImagePair, ImageShape, Phase, Push, Stitch, TileGrid,
 };
 use crate::error::{Error, Result};
 
@@ -210,6 +210,10 @@ impl CudaBackend {
 
 impl ImageOps for CudaBackend {
     type Images = DeviceImages;
+
+    fn phase(&self, name: &'static str) -> Phase {
+        Phase::new(self.device.phase(name))
+    }
 
     fn allocate(&self, shape: ImageShape, len: usize) -> Result<DeviceImages> {
         let elements = shape

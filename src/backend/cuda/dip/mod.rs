@@ -5,7 +5,7 @@ mod network;
 
 use self::layers::{Batch, Maps, error_sums};
 use self::network::{Network, State};
-use super::driver::{Buffer, Device};
+use super::driver::{Buffer, Device, Graph};
 use super::images::DeviceImages;
 use super::{CudaBackend, to_u32};
 use crate::backend::slots::{
@@ -17,6 +17,9 @@ use crate::error::{Error, Result};
 
 /// The most instances: a grid's limit.
 const MAX_CAPACITY: usize = 65_535;
+
+/// Recorded iterations that are kept: engines run full, and once with what is left over.
+const MAX_GRAPHS: usize = 4;
 
 /// The engine that launches every operation by itself.
 pub struct CudaDip {
@@ -44,6 +47,8 @@ pub struct CudaDip {
     errors: Buffer<f32>,
     in_use: Buffer<u32>,
     iterations: Buffer<u32>,
+    /// An iteration of so many instances, whichever they are; of the buffers above.
+    graphs: Vec<(u32, Graph)>,
 }
 
 impl CudaDip {
@@ -89,6 +94,7 @@ impl CudaDip {
             in_use: device.allocate(capacity)?,
             iterations: device.allocate(capacity)?,
             slots: vec![None; capacity],
+            graphs: vec![],
             backend: backend.clone(),
             spec: spec.clone(),
             shape,
@@ -140,6 +146,29 @@ impl CudaDip {
         let numbers: Vec<f32> = numbers.iter().map(|&n| n as f32).collect();
         let stride = self.parameters + self.input;
         Ok(self.values.upload(&numbers, slot * stride + first)?)
+    }
+
+    /// One iteration of `count` instances, recorded at the first time.
+    fn iteration(&mut self, count: u32) -> Result<&Graph> {
+        let known = self.graphs.iter().position(|graph| graph.0 == count);
+        let index = match known {
+            Some(index) => index,
+            None => {
+                let device = &self.backend.device;
+                let graph = device.record(|| {
+                    self.iterate(&Batch {
+                        device,
+                        slots: self.in_use.at(0),
+                        count,
+                        iterations: self.iterations.at(0),
+                    })
+                })?;
+                self.graphs.truncate(MAX_GRAPHS - 1);
+                self.graphs.insert(0, (count, graph));
+                0
+            }
+        };
+        Ok(&self.graphs[index].1)
     }
 
     /// One iteration of the instances in use.
@@ -227,16 +256,9 @@ impl DipEngine for CudaDip {
             return Ok(());
         }
         self.in_use.upload(&in_use, 0)?;
-        for _ in 0..iterations {
-            self.iterate(&Batch {
-                device: &self.backend.device,
-                slots: self.in_use.at(0),
-                count: in_use.len() as u32,
-                iterations: self.iterations.at(0),
-            })?;
-            for slot in self.slots.iter_mut().flatten() {
-                *slot += 1;
-            }
+        self.iteration(in_use.len() as u32)?.launch(iterations)?;
+        for slot in self.slots.iter_mut().flatten() {
+            *slot += iterations;
         }
         Ok(())
     }

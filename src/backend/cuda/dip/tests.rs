@@ -151,6 +151,73 @@ fn an_instance_does_not_depend_on_the_others() {
     }
 }
 
+#[test]
+fn recorded_iterations_are_iterations() {
+    const ITERATIONS: u32 = 2 * MAX_GRAPHS as u32 + 3;
+    for device in test_devices() {
+        let backend = CudaBackend::new(device);
+        let spec = spec(Padding::Reflect, true);
+        let new = |capacity| {
+            let mut engine = CudaDip::new(&backend, &spec, SIZE[0], SIZE[1], capacity).unwrap();
+            load(&backend, &mut engine, 0, 7);
+            engine
+        };
+        // More and more instances, then fewer: graphs are forgotten, and made again.
+        let mut recorded = new(MAX_GRAPHS + 1);
+        for slot in 1..=MAX_GRAPHS {
+            recorded.run(1).unwrap();
+            load(&backend, &mut recorded, slot, slot as u64);
+        }
+        recorded.run(2).unwrap();
+        assert_eq!(recorded.graphs.len(), MAX_GRAPHS);
+        for slot in (1..=MAX_GRAPHS).rev() {
+            recorded.release(&[slot]).unwrap();
+            recorded.run(1).unwrap();
+        }
+        recorded.run(1).unwrap();
+
+        let mut launched = new(1);
+        launched.in_use.upload(&[0], 0).unwrap();
+        for _ in 0..ITERATIONS {
+            let batch = Batch {
+                device: &backend.device,
+                slots: launched.in_use.at(0),
+                count: 1,
+                iterations: launched.iterations.at(0),
+            };
+            launched.iterate(&batch).unwrap();
+        }
+        launched.slots[0] = Some(ITERATIONS);
+        assert_eq!(recorded.slots[0], launched.slots[0]);
+        assert_eq!(
+            results(&backend, &mut recorded, 0),
+            results(&backend, &mut launched, 0)
+        );
+    }
+}
+
+#[test]
+fn profiles_measure_every_launch_of_an_iteration() {
+    for device in test_devices() {
+        let backend = CudaBackend::new(device.clone());
+        let spec = spec(Padding::Zero, false);
+        let mut engine = CudaDip::new(&backend, &spec, SIZE[0], SIZE[1], 2).unwrap();
+        load(&backend, &mut engine, 0, 3);
+        engine.run(1).unwrap();
+        let profiling = device.profile().unwrap();
+        engine.run(5).unwrap();
+        let profile = profiling.finish().unwrap();
+        let launches = |kernel: &str| {
+            let total = profile.totals.iter().find(|total| total.name == kernel);
+            total.map_or(0, |total| total.count)
+        };
+        assert_eq!((launches("dip_adam"), launches("upload")), (5, 1));
+        let all: u64 = profile.totals.iter().map(|total| total.count).sum();
+        assert_eq!(all, 5 * engine.graphs[0].1.len() as u64 + 1);
+        assert!(profile.totals.iter().all(|total| total.seconds > 0.0));
+    }
+}
+
 /// What the first iterations of `count` instances of a network of one channel took: as small as there is.
 #[cfg(feature = "emulator")]
 fn launches_of(count: usize) -> u64 {
@@ -230,8 +297,11 @@ fn the_memory_it_says_is_the_memory_it_takes() {
         CudaDip::new(&backend, &spec, height, width, 3).map(drop)
     };
     new(bytes).unwrap();
-    let refused = new(bytes - 1).unwrap_err().to_string();
-    assert!(refused.contains("no memory"), "{refused}");
+    let refused = new(bytes - 1).unwrap_err();
+    assert!(
+        matches!(&refused, Error::OutOfMemory(message) if message.contains("no memory")),
+        "{refused}"
+    );
     assert!(CudaDip::bytes(&spec, 13, width, 3).is_err());
 }
 

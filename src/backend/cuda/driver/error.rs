@@ -23,6 +23,13 @@ pub enum DriverError {
     #[error("{device}: no memory for {bytes} bytes")]
     OutOfMemory { device: String, bytes: usize },
 
+    /// What a graph cannot hold was asked for while one was recorded.
+    #[error("{device}: {operation} while a graph is recorded; a graph can only hold launches")]
+    Recording {
+        device: String,
+        operation: &'static str,
+    },
+
     /// A range that is not in its buffer.
     #[error("{device}: elements {first}..{end} are beyond a buffer of {len}")]
     Range {
@@ -61,6 +68,10 @@ pub enum DriverError {
 
 impl From<DriverError> for Error {
     fn from(error: DriverError) -> Self {
-        Error::Device(error.to_string())
+        let message = error.to_string();
+        match error {
+            DriverError::OutOfMemory { .. } => Error::OutOfMemory(message),
+            _ => Error::Device(message),
+        }
     }
 }

@@ -2,32 +2,51 @@
 //!
 //! Two drivers stand behind it: [`nvidia`] (feature `cuda`) and [`emulator`] (feature `emulator`). All work
 //! of a device is done in the order in which it is asked for; launches and uploads may return before
-//! they are done, downloads do not.
+//! they are done, downloads do not. Launches that are repeated are recorded once, as a [`Graph`];
+//! what a device spends its time with is told by a [`Profile`].
 //!
 //! Device memory is not Rust's: a kernel that is given a wrong address or length fails, or computes
 //! wrong numbers, but breaks no guarantee of the language. So launching is safe here.
 
+mod device;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 mod error;
+mod graph;
 #[cfg(feature = "cuda")]
 pub mod nvidia;
+#[cfg(feature = "cuda")]
+mod nvtx;
+mod profile;
+mod profiler;
 mod tally;
+#[cfg(all(test, feature = "emulator"))]
+mod tests;
 
 use std::ffi::c_void;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::AddAssign;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytemuck::Pod;
-
+pub use self::device::{Buffer, Device};
 pub use self::error::DriverError;
+pub use self::graph::Graph;
+use self::graph::{Executable, Recorded};
+pub use self::profile::{Kind, Peak, PhaseTotal, Profile, Total};
+use self::profiler::{HostTimeline, Timeline};
+pub use self::profiler::{Phase, Profiling};
 
 /// A result with a [`DriverError`].
-pub type Result<T> = std::result::Result<T, DriverError>;
+pub type Result<T, E = DriverError> = std::result::Result<T, E>;
+
+/// What a panic elsewhere left behind is whole: every change is one step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A kernel of the table `backend::cuda::kernels`.
+#[derive(Clone, Copy)]
 pub struct Kernel {
     pub name: &'static str,
     pub module: &'static Module,
@@ -51,7 +70,7 @@ pub struct Module {
 
 /// What a launch cannot do without, whatever its kernel is like: profiles and the cost model hold its
 /// time against it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Work {
     /// Bytes of the device's memory: every input read once, every output written once.
     pub bytes: u64,
@@ -203,7 +222,6 @@ pub(crate) use arguments;
 #[derive(Clone, Copy)]
 struct RawArguments<'a> {
     data: *const c_void,
-    #[cfg(feature = "emulator")]
     layout: Layout,
     lifetime: PhantomData<&'a ()>,
 }
@@ -212,182 +230,28 @@ struct RawArguments<'a> {
 trait Driver: Send + Sync {
     fn name(&self) -> &str;
     fn free_bytes(&self) -> Option<u64>;
+    /// Units that each run blocks of their own; at least 1.
+    fn multiprocessors(&self) -> u32;
+    /// The most dynamic shared memory of a block, in bytes.
+    fn shared_limit(&self) -> u32;
+    fn peak(&self) -> Peak {
+        Peak::default()
+    }
     fn allocate(&self, bytes: usize) -> Result<Address>;
     fn free(&self, address: Address);
     fn upload(&self, bytes: &[u8], to: Address) -> Result<()>;
     fn download(&self, from: Address, bytes: &mut [u8]) -> Result<()>;
     fn zero(&self, at: Address, bytes: usize) -> Result<()>;
     fn launch(&self, kernel: &Kernel, launch: Launch, arguments: RawArguments<'_>) -> Result<()>;
-}
-
-/// A GPU, or the emulator.
-#[derive(Clone)]
-pub struct Device {
-    driver: Arc<dyn Driver>,
-}
-
-impl fmt::Debug for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+    /// Prepares launches that will be repeated; `None` where they are launched one by one.
+    fn prepare(self: Arc<Self>, launches: &[Recorded]) -> Result<Option<Box<dyn Executable>>> {
+        let _ = launches;
+        Ok(None)
     }
-}
-
-impl Device {
-    /// What `devices`, `run.json` and errors call it.
-    pub fn name(&self) -> &str {
-        self.driver.name()
-    }
-
-    /// Bytes of its memory that are free; `None` where that cannot be known.
-    pub fn free_bytes(&self) -> Option<u64> {
-        self.driver.free_bytes()
-    }
-
-    /// Memory for `len` elements, not yet written.
-    pub fn allocate<T: Pod>(&self, len: usize) -> Result<Buffer<T>> {
-        let bytes = len.checked_mul(size_of::<T>());
-        let bytes = bytes.ok_or_else(|| DriverError::OutOfMemory {
-            device: self.name().to_owned(),
-            bytes: usize::MAX,
-        })?;
-        Ok(Buffer {
-            device: self.clone(),
-            // No driver gives out nothing.
-            address: self.driver.allocate(bytes.max(1))?,
-            len,
-            elements: PhantomData,
-        })
-    }
-
-    /// Memory that holds `elements`.
-    pub fn allocate_with<T: Pod>(&self, elements: &[T]) -> Result<Buffer<T>> {
-        let mut buffer = self.allocate(elements.len())?;
-        buffer.upload(elements, 0)?;
-        Ok(buffer)
-    }
-
-    /// Launches a kernel.
-    ///
-    /// # Errors
-    /// The arguments are not the kernel's, the launch has no blocks or more threads than the kernel
-    /// allows, or the device refuses it. What goes wrong in the kernel itself may come to light at a
-    /// later call; on the emulator it does at once.
-    pub fn launch<A: Arguments>(
-        &self,
-        kernel: &Kernel,
-        launch: Launch,
-        arguments: &A,
-    ) -> Result<()> {
-        let refuse = |cause: String| {
-            Err(DriverError::Launch {
-                device: self.name().to_owned(),
-                kernel: kernel.name,
-                launch,
-                cause,
-            })
-        };
-        if A::NAME != kernel.arguments {
-            return refuse(format!("it takes {}, not {}", kernel.arguments, A::NAME));
-        }
-        if launch.block == 0 || launch.block > kernel.threads {
-            return refuse(format!("its blocks have 1 to {} threads", kernel.threads));
-        }
-        let [x, y, z] = launch.grid;
-        if x == 0 || x > i32::MAX as u32 || [y, z].iter().any(|&n| n == 0 || n > 65_535) {
-            return refuse("a grid has 1 to 2147483647 × 65535 × 65535 blocks".to_owned());
-        }
-        let arguments = RawArguments {
-            data: std::ptr::from_ref(arguments).cast(),
-            #[cfg(feature = "emulator")]
-            layout: A::LAYOUT,
-            lifetime: PhantomData,
-        };
-        self.driver.launch(kernel, launch, arguments)
-    }
-}
-
-/// Elements in a device's memory; freed when dropped.
-#[derive(Debug)]
-pub struct Buffer<T> {
-    device: Device,
-    address: Address,
-    len: usize,
-    elements: PhantomData<T>,
-}
-
-impl<T: Pod> Buffer<T> {
-    /// Elements.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Where element `index` lies, for a kernel's arguments; `index` may be the length.
-    ///
-    /// # Panics
-    /// `index` is beyond the buffer.
-    pub fn at(&self, index: usize) -> Address {
-        assert!(
-            index <= self.len,
-            "{index} is beyond a buffer of {}",
-            self.len
-        );
-        self.address.offset(index * size_of::<T>())
-    }
-
-    /// Where elements `first .. first + len` lie; drivers are not asked to move none.
-    fn range(&self, first: usize, len: usize) -> Result<Address> {
-        let end = first.saturating_add(len);
-        if end <= self.len {
-            return Ok(self.at(first));
-        }
-        Err(DriverError::Range {
-            device: self.device.name().to_owned(),
-            first,
-            end,
-            len: self.len,
-        })
-    }
-
-    /// Writes elements from `first` on.
-    pub fn upload(&mut self, elements: &[T], first: usize) -> Result<()> {
-        let to = self.range(first, elements.len())?;
-        if elements.is_empty() {
-            return Ok(());
-        }
-        let bytes = bytemuck::cast_slice(elements);
-        self.device.driver.upload(bytes, to)
-    }
-
-    /// Elements `first .. first + len`, once all that was asked for before is done.
-    pub fn download(&self, first: usize, len: usize) -> Result<Vec<T>> {
-        let from = self.range(first, len)?;
-        if len == 0 {
-            return Ok(vec![]);
-        }
-        let mut elements = vec![T::zeroed(); len];
-        let bytes = bytemuck::cast_slice_mut(&mut elements);
-        self.device.driver.download(from, bytes)?;
-        Ok(elements)
-    }
-
-    /// Sets all bytes to zero.
-    pub fn zero(&mut self) -> Result<()> {
-        if self.is_empty() {
-            return Ok(());
-        }
-        let bytes = self.len * size_of::<T>();
-        self.device.driver.zero(self.address, bytes)
-    }
-}
-
-impl<T> Drop for Buffer<T> {
-    fn drop(&mut self) {
-        self.device.driver.free(self.address);
+    /// Starts to measure when work begins and ends: by the host's clock, unless work goes on after a
+    /// call has returned.
+    fn timeline(self: Arc<Self>) -> Result<Box<dyn Timeline>> {
+        Ok(Box::new(HostTimeline::new()))
     }
 }
 
@@ -428,8 +292,8 @@ pub(crate) fn test_devices() -> Vec<Device> {
         );
     }
     #[cfg(feature = "cuda")]
-    if super::kernels::NVCC.is_some() {
-        let gpus = (0..nvidia::device_count()).map(Device::nvidia);
+    {
+        let gpus = (0..nvidia::usable().unwrap_or(0)).map(Device::nvidia);
         devices.extend(gpus.map(|gpu| gpu.expect("a GPU that works")));
     }
     if devices.is_empty() {

@@ -15,10 +15,7 @@ impl Device {
     /// A device without memory, and what is asked of it.
     pub(crate) fn tally() -> (Device, Arc<Tally>) {
         let tally = Arc::new(Tally::default());
-        let device = Device {
-            driver: tally.clone(),
-        };
-        (device, tally)
+        (Device::new(tally.clone()), tally)
     }
 }
 
@@ -34,6 +31,12 @@ impl Driver for Tally {
     }
     fn free_bytes(&self) -> Option<u64> {
         None
+    }
+    fn multiprocessors(&self) -> u32 {
+        1
+    }
+    fn shared_limit(&self) -> u32 {
+        u32::MAX
     }
     fn allocate(&self, bytes: usize) -> Result<Address> {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);

@@ -20,9 +20,12 @@ use super::bridge::{
 };
 use super::fault::{Access, Fault, Space};
 use super::memory::{self, Memory, Written};
+use crate::backend::cuda::kernels::LARGEST_FRAME;
 
-/// Of a fiber's stack, in bytes; its pages cost nothing until they are touched.
+/// Of a fiber's stack, in bytes; its pages cost nothing until they are touched. What the compiler lets a
+/// kernel's function have of it leaves room for a chain of them, and for the host's functions that it calls.
 const STACK: usize = 256 * 1024;
+const _: () = assert!(STACK - STACK / 4 >= 16 * LARGEST_FRAME);
 
 /// A launch, the same for all workers.
 pub(super) struct Plan<'a> {

@@ -13,6 +13,7 @@ pub type Entry = unsafe extern "C" fn(*const c_void);
 pub type RawFields = unsafe extern "C" fn() -> *const RawField;
 
 /// A kernel on the host.
+#[derive(Clone, Copy)]
 pub struct Emulated {
     pub entry: Entry,
     pub fields: RawFields,

@@ -7,10 +7,9 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Mutex;
 
-use super::super::Address;
+use super::super::{Address, lock};
 use super::bridge::{OFFSET_BITS, Region, UNWRITTEN};
 use super::fault::Fault;
-use super::lock;
 use crate::backend::memory::free_bytes;
 
 /// Freed numbers rest until there are so many, so that using one is noticed.

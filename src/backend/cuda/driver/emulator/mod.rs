@@ -12,7 +12,7 @@ mod memory;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -21,7 +21,9 @@ use self::block::{Plan, Worker};
 pub use self::bridge::{Counters, Emulated, RawField, RawFields, check_layout};
 pub use self::fault::{Access, Fault, Space};
 use self::memory::Memory;
-use super::{Address, Device, Driver, DriverError, Kernel, Launch, RawArguments, Result, Work};
+use super::{
+    Address, Device, Driver, DriverError, Kernel, Launch, RawArguments, Result, Work, lock,
+};
 use crate::random::philox;
 
 /// Shared memory that a block can have on any of the chips we compile for, in bytes (compute capability
@@ -87,17 +89,13 @@ impl Default for Options {
 #[derive(Clone)]
 pub struct Emulator {
     state: Arc<State>,
+    device: Device,
 }
 
 struct State {
     orders: Vec<Order>,
     memory: Mutex<Memory>,
     counts: Mutex<BTreeMap<&'static str, Counts>>,
-}
-
-/// What a panic elsewhere left behind is whole: every change is one step.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Emulator {
@@ -112,20 +110,20 @@ impl Emulator {
                 cause: "this processor has no AVX2 and FMA".to_owned(),
             });
         }
+        let state = Arc::new(State {
+            orders: options.orders,
+            memory: Mutex::new(Memory::new(options.memory)),
+            counts: Mutex::default(),
+        });
         Ok(Emulator {
-            state: Arc::new(State {
-                orders: options.orders,
-                memory: Mutex::new(Memory::new(options.memory)),
-                counts: Mutex::default(),
-            }),
+            device: Device::new(state.clone()),
+            state,
         })
     }
 
     /// The device.
     pub fn device(&self) -> Device {
-        Device {
-            driver: self.state.clone(),
-        }
+        self.device.clone()
     }
 
     /// What every kernel did since the start, or since the last call.
@@ -155,6 +153,14 @@ impl Driver for State {
 
     fn free_bytes(&self) -> Option<u64> {
         lock(&self.memory).free_bytes()
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        pool().map_or(1, |pool| pool.current_num_threads() as u32)
+    }
+
+    fn shared_limit(&self) -> u32 {
+        SHARED_LIMIT
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address> {

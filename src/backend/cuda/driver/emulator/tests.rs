@@ -394,6 +394,41 @@ fn memory_that_is_not_to_be_had_is_an_error_and_freed_memory_can_be_had() {
     assert!(device.allocate::<u64>(usize::MAX).is_err());
 }
 
+/// What would overflow a thread's stack does not get so far.
+#[test]
+fn frames_too_large_for_a_threads_stack_are_not_compiled() {
+    use crate::backend::cuda::kernels::{HOST_COMPILER, LARGEST_FRAME};
+    use std::process::Command;
+    let folder = tempfile::tempdir().unwrap();
+    let (source, object) = (
+        folder.path().join("large.cu"),
+        folder.path().join("large.o"),
+    );
+    let compile = |bytes: usize| {
+        let text = format!(
+            "#include \"device.cuh\"\nstruct LargeArgs {{ uint32_t n; }};\n\
+             KERNEL(large, LargeArgs, 64) {{ char frame[{bytes}]; volatile char* at = frame; \
+             at[args.n] = 1; }}\n"
+        );
+        std::fs::write(&source, text).unwrap();
+        let output = Command::new(HOST_COMPILER[0])
+            .args(&HOST_COMPILER[1..])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .arg("-c")
+            .arg(&source)
+            .arg("-o")
+            .arg(&object)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), said)
+    };
+    let (compiled, said) = compile(LARGEST_FRAME / 2);
+    assert!(compiled, "{said}");
+    let (compiled, said) = compile(LARGEST_FRAME + 1);
+    assert!(!compiled && said.contains("frame-larger-than"), "{said}");
+}
+
 /// Launches large enough to be shared among threads, from threads that wait for one another.
 #[test]
 fn launches_from_many_threads_do_not_wait_for_one_another_forever() {

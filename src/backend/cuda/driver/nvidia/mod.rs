@@ -1,13 +1,24 @@
 //! NVIDIA's driver, loaded when it is first asked for: a program without it starts all the same.
 
+mod describe;
+mod events;
+mod graph;
+
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_int, c_void};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::result::{self, DriverError as Refusal};
 use cudarc::driver::sys;
 
-use super::{Address, Device, Driver, DriverError, Kernel, Launch, Module, RawArguments, Result};
+pub use self::describe::{Description, Unusable, describe, usable};
+use self::events::Events;
+use super::graph::{Executable, Recorded};
+use super::profiler::Timeline;
+use super::{
+    Address, Device, Driver, DriverError, Kernel, Launch, Module, Peak, RawArguments, Result, lock,
+};
 
 /// Dynamic shared memory that a block can have without asking, in bytes.
 const SHARED_UNASKED: u32 = 48 * 1024;
@@ -18,19 +29,8 @@ impl Device {
     /// # Errors
     /// There is no driver or no such GPU, or this build has no kernels.
     pub fn nvidia(ordinal: usize) -> Result<Device> {
-        let driver = Arc::new(Nvidia::open(ordinal)?);
-        Ok(Device { driver })
+        Ok(Device::new(Arc::new(Nvidia::open(ordinal)?)))
     }
-}
-
-/// GPUs of this machine; 0 where there is no driver.
-pub fn device_count() -> usize {
-    // SAFETY: only tries to load the library.
-    if !unsafe { sys::is_culib_present() } {
-        return 0;
-    }
-    let count = result::init().and_then(|()| result::device::get_count());
-    count.map_or(0, |count| count as usize)
 }
 
 /// One GPU: its primary context and one stream, in which all work is done in order.
@@ -39,6 +39,7 @@ struct Nvidia {
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
+    description: Description,
     loaded: Mutex<Loaded>,
 }
 
@@ -52,8 +53,23 @@ unsafe impl Sync for Nvidia {}
 struct Loaded {
     modules: HashMap<&'static str, sys::CUmodule>,
     kernels: HashMap<&'static str, Function>,
-    /// The latest launch, which an error that comes to light later is likely about.
-    latest: Option<(&'static str, Launch)>,
+    /// What was launched last, which an error that comes to light later is likely about.
+    latest: Option<Latest>,
+}
+
+enum Latest {
+    Kernel(&'static str, Launch),
+    /// What it holds.
+    Graph(Arc<str>),
+}
+
+impl fmt::Display for Latest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Latest::Kernel(name, launch) => write!(f, "{name} {launch}"),
+            Latest::Graph(kernels) => f.write_str(kernels),
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -70,21 +86,18 @@ impl Nvidia {
             device: device.clone(),
             cause,
         };
-        // SAFETY: only tries to load the library.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(absent("no CUDA driver on this machine".to_owned()));
-        }
-        let refused = |refusal| absent(describe(refusal));
-        result::init().map_err(refused)?;
-        let count = result::device::get_count().map_err(refused)?;
-        if ordinal >= count as usize {
+        let count = usable().map_err(|why| match why {
+            Unusable::NoKernels => DriverError::NoKernels {
+                device: device.clone(),
+            },
+            why => absent(why.to_string()),
+        })?;
+        if ordinal >= count {
             return Err(absent(format!("this machine has {count} GPUs")));
         }
-        if super::super::kernels::NVCC.is_none() {
-            return Err(DriverError::NoKernels { device });
-        }
+        let refused = |refusal| absent(explain(refusal));
+        let description = describe(ordinal).map_err(|why| absent(why.to_string()))?;
         let handle = result::device::get(ordinal as c_int).map_err(refused)?;
-        let model = result::device::get_name(handle).map_err(refused)?;
         // SAFETY: the device is one; the context is released when this is dropped.
         let context = unsafe { result::primary_ctx::retain(handle) }.map_err(refused)?;
         let stream = (|| {
@@ -98,10 +111,11 @@ impl Nvidia {
             refused(refusal)
         })?;
         Ok(Nvidia {
-            name: format!("{device} ({model})"),
+            name: format!("{device} ({})", description.name),
             device: handle,
             context,
             stream,
+            description,
             loaded: Mutex::default(),
         })
     }
@@ -114,18 +128,37 @@ impl Nvidia {
     }
 
     fn loaded(&self) -> MutexGuard<'_, Loaded> {
-        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.loaded)
     }
 
     fn failed(&self, operation: &str, refusal: Refusal) -> DriverError {
-        let operation = match self.loaded().latest {
-            Some((kernel, launch)) => format!("{operation} after {kernel} {launch}"),
+        let operation = match &self.loaded().latest {
+            Some(latest) => format!("{operation} after {latest}"),
             None => operation.to_owned(),
         };
         DriverError::Failed {
             device: self.name.clone(),
             operation,
-            cause: describe(refusal),
+            cause: explain(refusal),
+        }
+    }
+
+    /// Why a kernel was not launched. Where one before it failed, that may be why: so it is named too.
+    fn refused(
+        &self,
+        loaded: &Loaded,
+        kernel: &Kernel,
+        launch: Launch,
+        cause: String,
+    ) -> DriverError {
+        DriverError::Launch {
+            device: self.name.clone(),
+            kernel: kernel.name,
+            launch,
+            cause: match &loaded.latest {
+                Some(latest) => format!("{cause}, after {latest}"),
+                None => cause,
+            },
         }
     }
 
@@ -135,7 +168,7 @@ impl Nvidia {
         let mut aligned = vec![0_u64; image.len().div_ceil(8)];
         bytemuck::cast_slice_mut(&mut aligned)[..image.len()].copy_from_slice(image);
         // SAFETY: nvcc made the image; it carries its own length.
-        unsafe { result::module::load_data(aligned.as_ptr().cast()) }.map_err(describe)
+        unsafe { result::module::load_data(aligned.as_ptr().cast()) }.map_err(explain)
     }
 
     /// The kernel, allowed as much shared memory as the launch has.
@@ -159,7 +192,7 @@ impl Nvidia {
                 let name = CString::new(kernel.name).map_err(|e| e.to_string())?;
                 // SAFETY: the module is loaded, and unloaded only with the context.
                 let handle =
-                    unsafe { result::module::get_function(module, name) }.map_err(describe)?;
+                    unsafe { result::module::get_function(module, name) }.map_err(explain)?;
                 Function {
                     handle,
                     shared: SHARED_UNASKED,
@@ -177,7 +210,7 @@ impl Nvidia {
                     shared as c_int,
                 )
             }
-            .map_err(describe)?;
+            .map_err(explain)?;
             function.shared = shared;
         }
         loaded.kernels.insert(kernel.name, function);
@@ -192,7 +225,7 @@ impl Nvidia {
 }
 
 /// CUDA's own words, and the name to look them up by.
-fn describe(refusal: Refusal) -> String {
+fn explain(refusal: Refusal) -> String {
     let text = |text: std::result::Result<&CStr, Refusal>| {
         text.map_or("unknown".to_owned(), |text| {
             text.to_string_lossy().into_owned()
@@ -214,6 +247,18 @@ impl Driver for Nvidia {
         self.enter().ok()?;
         let (free, _) = result::mem_get_info().ok()?;
         Some(free as u64)
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        self.description.multiprocessors
+    }
+
+    fn shared_limit(&self) -> u32 {
+        self.description.shared_limit
+    }
+
+    fn peak(&self) -> Peak {
+        self.description.peak()
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address> {
@@ -264,16 +309,10 @@ impl Driver for Nvidia {
 
     fn launch(&self, kernel: &Kernel, launch: Launch, arguments: RawArguments<'_>) -> Result<()> {
         self.enter()?;
-        let refuse = |cause| DriverError::Launch {
-            device: self.name.clone(),
-            kernel: kernel.name,
-            launch,
-            cause,
-        };
         let mut loaded = self.loaded();
         let function = self
             .function(&mut loaded, kernel, launch.shared)
-            .map_err(refuse)?;
+            .map_err(|cause| self.refused(&loaded, kernel, launch, cause))?;
         let [x, y, z] = launch.grid;
         let mut parameters: [*mut c_void; 1] = [arguments.data.cast_mut()];
         // SAFETY: the arguments are the kernel's (`Device::launch` has compared their names, tests on the
@@ -288,9 +327,17 @@ impl Driver for Nvidia {
                 &mut parameters,
             )
         }
-        .map_err(|refusal| refuse(describe(refusal)))?;
-        loaded.latest = Some((kernel.name, launch));
+        .map_err(|refusal| self.refused(&loaded, kernel, launch, explain(refusal)))?;
+        loaded.latest = Some(Latest::Kernel(kernel.name, launch));
         Ok(())
+    }
+
+    fn prepare(self: Arc<Self>, launches: &[Recorded]) -> Result<Option<Box<dyn Executable>>> {
+        Ok(Some(Box::new(graph::Prepared::new(self, launches)?)))
+    }
+
+    fn timeline(self: Arc<Self>) -> Result<Box<dyn Timeline>> {
+        Ok(Box::new(Events::new(self)?))
     }
 }
 
