@@ -204,10 +204,10 @@ impl Driver for State {
         }
         kernel.emulated.check(arguments.layout).map_err(refuse)?;
         let mut memory = lock(&self.memory);
-        let fault = |fault| DriverError::Fault {
+        let fault = |fault: Fault| DriverError::Fault {
             kernel: kernel.name,
             launch,
-            fault,
+            fault: fault.into(),
         };
         let (&first, others) = self.orders.split_first().unwrap_or((&Order::Forward, &[]));
         let before = (!others.is_empty()).then(|| memory.clone());
