@@ -1,9 +1,9 @@
 //! What a chip needs at least for what kernels do: the floor that times are judged by.
 //!
 //! A launch says what it cannot do without ([`Work`](super::driver::Work)); the emulator counts what its kernel does. Held
-//! against a chip's published rates, each gives a time that the kernel cannot be faster than. Gaps between
-//! launches, blocks that do not fill the chip, latency, bank conflicts and the lower rate of double
-//! precision come on top and are not in it.
+//! against a chip's published rates, each gives a time that the kernel cannot be faster than, in a batch
+//! that fills the chip and is larger than its second-level cache. Gaps between launches, latency, bank
+//! conflicts and the lower rate of double precision come on top and are not in it.
 
 /// Bytes that a multiprocessor's shared memory and first-level cache move in a clock: 32 banks of four
 /// (CUDA C++ Programming Guide, section on shared memory).
@@ -109,8 +109,8 @@ pub struct Demand {
     /// Of the device's memory: every input read once, every output written once.
     pub bytes: f64,
     /// That threads asked of memory, device's and shared alike: each passes a multiprocessor's first-level
-    /// cache or shared memory. What a warp reads at one address is counted for each lane: it takes a turn
-    /// of the banks as other reads do, where elements have four bytes.
+    /// cache or shared memory. What a warp reads at one address is counted for each lane, for it takes a
+    /// turn of the banks as other reads do: exact for elements of four bytes, too much for larger ones.
     pub on_chip_bytes: f64,
     pub multiply_adds: f64,
     pub matrix_multiply_adds: f64,

@@ -75,12 +75,12 @@ fn share_of_peak(chip: &Chip, iteration: &Iteration) -> f64 {
 fn table(chip: &Chip, preset: Preset, iteration: &Iteration) -> Result<()> {
     let all = iteration.floor(chip);
     print(&format!(
-        "\n{}, {side}x{side}, {}: {:.3} us an iteration of an instance at least, {:.4} million a second; \
-         {:.0}% of the float32 peak; {} launches",
+        "\n{}, {side}x{side}, {}: {:.3} us an iteration of an instance at least, {:.0} a second; {:.0}% of \
+         the float32 peak; {} launches",
         preset.name(),
         iteration.path,
         1e6 * all,
-        1e-6 / all,
+        1.0 / all,
         100.0 * share_of_peak(chip, iteration),
         iteration.launches(),
         side = iteration.side,

@@ -15,7 +15,7 @@ use crate::random::RandomKey;
 /// Side of the picture that image-sized presets are modelled for, in pixels.
 const PICTURE: usize = 224;
 /// Of their blocks, the emulator runs one in so many.
-const SAMPLE: u32 = 64;
+const SAMPLE: u32 = 16;
 
 /// What the kernels do in one iteration of one instance. All of it grows with the number of instances,
 /// launches excepted.
