@@ -86,7 +86,8 @@ impl Golden {
     }
 
     fn all() -> Vec<Golden> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        // Cargo runs tests in the package's folder; the GPU bundle has this one beside its run.sh.
+        let folder = Path::new("tests/golden");
         let mut paths: Vec<_> = std::fs::read_dir(folder)
             .unwrap()
             .map(|entry| entry.unwrap().path())
@@ -258,7 +259,8 @@ fn blocked_is_close_to_pytorch() {
     });
 }
 
-/// The emulator, where this build has it, and the machine's GPUs.
+/// The emulator, where this build has it, and the machine's GPUs; with `BACKSTITCH_TEST_GPU=require` a
+/// machine without one fails.
 #[cfg(any(feature = "cuda", feature = "emulator"))]
 fn devices() -> Vec<backstitch::backend::cuda::driver::Device> {
     let mut devices = vec![];
@@ -272,6 +274,11 @@ fn devices() -> Vec<backstitch::backend::cuda::driver::Device> {
         use backstitch::backend::cuda::driver::{Device, nvidia::device_count};
         devices.extend((0..device_count()).map(|gpu| Device::nvidia(gpu).unwrap()));
     }
+    let required = std::env::var_os("BACKSTITCH_TEST_GPU").is_some_and(|value| value == "require");
+    let gpu = devices
+        .iter()
+        .any(|device| device.name().starts_with("cuda"));
+    assert!(!required || gpu, "no GPU to test on");
     devices
 }
 

@@ -1,5 +1,8 @@
 //! `backstitch bench`.
 
+#[cfg(feature = "emulator")]
+mod floors;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -30,9 +33,23 @@ pub struct Args {
     /// Seconds for each figure, at least
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = seconds)]
     pub seconds: f64,
+    /// Measure nothing, but say what this chip's published rates allow, by the emulator's counts
+    #[arg(long, value_name = "CHIP", value_parser = CHIPS, conflicts_with_all = ["classifier", "seconds"])]
+    pub model: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// The chips that the cost model knows.
+const CHIPS: [&str; 4] = ["h100", "a100", "l4", "rtx4090"];
+
+impl Args {
+    /// What is asked for.
+    fn presets(&self) -> impl Iterator<Item = Preset> {
+        let wanted = |preset: &Preset| self.preset.is_none_or(|only| only == *preset);
+        Preset::ALL.into_iter().filter(wanted)
+    }
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -44,6 +61,15 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 /// Measures the device's engines and prints the figures.
 pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
+    if let Some(chip) = &args.model {
+        #[cfg(feature = "emulator")]
+        return floors::run(chip, args);
+        #[cfg(not(feature = "emulator"))]
+        return Err(crate::Error::invalid(format!(
+            "--model {chip} counts on the emulator, which this build lacks: build with cargo build \
+             --release --features emulator"
+        )));
+    }
     device::run(Run { args }, global)
 }
 
@@ -65,10 +91,7 @@ impl device::Command for Run<'_> {
             None => backend.name(),
         })?;
         let mut figures = Vec::new();
-        for preset in Preset::ALL
-            .into_iter()
-            .filter(|p| args.preset.is_none_or(|only| only == *p))
-        {
+        for preset in args.presets() {
             let figure = bench::preset(backend, preset, args.instances, budget)?;
             let of_peak = peak.map_or(String::new(), |peak| {
                 format!(" ({:.0}% of peak)", 100.0 * figure.gflops / peak)

@@ -5,13 +5,15 @@
 //! - [`kernels`] is the table of all kernels;
 //! - [`images`] moves, cuts and joins images;
 //! - [`dip`] optimises DIP instances;
-//! - [`classifier`] runs the victim.
+//! - [`classifier`] runs the victim;
+//! - [`model`] says what a chip needs for it at least.
 
 pub mod classifier;
 pub mod dip;
 pub mod driver;
 pub mod images;
 pub mod kernels;
+pub mod model;
 
 use self::driver::Device;
 use crate::error::{Error, Result};

@@ -62,7 +62,8 @@ pub enum DriverError {
     Fault {
         kernel: &'static str,
         launch: Launch,
-        fault: Fault,
+        /// Boxed, so that results stay small where nothing fails.
+        fault: Box<Fault>,
     },
 }
 

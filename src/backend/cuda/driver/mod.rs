@@ -274,7 +274,8 @@ pub(crate) fn assert_mirrored(
     }
 }
 
-/// What tests run on: the emulator in three orders, where this build has it, and the machine's GPUs.
+/// What tests run on: the emulator in three orders, where this build has it, and the machine's GPUs;
+/// with `BACKSTITCH_TEST_GPU=require` a machine without one fails.
 #[cfg(test)]
 pub(crate) fn test_devices() -> Vec<Device> {
     let mut devices = vec![];
@@ -296,6 +297,9 @@ pub(crate) fn test_devices() -> Vec<Device> {
         let gpus = (0..nvidia::usable().unwrap_or(0)).map(Device::nvidia);
         devices.extend(gpus.map(|gpu| gpu.expect("a GPU that works")));
     }
+    let required = std::env::var_os("BACKSTITCH_TEST_GPU").is_some_and(|value| value == "require");
+    let gpu = |device: &Device| device.name().starts_with("cuda");
+    assert!(!required || devices.iter().any(gpu), "no GPU to test on");
     if devices.is_empty() {
         println!("skipped: no GPU, and no emulator in this build (--features emulator)");
     }

@@ -86,6 +86,20 @@ pub struct Counters {
     pub multiply_adds: u64,
 }
 
+impl Counters {
+    /// What `blocks` blocks do where `run` of them did this.
+    pub(super) fn of_more(self, blocks: u32, run: u32) -> Counters {
+        let more = |n: u64| (u128::from(n) * u128::from(blocks) / u128::from(run)) as u64;
+        Counters {
+            global_read: more(self.global_read),
+            global_written: more(self.global_written),
+            shared_read: more(self.shared_read),
+            shared_written: more(self.shared_written),
+            multiply_adds: more(self.multiply_adds),
+        }
+    }
+}
+
 impl AddAssign for Counters {
     fn add_assign(&mut self, other: Self) {
         self.global_read += other.global_read;

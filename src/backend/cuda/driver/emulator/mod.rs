@@ -74,6 +74,9 @@ pub struct Options {
     pub orders: Vec<Order>,
     /// Memory of the device in bytes.
     pub memory: u64,
+    /// Runs one block in so many, evenly spread, and counts each as that many: what large launches do, in
+    /// a fraction of the time. Results are then meaningless, and memory counts as written.
+    pub sample: u32,
 }
 
 impl Default for Options {
@@ -81,6 +84,7 @@ impl Default for Options {
         Options {
             orders: vec![Order::Forward],
             memory: u64::MAX,
+            sample: 1,
         }
     }
 }
@@ -94,6 +98,7 @@ pub struct Emulator {
 
 struct State {
     orders: Vec<Order>,
+    sample: u32,
     memory: Mutex<Memory>,
     counts: Mutex<BTreeMap<&'static str, Counts>>,
 }
@@ -112,6 +117,7 @@ impl Emulator {
         }
         let state = Arc::new(State {
             orders: options.orders,
+            sample: options.sample.max(1),
             memory: Mutex::new(Memory::new(options.memory)),
             counts: Mutex::default(),
         });
@@ -164,12 +170,17 @@ impl Driver for State {
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address> {
-        lock(&self.memory)
+        let mut memory = lock(&self.memory);
+        let address = memory
             .allocate(bytes)
             .ok_or_else(|| DriverError::OutOfMemory {
                 device: self.name().to_owned(),
                 bytes,
-            })
+            })?;
+        if self.sample > 1 {
+            memory.zero(address, bytes);
+        }
+        Ok(address)
     }
 
     fn free(&self, address: Address) {
@@ -210,20 +221,24 @@ impl Driver for State {
         }
         kernel.emulated.check(arguments.layout).map_err(refuse)?;
         let mut memory = lock(&self.memory);
-        let fault = |fault| DriverError::Fault {
+        let fault = |fault: Fault| DriverError::Fault {
             kernel: kernel.name,
             launch,
-            fault,
+            fault: fault.into(),
         };
+        let blocks = launch.grid.iter().product::<u32>();
+        let run = blocks.div_ceil(self.sample);
         let (&first, others) = self.orders.split_first().unwrap_or((&Order::Forward, &[]));
         let before = (!others.is_empty()).then(|| memory.clone());
-        let run = |memory: &Memory, order| {
-            execute(kernel, launch, arguments, memory, order).map_err(fault)
+        let execute = |memory: &Memory, order: Order| {
+            let blocks = sample(order.of(blocks), run);
+            let plan = Plan::new(kernel, launch, arguments, memory, order);
+            execute(&plan, launch.block, &blocks).map_err(fault)
         };
-        let done = run(&memory, first)?;
+        let done = execute(&memory, first)?.of_more(blocks, run);
         for &other in others {
             let again = before.clone().expect("taken where there are others");
-            run(&again, other)?;
+            execute(&again, other)?;
             if let Some(address) = memory.difference(&again) {
                 return Err(fault(Fault::Race {
                     first,
@@ -254,29 +269,31 @@ fn pool() -> Option<&'static ThreadPool> {
     POOL.get_or_init(build).as_ref()
 }
 
-/// Runs all blocks, on several threads of the machine where it is worth it.
-fn execute(
-    kernel: &Kernel,
-    launch: Launch,
-    arguments: RawArguments<'_>,
-    memory: &Memory,
-    order: Order,
-) -> std::result::Result<Counters, Fault> {
-    let plan = Plan::new(kernel, launch, arguments, memory, order);
-    let blocks = launch.grid.iter().product::<u32>();
-    let blocks = order.of(blocks);
-    let shared = blocks.len() as u64 * u64::from(launch.block) >= WORTH_SHARING;
+/// `count` of the blocks, evenly spread.
+fn sample(blocks: Vec<u32>, count: u32) -> Vec<u32> {
+    let (n, count) = (blocks.len(), count as usize);
+    if count == n {
+        return blocks;
+    }
+    (0..count)
+        .map(|i| blocks[(2 * i + 1) * n / (2 * count)])
+        .collect()
+}
+
+/// Runs the blocks, of `threads` threads each, on several threads of the machine where it is worth it.
+fn execute(plan: &Plan<'_>, threads: u32, blocks: &[u32]) -> std::result::Result<Counters, Fault> {
+    let shared = blocks.len() as u64 * u64::from(threads) >= WORTH_SHARING;
     let pool = match shared && rayon::current_thread_index().is_none() {
         true => pool(),
         false => None,
     };
     let Some(pool) = pool else {
-        return Worker::run(&plan, &blocks);
+        return Worker::run(plan, blocks);
     };
     let part = blocks.len().div_ceil(pool.current_num_threads());
     let results: Vec<_> = pool.install(|| {
         let parts = blocks.par_chunks(part);
-        parts.map(|blocks| Worker::run(&plan, blocks)).collect()
+        parts.map(|blocks| Worker::run(plan, blocks)).collect()
     });
     let mut sum = Counters::default();
     for done in results {

@@ -1,0 +1,194 @@
+//! What kernels do in an iteration, counted on the emulator.
+
+use std::collections::BTreeMap;
+
+use super::{Chip, Demand};
+use crate::backend::cuda::CudaBackend;
+use crate::backend::cuda::dip::CudaDip;
+use crate::backend::cuda::driver::emulator::{Counts, Emulator, Options};
+use crate::backend::cuda::images::DeviceImages;
+use crate::backend::{At, DipEngine, ImageOps, ImageShape, Instance};
+use crate::dip::{NetSpec, Preset};
+use crate::error::Result;
+use crate::random::RandomKey;
+
+/// Side of the picture that image-sized presets are modelled for, in pixels.
+const PICTURE: usize = 224;
+/// Of their blocks, the emulator runs one in so many.
+const SAMPLE: u32 = 16;
+
+/// What the kernels do in one iteration of one instance. All of it grows with the number of instances,
+/// launches excepted.
+#[derive(Clone, Debug)]
+pub struct Iteration {
+    /// How the engine runs it.
+    pub path: &'static str,
+    /// Side of the instance's picture.
+    pub side: usize,
+    /// Multiply-adds of the convolutions: of the forward pass, and as many again for either derivative.
+    pub convolutions: u64,
+    /// By kernel.
+    pub kernels: BTreeMap<&'static str, Demand>,
+}
+
+impl Iteration {
+    /// Seconds that it takes a chip at least, one kernel after another, in a batch that fills the chip.
+    pub fn floor(&self, chip: &Chip) -> f64 {
+        let floors = self.kernels.values().map(|kernel| chip.floor(kernel));
+        floors.map(|floor| floor.seconds()).sum()
+    }
+
+    /// Launches of an iteration of any number of instances.
+    pub fn launches(&self) -> f64 {
+        self.kernels.values().map(|kernel| kernel.launches).sum()
+    }
+}
+
+/// An iteration of a preset's network on each path that the engine has for it.
+///
+/// # Errors
+/// The emulator does not run on this processor, or there is no memory.
+pub fn iterations(preset: Preset) -> Result<Vec<Iteration>> {
+    let (side, sample) = match preset.tile() {
+        Some(tile) => (tile, 1),
+        None => (PICTURE, SAMPLE),
+    };
+    let spec = preset.spec(3);
+    Ok(vec![Iteration {
+        path: "op by op",
+        side,
+        convolutions: 3 * spec.multiply_adds(side, side),
+        kernels: count(&spec, side, 1, sample, CudaDip::new)?,
+    }])
+}
+
+/// What the kernels of the engine that `new` makes do in one of `iterations` iterations that run in one
+/// call, for one instance of `side × side` pixels; counted on one block in `sample` of every launch.
+fn count<E: DipEngine<Images = DeviceImages>>(
+    spec: &NetSpec,
+    side: usize,
+    iterations: u32,
+    sample: u32,
+    new: impl Fn(&CudaBackend, &NetSpec, usize, usize, usize) -> Result<E>,
+) -> Result<BTreeMap<&'static str, Demand>> {
+    let emulator = Emulator::new(Options {
+        sample,
+        ..Options::default()
+    })?;
+    let backend = CudaBackend::new(emulator.device());
+    let mut engine = new(&backend, spec, side, side, 1)?;
+    let shape = ImageShape {
+        channels: spec.output_channels,
+        height: side,
+        width: side,
+    };
+    let targets = backend.allocate(shape, 1)?;
+    engine.load(&[Instance {
+        slot: 0,
+        target: At::new(&targets, 0),
+        key: RandomKey::default(),
+    }])?;
+    emulator.take_counts();
+    engine.run(iterations)?;
+    let counts = emulator.take_counts().into_iter();
+    let demands = counts.map(|(kernel, counts)| (kernel, demand(counts, iterations)));
+    Ok(demands.collect())
+}
+
+/// What was counted, of one of `iterations`.
+fn demand(counts: Counts, iterations: u32) -> Demand {
+    let done = counts.done;
+    let on_chip = done.global_read + done.global_written + done.shared_read + done.shared_written;
+    let of_one = |n: u64| n as f64 / f64::from(iterations);
+    Demand {
+        launches: of_one(counts.launches),
+        bytes: of_one(counts.needed.bytes),
+        on_chip_bytes: of_one(on_chip),
+        multiply_adds: of_one(done.multiply_adds),
+        matrix_multiply_adds: of_one(counts.needed.matrix_multiply_adds),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_stands_for_the_whole() {
+        let spec = NetSpec {
+            skip: vec![2],
+            down: vec![3],
+            up: vec![4],
+            ..Preset::Skip.spec(3)
+        };
+        let whole = count(&spec, 64, 1, 1, CudaDip::new).unwrap();
+        let sampled = count(&spec, 64, 1, 4, CudaDip::new).unwrap();
+        assert_eq!(Vec::from_iter(whole.keys()), Vec::from_iter(sampled.keys()));
+        for (kernel, whole) in whole {
+            let sampled = sampled[kernel];
+            assert_eq!(sampled.launches, whole.launches, "{kernel}");
+            assert_eq!(sampled.bytes, whole.bytes, "{kernel}");
+            for (got, want) in [
+                (sampled.multiply_adds, whole.multiply_adds),
+                (sampled.on_chip_bytes, whole.on_chip_bytes),
+            ] {
+                // Blocks at the edges and those of the last channels do less.
+                assert!((got - want).abs() <= 0.1 * want, "{kernel}: {got}, {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_iteration_takes_its_kernels_one_after_another() {
+        let chip = Chip::named("a100").unwrap();
+        let by_memory = Demand {
+            launches: 2.0,
+            bytes: 2039e3,
+            ..Demand::default()
+        };
+        let by_matrices = Demand {
+            launches: 0.5,
+            matrix_multiply_adds: 156e6,
+            ..Demand::default()
+        };
+        let iteration = Iteration {
+            path: "",
+            side: 1,
+            convolutions: 1,
+            kernels: BTreeMap::from([("a", by_memory), ("b", by_matrices)]),
+        };
+        assert!((iteration.floor(chip) / 2e-6 - 1.0).abs() < 1e-12);
+        assert_eq!(iteration.launches(), 2.5);
+    }
+
+    #[test]
+    fn every_preset_with_tiles_has_a_floor() {
+        let chip = Chip::named("h100").unwrap();
+        for iteration in iterations(Preset::Tiles).unwrap() {
+            // Its arithmetic alone, at the chip's peak.
+            let least = 2.0 * iteration.convolutions as f64 / (1e12 * chip.float32);
+            let floor = iteration.floor(chip);
+            assert!(
+                least * 0.9 < floor && floor < 1e3 * least,
+                "{}: {floor}",
+                iteration.path
+            );
+        }
+    }
+
+    /// Three levels at 8×8: all of what a thread asks of memory and of the multiply-adds is counted.
+    #[test]
+    fn counts_are_those_of_one_iteration() {
+        let spec = Preset::Tiles.spec(3);
+        let once = count(&spec, 8, 1, 1, CudaDip::new).unwrap();
+        let thrice = count(&spec, 8, 3, 1, CudaDip::new).unwrap();
+        assert_eq!(once, thrice);
+        let adam = once["dip_adam"];
+        let values = (spec.parameter_count() + 64) as f64;
+        assert_eq!(adam.launches, 1.0);
+        assert_eq!(adam.bytes, 7.0 * 4.0 * values);
+        // And each thread reads the slot and its iterations.
+        assert_eq!(adam.on_chip_bytes, 9.0 * 4.0 * values);
+        assert_eq!(adam.multiply_adds, 2.0 * values);
+    }
+}
