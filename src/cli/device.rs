@@ -1,15 +1,19 @@
 //! `--device`: what it says, and running a command there.
 
+#[cfg(any(feature = "cuda", feature = "emulator"))]
+use std::io::Write;
 use std::str::FromStr;
 
 use super::{Global, Outcome};
 use crate::backend::Backend;
 use crate::backend::cpu::CpuBackend;
+#[cfg(feature = "cuda")]
+use crate::backend::cuda::driver::nvidia::{self, Unusable};
 #[cfg(any(feature = "cuda", feature = "emulator"))]
-use crate::backend::cuda::CudaBackend;
-#[cfg(any(feature = "cuda", feature = "emulator"))]
-use crate::backend::cuda::driver;
+use crate::backend::cuda::{CudaBackend, driver};
 use crate::error::{Error, Result};
+#[cfg(any(feature = "cuda", feature = "emulator"))]
+use crate::io::replace::{Replacement, write_error};
 
 /// A place to compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,57 +57,77 @@ pub trait Command {
 /// The device is not there, or this build cannot use it; whatever the command fails of.
 pub fn run(command: impl Command, global: &Global) -> Result<Outcome> {
     match global.device {
-        Device::Auto if gpu_is_usable() => on_gpu(command, 0),
-        Device::Auto | Device::Cpu => command.run_on(&CpuBackend),
-        Device::Cuda(ordinal) => on_gpu(command, ordinal),
-        Device::Emulator => on_emulator(command),
+        Device::Auto if gpu_is_usable() => on_gpu(command, 0, global),
+        Device::Auto | Device::Cpu => match &global.profile {
+            None => command.run_on(&CpuBackend),
+            Some(_) => Err(Error::invalid(
+                "--profile measures the kernels of GPUs: use it with --device cuda or emulator",
+            )),
+        },
+        Device::Cuda(ordinal) => on_gpu(command, ordinal, global),
+        Device::Emulator => on_emulator(command, global),
     }
 }
 
-/// Whether this machine has a GPU and this build kernels for it.
+/// Whether this machine has a GPU that this build can use. Where it has one that it cannot, says why.
 fn gpu_is_usable() -> bool {
     #[cfg(feature = "cuda")]
-    {
-        let built = crate::backend::cuda::kernels::NVCC.is_some();
-        let there = driver::nvidia::device_count() > 0;
-        if there && !built {
-            log::warn!(
-                "this machine has a GPU, but this build has no kernels for it; using the processor \
-                 (install nvcc and build again)"
-            );
+    match nvidia::usable() {
+        Ok(_) => true,
+        Err(Unusable::NoDriver | Unusable::NoGpu) => false,
+        Err(why) => {
+            log::warn!("the GPU is not used, but the processor: {why}");
+            false
         }
-        there && built
     }
     #[cfg(not(feature = "cuda"))]
     false
 }
 
 #[cfg(feature = "cuda")]
-fn on_gpu(command: impl Command, ordinal: usize) -> Result<Outcome> {
-    let device = driver::Device::nvidia(ordinal)?;
-    command.run_on(&CudaBackend::new(device))
+fn on_gpu(command: impl Command, ordinal: usize, global: &Global) -> Result<Outcome> {
+    on_cuda(command, driver::Device::nvidia(ordinal)?, global)
 }
 
 #[cfg(not(feature = "cuda"))]
-fn on_gpu(_: impl Command, ordinal: usize) -> Result<Outcome> {
+fn on_gpu(_: impl Command, ordinal: usize, _: &Global) -> Result<Outcome> {
     Err(Error::Device(format!(
         "cuda:{ordinal}: this build is without GPUs; build it with --features cuda, or use --device cpu"
     )))
 }
 
 #[cfg(feature = "emulator")]
-fn on_emulator(command: impl Command) -> Result<Outcome> {
+fn on_emulator(command: impl Command, global: &Global) -> Result<Outcome> {
     use driver::emulator::{Emulator, Options};
-    let emulator = Emulator::new(Options::default()).map_err(Error::from)?;
-    command.run_on(&CudaBackend::new(emulator.device()))
+    on_cuda(command, Emulator::new(Options::default())?.device(), global)
 }
 
 #[cfg(not(feature = "emulator"))]
-fn on_emulator(_: impl Command) -> Result<Outcome> {
+fn on_emulator(_: impl Command, _: &Global) -> Result<Outcome> {
     Err(Error::Device(
         "emulator: this build is without it; build it with --features emulator, or use --device cpu"
             .to_owned(),
     ))
+}
+
+/// Runs a command on the cuda backend; where a profile is asked for, its table goes to stderr and its
+/// trace to the file, also where the command fails.
+#[cfg(any(feature = "cuda", feature = "emulator"))]
+fn on_cuda(command: impl Command, device: driver::Device, global: &Global) -> Result<Outcome> {
+    let backend = CudaBackend::new(device.clone());
+    let Some(path) = &global.profile else {
+        return command.run_on(&backend);
+    };
+    let mut trace = Replacement::create(path)?;
+    let profiling = device.profile()?;
+    let outcome = command.run_on(&backend);
+    let profile = profiling.finish()?;
+    let written = profile.write_trace(trace.writer());
+    written.map_err(write_error(path))?;
+    trace.finish()?;
+    // A closed stderr is no reason to fail.
+    let _ = writeln!(std::io::stderr(), "{profile}");
+    outcome
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ pub mod run_folder;
 pub mod values;
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -56,6 +56,9 @@ pub struct Global {
         default_value = "auto"
     )]
     pub device: Device,
+    /// Measure every kernel: a table at the end, and a trace for Perfetto or chrome://tracing in FILE
+    #[arg(long, global = true, value_name = "FILE.json")]
+    pub profile: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

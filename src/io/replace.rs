@@ -39,6 +39,11 @@ impl Replacement {
         self.file.write_all(bytes).map_err(write_error(&self.path))
     }
 
+    /// For what writes piece by piece; its errors are told by [`write_error`].
+    pub fn writer(&mut self) -> &mut impl Write {
+        &mut self.file
+    }
+
     /// Replaces the first bytes.
     pub fn write_at_start(&mut self, bytes: &[u8]) -> Result<()> {
         let start = self.file.seek(SeekFrom::Start(0));

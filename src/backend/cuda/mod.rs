@@ -15,7 +15,12 @@ pub mod images;
 pub mod kernels;
 pub mod model;
 
+use self::classifier::CudaClassifier;
+use self::dip::CudaDip;
 use self::driver::Device;
+use super::Backend;
+use crate::classifier::Graph;
+use crate::dip::NetSpec;
 use crate::error::{Error, Result};
 
 /// A GPU, or the emulator.
@@ -28,6 +33,51 @@ impl CudaBackend {
     /// The backend on a device.
     pub fn new(device: Device) -> Self {
         CudaBackend { device }
+    }
+}
+
+impl Backend for CudaBackend {
+    type Dip = CudaDip;
+    type Classifier = CudaClassifier;
+
+    fn name(&self) -> String {
+        self.device.name().to_owned()
+    }
+
+    fn dip(&self, spec: &NetSpec, height: usize, width: usize, capacity: usize) -> Result<CudaDip> {
+        CudaDip::new(self, spec, height, width, capacity)
+    }
+
+    fn classifier(&self, graph: &Graph, batch: usize) -> Result<CudaClassifier> {
+        CudaClassifier::new(self, graph, batch)
+    }
+
+    fn dip_capacity(&self, spec: &NetSpec, height: usize, width: usize) -> Result<usize> {
+        CudaDip::instances_at_once(self, spec, height, width)
+    }
+
+    fn dip_bytes(
+        &self,
+        spec: &NetSpec,
+        height: usize,
+        width: usize,
+        capacity: usize,
+    ) -> Result<u128> {
+        CudaDip::bytes(spec, height, width, capacity)
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        self.device.free_bytes()
+    }
+
+    /// Pictures shrink to 7×7 in a classifier's last layers: of so many, those layers too fill a
+    /// hundred multiprocessors.
+    fn classifier_batch(&self) -> usize {
+        self.device.multiprocessors().clamp(16, 128) as usize
+    }
+
+    fn peak_gflops(&self) -> Option<f64> {
+        Some(2.0 * self.device.peak().multiply_adds? / 1e9)
     }
 }
 

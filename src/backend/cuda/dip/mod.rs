@@ -21,6 +21,9 @@ const MAX_CAPACITY: usize = 65_535;
 /// Recorded iterations that are kept: engines run full, and once with what is left over.
 const MAX_GRAPHS: usize = 4;
 
+/// Pixels that keep a multiprocessor's 2,048 threads busy through a launch: some for each.
+const PIXELS_OF_A_MULTIPROCESSOR: usize = 8 * 2048;
+
 /// The engine that launches every operation by itself.
 pub struct CudaDip {
     backend: CudaBackend,
@@ -102,6 +105,25 @@ impl CudaDip {
             input,
             trained,
         })
+    }
+
+    /// How many instances a device runs well at once: as many as give every thread of its multiprocessors
+    /// some pixels, within half of the free memory.
+    ///
+    /// # Errors
+    /// The network is impossible or cannot fit that size.
+    pub fn instances_at_once(
+        backend: &CudaBackend,
+        spec: &NetSpec,
+        height: usize,
+        width: usize,
+    ) -> Result<usize> {
+        let each = CudaDip::bytes(spec, height, width, 1)?;
+        let device = &backend.device;
+        let pixels = device.multiprocessors() as usize * PIXELS_OF_A_MULTIPROCESSOR;
+        let wanted = pixels.div_ceil(height * width).clamp(1, MAX_CAPACITY);
+        let fitting = device.free_bytes().map_or(u128::MAX, |free| u128::from(free) / 2 / each);
+        Ok(wanted.min(fitting.try_into().unwrap_or(usize::MAX)).max(1))
     }
 
     /// Bytes of the device's memory that [`new`](Self::new) of the same arguments takes.

@@ -9,7 +9,7 @@ use bytemuck::Pod;
 use super::graph;
 use super::profiler::{Activity, Profiler};
 use super::{
-    Address, Arguments, Driver, DriverError, Kernel, Kind, Launch, RawArguments, Result, Work,
+    Address, Arguments, Driver, DriverError, Kernel, Kind, Launch, Peak, RawArguments, Result, Work,
 };
 
 /// A GPU, or the emulator.
@@ -48,6 +48,11 @@ impl Device {
     /// threads; at least 1.
     pub fn multiprocessors(&self) -> u32 {
         self.driver.multiprocessors()
+    }
+
+    /// What it can do at most.
+    pub fn peak(&self) -> Peak {
+        self.driver.peak()
     }
 
     /// The most dynamic shared memory that a block can have, in bytes.
