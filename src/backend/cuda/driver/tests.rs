@@ -130,12 +130,12 @@ fn faults_in_graphs_name_the_kernel() {
     let error = graph.unwrap().launch(1).unwrap_err();
     assert!(
         matches!(
-            error,
+            &error,
             DriverError::Fault {
                 kernel: "out_of_bounds_read",
-                fault: Fault::ReadOutOfBounds(_),
+                fault,
                 ..
-            }
+            } if matches!(**fault, Fault::ReadOutOfBounds(_))
         ),
         "{error}"
     );
