@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_without_gpus_says_why() {
+    fn gpus_are_described_or_it_is_said_why_there_are_none() {
         match usable() {
             Ok(count) => {
                 let gpus: Vec<_> = (0..count)
