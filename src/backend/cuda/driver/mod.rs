@@ -272,7 +272,7 @@ pub(crate) fn test_devices() -> Vec<Device> {
     }
     #[cfg(feature = "cuda")]
     {
-        let gpus = (0..nvidia::usable().unwrap_or(0)).map(Device::nvidia);
+        let gpus = (0..nvidia::device_count()).map(Device::nvidia);
         devices.extend(gpus.map(|gpu| gpu.expect("a GPU that works")));
     }
     if devices.is_empty() {

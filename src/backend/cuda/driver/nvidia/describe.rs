@@ -127,6 +127,11 @@ pub fn usable() -> Result<usize, Unusable> {
     }
 }
 
+/// How many GPUs this build can use on this machine; [`usable`] says why there are none.
+pub fn device_count() -> usize {
+    usable().unwrap_or(0)
+}
+
 /// GPU number `ordinal`, whether this build has kernels for it or not.
 ///
 /// # Errors

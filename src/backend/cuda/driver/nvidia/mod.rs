@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cudarc::driver::result::{self, DriverError as Refusal};
 use cudarc::driver::sys;
 
-pub use self::describe::{Cuda, Description, Unusable, describe, usable};
+pub use self::describe::{Cuda, Description, Unusable, describe, device_count, usable};
 use self::events::Events;
 use super::graph::{Executable, Recorded};
 use super::profiler::Timeline;
