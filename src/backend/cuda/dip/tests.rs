@@ -205,7 +205,9 @@ fn profiles_measure_every_launch_of_an_iteration() {
         load(&backend, &mut engine, 0, 3);
         engine.run(1).unwrap();
         let profiling = device.profile().unwrap();
+        let phase = backend.phase("DIP step");
         engine.run(5).unwrap();
+        drop(phase);
         let profile = profiling.finish().unwrap();
         let launches = |kernel: &str| {
             let total = profile.totals.iter().find(|total| total.name == kernel);
@@ -215,6 +217,9 @@ fn profiles_measure_every_launch_of_an_iteration() {
         let all: u64 = profile.totals.iter().map(|total| total.count).sum();
         assert_eq!(all, 5 * engine.graphs[0].1.len() as u64 + 1);
         assert!(profile.totals.iter().all(|total| total.seconds > 0.0));
+        let phase = profile.phases[0];
+        assert_eq!((phase.name, phase.count), ("DIP step", 1));
+        assert!((phase.device_seconds / profile.device_seconds() - 1.0).abs() < 1e-9);
     }
 }
 

@@ -294,7 +294,7 @@ pub(crate) fn test_devices() -> Vec<Device> {
     }
     #[cfg(feature = "cuda")]
     {
-        let gpus = (0..nvidia::usable().unwrap_or(0)).map(Device::nvidia);
+        let gpus = (0..nvidia::device_count()).map(Device::nvidia);
         devices.extend(gpus.map(|gpu| gpu.expect("a GPU that works")));
     }
     let required = std::env::var_os("BACKSTITCH_TEST_GPU").is_some_and(|value| value == "require");

@@ -146,8 +146,8 @@ impl Recording {
 
     /// Adds what is pending to the totals.
     fn read(&mut self) -> Result<()> {
-        let spans = self.timeline.take()?;
         let pending = std::mem::take(&mut self.pending);
+        let spans = self.timeline.take()?;
         for ((activity, phases), [begin, end]) in pending.into_iter().zip(spans) {
             let Activity {
                 name, kind, work, ..

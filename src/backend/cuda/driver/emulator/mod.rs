@@ -224,7 +224,7 @@ impl Driver for State {
         let fault = |fault: Fault| DriverError::Fault {
             kernel: kernel.name,
             launch,
-            fault: fault.into(),
+            fault: Box::new(fault),
         };
         let blocks = launch.grid.iter().product::<u32>();
         let run = blocks.div_ceil(self.sample);

@@ -7,7 +7,7 @@ use cudarc::driver::sys;
 use serde::Serialize;
 
 use super::super::Peak;
-use super::explain;
+use super::{Context, explain};
 use crate::backend::cuda::kernels;
 
 /// The oldest driver that has all the functions that are called here, as a version of CUDA.
@@ -127,6 +127,11 @@ pub fn usable() -> Result<usize, Unusable> {
     }
 }
 
+/// How many GPUs this build can use on this machine; [`usable`] says why there are none.
+pub fn device_count() -> usize {
+    usable().unwrap_or(0)
+}
+
 /// GPU number `ordinal`, whether this build has kernels for it or not.
 ///
 /// # Errors
@@ -175,15 +180,10 @@ fn bandwidth(clock: f64, bus: u32) -> Option<f64> {
 /// Bytes that are free on a device, asked in its primary context.
 fn free_memory(device: sys::CUdevice) -> Result<u64, Refusal> {
     let before = result::ctx::get_current()?;
-    // SAFETY: the device is one; the context is released below.
-    let context = unsafe { result::primary_ctx::retain(device) }?;
-    // SAFETY: retained above.
-    let free = unsafe { result::ctx::set_current(context) }.and_then(|()| result::mem_get_info());
-    // SAFETY: the context of before is the thread's own again (null for none) before this one is released.
-    unsafe {
-        result::ctx::set_current(before.unwrap_or(std::ptr::null_mut()))?;
-        result::primary_ctx::release(device)?;
-    }
+    let context = Context::retain(device)?;
+    let free = context.enter().and_then(|()| result::mem_get_info());
+    // SAFETY: the thread's own context of before, or null for none.
+    unsafe { result::ctx::set_current(before.unwrap_or(std::ptr::null_mut())) }?;
     free.map(|(free, _)| free as u64)
 }
 
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_without_gpus_says_why() {
+    fn gpus_are_described_or_it_is_said_why_there_are_none() {
         match usable() {
             Ok(count) => {
                 let gpus: Vec<_> = (0..count)

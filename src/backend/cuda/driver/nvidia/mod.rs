@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cudarc::driver::result::{self, DriverError as Refusal};
 use cudarc::driver::sys;
 
-pub use self::describe::{Description, Unusable, describe, usable};
+pub use self::describe::{Cuda, Description, Unusable, describe, device_count, usable};
 use self::events::Events;
 use super::graph::{Executable, Recorded};
 use super::profiler::Timeline;
@@ -33,11 +33,38 @@ impl Device {
     }
 }
 
+/// A GPU's primary context, kept as long as this lives.
+struct Context {
+    device: sys::CUdevice,
+    handle: sys::CUcontext,
+}
+
+impl Context {
+    /// The context of a device that `result::device::get` gave.
+    fn retain(device: sys::CUdevice) -> std::result::Result<Self, Refusal> {
+        // SAFETY: the device is one; the context is released when this is dropped.
+        let handle = unsafe { result::primary_ctx::retain(device) }?;
+        Ok(Context { device, handle })
+    }
+
+    /// Makes it this thread's.
+    fn enter(&self) -> std::result::Result<(), Refusal> {
+        // SAFETY: it is retained as long as this lives.
+        unsafe { result::ctx::set_current(self.handle) }
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: retained by `retain`, and not used again.
+        let _ = unsafe { result::primary_ctx::release(self.device) };
+    }
+}
+
 /// One GPU: its primary context and one stream, in which all work is done in order.
 struct Nvidia {
     name: String,
-    device: sys::CUdevice,
-    context: sys::CUcontext,
+    context: Context,
     stream: sys::CUstream,
     description: Description,
     loaded: Mutex<Loaded>,
@@ -96,23 +123,15 @@ impl Nvidia {
             return Err(absent(format!("this machine has {count} GPUs")));
         }
         let refused = |refusal| absent(explain(refusal));
-        let description = describe(ordinal).map_err(|why| absent(why.to_string()))?;
         let handle = result::device::get(ordinal as c_int).map_err(refused)?;
-        // SAFETY: the device is one; the context is released when this is dropped.
-        let context = unsafe { result::primary_ctx::retain(handle) }.map_err(refused)?;
-        let stream = (|| {
-            // SAFETY: the context was retained above.
-            unsafe { result::ctx::set_current(context) }?;
-            result::stream::create(result::stream::StreamKind::NonBlocking)
-        })();
-        let stream = stream.map_err(|refusal| {
-            // SAFETY: retained above, and not used again.
-            let _ = unsafe { result::primary_ctx::release(handle) };
-            refused(refusal)
-        })?;
+        let context = Context::retain(handle).map_err(refused)?;
+        let description = describe(ordinal).map_err(|why| absent(why.to_string()))?;
+        let stream = context
+            .enter()
+            .and_then(|()| result::stream::create(result::stream::StreamKind::NonBlocking))
+            .map_err(refused)?;
         Ok(Nvidia {
             name: format!("{device} ({})", description.name),
-            device: handle,
             context,
             stream,
             description,
@@ -122,8 +141,8 @@ impl Nvidia {
 
     /// Makes the context this thread's.
     fn enter(&self) -> Result<()> {
-        // SAFETY: the context is retained as long as this lives.
-        unsafe { result::ctx::set_current(self.context) }
+        self.context
+            .enter()
             .map_err(|refusal| self.failed("entering its context", refusal))
     }
 
@@ -355,7 +374,6 @@ impl Drop for Nvidia {
                     let _ = result::module::unload(module);
                 }
                 let _ = result::stream::destroy(self.stream);
-                let _ = result::primary_ctx::release(self.device);
             }
         }
     }
