@@ -169,7 +169,7 @@ fn picture(phase: f32, noise: f32) -> Picture {
 fn purify(options: &Options, wave: usize, capacity: usize, pictures: &[Picture]) -> Vec<Outcome> {
     let prober = Prober::new(&Toy, Linear, 7).unwrap();
     let plan = Plan { wave, capacity };
-    let mut defense = plan.defense(&Toy, prober, options.clone()).unwrap();
+    let (_, mut defense) = plan.defense(&Toy, prober, options.clone()).unwrap();
     let mut outcomes = Vec::new();
     for wave in pictures.chunks(wave) {
         outcomes.extend(defense.purify(&wave.iter().collect::<Vec<_>>()).unwrap());
@@ -312,7 +312,7 @@ fn the_scheduler_keeps_order_and_passes_unreadable_pictures_on() {
             capacity: 30
         }
     );
-    let mut defense = plan.defense(&Toy, prober, options()).unwrap();
+    let (_, mut defense) = plan.defense(&Toy, prober, options()).unwrap();
     let pictures = (0..5).map(|i| {
         let readable = if i == 2 {
             Err(Error::invalid("torn"))
@@ -340,7 +340,7 @@ fn a_stopped_run_says_so() {
         wave: 1,
         capacity: 12,
     };
-    let mut defense = plan.defense(&Toy, prober, options()).unwrap();
+    let (_, mut defense) = plan.defense(&Toy, prober, options()).unwrap();
     let pictures = (0..3).map(|i| (i, Ok(picture(i as f32, 0.0))));
     let done = std::sync::atomic::AtomicUsize::new(0);
     let stop = || done.load(std::sync::atomic::Ordering::Relaxed) > 0;

@@ -66,6 +66,9 @@ impl device::Command for Run<'_> {
             victim.graph.classes(),
             args.defense.capacity,
         )?;
+        let batch = backend.classifier_batch();
+        let prober = Prober::new(backend, backend.classifier(&victim.graph, batch)?, batch)?;
+        let (plan, mut defense) = plan.defense(backend, prober, options.clone())?;
         let description = RunDescription {
             command: "purify",
             configuration: json!({ "classifier": victim.describe(), "defense": options }),
@@ -74,9 +77,6 @@ impl device::Command for Run<'_> {
                 ("plan".into(), json!(plan)),
             ]),
         };
-        let batch = backend.classifier_batch();
-        let prober = Prober::new(backend, backend.classifier(&victim.graph, batch)?, batch)?;
-        let mut defense = plan.defense(backend, prober, options)?;
         let stop = interrupt::catch()?;
         let folder = RunFolder::open(&args.run.options(), description, dataset)?;
         let clock = Instant::now();

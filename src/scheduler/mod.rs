@@ -84,7 +84,7 @@ impl Plan {
     }
 
     /// A defence with this plan's memory. Where the device turns out to have less than it said, the plan
-    /// is made smaller, with a warning.
+    /// is made smaller, with a warning; the plan that came of it is returned too.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`]: not even one image and one instance fit. An option that cannot be used;
@@ -94,11 +94,13 @@ impl Plan {
         backend: &'b B,
         prober: Prober<'b, B>,
         options: Options,
-    ) -> Result<Defense<'b, B>> {
+    ) -> Result<(Plan, Defense<'b, B>)> {
         let shape = prober.shape();
-        let room = self
-            .make(|Plan { wave, capacity }| Room::new(backend, &options, shape, wave, capacity))?;
-        Ok(Defense::new(backend, prober, options, room))
+        let (plan, room) = self.make(|plan| {
+            let room = Room::new(backend, &options, shape, plan.wave, plan.capacity)?;
+            Ok((plan, room))
+        })?;
+        Ok((plan, Defense::new(backend, prober, options, room)))
     }
 
     /// What `make` makes of this plan, or of the largest smaller one that the device's memory allows.

@@ -122,7 +122,9 @@ impl CudaDip {
         let device = &backend.device;
         let pixels = device.multiprocessors() as usize * PIXELS_OF_A_MULTIPROCESSOR;
         let wanted = pixels.div_ceil(height * width).clamp(1, MAX_CAPACITY);
-        let fitting = device.free_bytes().map_or(u128::MAX, |free| u128::from(free) / 2 / each);
+        let fitting = device
+            .free_bytes()
+            .map_or(u128::MAX, |free| u128::from(free) / 2 / each);
         Ok(wanted.min(fitting.try_into().unwrap_or(usize::MAX)).max(1))
     }
 
