@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::driver::{self, Address, Arguments, Buffer, Kernel, Launch, shared_bytes};
+use super::driver::{self, Address, Arguments, Buffer, Kernel, Launch, Work, shared_bytes};
 use super::kernels::images as kernels;
 use super::{CudaBackend, to_u32};
 use crate::backend::host::{check_shape, tile_shape, windows};
@@ -186,6 +186,60 @@ impl CudaBackend {
     }
 }
 
+impl CudaBackend {
+    /// Copies images of this shape, from anywhere, to `out` and on.
+    pub(super) fn gather(
+        &self,
+        from: &[At<'_, DeviceImages>],
+        shape: ImageShape,
+        out: Address,
+    ) -> Result<()> {
+        let from: Vec<Address> = from
+            .iter()
+            .map(|&image| source(image, shape))
+            .collect::<Result<_>>()?;
+        self.copy_each(&from, shape.elements(), out)
+    }
+
+    /// Copies `count` images that lie one after another at `from` into a buffer.
+    pub(super) fn scatter(
+        &self,
+        from: Address,
+        out: &mut DeviceImages,
+        first: usize,
+        count: usize,
+    ) -> Result<()> {
+        let to = out.range(first, count)?;
+        let elements = out.shape.elements();
+        let image = |i: usize| from.offset(i * elements * size_of::<f32>());
+        let from: Vec<Address> = (0..count).map(image).collect();
+        self.copy_each(&from, elements, to)
+    }
+
+    /// Copies `elements` numbers from each of these places to `out` and on.
+    fn copy_each(&self, from: &[Address], elements: usize, out: Address) -> Result<()> {
+        let numbers = to_u32(elements, "pixels")?;
+        if elements == 0 {
+            return Ok(());
+        }
+        for (i, from) in from.chunks(JOBS).enumerate() {
+            let arguments = ImageCopyArgs {
+                from: lay_out(from, |&from| Ok(from))?,
+                out: out.offset(i * JOBS * elements * size_of::<f32>()),
+                elements: numbers,
+            };
+            let blocks = [numbers.div_ceil(THREADS), from.len() as u32, 1];
+            let launch = Launch::new(blocks, THREADS).doing(Work {
+                bytes: (2 * from.len() * elements * size_of::<f32>()) as u64,
+                ..Work::default()
+            });
+            self.device
+                .launch(&kernels::IMAGE_COPY, launch, &arguments)?;
+        }
+        Ok(())
+    }
+}
+
 impl ImageOps for CudaBackend {
     type Images = DeviceImages;
 
@@ -226,20 +280,8 @@ impl ImageOps for CudaBackend {
         out: &mut DeviceImages,
         first: usize,
     ) -> Result<()> {
-        let shape = out.shape;
-        self.launch_per_image(
-            &kernels::IMAGE_COPY,
-            from,
-            out,
-            first,
-            |from, out, elements| {
-                Ok(ImageCopyArgs {
-                    from: lay_out(from, |&image| source(image, shape))?,
-                    out,
-                    elements,
-                })
-            },
-        )
+        let to = out.range(first, from.len())?;
+        self.gather(from, out.shape, to)
     }
 
     fn tile(
