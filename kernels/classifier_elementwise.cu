@@ -6,40 +6,13 @@
 // a function of one number), so that nothing between head and output is kept for them.
 //
 // Elements are counted over all images of the batch, and are fewer than 2^31.
+#include "axes.cuh"
 #include "function.cuh"
+#include "team.cuh"
 
 ARGUMENTS(Function, kind, alpha, beta)
 
-// Links of a chain, and axes between whose neighbours an operand takes uneven steps.
 constexpr unsigned LINKS = 8;
-constexpr unsigned INNER_AXES = 7;
-
-// One axis. Dividing by its length is multiplying by 2^shift / length, rounded up.
-struct ChainAxis {
-    uint32_t length, magic, shift, stride;
-};
-ARGUMENTS(ChainAxis, length, magic, shift, stride)
-
-// Where the elements of one tensor lie in another: coordinates times strides. `inner` axes, the innermost
-// first, and the outermost with stride `outer`.
-struct ChainAxes {
-    uint32_t inner, outer;
-    ChainAxis axes[INNER_AXES];
-};
-ARGUMENTS(ChainAxes, inner, outer, axes)
-
-// Element i's place. Exact: by Granlund and Montgomery (1994), the multiplier's error is below
-// 2^-31 / length for a shift of 31 + log2(length), rounded up.
-DEVICE uint32_t locate(const ChainAxes& axes, uint32_t i) {
-    uint32_t place = 0;
-    for (uint32_t k = 0; k < axes.inner; ++k) {
-        const ChainAxis axis = axes.axes[k];
-        const uint32_t rest = uint32_t((uint64_t(i) * axis.magic) >> axis.shift);
-        place += (i - rest * axis.length) * axis.stride;
-        i = rest;
-    }
-    return place + i * axes.outer;
-}
 
 enum LinkKind : uint32_t {
     MAP,         // the function alone
@@ -59,7 +32,7 @@ struct ChainLink {
     Function function; // of what the kind gives
     uint32_t known;    // whether the operands may be read
     Buffer<const float> first, second;
-    ChainAxes axes;
+    Axes axes;
 };
 ARGUMENTS(ChainLink, kind, right, function, known, first, second, axes)
 
@@ -67,7 +40,7 @@ struct Chain {
     Buffer<const float> head;
     uint32_t known; // whether the head may be read
     uint32_t count;
-    ChainAxes axes;
+    Axes axes;
     ChainLink links[LINKS];
 };
 ARGUMENTS(Chain, head, known, count, axes, links)
@@ -104,8 +77,8 @@ DEVICE float binary_derivative(uint32_t kind, bool left, float a, float b) {
     }
 }
 
-DEVICE float read(const Buffer<const float>& data, uint32_t known, const ChainAxes& axes, uint32_t i) {
-    return known ? data[locate(axes, i)] : 0.0f;
+DEVICE float read(const Buffer<const float>& data, uint32_t known, const Axes& axes, uint32_t i) {
+    return known ? data[place(axes, i)] : 0.0f;
 }
 
 // The derivative of output element i by operand `by`: the head's is 0, the operand of link k is k + 1.
@@ -114,7 +87,7 @@ DEVICE float slope(const Chain& chain, uint32_t by, uint32_t i) {
     for (uint32_t k = 0; k < chain.count; ++k) {
         const ChainLink& link = chain.links[k];
         if (link.kind == SCALE_SHIFT) {
-            const uint32_t at = locate(link.axes, i);
+            const uint32_t at = place(link.axes, i);
             const float scale = link.first[at];
             slope *= scale;
             x = multiply_add(x, scale, link.second[at]);
@@ -149,14 +122,14 @@ KERNEL(classifier_chain, ChainArgs, 256) {
         return;
     }
     const Chain& chain = args.chain;
-    float x = chain.head[locate(chain.axes, i)];
+    float x = chain.head[place(chain.axes, i)];
     for (uint32_t k = 0; k < chain.count; ++k) {
         const ChainLink& link = chain.links[k];
         if (link.kind == SCALE_SHIFT) {
-            const uint32_t at = locate(link.axes, i);
+            const uint32_t at = place(link.axes, i);
             x = multiply_add(x, link.first[at], link.second[at]);
         } else if (link.kind != MAP) {
-            const float operand = link.first[locate(link.axes, i)];
+            const float operand = link.first[place(link.axes, i)];
             x = link.right ? binary(link.kind, operand, x) : binary(link.kind, x, operand);
         }
         x = value(link.function, x);
@@ -191,26 +164,30 @@ struct ChainSumArgs {
     Buffer<const float> gradient;
     Buffer<float> to;
     uint32_t accumulate;
-    uint32_t terms;        // output elements that an operand's element goes into
-    ChainAxes kept, summed; // the first of them, and the others' distances from it
+    uint32_t elements, terms; // of the operand, and of the output that each goes into
+    Axes kept, summed;        // where the first of them is, and how far the others are from it
+    uint32_t team;
 };
-ARGUMENTS(ChainSumArgs, chain, by, gradient, to, accumulate, terms, kept, summed)
+ARGUMENTS(ChainSumArgs, chain, by, gradient, to, accumulate, elements, terms, kept, summed, team)
 
-// The gradient by an operand that broadcasts, a block to an element. The order of the sum depends on the
-// number of terms alone.
-KERNEL(classifier_chain_sum, ChainSumArgs, 256) {
+// The gradient by an operand that broadcasts, a team to an element.
+KERNEL(classifier_chain_sum, ChainSumArgs, 1024) {
     SharedMemory memory;
-    const Shared<float> partial = memory.take<float>(blockDim.x / WARP);
-    const uint32_t first = locate(args.kept, blockIdx.x);
+    const Shared<float> partial = memory.take<float>(2 * blockDim.x / WARP);
+    const Team team = team_of(args.team);
+    if (team.number >= args.elements) {
+        return;
+    }
+    const uint32_t first = place(args.kept, team.number);
     float sum = 0.0f;
-    for (uint32_t term = threadIdx.x; term < args.terms; term += blockDim.x) {
-        const uint32_t i = first + locate(args.summed, term);
+    for (uint32_t term = team.lane; term < args.terms; term += team.size) {
+        const uint32_t i = first + place(args.summed, term);
         sum = multiply_add(args.gradient[i], slope(args.chain, args.by, i), sum);
     }
-    sum = block_sum(sum, partial);
-    if (threadIdx.x == 0) {
+    sum = team_sum(team, sum, partial);
+    if (team.lane == 0) {
         const Global<float> to = args.to;
-        to[blockIdx.x] = args.accumulate ? to[blockIdx.x] + sum : sum;
+        to[team.number] = args.accumulate ? to[team.number] + sum : sum;
     }
 }
 

@@ -1,34 +1,18 @@
 //! Elementwise operations: chains of them in one launch, and activations' derivatives.
 
-use super::super::driver::{self, Address, Buffer, Device, Launch, Work, shared_bytes};
+use super::super::driver::{self, Address, Buffer, Device, Work};
 use super::super::kernels::classifier_elementwise as kernels;
-use super::super::to_u32;
+use super::axes::{Axes, Axis, bytes, check_elements, merged, per_thread};
 use super::function::{self, FunctionArgs};
 use super::operation::{Backward, Forward, Operation, Reads};
+use super::rows::{team, team_launch};
 use crate::classifier::{Binary, Function};
 use crate::error::{Error, Result};
 
-/// Links of a chain, and axes between whose neighbours an operand takes uneven steps: the kernels'.
+/// The most links of a chain: LINKS in the kernels' source.
 pub const LINKS: usize = 8;
-const INNER_AXES: usize = 7;
-/// Threads of a block.
-const THREADS: u32 = 256;
-const WARP: u32 = 32;
 
 driver::arguments! {
-    struct ChainAxis {
-        length: u32,
-        magic: u32,
-        shift: u32,
-        stride: u32,
-    }
-
-    struct ChainAxes {
-        inner: u32,
-        outer: u32,
-        axes: [ChainAxis; INNER_AXES],
-    }
-
     struct ChainLink {
         kind: u32,
         right: u32,
@@ -36,14 +20,14 @@ driver::arguments! {
         known: u32,
         first: Address,
         second: Address,
-        axes: ChainAxes,
+        axes: Axes,
     }
 
     struct Chain {
         head: Address,
         known: u32,
         count: u32,
-        axes: ChainAxes,
+        axes: Axes,
         links: [ChainLink; LINKS],
     }
 
@@ -68,9 +52,11 @@ driver::arguments! {
         gradient: Address,
         to: Address,
         accumulate: u32,
+        elements: u32,
         terms: u32,
-        kept: ChainAxes,
-        summed: ChainAxes,
+        kept: Axes,
+        summed: Axes,
+        team: u32,
     }
 
     struct ActivationSlopeArgs {
@@ -79,65 +65,6 @@ driver::arguments! {
         known: Address,
         gradient: Address,
         elements: u32,
-    }
-}
-
-impl ChainAxis {
-    const NONE: ChainAxis = ChainAxis {
-        length: 1,
-        magic: 0,
-        shift: 0,
-        stride: 0,
-    };
-
-    /// An axis of 2 to 2^31 elements.
-    fn new(length: u32, stride: u32) -> ChainAxis {
-        let shift = 31 + length.next_power_of_two().trailing_zeros();
-        ChainAxis {
-            length,
-            magic: (1u64 << shift).div_ceil(length.into()) as u32,
-            shift,
-            stride,
-        }
-    }
-}
-
-impl ChainAxes {
-    /// One element after another.
-    const DENSE: ChainAxes = ChainAxes {
-        inner: 0,
-        outer: 1,
-        axes: [ChainAxis::NONE; INNER_AXES],
-    };
-
-    /// Axes of lengths and strides, the outermost first, whose length does not matter.
-    fn new(axes: &[(usize, usize)]) -> Result<ChainAxes> {
-        // From the outermost on; neighbours with even steps are one.
-        let mut merged: Vec<(usize, usize)> = Vec::new();
-        for &(length, stride) in axes.iter().filter(|axis| axis.0 != 1) {
-            match merged.last_mut() {
-                Some(outer) if outer.1 == stride * length => *outer = (outer.0 * length, stride),
-                _ => merged.push((length, stride)),
-            }
-        }
-        let Some((&(_, outer), inner)) = merged.split_first() else {
-            return Ok(ChainAxes::DENSE);
-        };
-        if inner.len() > INNER_AXES {
-            return Err(Error::invalid(format!(
-                "a tensor that broadcasts along every other one of {} axes is beyond the cuda backend",
-                merged.len()
-            )));
-        }
-        let mut laid = ChainAxes {
-            inner: inner.len() as u32,
-            outer: to_u32(outer, "elements")?,
-            ..ChainAxes::DENSE
-        };
-        for (to, &(length, stride)) in laid.axes.iter_mut().zip(inner.iter().rev()) {
-            *to = ChainAxis::new(to_u32(length, "elements")?, to_u32(stride, "elements")?);
-        }
-        Ok(laid)
     }
 }
 
@@ -156,16 +83,17 @@ enum Data {
 
 /// The output elements that an element of an operand goes into, where those are several.
 struct Spread {
-    terms: u32,
-    kept: ChainAxes,
-    summed: ChainAxes,
+    terms: usize,
+    kept: Axes,
+    summed: Axes,
+    team: u32,
 }
 
 struct Operand {
     data: Data,
     /// Elements, of one image where it is computed.
     elements: usize,
-    axes: ChainAxes,
+    axes: Axes,
     /// Of what is computed.
     spread: Option<Spread>,
 }
@@ -181,31 +109,31 @@ impl Operand {
         let Tensor { dims, constant } = tensor;
         let elements: usize = dims.iter().product();
         let new = output.len() - dims.len();
-        let length = |axis: usize| if axis < new { 1 } else { dims[axis - new] };
-        // Images are the outermost axis.
+        // From the innermost axis on; images come last.
         let (mut axes, mut kept, mut summed) = (vec![], vec![], vec![]);
-        let (mut stride, mut apart, mut terms) = (1, 1, 1);
-        for (axis, &along) in output.iter().enumerate().rev() {
-            let own = length(axis);
-            axes.push((along, if own == 1 { 0 } else { stride }));
-            let steps = if own == 1 { &mut summed } else { &mut kept };
-            steps.push((along, apart));
+        let (mut stride, mut apart) = (1, 1);
+        for (axis, &size) in output.iter().enumerate().rev() {
+            let own = axis.checked_sub(new).map_or(1, |axis| dims[axis]);
             if own == 1 {
-                terms *= along;
+                axes.push(Axis::new(size, 0));
+                summed.push(Axis::new(size, apart));
+            } else {
+                axes.push(Axis::new(size, stride));
+                kept.push(Axis::new(size, apart));
             }
             stride *= own;
-            apart *= along;
+            apart *= size;
         }
-        axes.push((0, if constant.is_some() { 0 } else { elements }));
-        kept.push((0, apart));
-        for axes in [&mut axes, &mut kept, &mut summed] {
-            axes.reverse();
-        }
-        let spread = match constant {
-            None if terms > 1 => Some(Spread {
-                terms: to_u32(terms, "elements")?,
-                kept: ChainAxes::new(&kept)?,
-                summed: ChainAxes::new(&summed)?,
+        axes.push(Axis::images(if constant.is_some() { 0 } else { elements }));
+        kept.push(Axis::images(apart));
+        let [axes, kept, summed] = [axes, kept, summed].map(|axes| merged(axes.into_iter().rev()));
+        let terms: usize = summed.iter().map(|axis| axis.size).product();
+        let spread = match summed.last() {
+            Some(last) if constant.is_none() => Some(Spread {
+                terms,
+                team: team(terms, last.stride == Some(1)),
+                kept: Axes::new(&kept)?,
+                summed: Axes::new(&summed)?,
             }),
             _ => None,
         };
@@ -219,7 +147,7 @@ impl Operand {
         Ok(Operand {
             data,
             elements,
-            axes: ChainAxes::new(&axes)?,
+            axes: Axes::new(&axes)?,
             spread,
         })
     }
@@ -252,7 +180,7 @@ enum Kind {
     ScaleShift {
         scale: Buffer<f32>,
         shift: Buffer<f32>,
-        axes: ChainAxes,
+        axes: Axes,
     },
     Binary {
         op: Binary,
@@ -297,7 +225,7 @@ impl Link {
             known: 0,
             first: Address(0),
             second: Address(0),
-            axes: ChainAxes::DENSE,
+            axes: Axes::dense(),
         };
         match &self.kind {
             Kind::Map => {}
@@ -344,7 +272,7 @@ impl Elementwise {
     /// Shapes beyond what the kernels can address, or no memory for a constant.
     pub fn new(device: &Device, head: Tensor<'_>, output: &[usize]) -> Result<Elementwise> {
         let elements = output.iter().product();
-        to_u32(elements, "elements")?;
+        check_elements(elements)?;
         let mut inputs = 0;
         Ok(Elementwise {
             head: Operand::new(device, head, output, &mut inputs)?,
@@ -398,12 +326,12 @@ impl Elementwise {
                 shift.len()
             )));
         }
-        // Images and what lies ahead of the channels, the channels, what lies within one.
-        let axes = [(0, 0), (channels, 1), (output.iter().skip(2).product(), 0)];
+        let plane = output.iter().skip(2).product();
+        let axes = [Axis::images(0), Axis::new(channels, 1), Axis::new(plane, 0)];
         let kind = Kind::ScaleShift {
             scale: device.allocate_with(scale)?,
             shift: device.allocate_with(shift)?,
-            axes: ChainAxes::new(&axes)?,
+            axes: Axes::new(&merged(axes))?,
         };
         self.push(kind, function)
     }
@@ -459,7 +387,7 @@ impl Elementwise {
         let operands = self
             .operands()
             .map(|(_, operand)| operand.numbers(images, known));
-        bytes(operands.sum::<usize>() + self.channels())
+        bytes(1, operands.sum::<usize>() + self.channels())
     }
 
     /// Numbers of the scales and shifts.
@@ -477,7 +405,7 @@ impl Operation for Elementwise {
         let elements = pass.images * self.elements;
         let multiply_adds: u64 = self.links.iter().map(Link::multiply_adds).sum();
         let work = Work {
-            bytes: self.bytes(pass.images, true) + bytes(elements),
+            bytes: self.bytes(pass.images, true) + bytes(1, elements),
             multiply_adds: elements as u64 * multiply_adds,
             ..Work::default()
         };
@@ -486,7 +414,7 @@ impl Operation for Elementwise {
             output: pass.output,
             elements: elements as u32,
         };
-        let launch = per_thread(elements).doing(work);
+        let launch = per_thread(elements as u32).doing(work);
         pass.device
             .launch(&kernels::CLASSIFIER_CHAIN, launch, &arguments)
     }
@@ -503,17 +431,12 @@ impl Operation for Elementwise {
             link.multiply_adds() + link.function.map_or(0, function::derivative_multiply_adds)
         });
         let mut work = Work {
-            bytes: self.bytes(pass.images, known) + bytes(elements + written),
+            bytes: self.bytes(pass.images, known) + bytes(1, elements + written),
             multiply_adds: elements as u64 * derivatives.sum::<u64>(),
             ..Work::default()
         };
         let chain = self.layout(pass.inputs, known);
-        let Some(Spread {
-            terms,
-            kept,
-            summed,
-        }) = operand.spread
-        else {
+        let Some(spread) = &operand.spread else {
             let arguments = ChainSlopeArgs {
                 chain,
                 by,
@@ -522,28 +445,27 @@ impl Operation for Elementwise {
                 accumulate: pass.accumulate.into(),
                 elements: elements as u32,
             };
-            let launch = per_thread(elements).doing(work);
+            let launch = per_thread(elements as u32).doing(work);
             let kernel = &kernels::CLASSIFIER_CHAIN_SLOPE;
             return pass.device.launch(kernel, launch, &arguments);
         };
+        let sums = (pass.images * operand.elements) as u32;
         let arguments = ChainSumArgs {
             chain,
             by,
             gradient: pass.gradient,
             to: pass.to,
             accumulate: pass.accumulate.into(),
-            terms,
-            kept,
-            summed,
+            elements: sums,
+            terms: spread.terms as u32,
+            kept: spread.kept,
+            summed: spread.summed,
+            team: spread.team,
         };
         work.multiply_adds += elements as u64;
-        let threads = (terms / 4).next_multiple_of(WARP).clamp(WARP, THREADS);
-        let blocks = (pass.images * operand.elements) as u32;
-        let launch = Launch::new([blocks, 1, 1], threads)
-            .with_shared(shared_bytes([(threads / WARP) as usize * size_of::<f32>()]))
-            .doing(work);
-        pass.device
-            .launch(&kernels::CLASSIFIER_CHAIN_SUM, launch, &arguments)
+        let launch = team_launch(sums, spread.team).doing(work);
+        let kernel = &kernels::CLASSIFIER_CHAIN_SUM;
+        pass.device.launch(kernel, launch, &arguments)
     }
 
     fn reads(&self) -> Reads {
@@ -574,7 +496,7 @@ pub fn apply(
         head: Operand {
             data: Data::Input(0),
             elements: n,
-            axes: ChainAxes::DENSE,
+            axes: Axes::dense(),
             spread: None,
         },
         links: vec![Link {
@@ -615,22 +537,12 @@ pub fn activation_slope(
         true => 0,
         false => function::derivative_multiply_adds(function),
     };
-    let launch = per_thread(n).doing(Work {
-        bytes: bytes(3 * n),
+    let launch = per_thread(n as u32).doing(Work {
+        bytes: bytes(1, 3 * n),
         multiply_adds: n as u64 * multiply_adds,
         ..Work::default()
     });
     device.launch(&kernels::CLASSIFIER_ACTIVATION_SLOPE, launch, &arguments)
-}
-
-/// A thread to each of `n`, which the engine keeps below 2^31.
-fn per_thread(n: usize) -> Launch {
-    Launch::new([(n as u32).div_ceil(THREADS), 1, 1], THREADS)
-}
-
-/// Of so many numbers.
-fn bytes(numbers: usize) -> u64 {
-    (numbers * size_of::<f32>()) as u64
 }
 
 #[cfg(test)]

@@ -8,10 +8,18 @@
 //! after another. So an operation's launches cover all images of a batch. Nothing is allocated,
 //! uploaded or downloaded between the first and the last launch of a pass.
 
+mod axes;
+mod concat;
 mod elementwise;
 mod function;
+mod moves;
+mod normalize;
 pub mod operation;
 mod plan;
+mod pool;
+mod reduce;
+mod rows;
+mod softmax;
 
 #[cfg(test)]
 mod tests;

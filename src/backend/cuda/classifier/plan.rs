@@ -5,8 +5,14 @@
 
 use super::super::driver::Device;
 use super::super::to_u32;
+use super::concat::Concat;
 use super::elementwise::{Elementwise, LINKS, Tensor};
+use super::moves::Moves;
+use super::normalize::Normalize;
 use super::operation::Operation;
+use super::pool::{self, Pool};
+use super::reduce::Reduce;
+use super::softmax::Softmax;
 use crate::backend::schedule::{self, BufferId, Outline};
 use crate::classifier::{Function, Graph, Node, Op, ValueId};
 use crate::error::{Error, Result};
@@ -197,12 +203,21 @@ impl Planner<'_> {
     }
 
     /// The buffers of those of these values that are computed.
-    fn inputs(&mut self, values: &[ValueId]) -> Result<Vec<BufferId>> {
-        let computed = values
-            .iter()
-            .filter(|&&id| self.graph.constant(id).is_none());
-        let computed: Vec<ValueId> = computed.copied().collect();
-        computed.into_iter().map(|id| self.computed(id)).collect()
+    fn all_computed(&mut self, values: &[ValueId]) -> Result<Vec<BufferId>> {
+        let graph = self.graph;
+        let computed = values.iter().filter(|id| graph.constant(**id).is_none());
+        computed.map(|&id| self.computed(id)).collect()
+    }
+
+    /// The buffers of a node's inputs, but for the constants that its operation has itself.
+    fn inputs(&mut self, node: &Node) -> Result<Vec<BufferId>> {
+        match &node.op {
+            Op::Conv(_) | Op::Gemm { .. } => {
+                let inputs = [&node.inputs[..1], &node.inputs[3..]].concat();
+                inputs.into_iter().map(|id| self.computed(id)).collect()
+            }
+            _ => self.all_computed(&node.inputs),
+        }
     }
 
     /// Plans node `i`.
@@ -219,13 +234,35 @@ impl Planner<'_> {
                 }
             }
             op => {
-                return Err(Error::invalid(format!(
-                    "the cuda backend cannot compute {}",
-                    op.name()
-                )));
+                let operation = self.operation(node)?;
+                let inputs = self.inputs(node)?;
+                self.push(operation, inputs, node.output, op.activation())?;
             }
         }
         Ok(())
+    }
+
+    /// What computes a node that is no chain's.
+    fn operation(&self, node: &Node) -> Result<Box<dyn Operation>> {
+        let (x, output) = (self.dims(node.inputs[0]), self.dims(node.output));
+        Ok(match &node.op {
+            Op::MaxPool(pool) => Box::new(Pool::new(pool::Kind::Max, pool, x, output)?),
+            Op::AveragePool(pool) => Box::new(Pool::new(pool::Kind::Average, pool, x, output)?),
+            Op::Reduce { kind, axes } => Box::new(Reduce::new(*kind, axes, x)?),
+            Op::Normalize { axis, epsilon } => Box::new(Normalize::new(*axis, *epsilon, x)?),
+            Op::Softmax { axis } => Box::new(Softmax::new(false, *axis, x)?),
+            Op::LogSoftmax { axis } => Box::new(Softmax::new(true, *axis, x)?),
+            Op::Concat { axis } => {
+                let parts: Vec<_> = node.inputs.iter().map(|&id| self.part(id)).collect();
+                Box::new(Concat::new(self.device, *axis, &parts, output)?)
+            }
+            op => Box::new(Moves::new(self.device, op, x, output)?),
+        })
+    }
+
+    /// A value's shape and, of a constant, its elements.
+    fn part(&self, id: ValueId) -> (&[usize], Option<&[f32]>) {
+        (self.dims(id), self.graph.constant(id))
     }
 
     /// Plans the chain that ends with node `last`.
@@ -251,7 +288,7 @@ impl Planner<'_> {
             operands.extend(operand);
             value = node.output;
         }
-        let inputs = self.inputs(&operands)?;
+        let inputs = self.all_computed(&operands)?;
         self.push(Box::new(chain), inputs, value, None)?;
         Ok(())
     }

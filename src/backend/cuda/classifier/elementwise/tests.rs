@@ -5,48 +5,6 @@ use super::*;
 use crate::backend::cuda::driver::test_devices;
 use crate::classifier::Op;
 
-#[test]
-fn axes_divide_exactly() {
-    for length in [
-        2u32,
-        3,
-        5,
-        7,
-        63,
-        64,
-        65,
-        1000,
-        12_544,
-        65_537,
-        (1 << 30) + 1,
-        i32::MAX as u32,
-    ] {
-        let axis = ChainAxis::new(length, 1);
-        let multiples = [1u64, 2, 3, 1000, u64::from(i32::MAX as u32 / length)];
-        let near = multiples.into_iter().flat_map(|m| {
-            let multiple = m * u64::from(length);
-            [multiple - 1, multiple, multiple + 1]
-        });
-        for i in near
-            .chain([0, 1, i32::MAX as u64])
-            .filter(|&i| i <= i32::MAX as u64)
-        {
-            let quotient = (i * u64::from(axis.magic)) >> axis.shift;
-            assert_eq!(quotient, i / u64::from(length), "{i} / {length}");
-        }
-    }
-}
-
-#[test]
-fn operands_take_even_steps_as_one_axis() {
-    let count = |axes: &[(usize, usize)]| ChainAxes::new(axes).unwrap().inner;
-    assert_eq!(count(&[(0, 24), (2, 12), (3, 4), (4, 1)]), 0);
-    assert_eq!(count(&[(0, 0), (2, 0), (3, 1), (4, 0)]), 2);
-    assert_eq!(count(&[(0, 3), (1, 7), (3, 1), (4, 0)]), 1);
-    let uneven: Vec<_> = (0..9).map(|axis| (2, axis % 2)).collect();
-    assert!(ChainAxes::new(&uneven).is_err());
-}
-
 /// Both sides of a chain's first link, and that link.
 fn pair(device: &Device, op: Binary, inputs: &[Input], output: &[usize]) -> Elementwise {
     let tensor = |i: usize| Tensor {
@@ -377,8 +335,6 @@ fn arguments_mirror_the_kernels() {
         &[kernels::LAYOUTS],
         &[
             ("Function", function),
-            mirror::<ChainAxis>(),
-            mirror::<ChainAxes>(),
             mirror::<ChainLink>(),
             mirror::<Chain>(),
             mirror::<ChainArgs>(),
