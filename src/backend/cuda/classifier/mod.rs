@@ -13,6 +13,7 @@ pub mod pool;
 pub mod reduce;
 mod rows;
 pub mod softmax;
+mod transpose;
 
 #[cfg(test)]
 mod tests;
