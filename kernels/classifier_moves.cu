@@ -107,3 +107,48 @@ KERNEL(classifier_copy_rows, CopyRowsArgs, 256) {
     const uint32_t at = row * args.to_stride + column;
     to[at] = args.accumulate ? to[at] + value : value;
 }
+
+// The side of a tile.
+constexpr uint32_t TILE = 32;
+
+// Elements whose neighbours lie side by side along one axis of `from` and along another one of `to`: the
+// first is `down`, the second `across`. The others come in `outer`, with their strides in `from`; and
+// in `to`.
+struct TransposeArgs {
+    Buffer<const float> from;
+    Buffer<float> to;
+    Axes outer_from, outer_to;
+    Divisor tiles;                   // of each combination of the others
+    Divisor tiles_across;            // beside each other, of them
+    uint32_t down, across;           // elements
+    uint32_t from_stride, to_stride; // of the axis that is not side by side there
+    uint32_t start;                  // where the first element is in `from`
+    uint32_t accumulate;
+};
+ARGUMENTS(TransposeArgs, from, to, outer_from, outer_to, tiles, tiles_across, down, across, from_stride, to_stride, start, accumulate)
+
+// A block to a tile, by way of shared memory: both sides go along their neighbours.
+KERNEL(classifier_transpose, TransposeArgs, 256) {
+    SharedMemory memory;
+    // Columns of a tile lie in different banks.
+    const Shared<float> tile = memory.take<float>(TILE * (TILE + 1));
+    const uint32_t outer = divide(blockIdx.x, args.tiles), which = blockIdx.x - outer * args.tiles.number;
+    const uint32_t band = divide(which, args.tiles_across);
+    const uint32_t down = band * TILE, across = (which - band * args.tiles_across.number) * TILE;
+    const Global<const float> from = args.from + args.start + place(args.outer_from, outer);
+    const Global<float> to = args.to + place(args.outer_to, outer);
+    const uint32_t lane = threadIdx.x % TILE;
+    for (uint32_t line = threadIdx.x / TILE; line < TILE; line += blockDim.x / TILE) {
+        if (down + lane < args.down && across + line < args.across) {
+            tile[line * (TILE + 1) + lane] = from[(across + line) * args.from_stride + down + lane];
+        }
+    }
+    barrier();
+    for (uint32_t line = threadIdx.x / TILE; line < TILE; line += blockDim.x / TILE) {
+        if (down + line < args.down && across + lane < args.across) {
+            const uint32_t at = (down + line) * args.to_stride + across + lane;
+            const float value = tile[lane * (TILE + 1) + line];
+            to[at] = args.accumulate ? to[at] + value : value;
+        }
+    }
+}

@@ -213,7 +213,7 @@ mod tests {
             let multiples = [0, 1, 2, 1000, last / number / 2, last / number];
             let multiples = multiples.map(|n| n.min(last / number) * number);
             for index in multiples.into_iter().chain([last]).flat_map(near) {
-                let quotient = u64::from(index) * u64::from(by.multiplier) >> by.shift;
+                let quotient = (u64::from(index) * u64::from(by.multiplier)) >> by.shift;
                 assert_eq!(quotient, u64::from(index / number), "{index} / {number}");
             }
         }

@@ -163,6 +163,14 @@ impl Operation for Concat {
         }
         Ok(())
     }
+
+    fn constant_bytes(&self) -> usize {
+        let numbers = self.parts.iter().map(|joined| match &joined.source {
+            Source::Constant(data) => data.len(),
+            Source::Computed(_) => 0,
+        });
+        numbers.sum::<usize>() * size_of::<f32>()
+    }
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod pool;
 mod reduce;
 mod rows;
 mod softmax;
+mod transpose;
 
 #[cfg(test)]
 mod tests;

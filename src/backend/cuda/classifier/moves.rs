@@ -9,6 +9,7 @@ use super::super::kernels::classifier_moves as kernels;
 use super::axes::{AXES, Axes, Axis, bytes, check_elements, merged, parts};
 use super::operation::{Backward, Forward, Operation};
 use super::rows::team_launch;
+use super::transpose::Transpose;
 use crate::classifier::layout::{self, PADDING};
 use crate::classifier::{Op, PadMode};
 use crate::error::Error;
@@ -118,6 +119,8 @@ struct Gather {
     /// Elements of an image that are read.
     reads: usize,
     team: u32,
+    /// How it is done in tiles, where they are wanted.
+    transpose: Option<Transpose>,
 }
 
 impl Gather {
@@ -152,6 +155,7 @@ impl Gather {
             first[k] = list;
         }
         Ok(Gather {
+            transpose: Transpose::new(&laid, elements, start)?,
             axes: Axes::new(&laid)?,
             lists: device.allocate_with(&lists)?,
             first,
@@ -182,9 +186,19 @@ impl Gather {
             if elements == 0 {
                 continue;
             }
+            let between = [part.of(from, self.from), part.of(to, self.elements)];
+            let written = (1 + usize::from(accumulate)) * self.elements;
+            let work = Work {
+                bytes: bytes(part.images, self.reads + written),
+                ..Work::default()
+            };
+            if let Some(transpose) = &self.transpose {
+                transpose.run(device, part.images, between, accumulate, work)?;
+                continue;
+            }
             let arguments = MoveArgs {
-                from: part.of(from, self.from),
-                to: part.of(to, self.elements),
+                from: between[0],
+                to: between[1],
                 lists: self.lists.at(0),
                 axes: self.axes,
                 first: self.first,
@@ -194,11 +208,7 @@ impl Gather {
                 accumulate: accumulate.into(),
                 team: self.team,
             };
-            let written = (1 + usize::from(accumulate)) * self.elements;
-            let launch = team_launch(elements, self.team).with_shared(0).doing(Work {
-                bytes: bytes(part.images, self.reads + written),
-                ..Work::default()
-            });
+            let launch = team_launch(elements, self.team).with_shared(0).doing(work);
             device.launch(&kernels::CLASSIFIER_MOVE, launch, &arguments)?;
         }
         Ok(())
@@ -286,6 +296,10 @@ impl Operation for Moves {
         let between = [pass.gradient, pass.to];
         (self.backward).run(pass.device, pass.images, between, 0.0, pass.accumulate)
     }
+
+    fn constant_bytes(&self) -> usize {
+        (self.forward.lists.len() + self.backward.lists.len()) * size_of::<u32>()
+    }
 }
 
 #[cfg(test)]
@@ -351,7 +365,11 @@ mod tests {
                 transpose(&[0, 1, 3, 2, 4, 5]),
                 &[1, 2, 3, 7, 7, 5],
             ),
+            // In tiles.
             (&[40, 70], transpose(&[1, 0]), &[70, 40]),
+            (&[2, 17, 5, 9], transpose(&[0, 2, 3, 1]), &[2, 5, 9, 17]),
+            (&[2, 19, 3, 33], transpose(&[2, 0, 3, 1]), &[3, 2, 33, 19]),
+            (&[18, 2, 16, 3], transpose(&[3, 1, 2, 0]), &[3, 2, 16, 18]),
             (&[1, 1, 1], transpose(&[2, 0, 1]), &[1, 1, 1]),
         ]);
     }
@@ -453,8 +471,13 @@ mod tests {
     #[test]
     fn structs_have_the_kernels_layout() {
         use super::super::concat::CopyRowsArgs;
+        use super::super::transpose::TransposeArgs;
         use crate::backend::cuda::driver::{assert_mirrored, mirror};
-        let mirrors = [mirror::<MoveArgs>(), mirror::<CopyRowsArgs>()];
+        let mirrors = [
+            mirror::<MoveArgs>(),
+            mirror::<CopyRowsArgs>(),
+            mirror::<TransposeArgs>(),
+        ];
         assert_mirrored(&[kernels::LAYOUTS], &mirrors);
     }
 }
