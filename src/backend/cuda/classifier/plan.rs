@@ -6,7 +6,10 @@
 use super::super::driver::Device;
 use super::super::to_u32;
 use super::concat::Concat;
+use super::conv;
 use super::elementwise::{Elementwise, LINKS, Tensor};
+use super::gemm::Gemm;
+use super::matmul::MatMul;
 use super::moves::Moves;
 use super::normalize::Normalize;
 use super::operation::Operation;
@@ -246,6 +249,20 @@ impl Planner<'_> {
     fn operation(&self, node: &Node) -> Result<Box<dyn Operation>> {
         let (x, output) = (self.dims(node.inputs[0]), self.dims(node.output));
         Ok(match &node.op {
+            Op::Conv(conv) => {
+                let (weight, bias) = (self.constant(node, 1)?, self.constant(node, 2)?);
+                let residual = node.inputs.len() > 3;
+                conv::operation(self.device, conv, x, output, weight, bias, residual)?
+            }
+            Op::Gemm { .. } => {
+                let (weight, bias) = (self.constant(node, 1)?, self.constant(node, 2)?);
+                let residual = node.inputs.len() > 3;
+                Box::new(Gemm::new(self.device, x, output, weight, bias, residual)?)
+            }
+            Op::MatMul => {
+                let [left, right] = [0, 1].map(|i| self.part(node.inputs[i]));
+                Box::new(MatMul::new(self.device, left, right, output)?)
+            }
             Op::MaxPool(pool) => Box::new(Pool::new(pool::Kind::Max, pool, x, output)?),
             Op::AveragePool(pool) => Box::new(Pool::new(pool::Kind::Average, pool, x, output)?),
             Op::Reduce { kind, axes } => Box::new(Reduce::new(*kind, axes, x)?),

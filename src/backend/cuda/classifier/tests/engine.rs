@@ -7,7 +7,8 @@ use crate::backend::cuda::driver::test_devices;
 use crate::backend::cuda::images::DeviceImages;
 use crate::backend::reference::ReferenceClassifier;
 use crate::backend::{At, ClassifierEngine, ImageOps, ImageShape};
-use crate::classifier::{Binary, Function, Graph, Node, Op, Value, ValueId};
+use crate::classifier::onnx::samples::samples;
+use crate::classifier::{Binary, Function, Graph, LoadOptions, Node, Op, Value, ValueId};
 
 /// A graph in the making.
 struct Builder {
@@ -194,6 +195,10 @@ fn check(
 
 /// Roundings of a few dozen numbers in a row, of which each loses 2^-24.
 const FEW: [f64; 2] = [32.0 * 6e-8; 2];
+
+/// Sums of up to a few hundred products, layer after layer. In a gradient, an activation within rounding of
+/// its kink takes the other side's slope.
+const WHOLE: [f64; 2] = [1e-5, 1e-3];
 
 /// Elementwise nodes of every kind, in chains and out of them: a value wanted twice, operands that
 /// broadcast, constants on either side, a reshape in between.
@@ -404,4 +409,41 @@ fn an_output_without_the_image_has_no_gradient() {
         assert_eq!(logits, graph.constant(constant).unwrap().repeat(3));
         assert_eq!(gradients, [0.0; 18]);
     }
+}
+
+/// All operations, before the passes and after them.
+#[test]
+fn sample_graphs() {
+    for device in test_devices() {
+        let backend = CudaBackend::new(device);
+        for (name, model) in samples() {
+            check(name, &backend, &model.import().unwrap(), WHOLE);
+            check(
+                &format!("{name}, fused"),
+                &backend,
+                &model.load().unwrap(),
+                WHOLE,
+            );
+        }
+    }
+}
+
+/// On a real model: the reference's logits and gradients. In one order: the operations' own tests look for
+/// races.
+#[cfg(feature = "emulator")]
+#[test]
+fn a_real_model_agrees_with_the_reference() {
+    use crate::backend::cuda::driver::emulator::{Emulator, Options};
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../shared/models/cifar-resnet20.onnx"
+    );
+    if !std::path::Path::new(path).exists() {
+        println!("skipped: no {path}");
+        return;
+    }
+    let graph = Graph::load(path, &LoadOptions::default()).unwrap();
+    let emulator = Emulator::new(Options::default()).unwrap();
+    let backend = CudaBackend::new(emulator.device());
+    check("cifar-resnet20", &backend, &graph, WHOLE);
 }
