@@ -165,11 +165,11 @@ impl Operation for Concat {
     }
 
     fn constant_bytes(&self) -> usize {
-        let numbers = self.parts.iter().map(|joined| match &joined.source {
-            Source::Constant(data) => data.len(),
+        let bytes = self.parts.iter().map(|joined| match &joined.source {
+            Source::Constant(data) => data.bytes(),
             Source::Computed(_) => 0,
         });
-        numbers.sum::<usize>() * size_of::<f32>()
+        bytes.sum()
     }
 }
 

@@ -477,10 +477,10 @@ impl Operation for Elementwise {
 
     fn constant_bytes(&self) -> usize {
         let operands = self.operands().map(|(_, operand)| match &operand.data {
-            Data::Constant(data) => data.len(),
+            Data::Constant(data) => data.bytes(),
             Data::Input(_) => 0,
         });
-        (operands.sum::<usize>() + self.channels()) * size_of::<f32>()
+        operands.sum::<usize>() + self.channels() * size_of::<f32>()
     }
 }
 

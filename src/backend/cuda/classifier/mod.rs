@@ -10,13 +10,17 @@
 
 mod axes;
 mod concat;
+mod conv;
 mod elementwise;
 mod function;
+mod gemm;
+mod matmul;
 mod moves;
 mod normalize;
 pub mod operation;
 mod plan;
 mod pool;
+mod product;
 mod reduce;
 mod rows;
 mod softmax;

@@ -298,7 +298,7 @@ impl Operation for Moves {
     }
 
     fn constant_bytes(&self) -> usize {
-        (self.forward.lists.len() + self.backward.lists.len()) * size_of::<u32>()
+        self.forward.lists.bytes() + self.backward.lists.bytes()
     }
 }
 
