@@ -8,7 +8,7 @@ use crate::backend::cuda::images::DeviceImages;
 use crate::backend::reference::ReferenceClassifier;
 use crate::backend::{At, ClassifierEngine, ImageOps, ImageShape};
 use crate::classifier::onnx::samples::samples;
-use crate::classifier::{Binary, Function, Graph, LoadOptions, Node, Op, Value, ValueId};
+use crate::classifier::{Binary, Function, Graph, Node, Op, Value, ValueId};
 
 /// A graph in the making.
 struct Builder {
@@ -267,21 +267,26 @@ fn operands_that_broadcast_inside_chains() {
 
 #[test]
 fn results_have_the_same_bits_in_any_batch() {
-    let graph = elementwise_network();
+    let mut graphs = vec![elementwise_network()];
+    for (name, model) in samples() {
+        if ["squeeze and excite", "pools", "attention"].contains(&name) {
+            graphs.push(model.load().unwrap());
+        }
+    }
+    assert_eq!(graphs.len(), 4);
     for device in test_devices() {
         let backend = CudaBackend::new(device);
-        let images = images(&backend, &graph, 7);
-        let mut want: Option<[Vec<f32>; 2]> = None;
-        for capacity in [1, 2, 4] {
-            let mut engine = CudaClassifier::new(&backend, &graph, capacity).unwrap();
-            for count in [1, 3, 7] {
-                let got = run(&mut engine, &backend, &images, 0..count);
-                let want = want.get_or_insert_with(|| {
-                    let mut engine = CudaClassifier::new(&backend, &graph, 7).unwrap();
-                    run(&mut engine, &backend, &images, 0..7)
-                });
-                for (got, want) in got.iter().zip(want) {
-                    assert!(*got == want[..got.len()], "{count} by {capacity}");
+        for graph in &graphs {
+            let images = images(&backend, graph, 7);
+            let mut engine = CudaClassifier::new(&backend, graph, 7).unwrap();
+            let want = run(&mut engine, &backend, &images, 0..7);
+            for capacity in [1, 2, 4] {
+                let mut engine = CudaClassifier::new(&backend, graph, capacity).unwrap();
+                for count in [1, 3, 7] {
+                    let got = run(&mut engine, &backend, &images, 0..count);
+                    for (got, want) in got.iter().zip(&want) {
+                        assert!(*got == want[..got.len()], "{count} by {capacity}");
+                    }
                 }
             }
         }
@@ -434,6 +439,7 @@ fn sample_graphs() {
 #[test]
 fn a_real_model_agrees_with_the_reference() {
     use crate::backend::cuda::driver::emulator::{Emulator, Options};
+    use crate::classifier::LoadOptions;
     let path = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/../shared/models/cifar-resnet20.onnx"
