@@ -54,6 +54,14 @@ public:
 // Waits for all threads of the block, which must all come to the same barrier.
 DEVICE void barrier() { __syncthreads(); }
 
+// Four numbers that move at once; their address is a multiple of 16 bytes.
+struct alignas(16) Float4 {
+    float lane[4];
+};
+
+DEVICE Float4 read4(const float* from) { return *reinterpret_cast<const Float4*>(from); }
+DEVICE void write4(float* to, const Float4& values) { *reinterpret_cast<Float4*>(to) = values; }
+
 // The value of the lane whose number differs in the bits of `mask`; all lanes of the warp take part.
 template <typename T> DEVICE T shuffle_xor(T value, unsigned mask) {
     return __shfl_xor_sync(0xffffffffu, value, mask);

@@ -113,3 +113,17 @@ DEVICE float derivative(const Function& function, float x) {
     default: return 1.0f;
     }
 }
+
+// The derivative where the function's value is y, for functions that Rust's derivative_from_value admits.
+DEVICE float derivative_from_value(const Function& function, float y) {
+    const float alpha = function.alpha, beta = function.beta;
+    switch (function.kind) {
+    case RELU: return y > 0.0f ? 1.0f : 0.0f;
+    case LEAKY_RELU: return y <= 0.0f ? alpha : 1.0f;
+    case CLIP: return y > alpha && y < beta ? 1.0f : 0.0f;
+    case SIGMOID: return y * (1.0f - y);
+    case TANH: return 1.0f - y * y;
+    case ELU: return y <= 0.0f ? y + alpha : 1.0f;
+    default: return y; // EXP
+    }
+}

@@ -196,6 +196,11 @@ public:
         }
     }
 
+    // The same place as that of an element of another type, which it must be aligned for.
+    template <typename U> Pointer<U, space> as() const {
+        return Pointer<U, space>(reinterpret_cast<U*>(at), base, size);
+    }
+
     // Adds indivisibly; counts as a read and a write.
     Value add(Value value) const {
         T* element = checked(0, FaultKind::WriteOutOfBounds);
@@ -271,6 +276,17 @@ using std::min;
 
 DEVICE void barrier(uint32_t line = __builtin_LINE()) {
     emulator::context.host->wait(emulator::Meeting::Barrier, line);
+}
+
+struct alignas(16) Float4 {
+    float lane[4];
+};
+
+template <typename T, emulator::Space space> DEVICE Float4 read4(emulator::Pointer<T, space> from) {
+    return from.template as<const Float4>()[0];
+}
+template <emulator::Space space> DEVICE void write4(emulator::Pointer<float, space> to, const Float4& values) {
+    to.template as<Float4>()[0] = values;
 }
 
 namespace emulator {

@@ -13,7 +13,9 @@ pub mod cpu;
 pub mod cuda;
 pub mod host;
 mod memory;
+mod placement;
 pub mod reference;
+mod schedule;
 mod slots;
 
 use crate::classifier::Graph;

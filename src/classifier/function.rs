@@ -163,6 +163,19 @@ impl Function {
             Function::Abs => x.signum(),
         }
     }
+
+    /// Whether the derivative follows from the function's value, so that its argument need not be kept.
+    pub fn derivative_from_value(self) -> bool {
+        match self {
+            Function::Relu
+            | Function::Clip { .. }
+            | Function::Sigmoid
+            | Function::Tanh
+            | Function::Exp => true,
+            Function::LeakyRelu { alpha } | Function::Elu { alpha } => alpha > 0.0,
+            _ => false,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -199,21 +199,8 @@ fn between<V: F32x16>(x: V, low: f32, high: f32, g: V) -> V {
     inside.select_positive(g, V::splat(0.0))
 }
 
-/// Whether the derivative follows from the function's value, so that its argument need not be kept.
-pub fn derivative_from_value(function: Function) -> bool {
-    match function {
-        Function::Relu
-        | Function::Clip { .. }
-        | Function::Sigmoid
-        | Function::Tanh
-        | Function::Exp => true,
-        Function::LeakyRelu { alpha } | Function::Elu { alpha } => alpha > 0.0,
-        _ => false,
-    }
-}
-
 /// The derivative by the argument, from the function's value `y`, times `g`; for functions that
-/// [`derivative_from_value`] admits.
+/// [`Function::derivative_from_value`] admits.
 #[inline(always)]
 pub fn gradient_from_value<V: F32x16>(function: Function, y: V, g: V) -> V {
     let (zero, one) = (V::splat(0.0), V::splat(1.0));
@@ -304,7 +291,7 @@ mod tests {
             let (x, one) = (V::from_array(self.1), V::splat(1.0));
             let y = value(self.0, x);
             let slope = gradient(self.0, x, one);
-            let from_value = if derivative_from_value(self.0) {
+            let from_value = if self.0.derivative_from_value() {
                 gradient_from_value(self.0, y, one)
             } else {
                 slope

@@ -161,32 +161,6 @@ fn moving(numbers: usize) -> Work {
 }
 
 impl CudaBackend {
-    /// Launches a kernel that reads `inputs` images and writes one a job, a thread to an element:
-    /// `arguments` gets the jobs of one launch, where their output starts, and the elements of an image.
-    fn launch_per_image<J, A: Arguments>(
-        &self,
-        kernel: &Kernel,
-        inputs: usize,
-        jobs: &[J],
-        out: &mut DeviceImages,
-        first: usize,
-        arguments: impl Fn(&[J], Address, u32) -> Result<A>,
-    ) -> Result<()> {
-        out.range(first, jobs.len())?;
-        let elements = to_u32(out.shape.elements(), "pixels")?;
-        if elements == 0 {
-            return Ok(());
-        }
-        for (i, jobs) in jobs.chunks(JOBS).enumerate() {
-            let arguments = arguments(jobs, out.at(first + i * JOBS), elements)?;
-            let blocks = [elements.div_ceil(THREADS), jobs.len() as u32, 1];
-            let work = moving((inputs + 1) * jobs.len() * elements as usize);
-            let launch = Launch::new(blocks, THREADS).doing(work);
-            self.device.launch(kernel, launch, &arguments)?;
-        }
-        Ok(())
-    }
-
     /// Joins pairs of images, each by an amount.
     fn join_pairs(
         &self,
@@ -195,16 +169,83 @@ impl CudaBackend {
         out: &mut DeviceImages,
         first: usize,
     ) -> Result<()> {
+        out.range(first, pairs.len())?;
         let shape = out.shape;
-        self.launch_per_image(kernel, 2, pairs, out, first, |pairs, out, elements| {
-            Ok(ImagePairArgs {
+        for (i, pairs) in pairs.chunks(JOBS).enumerate() {
+            let arguments = ImagePairArgs {
                 first: lay_out(pairs, |pair| source(pair.0, shape))?,
                 second: lay_out(pairs, |pair| source(pair.1, shape))?,
                 amount: lay_out(pairs, |pair| Ok(pair.2))?,
-                out,
-                elements,
-            })
-        })
+                out: out.at(first + i * JOBS),
+                elements: to_u32(shape.elements(), "pixels")?,
+            };
+            self.launch_per_image(kernel, shape.elements(), pairs.len(), 3, &arguments)?;
+        }
+        Ok(())
+    }
+
+    /// Copies images of this shape, from anywhere, to `out` and on.
+    pub(super) fn gather(
+        &self,
+        from: &[At<'_, DeviceImages>],
+        shape: ImageShape,
+        out: Address,
+    ) -> Result<()> {
+        let from: Vec<Address> = from
+            .iter()
+            .map(|&image| source(image, shape))
+            .collect::<Result<_>>()?;
+        self.copy_each(&from, shape.elements(), out)
+    }
+
+    /// Copies `count` images that lie one after another at `from` into a buffer.
+    pub(super) fn scatter(
+        &self,
+        from: Address,
+        out: &mut DeviceImages,
+        first: usize,
+        count: usize,
+    ) -> Result<()> {
+        let to = out.range(first, count)?;
+        let elements = out.shape.elements();
+        let image = |i: usize| from.offset(i * elements * size_of::<f32>());
+        let from: Vec<Address> = (0..count).map(image).collect();
+        self.copy_each(&from, elements, to)
+    }
+
+    /// Copies `elements` numbers from each of these places to `out` and on.
+    fn copy_each(&self, from: &[Address], elements: usize, out: Address) -> Result<()> {
+        for (i, from) in from.chunks(JOBS).enumerate() {
+            let arguments = ImageCopyArgs {
+                from: lay_out(from, |&from| Ok(from))?,
+                out: out.offset(i * JOBS * elements * size_of::<f32>()),
+                elements: to_u32(elements, "pixels")?,
+            };
+            self.launch_per_image(&kernels::IMAGE_COPY, elements, from.len(), 2, &arguments)?;
+        }
+        Ok(())
+    }
+
+    /// Launches a kernel that writes `images` images, a thread to an element, and for each reads or writes
+    /// `touched` numbers.
+    fn launch_per_image<A: Arguments>(
+        &self,
+        kernel: &Kernel,
+        elements: usize,
+        images: usize,
+        touched: usize,
+        arguments: &A,
+    ) -> Result<()> {
+        if elements == 0 {
+            return Ok(());
+        }
+        let blocks = [
+            to_u32(elements, "pixels")?.div_ceil(THREADS),
+            images as u32,
+            1,
+        ];
+        let launch = Launch::new(blocks, THREADS).doing(moving(touched * images * elements));
+        Ok(self.device.launch(kernel, launch, arguments)?)
     }
 }
 
@@ -252,21 +293,8 @@ impl ImageOps for CudaBackend {
         out: &mut DeviceImages,
         first: usize,
     ) -> Result<()> {
-        let shape = out.shape;
-        self.launch_per_image(
-            &kernels::IMAGE_COPY,
-            1,
-            from,
-            out,
-            first,
-            |from, out, elements| {
-                Ok(ImageCopyArgs {
-                    from: lay_out(from, |&image| source(image, shape))?,
-                    out,
-                    elements,
-                })
-            },
-        )
+        let to = out.range(first, from.len())?;
+        self.gather(from, out.shape, to)
     }
 
     fn tile(

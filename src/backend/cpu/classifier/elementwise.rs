@@ -28,7 +28,7 @@ impl Operation for Map {
     }
 
     fn backward(&self, pass: Backward<'_>) {
-        let known = if function::derivative_from_value(self.0) {
+        let known = if self.0.derivative_from_value() {
             pass.output
         } else {
             pass.inputs.get(0)
@@ -46,7 +46,7 @@ impl Operation for Map {
     }
 
     fn reads(&self) -> Reads {
-        let output = function::derivative_from_value(self.0);
+        let output = self.0.derivative_from_value();
         Reads {
             inputs: !output,
             output,
@@ -68,7 +68,7 @@ pub fn apply(function: Function, from: &[Lanes], to: &mut [Lanes]) {
 }
 
 /// `gradient = gradient · function'`, where `known` is the function's value or its argument as
-/// [`function::derivative_from_value`] says.
+/// [`Function::derivative_from_value`] says.
 pub fn chain(function: Function, known: &[Lanes], gradient: &mut [Lanes]) {
     shares(gradient, |first, gradient| {
         let known = &known[first..][..gradient.len()];
@@ -120,7 +120,7 @@ impl Kernel for Slope {
     type Output = ();
     #[inline(always)]
     fn run<V: F32x16>(self) {
-        let from_value = function::derivative_from_value(self.function);
+        let from_value = self.function.derivative_from_value();
         for i in 0..self.n {
             // SAFETY: all hold `n` groups.
             unsafe {

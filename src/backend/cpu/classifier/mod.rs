@@ -1,7 +1,7 @@
 //! The cpu backend's classifier engine.
 //!
 //! A graph becomes a plan of steps over buffers ([`plan`]), whose places in one arena per image in
-//! flight are fixed by their lifetimes ([`schedule`], [`memory`]). Steps are operations with their
+//! flight are fixed by their lifetimes ([`schedule`](crate::backend::schedule)). Steps are operations with their
 //! constants packed once, one file per family. Images run side by side, one a thread; what is left of
 //! a batch, and a single image, is shared out within the steps.
 
@@ -11,7 +11,6 @@ mod elementwise;
 mod gemm;
 mod layout;
 mod matmul;
-mod memory;
 mod moves;
 mod normalize;
 mod operation;
@@ -20,7 +19,6 @@ mod pool;
 mod reduce;
 mod scale_shift;
 mod scatter;
-mod schedule;
 mod softmax;
 #[cfg(test)]
 mod tests;
@@ -28,11 +26,11 @@ mod tests;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use self::operation::{Backward, Inputs, Place, numbers, numbers_mut};
+use self::operation::{Backward, Inputs, numbers, numbers_mut};
 use self::plan::Plan;
-use self::schedule::Schedule;
 use crate::backend::cpu::simd::Lanes;
 use crate::backend::host::HostImages;
+use crate::backend::schedule::{Place, Schedule};
 use crate::backend::{At, ClassifierEngine, ImageBuffer, ImageShape, LossGradient};
 use crate::classifier::Graph;
 use crate::error::{Error, Result};
@@ -59,7 +57,7 @@ impl CpuClassifier {
     /// Shapes beyond what this machine can address; the message names the node.
     pub fn new(graph: &Graph, batch: usize) -> Result<Self> {
         let plan = Plan::new(graph)?;
-        let logits = Schedule::new(&plan, false)?;
+        let logits = Schedule::new(&plan.outline(), false)?;
         Ok(CpuClassifier {
             shape: graph.input_shape(),
             classes: graph.classes(),
@@ -330,7 +328,7 @@ impl ClassifierEngine for CpuClassifier {
                 for step in &mut self.plan.steps {
                     step.operation.prepare_backward()?;
                 }
-                Schedule::new(&self.plan, true)?
+                Schedule::new(&self.plan.outline(), true)?
             }
         };
         let loss = |i: usize, logits: &[f32], by: &mut [f32]| loss_gradient(i, logits, by);

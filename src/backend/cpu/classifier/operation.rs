@@ -8,15 +8,10 @@
 use rayon::prelude::*;
 
 use crate::backend::cpu::simd::{F32x16, LANES, Lanes};
+use crate::backend::schedule::Place;
+pub use crate::backend::schedule::Reads;
 use crate::classifier::Function;
 use crate::error::Result;
-
-/// Where a buffer lies in an arena, in groups of lanes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
-    pub offset: usize,
-    pub len: usize,
-}
 
 /// The computed inputs of an operation.
 #[derive(Clone, Copy)]
@@ -58,13 +53,6 @@ pub struct Backward<'a> {
     /// Whether it is added to what `to` holds.
     pub accumulate: bool,
     pub scratch: &'a mut [Lanes],
-}
-
-/// What a backward pass reads of the forward pass.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reads {
-    pub inputs: bool,
-    pub output: bool,
 }
 
 /// One operation with its constants, for buffers of fixed layouts.

@@ -19,12 +19,10 @@ use super::reduce::Reduce;
 use super::scale_shift::ScaleShift;
 use super::softmax::Softmax;
 use crate::backend::cpu::simd::LANES;
+use crate::backend::schedule::{self, BufferId, Outline};
 use crate::classifier::layout::tables;
 use crate::classifier::{Conv, Function, Graph, Node, Op, PadMode, Pads, ValueId, Window};
 use crate::error::{Error, Result};
-
-/// Names a buffer of a plan.
-pub type BufferId = usize;
 
 /// One operation on buffers.
 pub struct Step {
@@ -75,6 +73,26 @@ impl Plan {
             input,
             output,
         })
+    }
+}
+
+impl Plan {
+    /// What a schedule is made of.
+    pub fn outline(&self) -> Outline<'_> {
+        let steps = self.steps.iter().map(|step| schedule::Step {
+            inputs: &step.inputs,
+            output: step.output,
+            activation: step.activation,
+            reads: step.operation.reads(),
+            scratch: step.operation.scratch(),
+            backward_scratch: step.operation.backward_scratch(),
+        });
+        Outline {
+            steps: steps.collect(),
+            buffers: &self.buffers,
+            input: self.input,
+            output: self.output,
+        }
     }
 }
 

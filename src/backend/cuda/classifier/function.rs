@@ -43,3 +43,20 @@ impl From<Option<Function>> for FunctionArgs {
         FunctionArgs { kind, alpha, beta }
     }
 }
+
+/// Multiply-adds of the kernels' function at one number.
+pub fn multiply_adds(function: Function) -> u64 {
+    match function {
+        Function::HardSigmoid { .. } | Function::GeluTanh => 1,
+        _ => 0,
+    }
+}
+
+/// Multiply-adds of its derivative.
+pub fn derivative_multiply_adds(function: Function) -> u64 {
+    match function {
+        Function::HardSigmoid { .. } | Function::Silu | Function::Gelu | Function::Mish => 1,
+        Function::GeluTanh => 3,
+        _ => 0,
+    }
+}

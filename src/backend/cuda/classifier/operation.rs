@@ -1,6 +1,7 @@
 //! What the engine asks of an operation.
 
 use super::super::driver::{Address, Device, Result};
+pub use crate::backend::schedule::Reads;
 use crate::classifier::Function;
 
 /// A forward pass.
@@ -38,18 +39,11 @@ pub struct Backward<'a> {
     pub scratch: Address,
 }
 
-/// What a backward pass reads of the forward pass.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reads {
-    pub inputs: bool,
-    pub output: bool,
-}
-
 /// One operation on values of known shapes, its constants on the device.
 ///
 /// Every output element is one chain of arithmetic that depends on shapes alone, not on the number of
 /// images. An operation is made from a graph's node before any batch is run, and its launches are the
-/// same for every batch of the same size.
+/// same for every batch of the same size. A value of all images of a batch has fewer than 2^31 elements.
 pub trait Operation: Send {
     /// Computes the output, ending with the activation (of the operations that can have one).
     ///
@@ -75,6 +69,10 @@ pub trait Operation: Send {
 
     /// Numbers of scratch memory that [`backward`](Self::backward) needs for each image.
     fn backward_scratch(&self) -> usize {
+        0
+    }
+    /// Bytes of constants that it holds on the device.
+    fn constant_bytes(&self) -> usize {
         0
     }
 }

@@ -1,6 +1,8 @@
 //! What the operations' own tests are made of: an operation against the float64 reference, forward and
 //! backward, on every device there is.
 
+mod engine;
+
 use super::operation::{Backward, Forward, Operation};
 use crate::backend::cuda::driver::{Address, Buffer, Device};
 use crate::backend::reference::classifier::ops::{self, Operand};

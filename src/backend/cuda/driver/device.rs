@@ -187,6 +187,11 @@ impl<T: Pod> Buffer<T> {
         self.len == 0
     }
 
+    /// Bytes of its elements.
+    pub fn bytes(&self) -> usize {
+        self.len * size_of::<T>()
+    }
+
     /// Where element `index` lies, for a kernel's arguments; `index` may be the length.
     ///
     /// # Panics

@@ -1,10 +1,49 @@
-//! When buffers are alive, and so where they lie in an image's arena.
+//! When the buffers of a classifier's steps are alive, and so where they lie in an image's arena.
 
-use super::memory::{Lifetime, place};
-use super::operation::Place;
-use super::plan::{BufferId, Plan};
-use crate::backend::cpu::function::derivative_from_value;
+use super::placement::{Lifetime, place};
+use crate::classifier::Function;
 use crate::error::{Error, Result};
+
+/// Names a buffer: an index into [`Outline::buffers`].
+pub type BufferId = usize;
+
+/// Where a buffer lies in an arena, in the arena's units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    pub offset: usize,
+    pub len: usize,
+}
+
+/// What a backward pass reads of the forward pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reads {
+    pub inputs: bool,
+    pub output: bool,
+}
+
+/// What a step works on. Lengths are in the arena's units.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    pub inputs: &'a [BufferId],
+    pub output: BufferId,
+    /// What the step ends with; whoever runs the schedule takes the gradient through it.
+    pub activation: Option<Function>,
+    pub reads: Reads,
+    /// Scratch memory of the forward pass.
+    pub scratch: usize,
+    /// Scratch memory of the backward pass.
+    pub backward_scratch: usize,
+}
+
+/// Steps in the order in which they run, and the lengths of their buffers.
+#[derive(Clone, Debug)]
+pub struct Outline<'a> {
+    pub steps: Vec<Step<'a>>,
+    pub buffers: &'a [usize],
+    /// The image and the logits.
+    pub input: BufferId,
+    pub output: BufferId,
+}
 
 /// Where a step's forward pass reads and writes.
 #[derive(Clone, Debug)]
@@ -38,10 +77,10 @@ pub struct Call {
     pub accumulate: bool,
 }
 
-/// A pass over a plan's steps, with every buffer's place.
+/// A pass over steps, with every buffer's place.
 #[derive(Clone, Debug)]
 pub struct Schedule {
-    /// Groups of lanes of an arena.
+    /// Length of an arena.
     pub arena: usize,
     pub input: Place,
     pub output: Place,
@@ -90,7 +129,7 @@ impl Schedule {
     ///
     /// # Errors
     /// The arena would be beyond the address space.
-    pub fn new(plan: &Plan, gradient: bool) -> Result<Schedule> {
+    pub fn new(plan: &Outline<'_>, gradient: bool) -> Result<Schedule> {
         let steps = &plan.steps;
         // Time 0 writes the image, step i runs at i + 1, the loss follows, then steps in reverse.
         let loss = steps.len() + 1;
@@ -108,11 +147,11 @@ impl Schedule {
             let time = i + 1;
             objects.0[values[step.output]].first = time;
             objects.extend(values[step.output], time);
-            for &input in &step.inputs {
+            for &input in step.inputs {
                 objects.extend(values[input], time);
             }
-            scratches.push(objects.add(step.operation.scratch(), time));
-            let keeps = gradient && step.activation.is_some_and(|f| !derivative_from_value(f));
+            scratches.push(objects.add(step.scratch, time));
+            let keeps = gradient && step.activation.is_some_and(|f| !f.derivative_from_value());
             arguments.push(keeps.then(|| objects.add(plan.buffers[step.output], time)));
         }
         objects.extend(values[plan.output], loss);
@@ -145,15 +184,14 @@ impl Schedule {
                 objects.extend(known, time);
                 known
             });
-            let reads = step.operation.reads();
             let mut inputs = Vec::new();
-            if reads.inputs {
-                for &input in &step.inputs {
+            if step.reads.inputs {
+                for &input in step.inputs {
                     objects.extend(values[input], time);
                     inputs.push(values[input]);
                 }
             }
-            let output = reads.output.then(|| {
+            let output = step.reads.output.then(|| {
                 objects.extend(values[step.output], time);
                 values[step.output]
             });
@@ -173,7 +211,7 @@ impl Schedule {
                 inputs,
                 output,
                 gradient: by_output,
-                scratch: objects.add(step.operation.backward_scratch(), time),
+                scratch: objects.add(step.backward_scratch, time),
                 calls,
             });
         }
@@ -197,7 +235,7 @@ impl Schedule {
             .iter()
             .enumerate()
             .map(|(i, step)| Forward {
-                inputs: of_buffers(&step.inputs),
+                inputs: of_buffers(step.inputs),
                 output: at(values[step.output]),
                 argument: arguments[i].map(at),
                 scratch: at(scratches[i]),
@@ -236,7 +274,7 @@ impl Schedule {
 }
 
 /// Which buffers are computed from the image.
-fn depends_on_input(plan: &Plan) -> Vec<bool> {
+fn depends_on_input(plan: &Outline<'_>) -> Vec<bool> {
     let mut depends = vec![false; plan.buffers.len()];
     depends[plan.input] = true;
     for step in &plan.steps {

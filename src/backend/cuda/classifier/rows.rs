@@ -1,0 +1,78 @@
+//! Rows of elements, and the threads that share one.
+
+use super::super::driver::{self, Launch, shared_bytes};
+use super::axes::{Divisor, THREADS, check_elements};
+use crate::error::Result;
+
+const WARP: u32 = 32;
+
+driver::arguments! {
+    /// `Rows` of `kernels/classifier_reduce.cu`.
+    #[derive(Debug)]
+    pub struct RowsArgs {
+        count: u32,
+        length: u32,
+        inner: Divisor,
+        team: u32,
+    }
+}
+
+/// The rows of a tensor `[outer, length, inner]` along its middle axis.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows {
+    outer: usize,
+    length: usize,
+    inner: usize,
+    step: Divisor,
+}
+
+impl Rows {
+    /// # Errors
+    /// There are too many elements.
+    pub fn new(outer: usize, length: usize, inner: usize) -> Result<Rows> {
+        check_elements(outer.saturating_mul(length).saturating_mul(inner))?;
+        Ok(Rows {
+            outer,
+            length,
+            inner,
+            step: Divisor::new(inner)?,
+        })
+    }
+
+    /// Of an image.
+    pub fn elements(&self) -> usize {
+        self.outer * self.length * self.inner
+    }
+
+    /// As kernels take those of `images` images, and a launch for them.
+    pub fn of(&self, images: usize) -> (RowsArgs, Launch) {
+        let count = (images * self.outer * self.inner) as u32;
+        let team = team(self.length, self.inner == 1);
+        let arguments = RowsArgs {
+            count,
+            length: self.length as u32,
+            inner: self.step,
+            team,
+        };
+        (arguments, team_launch(count, team))
+    }
+}
+
+/// Threads that share a row of so many elements: many only where they lie side by side, for else
+/// neighbouring rows do, and a thread to each of those reads them together.
+pub fn team(length: usize, adjacent: bool) -> u32 {
+    match length {
+        _ if !adjacent => 1,
+        0..16 => 1,
+        16..2048 => WARP,
+        2048..16384 => 256,
+        _ => 1024,
+    }
+}
+
+/// A team to each row, with the shared memory of a team's sums of two values.
+pub fn team_launch(rows: u32, team: u32) -> Launch {
+    let block = team.max(THREADS);
+    let shared = shared_bytes([2 * (block / WARP) as usize * size_of::<f32>()]);
+    Launch::new([rows.div_ceil(block / team), 1, 1], block).with_shared(shared)
+}
