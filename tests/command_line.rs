@@ -826,3 +826,31 @@ fn devices_and_bench_speak_json() {
         assert!(figure.as_f64().unwrap() > 0.0);
     }
 }
+
+#[test]
+fn the_model_says_what_a_chip_needs_or_what_to_build() {
+    let model = ["bench", "--model", "h100", "--preset", "tiles", "--json"];
+    if !cfg!(feature = "emulator") {
+        assert!(fail(1, &model).contains("--features emulator"));
+        return;
+    }
+    let floors: Value = serde_json::from_str(&succeed(&model)).unwrap();
+    assert_eq!(floors["chip"]["name"], "h100");
+    let [path, ..] = &floors["presets"].as_array().unwrap()[..] else {
+        panic!("no path in {floors}");
+    };
+    assert_eq!(
+        (&path["preset"], &path["side"]),
+        (&"tiles".into(), &32.into())
+    );
+    let seconds = |value: &Value| value["seconds"].as_f64().unwrap();
+    let kernels = path["kernels"].as_array().unwrap();
+    let sum: f64 = kernels.iter().map(seconds).sum();
+    assert!(sum > 0.0 && (sum / seconds(path) - 1.0).abs() < 1e-9);
+    let table = succeed(&model[..5]);
+    assert!(
+        table.contains("tiles, 32x32") && table.contains("dip_adam"),
+        "{table}"
+    );
+    fail(2, &["bench", "--model", "z80"]);
+}
