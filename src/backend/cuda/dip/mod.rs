@@ -1,10 +1,13 @@
-//! DIP instances on a device, operation by operation.
+//! DIP instances on a device: in the resident step where the network's working set fits a block's shared
+//! memory, else operation by operation.
 
 mod layers;
 mod network;
+mod resident;
 
 use self::layers::{Batch, Maps, error_sums};
 use self::network::{Network, State};
+use self::resident::Resident;
 use super::driver::{Buffer, Device};
 use super::images::DeviceImages;
 use super::{CudaBackend, to_u32};
@@ -18,12 +21,34 @@ use crate::error::{Error, Result};
 /// The most instances: a grid's limit.
 const MAX_CAPACITY: usize = 65_535;
 
-/// The engine that launches every operation by itself.
+/// How an engine runs iterations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Path {
+    /// In the resident step where the network fits, else operation by operation.
+    #[default]
+    Auto,
+    /// Every operation is a launch of its own.
+    OpByOp,
+    /// A launch runs many iterations of all instances, whose numbers stay in shared memory.
+    Resident,
+}
+
+/// What an engine of one path has beside the instances' state.
+enum Method {
+    OpByOp {
+        network: Network,
+        /// The input with its noise, where there is noise.
+        noisy: Option<Buffer<f32>>,
+    },
+    Resident(Box<Resident>),
+}
+
+/// The engine of DIP instances.
 pub struct CudaDip {
     backend: CudaBackend,
     spec: NetSpec,
     shape: ImageShape,
-    network: Network,
+    method: Method,
     /// Iterations of each slot; `None` where it is free.
     slots: Vec<Option<u32>>,
     /// Numbers of an instance's parameter vector, of its input, and of those that Adam moves.
@@ -35,8 +60,6 @@ pub struct CudaDip {
     /// Of the parameters and, where it is optimised, the input; so are the moments.
     gradients: Buffer<f32>,
     moments: [Buffer<f32>; 2],
-    /// The input with its noise, where there is noise.
-    noisy: Option<Buffer<f32>>,
     keys: Buffer<u32>,
     targets: DeviceImages,
     pictures: DeviceImages,
@@ -58,6 +81,21 @@ impl CudaDip {
         width: usize,
         capacity: usize,
     ) -> Result<Self> {
+        CudaDip::with_path(backend, spec, height, width, capacity, Path::Auto)
+    }
+
+    /// The same on a path.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new)'s, and the resident step is asked for and the network does not fit.
+    pub fn with_path(
+        backend: &CudaBackend,
+        spec: &NetSpec,
+        height: usize,
+        width: usize,
+        capacity: usize,
+        path: Path,
+    ) -> Result<Self> {
         spec.check_size(height, width)?;
         if capacity > MAX_CAPACITY {
             return Err(Error::invalid(format!(
@@ -76,12 +114,29 @@ impl CudaDip {
         to_u32(parameters + input, "numbers of an instance")?;
         let sums = error_sums(to_u32(shape.elements(), "pixels")?) as usize;
         let per_slot = |elements: usize| device.allocate::<f32>(elements * capacity);
+        let resident = match path {
+            Path::OpByOp => None,
+            _ => Resident::plan(spec, height, width, device.shared_limit()),
+        };
+        let method = match resident {
+            Some(resident) => Method::Resident(Box::new(resident)),
+            None if path == Path::Resident => {
+                return Err(Error::invalid(format!(
+                    "this DIP network at {height}×{width} (height × width) does not fit the {} bytes of shared memory of a block on {}; run it operation by operation",
+                    device.shared_limit(),
+                    device.name()
+                )));
+            }
+            None => Method::OpByOp {
+                network: Network::new(device, spec, height, width, capacity)?,
+                noisy: (spec.jitter > 0.0).then(|| per_slot(input)).transpose()?,
+            },
+        };
         Ok(CudaDip {
-            network: Network::new(device, spec, height, width, capacity)?,
+            method,
             values: per_slot(parameters + input)?,
             gradients: per_slot(trained)?,
             moments: [per_slot(trained)?, per_slot(trained)?],
-            noisy: (spec.jitter > 0.0).then(|| per_slot(input)).transpose()?,
             keys: device.allocate(3 * capacity)?,
             targets: backend.allocate(shape, capacity)?,
             pictures: backend.allocate(shape, capacity)?,
@@ -98,13 +153,35 @@ impl CudaDip {
         })
     }
 
-    /// Bytes of the device's memory that [`new`](Self::new) of the same arguments takes.
+    /// The path that the engine takes: not [`Path::Auto`].
+    pub fn path(&self) -> Path {
+        match self.method {
+            Method::OpByOp { .. } => Path::OpByOp,
+            Method::Resident(_) => Path::Resident,
+        }
+    }
+
+    /// Bytes of the device's memory that [`with_path`](Self::with_path) of the same arguments takes.
     ///
     /// # Errors
-    /// The network is impossible or cannot fit that size.
-    pub fn bytes(spec: &NetSpec, height: usize, width: usize, capacity: usize) -> Result<u128> {
-        let (device, tally) = Device::tally();
-        CudaDip::new(&CudaBackend::new(device), spec, height, width, capacity)?;
+    /// The network is impossible or cannot fit that size, or the path is not for it.
+    pub fn bytes(
+        backend: &CudaBackend,
+        spec: &NetSpec,
+        height: usize,
+        width: usize,
+        capacity: usize,
+        path: Path,
+    ) -> Result<u128> {
+        let (device, tally) = Device::tally(backend.device.shared_limit());
+        CudaDip::with_path(
+            &CudaBackend::new(device),
+            spec,
+            height,
+            width,
+            capacity,
+            path,
+        )?;
         Ok(tally.bytes().into())
     }
 
@@ -142,8 +219,58 @@ impl CudaDip {
         Ok(self.values.upload(&numbers, slot * stride + first)?)
     }
 
+    /// All slots' pictures.
+    fn images(&self, images: &DeviceImages) -> Maps {
+        Maps::new(images.at(0), self.shape.elements())
+    }
+
+    /// All slots' numbers in a buffer.
+    fn maps(&self, buffer: &Buffer<f32>) -> Maps {
+        Maps::new(buffer.at(0), buffer.len() / self.slots.len())
+    }
+
+    /// Iterations of the instances in use.
+    fn iterate(&self, count: u32, iterations: u32) -> Result<()> {
+        let device = &self.backend.device;
+        match &self.method {
+            Method::Resident(resident) => {
+                let state = resident::State {
+                    slots: self.in_use.at(0),
+                    count,
+                    iterations: self.iterations.at(0),
+                    keys: self.keys.at(0),
+                    values: self.maps(&self.values),
+                    gradients: self.maps(&self.gradients),
+                    moments: [0, 1].map(|i| self.maps(&self.moments[i])),
+                    target: self.images(&self.targets),
+                    picture: self.images(&self.pictures),
+                    errors: self.maps(&self.errors),
+                    error_sums: (self.errors.len() / self.slots.len()) as u32,
+                };
+                resident.run(device, &state, iterations)?;
+            }
+            Method::OpByOp { network, noisy } => {
+                let batch = Batch {
+                    device,
+                    slots: self.in_use.at(0),
+                    count,
+                    iterations: self.iterations.at(0),
+                };
+                for _ in 0..iterations {
+                    self.iterate_op_by_op(&batch, network, noisy.as_ref())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// One iteration of the instances in use.
-    fn iterate(&self, batch: &Batch<'_>) -> Result<()> {
+    fn iterate_op_by_op(
+        &self,
+        batch: &Batch<'_>,
+        network: &Network,
+        noisy: Option<&Buffer<f32>>,
+    ) -> Result<()> {
         let (parameters, input) = (self.parameters, self.input);
         let trained = self.trained;
         let state = State {
@@ -152,27 +279,24 @@ impl CudaDip {
             parameters,
         };
         let z = state.values.skip(parameters);
-        let noisy = self
-            .noisy
-            .as_ref()
-            .map(|noisy| Maps::new(noisy.at(0), input));
+        let noisy = noisy.map(|noisy| Maps::new(noisy.at(0), input));
         if let Some(noisy) = noisy {
             let elements = to_u32(input, "numbers of an input")?;
             batch.jitter(self.spec.jitter, elements, self.keys.at(0), z, noisy)?;
         }
         let z = noisy.unwrap_or(z);
-        self.network.forward(batch, &state, z)?;
+        network.forward(batch, &state, z)?;
         let elements = self.shape.elements();
         let errors = Maps::new(self.errors.at(0), error_sums(elements as u32) as usize);
         batch.loss(
             elements as u32,
             self.spec.averaging,
-            self.network.output(),
+            network.output(),
             Maps::new(self.targets.at(0), elements),
             Maps::new(self.pictures.at(0), elements),
             errors,
         )?;
-        self.network.backward(batch, &state, z)?;
+        network.backward(batch, &state, z)?;
         let moments = [0, 1].map(|i| Maps::new(self.moments[i].at(0), trained));
         let rate = self.spec.learning_rate;
         batch.adam(trained as u32, rate, state.values, state.gradients, moments)?;
@@ -227,16 +351,9 @@ impl DipEngine for CudaDip {
             return Ok(());
         }
         self.in_use.upload(&in_use, 0)?;
-        for _ in 0..iterations {
-            self.iterate(&Batch {
-                device: &self.backend.device,
-                slots: self.in_use.at(0),
-                count: in_use.len() as u32,
-                iterations: self.iterations.at(0),
-            })?;
-            for slot in self.slots.iter_mut().flatten() {
-                *slot += 1;
-            }
+        self.iterate(in_use.len() as u32, iterations)?;
+        for slot in self.slots.iter_mut().flatten() {
+            *slot += iterations;
         }
         Ok(())
     }

@@ -5,12 +5,18 @@ use crate::backend::reference::ReferenceDip;
 use crate::dip::{Padding, Upsample};
 use crate::random::RandomKey;
 
-struct Reference;
+/// The reference's device.
+pub(super) struct Reference;
 impl HostDevice for Reference {
     type Number = f64;
 }
 
 const SIZE: [usize; 2] = [12, 8];
+const SHAPE: ImageShape = ImageShape {
+    channels: 3,
+    height: SIZE[0],
+    width: SIZE[1],
+};
 
 /// Two levels, a skip branch in one of them, noise and an average.
 fn spec(padding: Padding, optimise_input: bool) -> NetSpec {
@@ -29,7 +35,7 @@ fn spec(padding: Padding, optimise_input: bool) -> NetSpec {
     }
 }
 
-fn key(seed: u64) -> RandomKey {
+pub(super) fn key(seed: u64) -> RandomKey {
     RandomKey {
         seed,
         image: 5,
@@ -38,32 +44,29 @@ fn key(seed: u64) -> RandomKey {
 }
 
 /// A picture of numbers in [0, 1).
-fn picture(seed: u64) -> Vec<f32> {
-    let mut pixels = vec![0.0; 3 * SIZE[0] * SIZE[1]];
-    let n = pixels.len();
+fn picture(shape: ImageShape, seed: u64) -> Vec<f32> {
+    let n = shape.elements();
+    let mut pixels = vec![0.0; n];
     key(seed).uniform(crate::random::Purpose::Input, 9, n, |i, v| pixels[i] = v);
     pixels
 }
 
 /// Picture `seed` on a device.
-fn target<B: ImageOps>(backend: &B, seed: u64) -> B::Images {
-    let shape = ImageShape {
-        channels: 3,
-        height: SIZE[0],
-        width: SIZE[1],
-    };
+pub(super) fn target<B: ImageOps>(backend: &B, shape: ImageShape, seed: u64) -> B::Images {
     let mut images = backend.allocate(shape, 1).unwrap();
-    backend.upload(&picture(seed), &mut images, 0).unwrap();
+    let pixels = picture(shape, seed);
+    backend.upload(&pixels, &mut images, 0).unwrap();
     images
 }
 
-fn load<B: ImageOps, E: DipEngine<Images = B::Images>>(
+pub(super) fn load<B: ImageOps, E: DipEngine<Images = B::Images>>(
     backend: &B,
     engine: &mut E,
+    shape: ImageShape,
     slot: usize,
     seed: u64,
 ) {
-    let target = target(backend, seed);
+    let target = target(backend, shape, seed);
     let instance = Instance {
         slot,
         target: At::new(&target, 0),
@@ -72,9 +75,23 @@ fn load<B: ImageOps, E: DipEngine<Images = B::Images>>(
     engine.load(&[instance]).unwrap();
 }
 
+const PATHS: [Path; 2] = [Path::OpByOp, Path::Resident];
+
+/// An engine of pictures of [`SIZE`].
+fn engine(backend: &CudaBackend, spec: &NetSpec, capacity: usize, path: Path) -> CudaDip {
+    let engine = CudaDip::with_path(backend, spec, SIZE[0], SIZE[1], capacity, path).unwrap();
+    assert_eq!(engine.path(), path);
+    engine
+}
+
 /// Everything that an instance is after its iterations.
-fn results(backend: &CudaBackend, engine: &mut CudaDip, slot: usize) -> Vec<f64> {
-    let mut out = target(backend, 0);
+pub(super) fn results(
+    backend: &CudaBackend,
+    engine: &mut CudaDip,
+    shape: ImageShape,
+    slot: usize,
+) -> Vec<f64> {
+    let mut out = target(backend, shape, 0);
     engine.reconstructions(&[slot], &mut out, 0).unwrap();
     let picture = backend.download(At::new(&out, 0)).unwrap();
     [
@@ -87,6 +104,28 @@ fn results(backend: &CudaBackend, engine: &mut CudaDip, slot: usize) -> Vec<f64>
     .concat()
 }
 
+/// An instance's picture and loss are the reference's.
+pub(super) fn assert_close(
+    backend: &CudaBackend,
+    engine: &mut CudaDip,
+    reference: &mut ReferenceDip,
+    shape: ImageShape,
+    slot: usize,
+) {
+    let mut out = target(backend, shape, 0);
+    engine.reconstructions(&[slot], &mut out, 0).unwrap();
+    let got = backend.download(At::new(&out, 0)).unwrap();
+    let mut out: HostImages<f64> = target(&Reference, shape, 0);
+    reference.reconstructions(&[slot], &mut out, 0).unwrap();
+    // As for PyTorch's numbers (tests/golden_dip.rs): some 1e-5 an iteration.
+    for (got, want) in got.iter().zip(out.image(0)) {
+        assert!((f64::from(*got) - want).abs() < 1e-4, "{got} for {want}");
+    }
+    let (got, want) = (engine.losses(&[slot]), reference.losses(&[slot]));
+    let (got, want) = (got.unwrap()[0], want.unwrap()[0]);
+    assert!((got / want - 1.0).abs() < 1e-4, "{got} for {want}");
+}
+
 #[test]
 fn iterations_are_the_references() {
     for device in test_devices() {
@@ -95,34 +134,18 @@ fn iterations_are_the_references() {
             let spec = spec(padding, optimise);
             let [height, width] = SIZE;
             let mut reference = ReferenceDip::new(&spec, height, width, 3).unwrap();
-            let mut engine = CudaDip::new(&backend, &spec, height, width, 3).unwrap();
+            let mut engine = engine(&backend, &spec, 3, Path::OpByOp);
             // Slot 2 starts an iteration later, slot 1 is free.
             for (slot, seed) in [(0, 3), (2, 4)] {
-                load(&Reference, &mut reference, slot, seed);
-                load(&backend, &mut engine, slot, seed);
+                load(&Reference, &mut reference, SHAPE, slot, seed);
+                load(&backend, &mut engine, SHAPE, slot, seed);
                 reference.run(1).unwrap();
                 engine.run(1).unwrap();
             }
             reference.run(3).unwrap();
             engine.run(3).unwrap();
             for slot in [0, 2] {
-                let mut out = target(&backend, 0);
-                engine.reconstructions(&[slot], &mut out, 0).unwrap();
-                let got = backend.download(At::new(&out, 0)).unwrap();
-                let mut out: HostImages<f64> = target(&Reference, 0);
-                reference.reconstructions(&[slot], &mut out, 0).unwrap();
-                // As for PyTorch's numbers (tests/golden_dip.rs): some 1e-5 an iteration.
-                for (got, want) in got.iter().zip(out.image(0)) {
-                    assert!((f64::from(*got) - want).abs() < 1e-4, "{got} for {want}");
-                }
-                let (got, want) = (
-                    engine.losses(&[slot]).unwrap(),
-                    reference.losses(&[slot]).unwrap(),
-                );
-                assert!(
-                    (got[0] / want[0] - 1.0).abs() < 1e-4,
-                    "{got:?} for {want:?}"
-                );
+                assert_close(&backend, &mut engine, &mut reference, SHAPE, slot);
             }
         }
     }
@@ -133,21 +156,23 @@ fn an_instance_does_not_depend_on_the_others() {
     for device in test_devices() {
         let backend = CudaBackend::new(device);
         let spec = spec(Padding::Zero, true);
-        let mut alone = CudaDip::new(&backend, &spec, SIZE[0], SIZE[1], 1).unwrap();
-        load(&backend, &mut alone, 0, 7);
-        alone.run(4).unwrap();
-        let mut among = CudaDip::new(&backend, &spec, SIZE[0], SIZE[1], 4).unwrap();
-        load(&backend, &mut among, 3, 1);
-        among.run(2).unwrap();
-        load(&backend, &mut among, 1, 7);
-        among.run(1).unwrap();
-        among.release(&[3]).unwrap();
-        load(&backend, &mut among, 0, 9);
-        among.run(3).unwrap();
-        assert_eq!(
-            results(&backend, &mut among, 1),
-            results(&backend, &mut alone, 0)
-        );
+        for path in PATHS {
+            let mut alone = engine(&backend, &spec, 1, path);
+            load(&backend, &mut alone, SHAPE, 0, 7);
+            alone.run(4).unwrap();
+            let mut among = engine(&backend, &spec, 4, path);
+            load(&backend, &mut among, SHAPE, 3, 1);
+            among.run(2).unwrap();
+            load(&backend, &mut among, SHAPE, 1, 7);
+            among.run(1).unwrap();
+            among.release(&[3]).unwrap();
+            load(&backend, &mut among, SHAPE, 0, 9);
+            among.run(3).unwrap();
+            assert_eq!(
+                results(&backend, &mut among, SHAPE, 1),
+                results(&backend, &mut alone, SHAPE, 0)
+            );
+        }
     }
 }
 
@@ -159,9 +184,9 @@ fn launches_do_not_depend_on_the_number_of_instances() {
     let backend = CudaBackend::new(emulator.device());
     let launches = [1, 5].map(|count| {
         let spec = spec(Padding::Zero, true);
-        let mut engine = CudaDip::new(&backend, &spec, SIZE[0], SIZE[1], 5).unwrap();
+        let mut engine = engine(&backend, &spec, 5, Path::OpByOp);
         for slot in 0..count {
-            load(&backend, &mut engine, slot, slot as u64);
+            load(&backend, &mut engine, SHAPE, slot, slot as u64);
         }
         emulator.take_counts();
         engine.run(2).unwrap();
@@ -179,19 +204,26 @@ fn the_memory_it_says_is_the_memory_it_takes() {
     use crate::backend::cuda::driver::emulator::{Emulator, Options};
     let spec = spec(Padding::Reflect, true);
     let [height, width] = SIZE;
-    let bytes = CudaDip::bytes(&spec, height, width, 3).unwrap() as u64;
-    let new = |memory: u64| {
-        let options = Options {
-            memory,
-            ..Options::default()
+    let bytes = PATHS.map(|path| {
+        let new = |memory: u64| {
+            let options = Options {
+                memory,
+                ..Options::default()
+            };
+            CudaBackend::new(Emulator::new(options).unwrap().device())
         };
-        let backend = CudaBackend::new(Emulator::new(options).unwrap().device());
-        CudaDip::new(&backend, &spec, height, width, 3).map(drop)
-    };
-    new(bytes).unwrap();
-    let refused = new(bytes - 1).unwrap_err().to_string();
-    assert!(refused.contains("no memory"), "{refused}");
-    assert!(CudaDip::bytes(&spec, 13, width, 3).is_err());
+        let backend = new(u64::MAX);
+        let bytes = CudaDip::bytes(&backend, &spec, height, width, 3, path).unwrap() as u64;
+        let take =
+            |memory: u64| CudaDip::with_path(&new(memory), &spec, height, width, 3, path).map(drop);
+        take(bytes).unwrap();
+        let refused = take(bytes - 1).unwrap_err().to_string();
+        assert!(refused.contains("no memory"), "{refused}");
+        assert!(CudaDip::bytes(&backend, &spec, 13, width, 3, path).is_err());
+        bytes
+    });
+    // The resident step has no feature maps in the device's memory.
+    assert!(bytes[1] < bytes[0]);
 }
 
 #[test]
@@ -210,10 +242,10 @@ fn wrong_slots_sizes_and_moments_are_errors() {
         assert!(none.losses(&[]).unwrap().is_empty() && none.losses(&[0]).is_err());
         let mut engine = new(&fixed, height, 2).unwrap();
         assert!(engine.losses(&[0]).is_err() && engine.parameters(0).is_err());
-        load(&backend, &mut engine, 0, 1);
+        load(&backend, &mut engine, SHAPE, 0, 1);
         assert!(engine.losses(&[0]).is_err() && engine.gradients(0).is_err());
         engine.run(1).unwrap();
-        let mut out = target(&backend, 0);
+        let mut out = target(&backend, SHAPE, 0);
         assert!(engine.reconstructions(&[0], &mut out, 1).is_err());
         assert!(engine.reconstructions(&[1], &mut out, 0).is_err());
         assert!(engine.input_gradient(0).is_err() && engine.losses(&[2]).is_err());

@@ -191,6 +191,7 @@ struct RawArguments<'a> {
 trait Driver: Send + Sync {
     fn name(&self) -> &str;
     fn free_bytes(&self) -> Option<u64>;
+    fn shared_limit(&self) -> u32;
     fn allocate(&self, bytes: usize) -> Result<Address>;
     fn free(&self, address: Address);
     fn upload(&self, bytes: &[u8], to: Address) -> Result<()>;
@@ -220,6 +221,11 @@ impl Device {
     /// Bytes of its memory that are free; `None` where that cannot be known.
     pub fn free_bytes(&self) -> Option<u64> {
         self.driver.free_bytes()
+    }
+
+    /// Bytes of shared memory that a block can have.
+    pub fn shared_limit(&self) -> u32 {
+        self.driver.shared_limit()
     }
 
     /// Memory for `len` elements, not yet written.

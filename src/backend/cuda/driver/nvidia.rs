@@ -216,6 +216,13 @@ impl Driver for Nvidia {
         Some(free as u64)
     }
 
+    fn shared_limit(&self) -> u32 {
+        use sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN as LIMIT;
+        // SAFETY: the device is one.
+        let limit = unsafe { result::device::get_attribute(self.device, LIMIT) };
+        limit.map_or(SHARED_UNASKED, |bytes| bytes as u32)
+    }
+
     fn allocate(&self, bytes: usize) -> Result<Address> {
         self.enter()?;
         // SAFETY: the stream lives as long as this; nobody reads the memory as Rust's.

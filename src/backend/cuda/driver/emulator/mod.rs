@@ -24,8 +24,8 @@ use self::memory::Memory;
 use super::{Address, Device, Driver, DriverError, Kernel, Launch, RawArguments, Result};
 use crate::random::philox;
 
-/// Shared memory that a block can have on any of the chips we compile for, in bytes (compute capability
-/// 8.6's 99 KiB is the least, but kernels choose their plan by the chip; 9.0 and 10.0 have 227 KiB).
+/// Shared memory that a block can have, if nothing else is said, in bytes: that of compute capability 9.0
+/// and 10.0. Others have less, down to 99 KiB; kernels choose their plan by the device.
 const SHARED_LIMIT: u32 = 227 * 1024;
 
 /// Launches of fewer threads than this run on the calling thread alone.
@@ -70,6 +70,8 @@ pub struct Options {
     pub orders: Vec<Order>,
     /// Memory of the device in bytes.
     pub memory: u64,
+    /// Shared memory that a block can have, in bytes.
+    pub shared_limit: u32,
 }
 
 impl Default for Options {
@@ -77,6 +79,7 @@ impl Default for Options {
         Options {
             orders: vec![Order::Forward],
             memory: u64::MAX,
+            shared_limit: SHARED_LIMIT,
         }
     }
 }
@@ -89,6 +92,7 @@ pub struct Emulator {
 
 struct State {
     orders: Vec<Order>,
+    shared_limit: u32,
     memory: Mutex<Memory>,
     counts: Mutex<BTreeMap<&'static str, Counts>>,
 }
@@ -113,6 +117,7 @@ impl Emulator {
         Ok(Emulator {
             state: Arc::new(State {
                 orders: options.orders,
+                shared_limit: options.shared_limit,
                 memory: Mutex::new(Memory::new(options.memory)),
                 counts: Mutex::default(),
             }),
@@ -139,6 +144,10 @@ impl Driver for State {
 
     fn free_bytes(&self) -> Option<u64> {
         lock(&self.memory).free_bytes()
+    }
+
+    fn shared_limit(&self) -> u32 {
+        self.shared_limit
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address> {
@@ -181,9 +190,10 @@ impl Driver for State {
             launch,
             cause,
         };
-        if launch.shared > SHARED_LIMIT {
+        if launch.shared > self.shared_limit {
             return Err(refuse(format!(
-                "a block has at most {SHARED_LIMIT} bytes of shared memory"
+                "a block has at most {} bytes of shared memory",
+                self.shared_limit
             )));
         }
         kernel.emulated.check(arguments.layout).map_err(refuse)?;
