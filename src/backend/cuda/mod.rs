@@ -63,7 +63,7 @@ impl Backend for CudaBackend {
         width: usize,
         capacity: usize,
     ) -> Result<u128> {
-        CudaDip::bytes(spec, height, width, capacity)
+        CudaDip::bytes(self, spec, height, width, capacity, dip::Path::Auto)
     }
 
     fn free_bytes(&self) -> Option<u64> {

@@ -1,10 +1,13 @@
-//! DIP instances on a device, operation by operation.
+//! DIP instances on a device: in the resident step where the network's working set fits a block's shared
+//! memory, else operation by operation.
 
 mod layers;
 mod network;
+mod resident;
 
 use self::layers::{Batch, Maps, error_sums};
 use self::network::{Network, State};
+use self::resident::Resident;
 use super::driver::{Buffer, Device, Graph};
 use super::images::DeviceImages;
 use super::{CudaBackend, to_u32};
@@ -24,12 +27,43 @@ const MAX_GRAPHS: usize = 4;
 /// Pixels that keep a multiprocessor's 2,048 threads busy through a launch: some for each.
 const PIXELS_OF_A_MULTIPROCESSOR: usize = 8 * 2048;
 
-/// The engine that launches every operation by itself.
+/// Waves of blocks of the resident step: with so many, the last one, which is not full, costs little.
+const RESIDENT_WAVES: usize = 8;
+
+/// How an engine runs iterations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Path {
+    /// In the resident step where the network fits, else operation by operation.
+    #[default]
+    Auto,
+    /// Every operation is a launch of its own.
+    OpByOp,
+    /// A launch runs many iterations of all instances, whose numbers stay in shared memory.
+    Resident,
+}
+
+/// What an engine of one path has beside the instances' state.
+enum Method {
+    OpByOp(Box<OpByOp>),
+    Resident(Box<Resident>),
+}
+
+/// What an engine that launches every operation has.
+struct OpByOp {
+    network: Network,
+    /// The input with its noise, where there is noise.
+    noisy: Option<Buffer<f32>>,
+    /// An iteration of so many instances, the latest first. The buffers that it uses live as long as the
+    /// engine.
+    graphs: Vec<(u32, Graph)>,
+}
+
+/// The engine of DIP instances.
 pub struct CudaDip {
     backend: CudaBackend,
     spec: NetSpec,
     shape: ImageShape,
-    network: Network,
+    method: Method,
     /// Iterations of each slot; `None` where it is free.
     slots: Vec<Option<u32>>,
     /// Numbers of an instance's parameter vector, of its input, and of those that Adam moves.
@@ -41,8 +75,6 @@ pub struct CudaDip {
     /// Of the parameters and, where it is optimised, the input; so are the moments.
     gradients: Buffer<f32>,
     moments: [Buffer<f32>; 2],
-    /// The input with its noise, where there is noise.
-    noisy: Option<Buffer<f32>>,
     keys: Buffer<u32>,
     targets: DeviceImages,
     pictures: DeviceImages,
@@ -50,8 +82,6 @@ pub struct CudaDip {
     errors: Buffer<f32>,
     in_use: Buffer<u32>,
     iterations: Buffer<u32>,
-    /// An iteration of so many instances, whichever they are; of the buffers above.
-    graphs: Vec<(u32, Graph)>,
 }
 
 impl CudaDip {
@@ -65,6 +95,21 @@ impl CudaDip {
         height: usize,
         width: usize,
         capacity: usize,
+    ) -> Result<Self> {
+        CudaDip::with_path(backend, spec, height, width, capacity, Path::Auto)
+    }
+
+    /// The same on a path.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new)'s, and the resident step is asked for and the network does not fit.
+    pub fn with_path(
+        backend: &CudaBackend,
+        spec: &NetSpec,
+        height: usize,
+        width: usize,
+        capacity: usize,
+        path: Path,
     ) -> Result<Self> {
         spec.check_size(height, width)?;
         if capacity > MAX_CAPACITY {
@@ -84,12 +129,30 @@ impl CudaDip {
         to_u32(parameters + input, "numbers of an instance")?;
         let sums = error_sums(to_u32(shape.elements(), "pixels")?) as usize;
         let per_slot = |elements: usize| device.allocate::<f32>(elements * capacity);
+        let resident = match path {
+            Path::OpByOp => None,
+            _ => Resident::plan(spec, height, width, device.shared_limit()),
+        };
+        let method = match resident {
+            Some(resident) => Method::Resident(Box::new(resident)),
+            None if path == Path::Resident => {
+                return Err(Error::invalid(format!(
+                    "this DIP network at {height}×{width} (height × width) does not fit the {} bytes of shared memory of a block on {}; run it operation by operation",
+                    device.shared_limit(),
+                    device.name()
+                )));
+            }
+            None => Method::OpByOp(Box::new(OpByOp {
+                network: Network::new(backend, spec, height, width, capacity)?,
+                noisy: (spec.jitter > 0.0).then(|| per_slot(input)).transpose()?,
+                graphs: vec![],
+            })),
+        };
         Ok(CudaDip {
-            network: Network::new(device, spec, height, width, capacity)?,
+            method,
             values: per_slot(parameters + input)?,
             gradients: per_slot(trained)?,
             moments: [per_slot(trained)?, per_slot(trained)?],
-            noisy: (spec.jitter > 0.0).then(|| per_slot(input)).transpose()?,
             keys: device.allocate(3 * capacity)?,
             targets: backend.allocate(shape, capacity)?,
             pictures: backend.allocate(shape, capacity)?,
@@ -97,7 +160,6 @@ impl CudaDip {
             in_use: device.allocate(capacity)?,
             iterations: device.allocate(capacity)?,
             slots: vec![None; capacity],
-            graphs: vec![],
             backend: backend.clone(),
             spec: spec.clone(),
             shape,
@@ -107,8 +169,17 @@ impl CudaDip {
         })
     }
 
-    /// How many instances a device runs well at once: as many as give every thread of its multiprocessors
-    /// some pixels, within half of the free memory.
+    /// The path that the engine takes: not [`Path::Auto`].
+    pub fn path(&self) -> Path {
+        match self.method {
+            Method::OpByOp(_) => Path::OpByOp,
+            Method::Resident(_) => Path::Resident,
+        }
+    }
+
+    /// How many instances a device runs well at once, within half of the free memory: some blocks of the
+    /// resident step for each that a multiprocessor holds; else as many as give every thread of the
+    /// multiprocessors some pixels.
     ///
     /// # Errors
     /// The network is impossible or cannot fit that size.
@@ -118,23 +189,36 @@ impl CudaDip {
         height: usize,
         width: usize,
     ) -> Result<usize> {
-        let each = CudaDip::bytes(spec, height, width, 1)?;
+        let each = CudaDip::bytes(backend, spec, height, width, 1, Path::Auto)?;
         let device = &backend.device;
-        let pixels = device.multiprocessors() as usize * PIXELS_OF_A_MULTIPROCESSOR;
-        let wanted = pixels.div_ceil(height * width).clamp(1, MAX_CAPACITY);
-        let fitting = device
-            .free_bytes()
-            .map_or(u128::MAX, |free| u128::from(free) / 2 / each);
-        Ok(wanted.min(fitting.try_into().unwrap_or(usize::MAX)).max(1))
+        let multiprocessors = device.multiprocessors() as usize;
+        let wanted = match Resident::plan(spec, height, width, device.shared_limit()) {
+            Some(resident) => {
+                let blocks = resident.blocks_of_a_multiprocessor(device.shared_limit());
+                RESIDENT_WAVES * blocks as usize * multiprocessors
+            }
+            None => (multiprocessors * PIXELS_OF_A_MULTIPROCESSOR).div_ceil(height * width),
+        };
+        let fitting = (device.free_bytes()).map_or(u128::MAX, |free| u128::from(free) / 2 / each);
+        let fitting = usize::try_from(fitting).unwrap_or(usize::MAX);
+        Ok(wanted.min(fitting).clamp(1, MAX_CAPACITY))
     }
 
-    /// Bytes of the device's memory that [`new`](Self::new) of the same arguments takes.
+    /// Bytes of the device's memory that [`with_path`](Self::with_path) of the same arguments takes.
     ///
     /// # Errors
-    /// The network is impossible or cannot fit that size.
-    pub fn bytes(spec: &NetSpec, height: usize, width: usize, capacity: usize) -> Result<u128> {
-        let (device, tally) = Device::tally();
-        CudaDip::new(&CudaBackend::new(device), spec, height, width, capacity)?;
+    /// The network is impossible or cannot fit that size, or the path is not for it.
+    pub fn bytes(
+        backend: &CudaBackend,
+        spec: &NetSpec,
+        height: usize,
+        width: usize,
+        capacity: usize,
+        path: Path,
+    ) -> Result<u128> {
+        let (device, tally) = Device::tally(backend.device.shared_limit());
+        let empty = CudaBackend::new(device).with_precision(backend.precision);
+        CudaDip::with_path(&empty, spec, height, width, capacity, path)?;
         Ok(tally.bytes().into())
     }
 
@@ -172,31 +256,61 @@ impl CudaDip {
         Ok(self.values.upload(&numbers, slot * stride + first)?)
     }
 
-    /// One iteration of `count` instances, recorded at the first time.
-    fn iteration(&mut self, count: u32) -> Result<&Graph> {
-        let known = self.graphs.iter().position(|graph| graph.0 == count);
-        let index = match known {
-            Some(index) => index,
-            None => {
-                let device = &self.backend.device;
-                let graph = device.record(|| {
-                    self.iterate(&Batch {
-                        device,
-                        slots: self.in_use.at(0),
-                        count,
-                        iterations: self.iterations.at(0),
-                    })
-                })?;
-                self.graphs.truncate(MAX_GRAPHS - 1);
-                self.graphs.insert(0, (count, graph));
-                0
-            }
-        };
-        Ok(&self.graphs[index].1)
+    /// All slots' pictures.
+    fn images(&self, images: &DeviceImages) -> Maps {
+        Maps::new(images.at(0), self.shape.elements())
     }
 
-    /// One iteration of the instances in use.
-    fn iterate(&self, batch: &Batch<'_>) -> Result<()> {
+    /// All slots' numbers in a buffer.
+    fn maps(&self, buffer: &Buffer<f32>) -> Maps {
+        Maps::new(buffer.at(0), buffer.len() / self.slots.len())
+    }
+
+    /// Iterations of `count` instances: those of `in_use`.
+    fn iterate(&mut self, count: u32, iterations: u32) -> Result<()> {
+        let graph = match &self.method {
+            Method::Resident(resident) => {
+                let state = resident::State {
+                    slots: self.in_use.at(0),
+                    count,
+                    iterations: self.iterations.at(0),
+                    keys: self.keys.at(0),
+                    values: self.maps(&self.values),
+                    gradients: self.maps(&self.gradients),
+                    moments: [0, 1].map(|i| self.maps(&self.moments[i])),
+                    target: self.images(&self.targets),
+                    picture: self.images(&self.pictures),
+                    errors: self.maps(&self.errors),
+                    error_sums: (self.errors.len() / self.slots.len()) as u32,
+                };
+                return Ok(resident.run(&self.backend.device, &state, iterations)?);
+            }
+            Method::OpByOp(known) => match known.graphs.iter().find(|graph| graph.0 == count) {
+                Some((_, graph)) => return Ok(graph.launch(iterations)?),
+                None => self
+                    .backend
+                    .device
+                    .record(|| self.launch_iteration(count, known))?,
+            },
+        };
+        graph.launch(iterations)?;
+        if let Method::OpByOp(known) = &mut self.method {
+            known.graphs.truncate(MAX_GRAPHS - 1);
+            known.graphs.insert(0, (count, graph));
+        }
+        Ok(())
+    }
+
+    /// One iteration of `count` instances: those of `in_use`.
+    fn launch_iteration(&self, count: u32, method: &OpByOp) -> Result<()> {
+        let batch = &Batch {
+            device: &self.backend.device,
+            slots: self.in_use.at(0),
+            count,
+            iterations: self.iterations.at(0),
+            matrices: method.network.matrices(),
+        };
+        let network = &method.network;
         let (parameters, input) = (self.parameters, self.input);
         let trained = self.trained;
         let state = State {
@@ -205,27 +319,24 @@ impl CudaDip {
             parameters,
         };
         let z = state.values.skip(parameters);
-        let noisy = self
-            .noisy
-            .as_ref()
-            .map(|noisy| Maps::new(noisy.at(0), input));
+        let noisy = (method.noisy.as_ref()).map(|noisy| Maps::new(noisy.at(0), input));
         if let Some(noisy) = noisy {
             let elements = to_u32(input, "numbers of an input")?;
             batch.jitter(self.spec.jitter, elements, self.keys.at(0), z, noisy)?;
         }
         let z = noisy.unwrap_or(z);
-        self.network.forward(batch, &state, z)?;
+        network.forward(batch, &state, z)?;
         let elements = self.shape.elements();
         let errors = Maps::new(self.errors.at(0), error_sums(elements as u32) as usize);
         batch.loss(
             elements as u32,
             self.spec.averaging,
-            self.network.output(),
+            network.output(),
             Maps::new(self.targets.at(0), elements),
             Maps::new(self.pictures.at(0), elements),
             errors,
         )?;
-        self.network.backward(batch, &state, z)?;
+        network.backward(batch, &state, z)?;
         let moments = [0, 1].map(|i| Maps::new(self.moments[i].at(0), trained));
         let rate = self.spec.learning_rate;
         batch.adam(trained as u32, rate, state.values, state.gradients, moments)?;
@@ -242,23 +353,29 @@ impl DipEngine for CudaDip {
 
     fn load(&mut self, instances: &[Instance<'_, DeviceImages>]) -> Result<()> {
         check_instances(instances, self.slots.len(), self.shape)?;
-        let trained = self.trained;
-        let zeros = vec![0.0; trained];
-        for instance in instances {
-            let (slot, key) = (instance.slot, &instance.key);
-            let mut values = initial_parameters(&self.spec, key);
-            let (height, width) = (self.shape.height, self.shape.width);
-            values.extend(initial_input(&self.spec, height, width, key));
-            self.values.upload(&values, slot * values.len())?;
-            for moments in &mut self.moments {
-                moments.upload(&zeros, slot * trained)?;
+        // Slots that follow one another are written together.
+        for run in instances.chunk_by(|a, b| a.slot + 1 == b.slot) {
+            let first = run[0].slot;
+            let mut values = Vec::with_capacity(run.len() * (self.parameters + self.input));
+            let mut keys = Vec::with_capacity(3 * run.len());
+            for Instance { key, .. } in run {
+                values.extend(initial_parameters(&self.spec, key));
+                let (height, width) = (self.shape.height, self.shape.width);
+                values.extend(initial_input(&self.spec, height, width, key));
+                let [low, high] = key.philox_key();
+                keys.extend([low, high, key.tile]);
             }
-            let [low, high] = key.philox_key();
-            self.keys.upload(&[low, high, key.tile], 3 * slot)?;
-            self.backend
-                .copy(&[instance.target], &mut self.targets, slot)?;
-            self.iterations.upload(&[0], slot)?;
-            self.slots[slot] = Some(0);
+            let stride = self.parameters + self.input;
+            self.values.upload(&values, first * stride)?;
+            let zeros = vec![0.0; run.len() * self.trained];
+            for moments in &mut self.moments {
+                moments.upload(&zeros, first * self.trained)?;
+            }
+            self.keys.upload(&keys, 3 * first)?;
+            let targets: Vec<_> = run.iter().map(|instance| instance.target).collect();
+            self.backend.copy(&targets, &mut self.targets, first)?;
+            self.iterations.upload(&vec![0; run.len()], first)?;
+            self.slots[first..first + run.len()].fill(Some(0));
         }
         Ok(())
     }
@@ -280,7 +397,7 @@ impl DipEngine for CudaDip {
             return Ok(());
         }
         self.in_use.upload(&in_use, 0)?;
-        self.iteration(in_use.len() as u32)?.launch(iterations)?;
+        self.iterate(in_use.len() as u32, iterations)?;
         for slot in self.slots.iter_mut().flatten() {
             *slot += iterations;
         }

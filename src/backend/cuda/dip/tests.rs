@@ -5,12 +5,18 @@ use crate::backend::reference::ReferenceDip;
 use crate::dip::{Padding, Upsample};
 use crate::random::RandomKey;
 
-struct Reference;
+/// The reference's device.
+pub(super) struct Reference;
 impl HostDevice for Reference {
     type Number = f64;
 }
 
 const SIZE: [usize; 2] = [12, 8];
+const SHAPE: ImageShape = ImageShape {
+    channels: 3,
+    height: SIZE[0],
+    width: SIZE[1],
+};
 
 /// Two levels, a skip branch in one of them, noise and an average.
 fn spec(padding: Padding, optimise_input: bool) -> NetSpec {
@@ -29,7 +35,7 @@ fn spec(padding: Padding, optimise_input: bool) -> NetSpec {
     }
 }
 
-fn key(seed: u64) -> RandomKey {
+pub(super) fn key(seed: u64) -> RandomKey {
     RandomKey {
         seed,
         image: 5,
@@ -38,32 +44,29 @@ fn key(seed: u64) -> RandomKey {
 }
 
 /// A picture of numbers in [0, 1).
-fn picture(seed: u64) -> Vec<f32> {
-    let mut pixels = vec![0.0; 3 * SIZE[0] * SIZE[1]];
-    let n = pixels.len();
+fn picture(shape: ImageShape, seed: u64) -> Vec<f32> {
+    let n = shape.elements();
+    let mut pixels = vec![0.0; n];
     key(seed).uniform(crate::random::Purpose::Input, 9, n, |i, v| pixels[i] = v);
     pixels
 }
 
 /// Picture `seed` on a device.
-fn target<B: ImageOps>(backend: &B, seed: u64) -> B::Images {
-    let shape = ImageShape {
-        channels: 3,
-        height: SIZE[0],
-        width: SIZE[1],
-    };
+pub(super) fn target<B: ImageOps>(backend: &B, shape: ImageShape, seed: u64) -> B::Images {
     let mut images = backend.allocate(shape, 1).unwrap();
-    backend.upload(&picture(seed), &mut images, 0).unwrap();
+    let pixels = picture(shape, seed);
+    backend.upload(&pixels, &mut images, 0).unwrap();
     images
 }
 
-fn load<B: ImageOps, E: DipEngine<Images = B::Images>>(
+pub(super) fn load<B: ImageOps, E: DipEngine<Images = B::Images>>(
     backend: &B,
     engine: &mut E,
+    shape: ImageShape,
     slot: usize,
     seed: u64,
 ) {
-    let target = target(backend, seed);
+    let target = target(backend, shape, seed);
     let instance = Instance {
         slot,
         target: At::new(&target, 0),
@@ -72,9 +75,23 @@ fn load<B: ImageOps, E: DipEngine<Images = B::Images>>(
     engine.load(&[instance]).unwrap();
 }
 
+const PATHS: [Path; 2] = [Path::OpByOp, Path::Resident];
+
+/// An engine of pictures of [`SIZE`].
+fn engine(backend: &CudaBackend, spec: &NetSpec, capacity: usize, path: Path) -> CudaDip {
+    let engine = CudaDip::with_path(backend, spec, SIZE[0], SIZE[1], capacity, path).unwrap();
+    assert_eq!(engine.path(), path);
+    engine
+}
+
 /// Everything that an instance is after its iterations.
-fn results(backend: &CudaBackend, engine: &mut CudaDip, slot: usize) -> Vec<f64> {
-    let mut out = target(backend, 0);
+pub(super) fn results(
+    backend: &CudaBackend,
+    engine: &mut CudaDip,
+    shape: ImageShape,
+    slot: usize,
+) -> Vec<f64> {
+    let mut out = target(backend, shape, 0);
     engine.reconstructions(&[slot], &mut out, 0).unwrap();
     let picture = backend.download(At::new(&out, 0)).unwrap();
     [
@@ -87,6 +104,28 @@ fn results(backend: &CudaBackend, engine: &mut CudaDip, slot: usize) -> Vec<f64>
     .concat()
 }
 
+/// An instance's picture and loss are the reference's.
+pub(super) fn assert_close(
+    backend: &CudaBackend,
+    engine: &mut CudaDip,
+    reference: &mut ReferenceDip,
+    shape: ImageShape,
+    slot: usize,
+) {
+    let mut out = target(backend, shape, 0);
+    engine.reconstructions(&[slot], &mut out, 0).unwrap();
+    let got = backend.download(At::new(&out, 0)).unwrap();
+    let mut out: HostImages<f64> = target(&Reference, shape, 0);
+    reference.reconstructions(&[slot], &mut out, 0).unwrap();
+    // As for PyTorch's numbers (tests/golden_dip.rs): some 1e-5 an iteration.
+    for (got, want) in got.iter().zip(out.image(0)) {
+        assert!((f64::from(*got) - want).abs() < 1e-4, "{got} for {want}");
+    }
+    let (got, want) = (engine.losses(&[slot]), reference.losses(&[slot]));
+    let (got, want) = (got.unwrap()[0], want.unwrap()[0]);
+    assert!((got / want - 1.0).abs() < 1e-4, "{got} for {want}");
+}
+
 #[test]
 fn iterations_are_the_references() {
     for device in test_devices() {
@@ -95,34 +134,18 @@ fn iterations_are_the_references() {
             let spec = spec(padding, optimise);
             let [height, width] = SIZE;
             let mut reference = ReferenceDip::new(&spec, height, width, 3).unwrap();
-            let mut engine = CudaDip::new(&backend, &spec, height, width, 3).unwrap();
+            let mut engine = engine(&backend, &spec, 3, Path::OpByOp);
             // Slot 2 starts an iteration later, slot 1 is free.
             for (slot, seed) in [(0, 3), (2, 4)] {
-                load(&Reference, &mut reference, slot, seed);
-                load(&backend, &mut engine, slot, seed);
+                load(&Reference, &mut reference, SHAPE, slot, seed);
+                load(&backend, &mut engine, SHAPE, slot, seed);
                 reference.run(1).unwrap();
                 engine.run(1).unwrap();
             }
             reference.run(3).unwrap();
             engine.run(3).unwrap();
             for slot in [0, 2] {
-                let mut out = target(&backend, 0);
-                engine.reconstructions(&[slot], &mut out, 0).unwrap();
-                let got = backend.download(At::new(&out, 0)).unwrap();
-                let mut out: HostImages<f64> = target(&Reference, 0);
-                reference.reconstructions(&[slot], &mut out, 0).unwrap();
-                // As for PyTorch's numbers (tests/golden_dip.rs): some 1e-5 an iteration.
-                for (got, want) in got.iter().zip(out.image(0)) {
-                    assert!((f64::from(*got) - want).abs() < 1e-4, "{got} for {want}");
-                }
-                let (got, want) = (
-                    engine.losses(&[slot]).unwrap(),
-                    reference.losses(&[slot]).unwrap(),
-                );
-                assert!(
-                    (got[0] / want[0] - 1.0).abs() < 1e-4,
-                    "{got:?} for {want:?}"
-                );
+                assert_close(&backend, &mut engine, &mut reference, SHAPE, slot);
             }
         }
     }
@@ -133,21 +156,31 @@ fn an_instance_does_not_depend_on_the_others() {
     for device in test_devices() {
         let backend = CudaBackend::new(device);
         let spec = spec(Padding::Zero, true);
-        let mut alone = CudaDip::new(&backend, &spec, SIZE[0], SIZE[1], 1).unwrap();
-        load(&backend, &mut alone, 0, 7);
-        alone.run(4).unwrap();
-        let mut among = CudaDip::new(&backend, &spec, SIZE[0], SIZE[1], 4).unwrap();
-        load(&backend, &mut among, 3, 1);
-        among.run(2).unwrap();
-        load(&backend, &mut among, 1, 7);
-        among.run(1).unwrap();
-        among.release(&[3]).unwrap();
-        load(&backend, &mut among, 0, 9);
-        among.run(3).unwrap();
-        assert_eq!(
-            results(&backend, &mut among, 1),
-            results(&backend, &mut alone, 0)
-        );
+        for path in PATHS {
+            let mut alone = engine(&backend, &spec, 1, path);
+            load(&backend, &mut alone, SHAPE, 0, 7);
+            alone.run(4).unwrap();
+            let mut among = engine(&backend, &spec, 4, path);
+            load(&backend, &mut among, SHAPE, 3, 1);
+            among.run(2).unwrap();
+            load(&backend, &mut among, SHAPE, 1, 7);
+            among.run(1).unwrap();
+            among.release(&[3]).unwrap();
+            load(&backend, &mut among, SHAPE, 0, 9);
+            among.run(3).unwrap();
+            assert_eq!(
+                results(&backend, &mut among, SHAPE, 1),
+                results(&backend, &mut alone, SHAPE, 0)
+            );
+        }
+    }
+}
+
+/// What the engine has to launch every operation.
+fn op_by_op(engine: &CudaDip) -> &OpByOp {
+    match &engine.method {
+        Method::OpByOp(method) => method,
+        Method::Resident(_) => panic!("the engine is resident"),
     }
 }
 
@@ -158,18 +191,18 @@ fn recorded_iterations_are_iterations() {
         let backend = CudaBackend::new(device);
         let spec = spec(Padding::Reflect, true);
         let new = |capacity| {
-            let mut engine = CudaDip::new(&backend, &spec, SIZE[0], SIZE[1], capacity).unwrap();
-            load(&backend, &mut engine, 0, 7);
+            let mut engine = engine(&backend, &spec, capacity, Path::OpByOp);
+            load(&backend, &mut engine, SHAPE, 0, 7);
             engine
         };
         // More and more instances, then fewer: graphs are forgotten, and made again.
         let mut recorded = new(MAX_GRAPHS + 1);
         for slot in 1..=MAX_GRAPHS {
             recorded.run(1).unwrap();
-            load(&backend, &mut recorded, slot, slot as u64);
+            load(&backend, &mut recorded, SHAPE, slot, slot as u64);
         }
         recorded.run(2).unwrap();
-        assert_eq!(recorded.graphs.len(), MAX_GRAPHS);
+        assert_eq!(op_by_op(&recorded).graphs.len(), MAX_GRAPHS);
         for slot in (1..=MAX_GRAPHS).rev() {
             recorded.release(&[slot]).unwrap();
             recorded.run(1).unwrap();
@@ -179,19 +212,13 @@ fn recorded_iterations_are_iterations() {
         let mut launched = new(1);
         launched.in_use.upload(&[0], 0).unwrap();
         for _ in 0..ITERATIONS {
-            let batch = Batch {
-                device: &backend.device,
-                slots: launched.in_use.at(0),
-                count: 1,
-                iterations: launched.iterations.at(0),
-            };
-            launched.iterate(&batch).unwrap();
+            launched.launch_iteration(1, op_by_op(&launched)).unwrap();
         }
         launched.slots[0] = Some(ITERATIONS);
         assert_eq!(recorded.slots[0], launched.slots[0]);
         assert_eq!(
-            results(&backend, &mut recorded, 0),
-            results(&backend, &mut launched, 0)
+            results(&backend, &mut recorded, SHAPE, 0),
+            results(&backend, &mut launched, SHAPE, 0)
         );
     }
 }
@@ -201,8 +228,8 @@ fn profiles_measure_every_launch_of_an_iteration() {
     for device in test_devices() {
         let backend = CudaBackend::new(device.clone());
         let spec = spec(Padding::Zero, false);
-        let mut engine = CudaDip::new(&backend, &spec, SIZE[0], SIZE[1], 2).unwrap();
-        load(&backend, &mut engine, 0, 3);
+        let mut engine = engine(&backend, &spec, 2, Path::OpByOp);
+        load(&backend, &mut engine, SHAPE, 0, 3);
         engine.run(1).unwrap();
         let profiling = device.profile().unwrap();
         let phase = backend.phase("DIP step");
@@ -215,7 +242,7 @@ fn profiles_measure_every_launch_of_an_iteration() {
         };
         assert_eq!((launches("dip_adam"), launches("upload")), (5, 1));
         let all: u64 = profile.totals.iter().map(|total| total.count).sum();
-        assert_eq!(all, 5 * engine.graphs[0].1.len() as u64 + 1);
+        assert_eq!(all, 5 * op_by_op(&engine).graphs[0].1.len() as u64 + 1);
         assert!(profile.totals.iter().all(|total| total.seconds > 0.0));
         let phase = profile.phases[0];
         assert_eq!((phase.name, phase.count), ("DIP step", 1));
@@ -244,7 +271,8 @@ fn launches_of(count: usize) -> u64 {
         },
         2,
     );
-    let mut engine = CudaDip::new(&backend, &spec, size, size, count).unwrap();
+    let path = Path::OpByOp;
+    let mut engine = CudaDip::with_path(&backend, &spec, size, size, count, path).unwrap();
     let target = backend.allocate(shape, 1).unwrap();
     let instance = |slot| Instance {
         slot,
@@ -275,9 +303,9 @@ fn iterations_do_the_work_that_is_said() {
     let backend = CudaBackend::new(emulator.device());
     for (padding, optimise) in [(Padding::Zero, true), (Padding::Reflect, false)] {
         let spec = spec(padding, optimise);
-        let mut engine = CudaDip::new(&backend, &spec, SIZE[0], SIZE[1], 3).unwrap();
-        load(&backend, &mut engine, 0, 1);
-        load(&backend, &mut engine, 2, 2);
+        let mut engine = engine(&backend, &spec, 3, Path::OpByOp);
+        load(&backend, &mut engine, SHAPE, 0, 1);
+        load(&backend, &mut engine, SHAPE, 2, 2);
         // The first iteration averages nothing.
         engine.run(1).unwrap();
         emulator.take_counts();
@@ -292,22 +320,29 @@ fn the_memory_it_says_is_the_memory_it_takes() {
     use crate::backend::cuda::driver::emulator::{Emulator, Options};
     let spec = spec(Padding::Reflect, true);
     let [height, width] = SIZE;
-    let bytes = CudaDip::bytes(&spec, height, width, 3).unwrap() as u64;
-    let new = |memory: u64| {
-        let options = Options {
-            memory,
-            ..Options::default()
+    let bytes = PATHS.map(|path| {
+        let new = |memory: u64| {
+            let options = Options {
+                memory,
+                ..Options::default()
+            };
+            CudaBackend::new(Emulator::new(options).unwrap().device())
         };
-        let backend = CudaBackend::new(Emulator::new(options).unwrap().device());
-        CudaDip::new(&backend, &spec, height, width, 3).map(drop)
-    };
-    new(bytes).unwrap();
-    let refused = new(bytes - 1).unwrap_err();
-    assert!(
-        matches!(&refused, Error::OutOfMemory(message) if message.contains("no memory")),
-        "{refused}"
-    );
-    assert!(CudaDip::bytes(&spec, 13, width, 3).is_err());
+        let backend = new(u64::MAX);
+        let bytes = CudaDip::bytes(&backend, &spec, height, width, 3, path).unwrap() as u64;
+        let take =
+            |memory: u64| CudaDip::with_path(&new(memory), &spec, height, width, 3, path).map(drop);
+        take(bytes).unwrap();
+        let refused = take(bytes - 1).unwrap_err();
+        assert!(
+            matches!(&refused, Error::OutOfMemory(message) if message.contains("no memory")),
+            "{refused}"
+        );
+        assert!(CudaDip::bytes(&backend, &spec, 13, width, 3, path).is_err());
+        bytes
+    });
+    // The resident step has no feature maps in the device's memory.
+    assert!(bytes[1] < bytes[0]);
 }
 
 #[test]
@@ -326,10 +361,10 @@ fn wrong_slots_sizes_and_moments_are_errors() {
         assert!(none.losses(&[]).unwrap().is_empty() && none.losses(&[0]).is_err());
         let mut engine = new(&fixed, height, 2).unwrap();
         assert!(engine.losses(&[0]).is_err() && engine.parameters(0).is_err());
-        load(&backend, &mut engine, 0, 1);
+        load(&backend, &mut engine, SHAPE, 0, 1);
         assert!(engine.losses(&[0]).is_err() && engine.gradients(0).is_err());
         engine.run(1).unwrap();
-        let mut out = target(&backend, 0);
+        let mut out = target(&backend, SHAPE, 0);
         assert!(engine.reconstructions(&[0], &mut out, 1).is_err());
         assert!(engine.reconstructions(&[1], &mut out, 0).is_err());
         assert!(engine.input_gradient(0).is_err() && engine.losses(&[2]).is_err());

@@ -6,15 +6,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::{Address, Device, Driver, Kernel, Launch, RawArguments, Result};
 
 /// Bytes that were allocated.
-#[derive(Default)]
 pub(crate) struct Tally {
     bytes: AtomicU64,
+    shared_limit: u32,
 }
 
 impl Device {
-    /// A device without memory, and what is asked of it.
-    pub(crate) fn tally() -> (Device, Arc<Tally>) {
-        let tally = Arc::new(Tally::default());
+    /// A device without memory, and what is asked of it. Its blocks have that much shared memory, on which
+    /// depends what an engine asks for.
+    pub(crate) fn tally(shared_limit: u32) -> (Device, Arc<Tally>) {
+        let tally = Arc::new(Tally {
+            bytes: AtomicU64::new(0),
+            shared_limit,
+        });
         (Device::new(tally.clone()), tally)
     }
 }
@@ -36,7 +40,7 @@ impl Driver for Tally {
         1
     }
     fn shared_limit(&self) -> u32 {
-        u32::MAX
+        self.shared_limit
     }
     fn allocate(&self, bytes: usize) -> Result<Address> {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);

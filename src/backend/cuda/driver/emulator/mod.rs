@@ -26,8 +26,8 @@ use super::{
 };
 use crate::random::philox;
 
-/// Shared memory that a block can have on any of the chips we compile for, in bytes (compute capability
-/// 8.6's 99 KiB is the least, but kernels choose their plan by the chip; 9.0 and 10.0 have 227 KiB).
+/// Shared memory that a block can have, if nothing else is said, in bytes: that of compute capability 9.0
+/// and 10.0. Others have less, down to 99 KiB; kernels choose their plan by the device.
 const SHARED_LIMIT: u32 = 227 * 1024;
 
 /// Launches of fewer threads than this run on the calling thread alone.
@@ -77,6 +77,8 @@ pub struct Options {
     /// Runs one block in so many, evenly spread, and counts each as that many: what large launches do, in
     /// a fraction of the time. Results are then meaningless, and memory counts as written.
     pub sample: u32,
+    /// Shared memory that a block can have, in bytes.
+    pub shared_limit: u32,
 }
 
 impl Default for Options {
@@ -85,6 +87,7 @@ impl Default for Options {
             orders: vec![Order::Forward],
             memory: u64::MAX,
             sample: 1,
+            shared_limit: SHARED_LIMIT,
         }
     }
 }
@@ -99,6 +102,7 @@ pub struct Emulator {
 struct State {
     orders: Vec<Order>,
     sample: u32,
+    shared_limit: u32,
     memory: Mutex<Memory>,
     counts: Mutex<BTreeMap<&'static str, Counts>>,
 }
@@ -118,6 +122,7 @@ impl Emulator {
         let state = Arc::new(State {
             orders: options.orders,
             sample: options.sample.max(1),
+            shared_limit: options.shared_limit,
             memory: Mutex::new(Memory::new(options.memory)),
             counts: Mutex::default(),
         });
@@ -166,7 +171,7 @@ impl Driver for State {
     }
 
     fn shared_limit(&self) -> u32 {
-        SHARED_LIMIT
+        self.shared_limit
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address> {
@@ -214,9 +219,10 @@ impl Driver for State {
             launch,
             cause,
         };
-        if launch.shared > SHARED_LIMIT {
+        if launch.shared > self.shared_limit {
             return Err(refuse(format!(
-                "a block has at most {SHARED_LIMIT} bytes of shared memory"
+                "a block has at most {} bytes of shared memory",
+                self.shared_limit
             )));
         }
         kernel.emulated.check(arguments.layout).map_err(refuse)?;
