@@ -13,8 +13,11 @@ pub mod cpu;
 pub mod cuda;
 pub mod host;
 mod memory;
+mod precision;
 pub mod reference;
 mod slots;
+
+pub use self::precision::Precision;
 
 use crate::classifier::Graph;
 use crate::dip::NetSpec;

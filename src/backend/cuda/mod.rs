@@ -14,18 +14,28 @@ pub mod images;
 pub mod kernels;
 
 use self::driver::Device;
+use super::Precision;
 use crate::error::{Error, Result};
 
 /// A GPU, or the emulator.
 #[derive(Clone, Debug)]
 pub struct CudaBackend {
     device: Device,
+    precision: Precision,
 }
 
 impl CudaBackend {
-    /// The backend on a device.
+    /// The backend on a device, with float32 throughout.
     pub fn new(device: Device) -> Self {
-        CudaBackend { device }
+        CudaBackend {
+            device,
+            precision: Precision::Float32,
+        }
+    }
+
+    /// With DIP engines that compute as exactly as this.
+    pub fn with_precision(self, precision: Precision) -> Self {
+        CudaBackend { precision, ..self }
     }
 }
 

@@ -11,7 +11,7 @@ use super::{CudaBackend, to_u32};
 use crate::backend::slots::{
     check_images, check_instances, check_len, check_slot, free_slot, input_not_optimised, not_run,
 };
-use crate::backend::{At, DipEngine, ImageOps, ImageShape, Instance};
+use crate::backend::{At, DipEngine, ImageOps, ImageShape, Instance, Precision};
 use crate::dip::{NetSpec, initial_input, initial_parameters};
 use crate::error::{Error, Result};
 
@@ -77,7 +77,7 @@ impl CudaDip {
         let sums = error_sums(to_u32(shape.elements(), "pixels")?) as usize;
         let per_slot = |elements: usize| device.allocate::<f32>(elements * capacity);
         Ok(CudaDip {
-            network: Network::new(device, spec, height, width, capacity)?,
+            network: Network::new(backend, spec, height, width, capacity)?,
             values: per_slot(parameters + input)?,
             gradients: per_slot(trained)?,
             moments: [per_slot(trained)?, per_slot(trained)?],
@@ -98,13 +98,20 @@ impl CudaDip {
         })
     }
 
-    /// Bytes of the device's memory that [`new`](Self::new) of the same arguments takes.
+    /// Bytes of the device's memory that [`new`](Self::new) takes on a backend of this precision.
     ///
     /// # Errors
     /// The network is impossible or cannot fit that size.
-    pub fn bytes(spec: &NetSpec, height: usize, width: usize, capacity: usize) -> Result<u128> {
+    pub fn bytes(
+        precision: Precision,
+        spec: &NetSpec,
+        height: usize,
+        width: usize,
+        capacity: usize,
+    ) -> Result<u128> {
         let (device, tally) = Device::tally();
-        CudaDip::new(&CudaBackend::new(device), spec, height, width, capacity)?;
+        let backend = CudaBackend::new(device).with_precision(precision);
+        CudaDip::new(&backend, spec, height, width, capacity)?;
         Ok(tally.bytes().into())
     }
 
@@ -233,6 +240,7 @@ impl DipEngine for CudaDip {
                 slots: self.in_use.at(0),
                 count: in_use.len() as u32,
                 iterations: self.iterations.at(0),
+                matrices: self.network.matrices(),
             })?;
             for slot in self.slots.iter_mut().flatten() {
                 *slot += 1;

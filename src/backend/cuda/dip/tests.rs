@@ -179,7 +179,7 @@ fn the_memory_it_says_is_the_memory_it_takes() {
     use crate::backend::cuda::driver::emulator::{Emulator, Options};
     let spec = spec(Padding::Reflect, true);
     let [height, width] = SIZE;
-    let bytes = CudaDip::bytes(&spec, height, width, 3).unwrap() as u64;
+    let bytes = CudaDip::bytes(Precision::Float32, &spec, height, width, 3).unwrap() as u64;
     let new = |memory: u64| {
         let options = Options {
             memory,
@@ -191,7 +191,7 @@ fn the_memory_it_says_is_the_memory_it_takes() {
     new(bytes).unwrap();
     let refused = new(bytes - 1).unwrap_err().to_string();
     assert!(refused.contains("no memory"), "{refused}");
-    assert!(CudaDip::bytes(&spec, 13, width, 3).is_err());
+    assert!(CudaDip::bytes(Precision::Float32, &spec, 13, width, 3).is_err());
 }
 
 #[test]

@@ -4,6 +4,8 @@
 //! at most `n` additions is off by at most `n·u·Σ|a·b|` to first order (Higham 2002, section 3.1); the
 //! reference itself gives `Σ|a·b|`, run on magnitudes.
 
+mod tensor;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -126,6 +128,7 @@ impl Bench {
             slots: self.slots.at(0),
             count: SLOTS.len() as u32,
             iterations: self.iterations.at(0),
+            matrices: None,
         }
     }
 
@@ -631,6 +634,7 @@ fn adam_counts_each_slots_own_steps() {
 #[test]
 fn structs_have_the_kernels_layout() {
     use crate::backend::cuda::driver::{assert_mirrored, mirror};
+    use crate::backend::cuda::kernels::dip_conv_tensor;
     let mirrors = [
         mirror::<Maps>(),
         mirror::<ConvArgs>(),
@@ -646,9 +650,13 @@ fn structs_have_the_kernels_layout() {
     ];
     let modules = [
         dip_conv::LAYOUTS,
+        dip_conv_tensor::LAYOUTS,
         dip_norm::LAYOUTS,
         dip_step::LAYOUTS,
         dip_upsample::LAYOUTS,
     ];
-    assert_mirrored(&modules, &mirrors);
+    assert_mirrored(
+        &modules,
+        &[&mirrors[..], &super::tensor::mirrors()].concat(),
+    );
 }
