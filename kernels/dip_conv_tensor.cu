@@ -100,9 +100,10 @@ struct ConvTensorArgs {
     uint32_t to_height, to_width;
     uint32_t reflect;    // whether the padding of x is a reflection
     uint32_t accumulate; // whether the derivative by x is added to what is there
+    uint32_t pairs;      // whether rows of pixels of `to` start at multiples of 8 bytes
 };
 ARGUMENTS(ConvTensorArgs, slots, from, to, bias, packed, channels, rows, from_height, from_width, to_height, to_width,
-          reflect, accumulate)
+          reflect, accumulate, pairs)
 
 // A block computes ROWS channels of TILE x TILE pixels of `to`; each of its warps 32 channels of 8 rows of
 // pixels.
@@ -116,9 +117,11 @@ template <int KERNEL, int BY, bool BACK> struct Geometry {
     static constexpr bool BACKWARD = BACK;
     // From a tile's start, divided or multiplied by the stride, to its patch's.
     static constexpr int ORIGIN = BACKWARD && STRIDE == 2 ? 0 : -HALF;
-    // Pixels on an axis that a tile reads, and a warp's rows.
-    static constexpr int PATCH = BACKWARD ? TILE / STRIDE + (KERNEL_SIZE - 1) / STRIDE : STRIDE * (TILE - 1) + KERNEL_SIZE;
-    static constexpr int WARP_PATCH = PATCH - (BACKWARD ? (TILE - WARP_ROWS) / STRIDE : STRIDE * (TILE - WARP_ROWS));
+    // Pixels on an axis that a tile reads, from one warp's rows to the next warp's, and that a warp's read.
+    static constexpr int PATCH =
+        BACKWARD ? TILE / STRIDE + (KERNEL_SIZE - 1) / STRIDE : STRIDE * (TILE - 1) + KERNEL_SIZE;
+    static constexpr int WARP_STEP = BACKWARD ? WARP_ROWS / STRIDE : STRIDE * WARP_ROWS;
+    static constexpr int WARP_PATCH = PATCH - WARP_STEP;
     // A patch, and a pixel of zeros.
     static constexpr uint32_t ZEROS = 2 * PATCH * PATCH, PIECES = ZEROS + 2;
     // Columns of taps whose weights are on their way or in use.
@@ -233,8 +236,8 @@ template <typename G> DEVICE void product(const ConvTensorArgs& args) {
     const uint32_t weight_at = piece(warp_row + lane % 16, lane / 16);
     const int column = lane / 16 * 8 + lane % 8;
     const uint32_t half = lane / 8 % 2;
-    const int warp_top = top + int(warp_down) * (G::PATCH - G::WARP_PATCH);
-    const uint32_t warp_patch = warp_down * (G::PATCH - G::WARP_PATCH) * G::PATCH * 2;
+    const int warp_top = top + int(warp_down) * G::WARP_STEP;
+    const uint32_t warp_patch = warp_down * G::WARP_STEP * G::PATCH * 2;
     // Of the warp's rows of the patch: see add_taps.
     const bool mirrored = G::BACKWARD && K == 3 && args.reflect;
     const bool reaches = (args.to_height - 1) % G::STRIDE == 0;
@@ -294,16 +297,15 @@ template <typename G> DEVICE void product(const ConvTensorArgs& args) {
                 add_taps<G>(sums, weights, patch + (warp_patch + piece(at, half)), G::PATCH * 2, -1, -1);
             } else {
                 // Then the columns that are read a second time: as rows are.
-                const int second = tap == 0 ? 1 : tap == 2 && (args.to_width - 1) % G::STRIDE == 0
-                                                      ? int(args.to_width) - 2 : -1;
+                const int last = args.to_width - 1;
+                const int second = tap == 0 ? 1 : tap == 2 && last % G::STRIDE == 0 ? last - 1 : -1;
                 const bool again = mirrored && second >= to_left && second < to_left + TILE;
                 int at = reader<G>(to_left + column, tap, left);
                 for (int pass = 0; pass <= int(again); ++pass) {
                     const uint32_t pixels = at < 0 ? G::ZEROS + half : warp_patch + piece(at, half);
                     add_taps<G>(sums, weights, patch + pixels, at < 0 ? 0 : G::PATCH * 2, mirrored_top,
                                 mirrored_bottom);
-                    at = to_left + column == second
-                             ? (tap == 0 ? 0 : int(args.to_width - 1) / G::STRIDE) - left : -1;
+                    at = to_left + column == second ? (tap == 0 ? 0 : last / G::STRIDE) - left : -1;
                 }
             }
         }
@@ -329,18 +331,27 @@ template <typename G> DEVICE void product(const ConvTensorArgs& args) {
             bias = biases[row];
         }
         UNROLL
-        for (int k = 0; k < WARP_ROWS * 4; ++k) {
-            const int line = k / 4, n = k / 2 % 2;
-            const uint32_t y = to_top + warp_down * WARP_ROWS + line;
-            const uint32_t x = to_left + n * 8 + lane % 4 * 2 + k % 2;
-            if (y < args.to_height && x < args.to_width) {
-                const uint32_t at = (row * args.to_height + y) * args.to_width + x;
-                const float sum = sums[line][part / 2][n][part % 2 * 2 + k % 2];
-                if (G::BACKWARD) {
-                    to[at] = args.accumulate ? sum + to[at] : sum;
-                } else {
-                    // Last, so that its size, which normalisation takes off again, rounds the sum only once.
-                    to[at] = sum + bias;
+        for (int k = 0; k < WARP_ROWS * 2; ++k) {
+            const int line = k / 2, n = k % 2;
+            const uint32_t y = to_top + warp_down * WARP_ROWS + line, x = to_left + n * 8 + lane % 4 * 2;
+            if (y >= args.to_height || x >= args.to_width) {
+                continue;
+            }
+            const uint32_t at = (row * args.to_height + y) * args.to_width + x;
+            const bool second = x + 1 < args.to_width;
+            // The bias last, so that its size, which normalisation takes off again, rounds sums only once.
+            float left_sum = sums[line][part / 2][n][part % 2 * 2] + bias;
+            float right_sum = sums[line][part / 2][n][part % 2 * 2 + 1] + bias;
+            if (G::BACKWARD && args.accumulate) {
+                left_sum += to[at];
+                right_sum += second ? to[at + 1] : 0.0f;
+            }
+            if (args.pairs) {
+                store_pair(to + at, left_sum, right_sum);
+            } else {
+                to[at] = left_sum;
+                if (second) {
+                    to[at + 1] = right_sum;
                 }
             }
         }

@@ -175,7 +175,12 @@ template <typename T, Space space> class Pointer {
 public:
     Pointer(T* at, const char* base, uint64_t size)
         : at(at), base(base), size(size), end(size < sizeof(T) ? 0 : size - sizeof(T) + 1) {
-        if ((reinterpret_cast<const char*>(at) - base) % alignof(T) != 0) [[unlikely]] {
+        check_alignment(alignof(T));
+    }
+
+    // Ends the launch if the first element does not lie at a multiple of so many bytes.
+    void check_alignment(size_t bytes) const {
+        if ((reinterpret_cast<const char*>(at) - base) % bytes != 0) [[unlikely]] {
             refuse(FaultKind::Misaligned, at);
         }
     }
@@ -338,6 +343,12 @@ DEVICE float multiply_add(float a, float b, float c) {
 DEVICE double multiply_add(double a, double b, double c) {
     emulator::context.counters.multiply_adds += 1;
     return __builtin_fma(a, b, c);
+}
+
+DEVICE void store_pair(Global<float> at, float first, float second) {
+    at.check_alignment(2 * sizeof(float));
+    at[0] = first;
+    at[1] = second;
 }
 
 struct alignas(16) BFloat16x8 {

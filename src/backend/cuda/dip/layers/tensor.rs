@@ -59,6 +59,7 @@ driver::arguments! {
         to_width: u32,
         reflect: u32,
         accumulate: u32,
+        pairs: u32,
     }
 
     struct ConvTensorWeightsArgs {
@@ -128,10 +129,14 @@ fn blocks(conv: &Conv) -> u32 {
     conv.inputs.div_ceil(slices(conv) * SLICE) * conv.outputs.div_ceil(ROWS)
 }
 
+/// Strips of the picture: rows of sixteen pixels, four at a time.
+pub fn strips(conv: &Conv) -> u32 {
+    conv.out_height().div_ceil(STRIP) * conv.out_width().div_ceil(TILE)
+}
+
 /// Parts of the picture that a derivative by weights is summed over one by one.
-fn parts(conv: &Conv) -> u32 {
-    let strips = conv.out_height().div_ceil(STRIP) * conv.out_width().div_ceil(TILE);
-    (strips / STRIPS).clamp(1, BLOCKS.div_ceil(blocks(conv)))
+pub fn parts(conv: &Conv) -> u32 {
+    (strips(conv) / STRIPS).clamp(1, BLOCKS.div_ceil(blocks(conv)))
 }
 
 /// Work of one instance: so many numbers, bytes and multiply-adds of the layer's pixels.
@@ -241,6 +246,14 @@ impl Batch<'_> {
             to_width,
             reflect: (conv.padding == Padding::Reflect).into(),
             accumulate: accumulate.unwrap_or(false).into(),
+            pairs: [
+                to.data.0 / size_of::<f32>() as u64,
+                to.stride,
+                to_width.into(),
+            ]
+            .iter()
+            .all(|numbers| numbers.is_multiple_of(2))
+            .into(),
         };
         let patch = match backward {
             false => conv.stride * (TILE - 1) + conv.kernel,

@@ -111,15 +111,18 @@ struct Bench {
 }
 
 impl Bench {
-    fn all() -> Vec<Bench> {
-        let new = |device: Device| Bench {
+    fn new(device: Device) -> Bench {
+        Bench {
             slots: device
                 .allocate_with(&SLOTS.map(|slot| slot as u32))
                 .unwrap(),
             iterations: device.allocate_with(&ITERATIONS).unwrap(),
             device,
-        };
-        test_devices().into_iter().map(new).collect()
+        }
+    }
+
+    fn all() -> Vec<Bench> {
+        test_devices().into_iter().map(Bench::new).collect()
     }
 
     fn batch(&self) -> Batch<'_> {

@@ -8,7 +8,7 @@
 
 use half::bf16;
 
-use super::super::tensor::{room, suits};
+use super::super::tensor::{parts, room, strips, suits};
 use super::*;
 
 /// Unit roundoff of bfloat16.
@@ -149,9 +149,9 @@ fn check(bench: &Bench, conv: &Conv, seed: u64, rounded: bool) {
             &scaled(&size_sum, off),
         );
 
-        // Sixteen pixels of a row at a step, then the parts: no more than there are strips of four rows.
-        let steps = conv.out_height().next_multiple_of(4) * conv.out_width().div_ceil(16);
-        let off = factor(rounded, steps, steps / 4);
+        // The sixteen pixels of each of a strip's four rows at a step, then the parts.
+        let parts = parts(conv);
+        let off = factor(rounded, 4 * strips(conv).div_ceil(parts), parts);
         let (dweight, dbias) = (&got.dweight[i], &got.dbias[i]);
         near(
             "dweight",
@@ -235,4 +235,46 @@ fn derivatives_by_weights_of_many_parts() {
     for bench in Bench::all() {
         check(&bench, &conv, 1, true);
     }
+}
+
+/// A layer of `wide`: what its kernels multiply and move against what it needs. Tiles of 16×16 fit the
+/// picture, so nothing is multiplied for nothing but what the padding's reflection takes.
+#[cfg(feature = "emulator")]
+#[test]
+fn a_wide_layers_work() {
+    use crate::backend::cuda::driver::emulator::{Emulator, Options};
+    let emulator = Emulator::new(Options::default()).unwrap();
+    let bench = Bench::new(emulator.device());
+    let [side, channels] = [32, 128];
+    let layer = conv([channels; 2], [3, 1], true, [side; 2]);
+    Case::new(&layer, 1, true).run(&bench, &layer);
+    let counts = emulator.take_counts();
+    let of = |kernel: &str| counts[kernel].done;
+    let instances = SLOTS.len() as u64;
+    let weights = layer.weights() as u64;
+    let plane = u64::from(side * side);
+    let needed = instances * weights * plane;
+
+    let forward = of("dip_conv3_tensor_forward");
+    assert_eq!(forward.matrix_multiply_adds, needed);
+    // A warp reads of every sixteen channels, for a column of taps, 3 · 32 rows of weights and 10 · 16 pixels of
+    // 32 bytes: for 96 products of 16×8×16.
+    assert_eq!(forward.shared_read, needed / 2048 * (96 + 160) * 32 / 96);
+    // A tile's pixels and those around it, as often as there are blocks, and all weights in bfloat16; less
+    // than twice what tiles without anything around them would read.
+    let tiles = instances * plane / 256;
+    let least = tiles * (u64::from(channels) * 256 * 4 + weights * 2);
+    assert!((least..2 * least).contains(&forward.global_read));
+
+    // Twice: one is added. At the edges, of which this small picture has many, one tap of three is taken a
+    // second time by a tile's rows or columns.
+    let data = of("dip_conv3_tensor_backward_data").matrix_multiply_adds;
+    assert!((2 * needed..=3 * needed).contains(&data));
+
+    // An input of ones more, for a block's first inputs and one column of taps of three: the bias, by 8.
+    let by_weights = of("dip_conv3_tensor_backward_weights").matrix_multiply_adds;
+    assert_eq!(
+        by_weights,
+        needed + instances * plane * u64::from(channels) * 8
+    );
 }
