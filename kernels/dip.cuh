@@ -14,3 +14,14 @@ struct Maps {
 DEVICE Global<float> of_slot(const Maps& maps, uint32_t slot) {
     return maps.data + size_t(slot) * maps.stride;
 }
+
+// The coordinate that is read for one up to half a kernel beyond the edge; -1 in zero padding.
+DEVICE int source(int at, int n, bool reflect) {
+    if (0 <= at && at < n) {
+        return at;
+    }
+    if (!reflect) {
+        return -1;
+    }
+    return at < 0 ? -at : 2 * (n - 1) - at;
+}

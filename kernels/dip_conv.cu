@@ -23,17 +23,6 @@ ARGUMENTS(ConvArgs, slots, x, y, weight, bias, inputs, outputs, height, width, o
 // Channels that a thread computes of its pixel, so that what it reads is used so many times.
 constexpr uint32_t CHANNELS = 4;
 
-// The coordinate that is read for one up to half a kernel beyond the edge; -1 in zero padding.
-DEVICE int source(int at, int n, bool reflect) {
-    if (0 <= at && at < n) {
-        return at;
-    }
-    if (!reflect) {
-        return -1;
-    }
-    return at < 0 ? -at : 2 * (n - 1) - at;
-}
-
 // What a thread computes: a pixel, which may be beyond the last one, and the first of its channels.
 struct Share {
     uint32_t pixel, first;

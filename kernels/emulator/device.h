@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <type_traits>
 
 namespace emulator {
@@ -20,6 +21,7 @@ struct Index {
 struct Counters {
     uint64_t global_read, global_written, shared_read, shared_written; // bytes
     uint64_t multiply_adds;
+    uint64_t matrix_multiply_adds; // of the matrix units
 };
 
 // An allocation; no base means freed.
@@ -173,7 +175,12 @@ template <typename T, Space space> class Pointer {
 public:
     Pointer(T* at, const char* base, uint64_t size)
         : at(at), base(base), size(size), end(size < sizeof(T) ? 0 : size - sizeof(T) + 1) {
-        if ((reinterpret_cast<const char*>(at) - base) % alignof(T) != 0) [[unlikely]] {
+        check_alignment(alignof(T));
+    }
+
+    // Ends the launch if the first element does not lie at a multiple of so many bytes.
+    void check_alignment(size_t bytes) const {
+        if ((reinterpret_cast<const char*>(at) - base) % bytes != 0) [[unlikely]] {
             refuse(FaultKind::Misaligned, at);
         }
     }
@@ -354,10 +361,142 @@ DEVICE double multiply_add(double a, double b, double c) {
     return __builtin_fma(a, b, c);
 }
 
+DEVICE void store_pair(Global<float> at, float first, float second) {
+    at.check_alignment(2 * sizeof(float));
+    at[0] = first;
+    at[1] = second;
+}
+
+struct alignas(16) BFloat16x8 {
+    uint32_t words[4];
+};
+
+namespace emulator {
+
+inline uint32_t round_to_bfloat16(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return value != value ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+// A number of a pair: the one in the low half, or the other.
+inline float of_bfloat16(uint32_t pair, unsigned which) {
+    const uint32_t bits = which == 0 ? pair << 16 : pair & 0xffff0000;
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+// What the warp's lanes give at load_matrices.
+struct Rows {
+    const uint64_t* lanes;
+
+    // Row `row` of matrix `matrix`.
+    BFloat16x8 operator()(unsigned matrix, unsigned row) const {
+        BFloat16x8 values;
+        const uint64_t* at = lanes + matrix * 8 + row;
+        std::memcpy(&values.words[0], at, 8);
+        std::memcpy(&values.words[2], at + MAX_THREADS, 8);
+        return values;
+    }
+};
+
+inline Rows exchange_rows(Shared<const BFloat16x8> row, uint32_t line) {
+    const unsigned first = context.thread.x / 32 * 32;
+    check_lane(first + 31);
+    const BFloat16x8 values = row[0];
+    uint64_t words[2];
+    std::memcpy(words, &values, sizeof words);
+    return {exchange(words, line) + first};
+}
+
+} // namespace emulator
+
+DEVICE uint32_t to_bfloat16(float low, float high) {
+    return emulator::round_to_bfloat16(low) | emulator::round_to_bfloat16(high) << 16;
+}
+
+// What is copied lands when it is waited for, and not before: until then the destination is what it was.
+class AsyncCopies {
+    struct Copy {
+        Shared<BFloat16x8> to;
+        BFloat16x8 values;
+        unsigned group;
+    };
+    // Where there are more under way, the oldest lands: it may at any time.
+    static constexpr unsigned MOST = 64;
+    std::optional<Copy> copies[MOST];
+    unsigned first = 0, next = 0, group = 0;
+
+    void land() {
+        const Copy& copy = *copies[first++ % MOST];
+        copy.to[0] = copy.values;
+    }
+
+public:
+    void copy(Shared<BFloat16x8> to, Global<const BFloat16x8> from, bool there) {
+        const BFloat16x8 values = there ? from[0] : BFloat16x8{};
+        if (next - first == MOST) {
+            land();
+        }
+        copies[next++ % MOST].emplace(Copy{to, values, group});
+    }
+    void commit() { ++group; }
+    template <int GROUPS> void wait() {
+        while (first != next && int(group - copies[first % MOST]->group) > GROUPS) {
+            land();
+        }
+    }
+};
+
+DEVICE void load_matrices(uint32_t (&fragment)[4], Shared<const BFloat16x8> row, uint32_t line = __builtin_LINE()) {
+    const emulator::Rows rows = emulator::exchange_rows(row, line);
+    const unsigned lane = threadIdx.x % 32;
+    for (unsigned matrix = 0; matrix < 4; ++matrix) {
+        fragment[matrix] = rows(matrix, lane / 4).words[lane % 4];
+    }
+}
+
+DEVICE void load_transposed(uint32_t (&fragment)[4], Shared<const BFloat16x8> row, uint32_t line = __builtin_LINE()) {
+    const emulator::Rows rows = emulator::exchange_rows(row, line);
+    const unsigned lane = threadIdx.x % 32, column = lane / 4;
+    for (unsigned matrix = 0; matrix < 4; ++matrix) {
+        uint32_t pair[2];
+        for (unsigned k = 0; k < 2; ++k) {
+            pair[k] = rows(matrix, lane % 4 * 2 + k).words[column / 2] >> column % 2 * 16 & 0xffff;
+        }
+        fragment[matrix] = pair[0] | pair[1] << 16;
+    }
+}
+
+// Products are exact; their sum with what is there is rounded once.
+DEVICE void multiply_matrices(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                              uint32_t line = __builtin_LINE()) {
+    using namespace emulator;
+    const unsigned lane = threadIdx.x % 32, first = threadIdx.x - lane;
+    check_lane(first + 31);
+    const uint32_t values[6] = {a[0], a[1], a[2], a[3], b0, b1};
+    const uint64_t* lanes = exchange(values, line) + first;
+    for (unsigned k = 0; k < 4; ++k) {
+        const unsigned row = lane / 4, column = lane % 4 * 2 + k % 2;
+        double total = sum[k];
+        for (unsigned i = 0; i < 16; ++i) {
+            const unsigned quarter = k / 2 + i / 8 * 2, pair = i % 8 / 2;
+            const uint32_t left = lanes[quarter * MAX_THREADS + row * 4 + pair];
+            const uint32_t right = lanes[(4 + i / 8) * MAX_THREADS + column * 4 + pair];
+            total += double(of_bfloat16(left, i % 2)) * double(of_bfloat16(right, i % 2));
+        }
+        sum[k] = float(total);
+    }
+    // The lane's part of 16 * 8 * 16.
+    context.counters.matrix_multiply_adds += 64;
+}
+
 DEVICE float sin_turns(float turns) { return float(std::sin(6.283185307179586 * turns)); }
 DEVICE float cos_turns(float turns) { return float(std::cos(6.283185307179586 * turns)); }
 
 #define UNROLL
+#define ROLLED
 
 #define KERNEL(name, Arguments, ...)                                                               \
     static void name(const Arguments& args);                                                       \

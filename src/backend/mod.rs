@@ -14,9 +14,12 @@ pub mod cuda;
 pub mod host;
 mod memory;
 mod placement;
+mod precision;
 pub mod reference;
 mod schedule;
 mod slots;
+
+pub use self::precision::Precision;
 
 use crate::classifier::Graph;
 use crate::dip::NetSpec;

@@ -18,7 +18,7 @@ pub mod model;
 use self::classifier::CudaClassifier;
 use self::dip::CudaDip;
 use self::driver::Device;
-use super::Backend;
+use super::{Backend, Precision};
 use crate::classifier::Graph;
 use crate::dip::NetSpec;
 use crate::error::{Error, Result};
@@ -27,12 +27,21 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug)]
 pub struct CudaBackend {
     device: Device,
+    precision: Precision,
 }
 
 impl CudaBackend {
-    /// The backend on a device.
+    /// The backend on a device, with float32 throughout.
     pub fn new(device: Device) -> Self {
-        CudaBackend { device }
+        CudaBackend {
+            device,
+            precision: Precision::Float32,
+        }
+    }
+
+    /// With DIP engines that compute as exactly as this.
+    pub fn with_precision(self, precision: Precision) -> Self {
+        CudaBackend { precision, ..self }
     }
 }
 

@@ -1,4 +1,6 @@
-//! The operations of DIP networks: one launch each, for all instances in use.
+//! The operations of DIP networks: one launch each, or a few, for all instances in use.
+
+pub mod tensor;
 
 use bytemuck::{Pod, Zeroable};
 
@@ -289,6 +291,8 @@ pub struct Batch<'a> {
     pub count: u32,
     /// Iterations that every slot has done.
     pub iterations: Address,
+    /// Room for convolutions on tensor cores; `None` where all are float32.
+    pub matrices: Option<Maps>,
 }
 
 impl Batch<'_> {
@@ -326,6 +330,11 @@ impl Batch<'_> {
         }
     }
 
+    /// Room for tensor cores, where a layer is for them.
+    fn matrices_for(&self, conv: &Conv) -> Option<Maps> {
+        self.matrices.filter(|_| tensor::suits(conv))
+    }
+
     /// `y = bias + weight * x`.
     pub fn conv_forward(
         &self,
@@ -334,6 +343,9 @@ impl Batch<'_> {
         parameters: Parameters,
         y: Maps,
     ) -> Result<()> {
+        if let Some(room) = self.matrices_for(conv) {
+            return self.conv_forward_tensor(room, conv, x, parameters, y);
+        }
         let kernel = match conv.kernel {
             1 => &dip_conv::DIP_CONV1_FORWARD,
             _ => &dip_conv::DIP_CONV3_FORWARD,
@@ -355,6 +367,9 @@ impl Batch<'_> {
         dx: Maps,
         accumulate: bool,
     ) -> Result<()> {
+        if let Some(room) = self.matrices_for(conv) {
+            return self.conv_backward_data_tensor(room, conv, dy, parameters, dx, accumulate);
+        }
         let kernel = match conv.kernel {
             1 => &dip_conv::DIP_CONV1_BACKWARD_DATA,
             _ => &dip_conv::DIP_CONV3_BACKWARD_DATA,
@@ -379,6 +394,9 @@ impl Batch<'_> {
         dy: Maps,
         gradients: Parameters,
     ) -> Result<()> {
+        if let Some(room) = self.matrices_for(conv) {
+            return self.conv_backward_weights_tensor(room, conv, x, dy, gradients);
+        }
         let kernel = match conv.kernel {
             1 => &dip_conv::DIP_CONV1_BACKWARD_WEIGHTS,
             _ => &dip_conv::DIP_CONV3_BACKWARD_WEIGHTS,

@@ -6,8 +6,9 @@
 use std::collections::HashMap;
 
 use super::super::driver::{self, Address, Buffer, Device};
-use super::super::to_u32;
-use super::layers::{Batch, Conv, Line, Maps, Norm, Parameters, Statistics};
+use super::super::{CudaBackend, to_u32};
+use super::layers::{Batch, Conv, Line, Maps, Norm, Parameters, Statistics, tensor};
+use crate::backend::Precision;
 use crate::dip::{NetSpec, Padding};
 use crate::error::Result;
 
@@ -29,6 +30,8 @@ struct Planner<'a> {
     largest: usize,
     /// Channels of the widest normalisation.
     widest: usize,
+    /// Numbers of room for a convolution on tensor cores.
+    room: usize,
 }
 
 impl Features {
@@ -109,6 +112,8 @@ pub struct Network {
     passing: [Features; 2],
     /// Room for a normalisation's derivative.
     lines: Buffer<Line>,
+    /// Room for convolutions on tensor cores, so many numbers a slot; `None` where all are float32.
+    matrices: Option<(Buffer<f32>, usize)>,
 }
 
 impl Planner<'_> {
@@ -120,6 +125,12 @@ impl Planner<'_> {
             elements,
             plane: height * width,
         })
+    }
+
+    fn make_room(&mut self, conv: &Conv) {
+        if tensor::suits(conv) {
+            self.room = self.room.max(tensor::room(conv));
+        }
     }
 
     fn block(
@@ -139,6 +150,7 @@ impl Planner<'_> {
             height: height as u32,
             width: width as u32,
         };
+        self.make_room(&conv);
         let (height, width) = (conv.out_height() as usize, conv.out_width() as usize);
         self.largest = self.largest.max(outputs * height * width);
         self.widest = self.widest.max(outputs);
@@ -198,12 +210,13 @@ impl Planner<'_> {
 impl Network {
     /// Memory for `capacity` instances. The specification fits the size.
     pub fn new(
-        device: &Device,
+        backend: &CudaBackend,
         spec: &NetSpec,
         height: usize,
         width: usize,
         capacity: usize,
     ) -> Result<Self> {
+        let device = &backend.device;
         let parameters = spec.parameters().into_iter();
         let mut planner = Planner {
             device,
@@ -212,26 +225,33 @@ impl Network {
             padding: spec.padding,
             largest: 0,
             widest: 0,
+            room: 0,
         };
         let levels: Result<Vec<Level>> = (0..spec.levels())
             .map(|k| planner.level(spec, k, height, width))
             .collect();
+        let out = Conv {
+            inputs: spec.up[0] as u32,
+            outputs: spec.output_channels as u32,
+            kernel: 1,
+            stride: 1,
+            padding: Padding::Zero,
+            height: height as u32,
+            width: width as u32,
+        };
+        planner.make_room(&out);
+        let room = planner.room;
+        let matrices = (backend.precision == Precision::Bf16 && room > 0)
+            .then(|| device.allocate(room * capacity));
         let passing = || planner.features(planner.largest, 1, 1);
         Ok(Network {
             levels: levels?,
-            out: Conv {
-                inputs: spec.up[0] as u32,
-                outputs: spec.output_channels as u32,
-                kernel: 1,
-                stride: 1,
-                padding: Padding::Zero,
-                height: height as u32,
-                width: width as u32,
-            },
+            out,
             out_at: planner.places["out_conv.weight"],
             output: planner.features(spec.output_channels, height, width)?,
             passing: [passing()?, passing()?],
             lines: device.allocate(planner.widest * capacity)?,
+            matrices: matrices.transpose()?.map(|buffer| (buffer, room)),
             spec: spec.clone(),
         })
     }
@@ -239,6 +259,12 @@ impl Network {
     /// The network's output before the sigmoid; after the loss, the loss's derivative by it.
     pub fn output(&self) -> Maps {
         self.output.all()
+    }
+
+    /// Room for convolutions on tensor cores, where they are wanted.
+    pub fn matrices(&self) -> Option<Maps> {
+        let (buffer, room) = self.matrices.as_ref()?;
+        Some(Maps::new(buffer.at(0), *room))
     }
 
     /// From the input to [`output`](Self::output).

@@ -1,3 +1,5 @@
+mod precision;
+
 use super::*;
 use crate::backend::cuda::driver::test_devices;
 use crate::backend::host::{HostDevice, HostImages};

@@ -4,6 +4,8 @@
 //! at most `n` additions is off by at most `n·u·Σ|a·b|` to first order (Higham 2002, section 3.1); the
 //! reference itself gives `Σ|a·b|`, run on magnitudes.
 
+mod tensor;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -129,6 +131,7 @@ impl Bench {
             slots: self.slots.at(0),
             count: SLOTS.len() as u32,
             iterations: self.iterations.at(0),
+            matrices: None,
         }
     }
 
@@ -690,6 +693,7 @@ fn kernels_do_the_work_that_is_said() {
 #[test]
 fn structs_have_the_kernels_layout() {
     use crate::backend::cuda::driver::{assert_mirrored, mirror};
+    use crate::backend::cuda::kernels::dip_conv_tensor;
     let mirrors = [
         mirror::<Maps>(),
         mirror::<ConvArgs>(),
@@ -705,9 +709,13 @@ fn structs_have_the_kernels_layout() {
     ];
     let modules = [
         dip_conv::LAYOUTS,
+        dip_conv_tensor::LAYOUTS,
         dip_norm::LAYOUTS,
         dip_step::LAYOUTS,
         dip_upsample::LAYOUTS,
     ];
-    assert_mirrored(&modules, &mirrors);
+    assert_mirrored(
+        &modules,
+        &[&mirrors[..], &super::tensor::mirrors()].concat(),
+    );
 }

@@ -84,6 +84,8 @@ pub struct Counters {
     pub shared_read: u64,
     pub shared_written: u64,
     pub multiply_adds: u64,
+    /// Of the matrix units.
+    pub matrix_multiply_adds: u64,
 }
 
 impl Counters {
@@ -107,6 +109,7 @@ impl AddAssign for Counters {
         self.shared_read += other.shared_read;
         self.shared_written += other.shared_written;
         self.multiply_adds += other.multiply_adds;
+        self.matrix_multiply_adds += other.matrix_multiply_adds;
     }
 }
 

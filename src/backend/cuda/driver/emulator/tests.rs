@@ -1,3 +1,5 @@
+mod matrices;
+
 use super::*;
 use crate::backend::cuda::driver::{Buffer, arguments, shared_bytes};
 use crate::backend::cuda::kernels::faults as kernels;
@@ -364,7 +366,7 @@ fn all_threads_of_all_blocks_run_and_their_work_is_counted() {
         global_written: 4 * (threads + blocks),
         shared_read: 4 * (threads + blocks),
         shared_written: 4 * (threads + blocks),
-        multiply_adds: 0,
+        ..Counters::default()
     };
     assert_eq!(counts["count_threads"].launches, 1);
     assert_eq!(counts["count_threads"].done, done);
