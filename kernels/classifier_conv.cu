@@ -120,25 +120,6 @@ template <class T> DEVICE Work work_of(const Gather& gather) {
     return {pixels, blockIdx.y, blockIdx.x % down * T::ROWS, first_column, n, n < count(gather, pixels)};
 }
 
-// Where a thread's sums go: to its pixel in channels of the group.
-struct ConvOut {
-    const ClassifierConvArgs& args;
-    uint32_t first_row;
-    uint32_t channel;  // of row 0
-    size_t at;         // the pixel in that channel
-    bool any;
-};
-
-DEVICE void put(const ConvOut& out, uint32_t row, float sum) {
-    const Gather& gather = out.args.gather;
-    row += out.first_row;
-    if (out.any && row < gather.outputs) {
-        const size_t at = out.at + row * size_t(gather.out_height * gather.out_width);
-        const Global<float> y = out.args.y;
-        y[at] = end(out.args.ending, out.channel + row, at, sum);
-    }
-}
-
 template <class T, class Input> DEVICE void conv(const ClassifierConvArgs& args, const Work& work, Input& input) {
     const Gather& gather = args.gather;
     SharedMemory shared;
@@ -155,9 +136,10 @@ template <class T, class Input> DEVICE void conv(const ClassifierConvArgs& args,
     // Not kept in registers meanwhile.
     const Work out = work_of<T>(gather);
     const Pixel pixel = pixel_of(gather, out.pixels, out.n);
-    const uint32_t channel = out.group * gather.outputs;
-    const size_t at = output_channel(gather, pixel.picture, out.group, 0) + pixel.at;
-    put_sums<T>(ConvOut{args, out.first_row, channel, at, out.any}, memory, place<T>(), sums);
+    const size_t start = output_channel(gather, pixel.picture, out.group, out.first_row) + pixel.at;
+    const uint32_t plane = gather.out_height * gather.out_width, rows = out.any ? gather.outputs - out.first_row : 0;
+    const uint32_t bias = out.group * gather.outputs + out.first_row;
+    put_sums<T>(Out{args.ending, args.y, start, plane, rows, bias, 1}, memory, place<T>(), sums);
 }
 
 template <class T> DEVICE void pointwise(const ClassifierConvArgs& args) {
@@ -193,10 +175,10 @@ template <class T> DEVICE void gathered(const ClassifierConvArgs& args) {
 
 KERNEL(classifier_pointwise_large, ClassifierConvArgs, 128, 3) { pointwise<Large>(args); }
 KERNEL(classifier_pointwise_flat, ClassifierConvArgs, 128, 4) { pointwise<Flat>(args); }
-KERNEL(classifier_pointwise_small, ClassifierConvArgs, 64) { pointwise<Small>(args); }
+KERNEL(classifier_pointwise_small, ClassifierConvArgs, 64, 8) { pointwise<Small>(args); }
 KERNEL(classifier_conv_large, ClassifierConvArgs, 128, 3) { gathered<Large>(args); }
 KERNEL(classifier_conv_flat, ClassifierConvArgs, 128, 4) { gathered<Flat>(args); }
-KERNEL(classifier_conv_small, ClassifierConvArgs, 64) { gathered<Small>(args); }
+KERNEL(classifier_conv_small, ClassifierConvArgs, 64, 8) { gathered<Small>(args); }
 
 struct ResidualArgs {
     Buffer<const float> dy;

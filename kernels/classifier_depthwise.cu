@@ -18,6 +18,26 @@ ARGUMENTS(DepthwiseArgs, gather, x, weight, y, ending, top, left)
 // pixels, and a row that is read serves all pixels whose windows it is in.
 constexpr uint32_t PIXELS = 4;
 
+// Puts out those of the pixels that are among `rows`.
+template <bool SIMPLE>
+DEVICE void put(const DepthwiseArgs& args, uint32_t channel, size_t at, uint32_t rows, const float (&sums)[PIXELS]) {
+    const Ending& ending = args.ending;
+    const Global<float> y = args.y;
+    const float bias = bias_at(ending, channel, true);
+    float values[PIXELS];
+    UNROLL
+    for (uint32_t pixel = 0; pixel < PIXELS; ++pixel) {
+        const float added = added_at(ending, at + pixel * args.gather.out_width, pixel < rows);
+        values[pixel] = end<SIMPLE>(ending.function, sums[pixel] + bias + added);
+    }
+    UNROLL
+    for (uint32_t pixel = 0; pixel < PIXELS; ++pixel) {
+        if (pixel < rows) {
+            y[at + pixel * args.gather.out_width] = values[pixel];
+        }
+    }
+}
+
 // Windows of SIZE x SIZE next to one another, STEP apart; one class.
 template <int SIZE, int STEP> DEVICE void windows(const DepthwiseArgs& args) {
     const Gather& gather = args.gather;
@@ -62,15 +82,12 @@ template <int SIZE, int STEP> DEVICE void windows(const DepthwiseArgs& args) {
             }
         }
     }
-    const Global<float> y = args.y;
     const uint32_t first = part * PIXELS;
-    UNROLL
-    for (uint32_t pixel = 0; pixel < PIXELS; ++pixel) {
-        if (first + pixel < gather.out_height) {
-            const size_t row = plane * gather.out_height + first + pixel;
-            const size_t at = row * gather.out_width + column;
-            y[at] = end(args.ending, channel, at, sums[pixel]);
-        }
+    const size_t at = (plane * gather.out_height + first) * gather.out_width + column;
+    if (is_simple(args.ending.function)) {
+        put<true>(args, channel, at, gather.out_height - first, sums);
+    } else {
+        put<false>(args, channel, at, gather.out_height - first, sums);
     }
 }
 
@@ -80,7 +97,7 @@ KERNEL(classifier_depthwise_5, DepthwiseArgs, 128) { windows<5, 1>(args); }
 KERNEL(classifier_depthwise_5_step_2, DepthwiseArgs, 128) { windows<5, 2>(args); }
 
 // Any window, by the table of taps; a thread to a pixel of a class in a channel.
-KERNEL(classifier_depthwise, DepthwiseArgs, 128) {
+KERNEL(classifier_depthwise, DepthwiseArgs, 128, 8) {
     const Gather& gather = args.gather;
     const TapClass pixels = gather.classes[blockIdx.z];
     const uint64_t n = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -104,5 +121,6 @@ KERNEL(classifier_depthwise, DepthwiseArgs, 128) {
     }
     const size_t at = plane * (gather.out_height * gather.out_width) + pixel.at;
     const Global<float> y = args.y;
-    y[at] = end(args.ending, channel, at, sum);
+    const float added = added_at(args.ending, at, true);
+    y[at] = end<false>(args.ending.function, sum + bias_at(args.ending, channel, true) + added);
 }

@@ -86,21 +86,6 @@ DEVICE void store(const Operand<T, LENGTH, LINE>& operand, Shared<float> to) {
     }
 }
 
-struct MatMulOut {
-    const MatMulArgs& args;
-    size_t start; // of the matrix
-    uint32_t first_row, column;
-};
-
-DEVICE void put(const MatMulOut& out, uint32_t row, float sum) {
-    row += out.first_row;
-    if (row < out.args.rows && out.column < out.args.columns) {
-        const size_t at = out.start + size_t(row) * out.args.columns + out.column;
-        const Global<float> y = out.args.y;
-        y[at] = end(out.args.ending, out.column, at, sum);
-    }
-}
-
 template <class T> DEVICE void matmul(const MatMulArgs& args) {
     const uint32_t down = (args.rows + T::ROWS - 1) / T::ROWS, across = (args.columns + T::COLUMNS - 1) / T::COLUMNS;
     const uint32_t first_row = blockIdx.x % down * T::ROWS;
@@ -117,10 +102,12 @@ template <class T> DEVICE void matmul(const MatMulArgs& args) {
         auto right = operand<T, T::COLUMNS, T::RIGHT>(args.right, image * args.right.image + pair.right, first_column, args.columns, args.terms);
         add_product<T>(left, right, (args.terms + SLICE - 1) / SLICE, memory, place<T>(), sums);
     }
-    const size_t start = size_t(matrix) * args.rows * args.columns;
-    put_sums<T>(MatMulOut{args, start, first_row, first_column + column_of<T>()}, memory, place<T>(), sums);
+    const uint32_t column = first_column + column_of<T>();
+    const size_t start = (size_t(matrix) * args.rows + first_row) * args.columns + column;
+    const uint32_t rows = column < args.columns ? args.rows - first_row : 0;
+    put_sums<T>(Out{args.ending, args.y, start, args.columns, rows, column, 0}, memory, place<T>(), sums);
 }
 
 KERNEL(classifier_matmul_large, MatMulArgs, 128, 3) { matmul<Large>(args); }
-KERNEL(classifier_matmul_flat, MatMulArgs, 128, 4) { matmul<Flat>(args); }
-KERNEL(classifier_matmul_small, MatMulArgs, 64) { matmul<Small>(args); }
+KERNEL(classifier_matmul_flat, MatMulArgs, 128, 3) { matmul<Flat>(args); }
+KERNEL(classifier_matmul_small, MatMulArgs, 64, 8) { matmul<Small>(args); }

@@ -102,9 +102,98 @@ DEVICE void add_product(Left& left, Right& right, uint32_t slices, Shared<float>
     }
 }
 
-// Gives the sums to put(out, row, sum), a thread those of its column, column_of<T>(), one row after another:
-// neighbours in a row go to neighbouring threads, so that they are neighbours in memory too.
-template <class T, class Out>
+// What follows a sum of products: + bias, + what is added, and the function of that.
+struct Ending {
+    Buffer<const float> bias;  // where has_bias
+    Buffer<const float> added; // as the output, where has_added; may be the output itself
+    uint32_t has_bias, has_added;
+    Function function;
+};
+
+// What is added to an output element, if it is there.
+DEVICE float bias_at(const Ending& ending, size_t at, bool there) {
+    float bias = 0.0f;
+    if (there && ending.has_bias) {
+        bias = ending.bias[at];
+    }
+    return bias;
+}
+
+DEVICE float added_at(const Ending& ending, size_t at, bool there) {
+    float added = 0.0f;
+    if (there && ending.has_added) {
+        added = ending.added[at];
+    }
+    return added;
+}
+
+// Whether the function is one of those that take next to nothing.
+DEVICE bool is_simple(const Function& function) {
+    return function.kind == IDENTITY || function.kind == RELU || function.kind == CLIP;
+}
+
+// The function at x. SIMPLE is is_simple(); the code for others is long.
+template <bool SIMPLE> DEVICE float end(const Function& function, float x) {
+    if (!SIMPLE) {
+        return value(function, x);
+    }
+    if (function.kind == RELU) {
+        x = fmaxf(x, 0.0f);
+    }
+    if (function.kind == CLIP) {
+        x = fminf(fmaxf(x, function.alpha), function.beta);
+    }
+    return x;
+}
+
+// Where a thread's column of a tile goes.
+struct Out {
+    const Ending& ending;
+    Buffer<float> y;
+    size_t start;      // of row 0, in y
+    uint32_t step;     // to the next row
+    uint32_t rows;     // of the tile that are the output's; none of a column that is not
+    uint32_t bias;     // of row 0, in the bias
+    uint32_t bias_step;
+};
+
+template <class T> DEVICE uint32_t column_of() { return threadIdx.x % T::COLUMNS; }
+
+// Ends some of the sums, which are in shared memory from row `first` on, and puts them out.
+template <class T, bool SIMPLE> DEVICE void put_part(const Out& out, uint32_t first, Shared<const float> sums) {
+    // Rows that a thread has on their way at once, and from one of them to the next.
+    constexpr uint32_t ROWS = SIMPLE ? 4 : 1, STEP = T::THREADS / T::COLUMNS;
+    const Ending& ending = out.ending;
+    const Global<float> y = out.y;
+    const size_t hop = size_t(STEP) * out.step;
+    const uint32_t start = threadIdx.x / T::COLUMNS;
+    size_t at = out.start + size_t(first + start) * out.step;
+    for (uint32_t row = start; row < T::DOWN_STEP; row += ROWS * STEP) {
+        float values[ROWS], biases[ROWS], added[ROWS];
+        UNROLL
+        for (uint32_t k = 0; k < ROWS; ++k) {
+            const uint32_t in_part = row + k * STEP, in_tile = first + in_part;
+            values[k] = sums[in_part * T::COLUMNS + column_of<T>()];
+            biases[k] = bias_at(ending, out.bias + in_tile * out.bias_step, in_tile < out.rows);
+            added[k] = added_at(ending, at + k * hop, in_tile < out.rows);
+        }
+        UNROLL
+        for (uint32_t k = 0; k < ROWS; ++k) {
+            values[k] = end<SIMPLE>(ending.function, values[k] + biases[k] + added[k]);
+        }
+        UNROLL
+        for (uint32_t k = 0; k < ROWS; ++k) {
+            if (first + row + k * STEP < out.rows) {
+                y[at + k * hop] = values[k];
+            }
+        }
+        at += ROWS * hop;
+    }
+}
+
+// Puts the sums out by way of shared memory, a thread those of a column: neighbours in a row go to neighbouring
+// threads, so that they are neighbours in memory too.
+template <class T>
 DEVICE void put_sums(const Out& out, Shared<float> memory, const Place& place,
                      const float (&sums)[T::HEIGHT][T::WIDTH]) {
     for (uint32_t part = 0; part < T::DOWN; ++part) {
@@ -120,31 +209,11 @@ DEVICE void put_sums(const Out& out, Shared<float> memory, const Place& place,
             }
         }
         barrier();
-        for (uint32_t row = threadIdx.x / T::COLUMNS; row < T::DOWN_STEP; row += T::THREADS / T::COLUMNS) {
-            const float sum = memory[row * T::COLUMNS + threadIdx.x % T::COLUMNS];
-            put(out, part * T::DOWN_STEP + row, sum);
+        if (is_simple(out.ending.function)) {
+            put_part<T, true>(out, part * T::DOWN_STEP, memory);
+        } else {
+            put_part<T, false>(out, part * T::DOWN_STEP, memory);
         }
         barrier();
     }
-}
-
-template <class T> DEVICE uint32_t column_of() { return threadIdx.x % T::COLUMNS; }
-
-// What follows a sum of products: + bias, + what is added, and the function of that.
-struct Ending {
-    Buffer<const float> bias;  // where has_bias
-    Buffer<const float> added; // as the output, where has_added; may be the output itself
-    uint32_t has_bias, has_added;
-    Function function;
-};
-
-// An output element from its sum: its place in the bias, and in the output.
-DEVICE float end(const Ending& ending, size_t of_bias, size_t at, float sum) {
-    if (ending.has_bias) {
-        sum += ending.bias[of_bias];
-    }
-    if (ending.has_added) {
-        sum += ending.added[at];
-    }
-    return value(ending.function, sum);
 }

@@ -8,9 +8,9 @@ use self::gather::{Direction, Padding, Tables};
 use super::super::driver::{self, Address, Buffer, Device, Kernel, Launch, Result, Work};
 use super::super::kernels::{classifier_conv, classifier_depthwise};
 use super::operation::{Backward, Forward, Operation};
-use super::product::{self, Ending, Kernels, SLICE};
+use super::product::{self, Ending, SLICE, Tiled};
 use crate::classifier::Conv;
-use crate::error::{self, Error};
+use crate::error;
 
 const DEPTHWISE_THREADS: u32 = 128;
 /// Output pixels that a thread of a depthwise kernel computes: PIXELS in the kernels' source.
@@ -75,22 +75,22 @@ driver::arguments! {
     }
 }
 
-const POINTWISE: Kernels = [
+static POINTWISE: [Tiled; 3] = product::kernels(
     &classifier_conv::CLASSIFIER_POINTWISE_LARGE,
     &classifier_conv::CLASSIFIER_POINTWISE_FLAT,
     &classifier_conv::CLASSIFIER_POINTWISE_SMALL,
-];
-const GATHERED: Kernels = [
+);
+static GATHERED: [Tiled; 3] = product::kernels(
     &classifier_conv::CLASSIFIER_CONV_LARGE,
     &classifier_conv::CLASSIFIER_CONV_FLAT,
     &classifier_conv::CLASSIFIER_CONV_SMALL,
-];
+);
 
 /// How a pass is computed.
 #[derive(Clone, Copy)]
 enum Way {
     /// As a matrix product.
-    Product(Kernels),
+    Product(&'static [Tiled]),
     /// Channel by channel, with windows whose first row and column these are.
     Windows(&'static Kernel, [i32; 2]),
     /// Channel by channel, by the table of taps.
@@ -133,8 +133,8 @@ impl Pass {
         };
         let tables = Tables::new(direction, conv, pictures, weight, padding)?;
         let way = match tables.window() {
-            _ if !depthwise && tables.is_pointwise() => Way::Product(POINTWISE),
-            _ if !depthwise => Way::Product(GATHERED),
+            _ if !depthwise && tables.is_pointwise() => Way::Product(&POINTWISE),
+            _ if !depthwise => Way::Product(&GATHERED),
             Some((size, first)) => windows(size, tables.steps())
                 .map_or(Way::Taps, |kernel| Way::Windows(kernel, first)),
             None => Way::Taps,
@@ -292,18 +292,30 @@ pub fn operation(
     bias: &[f32],
     residual: bool,
 ) -> error::Result<Box<dyn Operation>> {
-    let &[pictures, ..] = output else {
-        return Err(Error::invalid("a convolution's output has 4 axes"));
-    };
-    let pass = |direction| Pass::new(device, direction, conv, [input, output], weight);
-    Ok(Box::new(Convolution {
-        pictures,
-        elements: output.iter().product(),
-        bias: device.allocate_with(bias)?,
-        residual,
-        forward: pass(Direction::Forward)?,
-        backward: pass(Direction::Backward)?,
-    }))
+    let convolution = Convolution::new(device, conv, [input, output], weight, bias, residual)?;
+    Ok(Box::new(convolution))
+}
+
+impl Convolution {
+    /// See [`operation`].
+    fn new(
+        device: &Device,
+        conv: &Conv,
+        pictures: [&[usize]; 2],
+        weight: &[f32],
+        bias: &[f32],
+        residual: bool,
+    ) -> error::Result<Convolution> {
+        let pass = |direction| Pass::new(device, direction, conv, pictures, weight);
+        Ok(Convolution {
+            forward: pass(Direction::Forward)?,
+            backward: pass(Direction::Backward)?,
+            pictures: pictures[1][0],
+            elements: pictures[1].iter().product(),
+            bias: device.allocate_with(bias)?,
+            residual,
+        })
+    }
 }
 
 impl Operation for Convolution {

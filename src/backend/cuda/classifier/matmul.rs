@@ -6,7 +6,7 @@ use super::super::driver::{self, Address, Buffer, Device, Result, Work};
 use super::super::kernels::classifier_matmul;
 use super::super::to_u32;
 use super::operation::{Backward, Forward, Operation, Reads};
-use super::product::{self, Ending, Kernels, SLICE};
+use super::product::{self, Ending, SLICE, Tiled};
 use crate::classifier::layout;
 use crate::error::{self, Error};
 
@@ -41,11 +41,11 @@ driver::arguments! {
     }
 }
 
-const KERNELS: Kernels = [
+static KERNELS: [Tiled; 3] = product::kernels(
     &classifier_matmul::CLASSIFIER_MATMUL_LARGE,
     &classifier_matmul::CLASSIFIER_MATMUL_FLAT,
     &classifier_matmul::CLASSIFIER_MATMUL_SMALL,
-];
+);
 
 /// An operand of a [`Product`]: how a sum's terms, and the rows (of the left one) or columns (of the right
 /// one) lie in memory.
@@ -85,6 +85,7 @@ impl Operand {
 
 /// For each image some matrices, rows × columns, one after another: each a sum of products.
 pub(super) struct Product {
+    kernels: &'static [Tiled],
     rows: usize,
     columns: usize,
     terms: usize,
@@ -134,6 +135,7 @@ impl Product {
             .collect();
         let products = pairs.first().map_or(0, Vec::len);
         Ok(Product {
+            kernels: &KERNELS,
             rows,
             columns,
             terms,
@@ -185,7 +187,7 @@ impl Product {
         };
         product::launch(
             device,
-            KERNELS,
+            self.kernels,
             [rows, self.columns, matrices],
             [1, 1],
             work,

@@ -61,39 +61,52 @@ impl Ending {
 }
 
 /// A part of a product that a block computes: Tile of `kernels/product.cuh`.
+#[derive(Clone, Copy)]
 struct Tile {
     rows: usize,
     columns: usize,
     threads: u32,
-    /// Of a multiprocessor's multiply-adds that are of use while it is full of such tiles: estimated from
-    /// the instructions of the inner loop.
+    /// Of the multiply-adds that a multiprocessor could do, those it does while it is full of such tiles:
+    /// from the instructions of the kernels' inner loops.
     efficiency: f64,
 }
 
-/// The tiles there are kernels for, in the order of [`Kernels`].
-const TILES: [Tile; 3] = [
-    Tile {
-        rows: 64,
-        columns: 128,
-        threads: 128,
-        efficiency: 0.8,
-    },
-    Tile {
-        rows: 32,
-        columns: 128,
-        threads: 128,
-        efficiency: 0.7,
-    },
-    Tile {
-        rows: 32,
-        columns: 32,
-        threads: 64,
-        efficiency: 0.4,
-    },
-];
+const LARGE: Tile = Tile {
+    rows: 64,
+    columns: 128,
+    threads: 128,
+    efficiency: 0.8,
+};
+const FLAT: Tile = Tile {
+    rows: 32,
+    columns: 128,
+    threads: 128,
+    efficiency: 0.7,
+};
+const SMALL: Tile = Tile {
+    rows: 32,
+    columns: 32,
+    threads: 64,
+    efficiency: 0.4,
+};
 
-/// A kernel for each tile. An element has the same bits from all of them.
-pub type Kernels = [&'static Kernel; TILES.len()];
+/// A kernel that computes a product in tiles of a kind.
+pub struct Tiled {
+    tile: Tile,
+    kernel: &'static Kernel,
+}
+
+/// The kernels there are for a product. An element has the same bits from all of them.
+pub const fn kernels(
+    large: &'static Kernel,
+    flat: &'static Kernel,
+    small: &'static Kernel,
+) -> [Tiled; 3] {
+    const fn of(tile: Tile, kernel: &'static Kernel) -> Tiled {
+        Tiled { tile, kernel }
+    }
+    [of(LARGE, large), of(FLAT, flat), of(SMALL, small)]
+}
 
 impl Tile {
     /// Tiles of rows x columns.
@@ -113,11 +126,11 @@ impl Tile {
     }
 }
 
-/// Launches the kernel of the tile that fits products of rows x columns best, a block to a tile: of `first`
-/// products along the grid's first axis, and as many again for each place on its `others`.
+/// Launches the one of the kernels whose tile fits products of rows x columns best, a block to a tile: of
+/// `first` products along the grid's first axis, and as many again for each place on its `others`.
 pub fn launch<A: Arguments>(
     device: &Device,
-    kernels: Kernels,
+    kernels: &[Tiled],
     [rows, columns, first]: [usize; 3],
     others: [u32; 2],
     work: Work,
@@ -126,11 +139,12 @@ pub fn launch<A: Arguments>(
     let more: usize = others.map(|n| n as usize).into_iter().product();
     let blocks = |tile: &Tile| tile.count(rows, columns).saturating_mul(first);
     let cost = |tile: &Tile| tile.cost(blocks(tile).saturating_mul(more));
-    let (tile, kernel) = (TILES.iter().zip(kernels))
-        .min_by(|a, b| cost(a.0).total_cmp(&cost(b.0)))
-        .expect("there are tiles");
+    let Tiled { tile, kernel } = (kernels.iter())
+        .min_by(|a, b| cost(&a.tile).total_cmp(&cost(&b.tile)))
+        .expect("there are kernels");
     let [y, z] = others;
-    let launch = Launch::new([grid(blocks(tile), columns.max(rows)), y, z], tile.threads)
+    let x = grid(blocks(tile), columns.max(rows));
+    let launch = Launch::new([x, y, z], tile.threads)
         .with_shared(tile.shared_bytes())
         .doing(work);
     device.launch(kernel, launch, arguments)

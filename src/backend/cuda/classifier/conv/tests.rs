@@ -1,5 +1,7 @@
 //! Convolutions against the float64 reference.
 
+use std::ops::Range;
+
 use super::super::tests::{Input, Node, check};
 use super::*;
 use crate::backend::cuda::driver::test_devices;
@@ -40,8 +42,18 @@ fn square(size: usize, stride: usize, pad: usize) -> Window {
     window([size, size], [stride, stride], [1, 1], all(pad))
 }
 
-/// From pictures `[k, c, h, w]` to so many channels, on every device.
 fn check_conv(conv: &Conv, dims: [usize; 4], outputs: usize, residual: bool) {
+    check_in_tiles(conv, dims, outputs, residual, 0..3);
+}
+
+/// From pictures `[k, c, h, w]` to so many channels, on every device, with the best of some tiles.
+fn check_in_tiles(
+    conv: &Conv,
+    dims: [usize; 4],
+    outputs: usize,
+    residual: bool,
+    tiles: Range<usize>,
+) {
     let Window {
         kernel,
         strides,
@@ -66,7 +78,14 @@ fn check_conv(conv: &Conv, dims: [usize; 4], outputs: usize, residual: bool) {
     let constant = |input: &Input| input.constant.clone().unwrap();
     for device in test_devices() {
         let (weights, biases) = (constant(&weight), constant(&bias));
-        let operation = operation(&device, conv, &dims, &output, &weights, &biases, residual);
+        let pictures = [&dims[..], &output[..]];
+        let mut operation =
+            Convolution::new(&device, conv, pictures, &weights, &biases, residual).unwrap();
+        for pass in [&mut operation.forward, &mut operation.backward] {
+            if let Way::Product(kernels) = &mut pass.way {
+                *kernels = &kernels[tiles.clone()];
+            }
+        }
         let mut inputs = vec![
             Input::computed(&dims),
             Input::constant(&of_group, weights),
@@ -84,7 +103,7 @@ fn check_conv(conv: &Conv, dims: [usize; 4], outputs: usize, residual: bool) {
         check(
             &format!("{conv:?} of {dims:?} to {outputs}"),
             &device,
-            &*operation.unwrap(),
+            &operation,
             &node,
         );
     }
@@ -195,12 +214,71 @@ fn residuals_activations_and_several_pictures() {
     check_conv(&conv, [2, 18, 5, 7], 21, true);
 }
 
-/// More rows, columns and terms than any tile has.
+/// More rows, columns and terms than any tile has, and fewer; each kind of tile, which the three images of a
+/// check and the one alone share.
 #[test]
-fn several_tiles() {
-    check_conv(&plain(square(1, 1, 0), 1), [1, 70, 11, 13], 68, true);
-    check_conv(&plain(square(3, 1, 1), 1), [1, 8, 11, 13], 68, true);
-    check_conv(&plain(square(3, 2, 1), 1), [1, 12, 19, 17], 34, false);
+fn tiles_of_all_kinds() {
+    for tile in 0..3 {
+        for (window, dims, outputs) in [
+            (square(1, 1, 0), [1, 70, 11, 13], 68),
+            (square(1, 1, 0), [1, 5, 3, 7], 9),
+            (square(3, 1, 1), [1, 9, 11, 13], 68),
+            (square(3, 2, 1), [1, 12, 19, 17], 34),
+        ] {
+            check_in_tiles(&plain(window, 1), dims, outputs, true, tile..tile + 1);
+        }
+        let mut conv = plain(square(3, 1, 1), 2);
+        conv.activation = Some(Function::Silu);
+        check_in_tiles(&conv, [2, 6, 5, 4], 10, true, tile..tile + 1);
+    }
+}
+
+/// The best tile depends on the number of images, an image's result does not.
+#[test]
+fn an_element_has_the_same_bits_in_every_tile() {
+    use super::super::tests::uniform;
+    let (dims, outputs) = ([1, 37, 7, 9], 70);
+    let output = [1, outputs, 7, 9];
+    for window in [square(1, 1, 0), square(3, 1, 1)] {
+        let conv = plain(window, 1);
+        let taps = window.kernel[0] * window.kernel[1];
+        let weight = uniform(outputs * dims[1] * taps, 1);
+        for device in test_devices() {
+            let x = device
+                .allocate_with(&uniform(dims.iter().product(), 2))
+                .unwrap();
+            let y = device.allocate::<f32>(output.iter().product()).unwrap();
+            let pictures = [&dims[..], &output[..]];
+            let mut operation = Convolution::new(
+                &device,
+                &conv,
+                pictures,
+                &weight,
+                &vec![0.5; outputs],
+                false,
+            )
+            .unwrap();
+            let Way::Product(kernels) = operation.forward.way else {
+                panic!("a convolution of groups of channels is a product")
+            };
+            let results: Vec<Vec<f32>> = (kernels.chunks(1))
+                .map(|kernel| {
+                    operation.forward.way = Way::Product(kernel);
+                    let pass = Forward {
+                        device: &device,
+                        images: 1,
+                        inputs: &[x.at(0)],
+                        activation: None,
+                        output: y.at(0),
+                        scratch: Address(0),
+                    };
+                    operation.forward(pass).unwrap();
+                    y.download(0, y.len()).unwrap()
+                })
+                .collect();
+            assert!(results.iter().all(|result| *result == results[0]));
+        }
+    }
 }
 
 /// Every struct of the kernels' sources has a mirror here of the same layout.

@@ -1,5 +1,7 @@
 //! Matrix products and linear layers against the float64 reference.
 
+use std::ops::Range;
+
 use super::super::gemm::Gemm;
 use super::super::tests::{Input, Node, check};
 use super::*;
@@ -68,9 +70,16 @@ fn linear_layers() {
     check_gemm(&[50, 140], 135, true, Some(Function::Tanh));
 }
 
-/// The operands' dims, and which of them are constant.
-fn check_matmul(left: (&[usize], bool), right: (&[usize], bool), output: &[usize]) {
-    let input = |(dims, constant): (&[usize], bool), seed| match constant {
+/// An operand's dims, and whether it is constant.
+type Side<'a> = (&'a [usize], bool);
+
+fn check_matmul(left: Side<'_>, right: Side<'_>, output: &[usize]) {
+    check_in_tiles(left, right, output, 0..3);
+}
+
+/// With the best of some tiles.
+fn check_in_tiles(left: Side<'_>, right: Side<'_>, output: &[usize], tiles: Range<usize>) {
+    let input = |(dims, constant): Side<'_>, seed| match constant {
         true => Input::random(dims, 1.0, seed),
         false => Input::computed(dims),
     };
@@ -86,7 +95,11 @@ fn check_matmul(left: (&[usize], bool), right: (&[usize], bool), output: &[usize
         let [a, b] = inputs
             .each_ref()
             .map(|input| (&input.dims[..], input.constant.as_deref()));
-        let operation = MatMul::new(&device, a, b, output).unwrap();
+        let mut operation = MatMul::new(&device, a, b, output).unwrap();
+        let [by_left, by_right] = &mut operation.backward;
+        for product in [&mut operation.forward, by_left, by_right] {
+            product.kernels = &product.kernels[tiles.clone()];
+        }
         let node = Node {
             op: Op::MatMul,
             inputs: inputs.into(),
@@ -109,8 +122,26 @@ fn matrix_products() {
         (&[2, 3, 20, 7], false),
         &[2, 3, 7, 7],
     );
-    // Larger than any tile.
-    check_matmul((&[1, 70, 40], false), (&[1, 40, 133], false), &[1, 70, 133]);
+}
+
+/// More rows, columns and terms than any tile has, and fewer; each kind of tile.
+#[test]
+fn tiles_of_all_kinds() {
+    for tile in 0..3 {
+        let tiles = tile..tile + 1;
+        check_in_tiles(
+            (&[70, 40], false),
+            (&[40, 133], false),
+            &[70, 133],
+            tiles.clone(),
+        );
+        check_in_tiles(
+            (&[2, 3, 6, 5], false),
+            (&[2, 1, 5, 7], false),
+            &[2, 3, 6, 7],
+            tiles,
+        );
+    }
 }
 
 #[test]
