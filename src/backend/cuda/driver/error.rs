@@ -55,7 +55,7 @@ pub enum DriverError {
     Fault {
         kernel: &'static str,
         launch: Launch,
-        fault: Fault,
+        fault: Box<Fault>,
     },
 }
 

@@ -191,7 +191,7 @@ impl Driver for State {
         let fault = |fault| DriverError::Fault {
             kernel: kernel.name,
             launch,
-            fault,
+            fault: Box::new(fault),
         };
         let (&first, others) = self.orders.split_first().unwrap_or((&Order::Forward, &[]));
         let before = (!others.is_empty()).then(|| memory.clone());

@@ -71,7 +71,7 @@ impl Bench {
         let DriverError::Fault { fault, .. } = error else {
             panic!("{message}");
         };
-        fault
+        *fault
     }
 }
 
@@ -132,7 +132,7 @@ fn reads_of_memory_never_written_are_reported() {
         size: 256,
     });
     assert!(
-        matches!(error, DriverError::Fault { fault, .. } if fault == uninitialised),
+        matches!(&error, DriverError::Fault { fault, .. } if **fault == uninitialised),
         "{error}"
     );
 }
@@ -227,7 +227,7 @@ fn freed_memory_and_wrong_addresses_are_reported() {
     let launch = |arguments: &FaultArgs| {
         let launch = Launch::new([1, 1, 1], BLOCK);
         match device.launch(&kernels::OUT_OF_BOUNDS_READ, launch, arguments) {
-            Err(DriverError::Fault { fault, .. }) => fault,
+            Err(DriverError::Fault { fault, .. }) => *fault,
             other => panic!("{other:?}"),
         }
     };
@@ -277,7 +277,7 @@ fn launches_that_do_not_fit_their_kernel_are_refused() {
     else {
         panic!("another error");
     };
-    assert_eq!(fault, Fault::SharedTooSmall { has: 0, wanted: 16 });
+    assert_eq!(*fault, Fault::SharedTooSmall { has: 0, wanted: 16 });
 }
 
 #[test]
