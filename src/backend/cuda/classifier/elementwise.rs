@@ -186,7 +186,7 @@ enum Kind {
         op: Binary,
         /// Whether the chain's value is its right side.
         right: bool,
-        operand: Operand,
+        operand: Box<Operand>,
     },
 }
 
@@ -350,13 +350,14 @@ impl Elementwise {
         output: &[usize],
     ) -> Result<()> {
         let operand = Operand::new(device, operand, output, &mut self.inputs)?;
+        let operand = Box::new(operand);
         self.push(Kind::Binary { op, right, operand }, None)
     }
 
     /// The head and the links' operands, by the kernels' numbers for them.
     fn operands(&self) -> impl Iterator<Item = (u32, &Operand)> {
         let links = self.links.iter().map(|link| match &link.kind {
-            Kind::Binary { operand, .. } => Some(operand),
+            Kind::Binary { operand, .. } => Some(&**operand),
             _ => None,
         });
         let all = (0..).zip([Some(&self.head)].into_iter().chain(links));
