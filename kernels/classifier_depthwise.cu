@@ -42,11 +42,10 @@ DEVICE void put(const DepthwiseArgs& args, uint32_t channel, size_t at, uint32_t
 template <int SIZE, int STEP> DEVICE void windows(const DepthwiseArgs& args) {
     const Gather& gather = args.gather;
     const uint32_t parts = (gather.out_height + PIXELS - 1) / PIXELS;
-    const uint64_t n = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    const uint32_t column = n % gather.out_width;
-    const uint32_t part = n / gather.out_width % parts;
-    const uint64_t plane = n / gather.out_width / parts;
-    if (plane >= uint64_t(gather.pictures) * gather.groups) {
+    const uint32_t n = blockIdx.x * blockDim.x + threadIdx.x, all_parts = n / gather.out_width;
+    const uint32_t column = n % gather.out_width, part = all_parts % parts;
+    const size_t plane = all_parts / parts;
+    if (plane >= gather.pictures * gather.groups) {
         return;
     }
     const uint32_t channel = plane % gather.groups;
@@ -100,16 +99,16 @@ KERNEL(classifier_depthwise_5_step_2, DepthwiseArgs, 128) { windows<5, 2>(args);
 KERNEL(classifier_depthwise, DepthwiseArgs, 128, 8) {
     const Gather& gather = args.gather;
     const TapClass pixels = gather.classes[blockIdx.z];
-    const uint64_t n = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    const uint32_t plane_pixels = pixels.rows * pixels.columns;
-    const uint64_t plane = n / plane_pixels;
-    if (plane >= uint64_t(gather.pictures) * gather.groups) {
+    const uint32_t n = blockIdx.x * blockDim.x + threadIdx.x, plane_pixels = pixels.rows * pixels.columns;
+    const size_t plane = n / plane_pixels;
+    if (plane >= gather.pictures * gather.groups) {
         return;
     }
     const uint32_t channel = plane % gather.groups;
     const Pixel pixel = pixel_of(gather, pixels, n % plane_pixels);
     const Global<const Tap> taps = gather.taps + pixels.first;
-    const Global<const float> weight = args.weight + (size_t(pixels.first) * gather.groups + channel * size_t(pixels.terms));
+    const size_t first = size_t(pixels.first) * gather.groups + channel * size_t(pixels.terms);
+    const Global<const float> weight = args.weight + first;
     const Global<const float> x = args.x + plane * (gather.height * gather.width);
     const Global<const float> anchor = x + (ptrdiff_t(pixel.row) * gather.width + pixel.column);
     float sum = 0.0f;

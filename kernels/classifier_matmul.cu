@@ -98,8 +98,12 @@ template <class T> DEVICE void matmul(const MatMulArgs& args) {
     const Global<const Pair> pairs = args.pairs + size_t(matrix % args.matrices) * args.products;
     for (uint32_t product = 0; product < args.products; ++product) {
         const Pair pair = pairs[product];
-        auto left = operand<T, T::ROWS, T::LEFT>(args.left, image * args.left.image + pair.left, first_row, args.rows, args.terms);
-        auto right = operand<T, T::COLUMNS, T::RIGHT>(args.right, image * args.right.image + pair.right, first_column, args.columns, args.terms);
+        const size_t left_start = image * args.left.image + pair.left;
+        const size_t right_start = image * args.right.image + pair.right;
+        Operand<T, T::ROWS, T::LEFT> left =
+            operand<T, T::ROWS, T::LEFT>(args.left, left_start, first_row, args.rows, args.terms);
+        Operand<T, T::COLUMNS, T::RIGHT> right =
+            operand<T, T::COLUMNS, T::RIGHT>(args.right, right_start, first_column, args.columns, args.terms);
         add_product<T>(left, right, (args.terms + SLICE - 1) / SLICE, memory, place<T>(), sums);
     }
     const uint32_t column = first_column + column_of<T>();

@@ -15,10 +15,10 @@ struct alignas(16) Tap {
 // The output pixels that read the input by the same taps: those of every step-th row and column. A forward
 // pass has one class; a gradient has as many as the convolution's strides have places to start.
 struct TapClass {
-    uint32_t rows, columns;         // of its pixels
+    uint32_t rows, columns; // of its pixels
     uint32_t first_row, first_column;
-    uint32_t first;                 // of its taps, in the table
-    uint32_t terms;                 // its taps
+    uint32_t first; // of its taps, in the table
+    uint32_t terms; // its taps
 };
 
 // The shapes of both sides.

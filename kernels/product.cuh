@@ -150,10 +150,10 @@ template <bool SIMPLE> DEVICE float end(const Function& function, float x) {
 struct Out {
     const Ending& ending;
     Buffer<float> y;
-    size_t start;      // of row 0, in y
-    uint32_t step;     // to the next row
-    uint32_t rows;     // of the tile that are the output's; none of a column that is not
-    uint32_t bias;     // of row 0, in the bias
+    size_t start;  // of row 0, in y
+    uint32_t step; // to the next row
+    uint32_t rows; // of the tile that are the output's; none of a column that is not
+    uint32_t bias; // of row 0, in the bias
     uint32_t bias_step;
 };
 

@@ -217,11 +217,7 @@ impl Pass {
                 };
                 let parts = (shape.out_height as usize).div_ceil(PIXELS);
                 let threads = shape.groups as usize * pictures * parts * shape.out_width as usize;
-                device.launch(
-                    kernel,
-                    channels_launch(threads, pixels, 1).doing(work),
-                    &arguments,
-                )
+                device.launch(kernel, channels_launch(threads, 1).doing(work), &arguments)
             }
             Way::Taps => {
                 let arguments = DepthwiseArgs {
@@ -234,8 +230,7 @@ impl Pass {
                     left: 0,
                 };
                 let kernel = &classifier_depthwise::CLASSIFIER_DEPTHWISE;
-                let launch =
-                    channels_launch(shape.groups as usize * pixels, pixels, self.class_count);
+                let launch = channels_launch(shape.groups as usize * pixels, self.class_count);
                 device.launch(kernel, launch.doing(work), &arguments)
             }
         }
@@ -257,13 +252,11 @@ fn windows(size: u32, steps: [u32; 2]) -> Option<&'static Kernel> {
     }
 }
 
-/// Of a depthwise kernel, for so many threads, and `pixels` of a channel of all pictures.
-fn channels_launch(threads: usize, pixels: usize, classes: u32) -> Launch {
+/// Of a depthwise kernel, for so many threads.
+fn channels_launch(threads: usize, classes: u32) -> Launch {
     let blocks = threads.div_ceil(DEPTHWISE_THREADS as usize);
-    Launch::new(
-        [product::grid(blocks, pixels), 1, classes],
-        DEPTHWISE_THREADS,
-    )
+    let x = product::grid(blocks, threads);
+    Launch::new([x, 1, classes], DEPTHWISE_THREADS)
 }
 
 /// A convolution with constant weights. Computed inputs: the picture, and the residual if there is one.

@@ -281,6 +281,38 @@ fn an_element_has_the_same_bits_in_every_tile() {
     }
 }
 
+#[test]
+fn shapes_that_are_too_large_are_refused() {
+    let huge = 1 << 30;
+    let [padded, sparse, spread] = [
+        window([1, 1], [1, 1], [1, 1], all(huge)),
+        window([1, 1], [huge, huge], [1, 1], NO_PADS),
+        window([2, 1], [1, 1], [huge, 1], all(huge)),
+    ];
+    for device in test_devices() {
+        let refused = |window, dims: [usize; 4]| {
+            let weight = vec![1.0; 2];
+            operation(
+                &device,
+                &plain(window, 1),
+                &dims,
+                &dims,
+                &weight,
+                &[0.0],
+                false,
+            )
+            .is_err()
+        };
+        assert!(!refused(square(1, 1, 0), [1, 1, 3, 3]));
+        assert!(refused(padded, [1, 1, 3, 3]));
+        assert!(refused(sparse, [1, 1, 3, 3]));
+        assert!(refused(spread, [1, 1, 3, 3]));
+        assert!(refused(square(1, 1, 0), [1, 1, 1 << 16, 1 << 16]));
+        // A class of the gradient to each of so many pixels of a square.
+        assert!(refused(square(1, 300, 0), [1, 1, 300, 300]));
+    }
+}
+
 /// Every struct of the kernels' sources has a mirror here of the same layout.
 #[cfg(feature = "emulator")]
 #[test]
