@@ -18,6 +18,7 @@ pub enum Precision {
     /// Nothing is rounded: the reference.
     #[default]
     Float32,
-    /// bfloat16, 8 significant bits, for the GPU's tensor cores; networks of few channels are as with float32.
+    /// bfloat16, 8 significant bits, for the GPU's tensor cores. Convolutions of few channels, and networks
+    /// that run in the resident step, are as with float32.
     Bf16,
 }

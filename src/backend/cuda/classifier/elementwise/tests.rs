@@ -1,6 +1,6 @@
 //! Each operation against the float64 reference, and chains against their nodes.
 
-use super::super::tests::{Input, Node, check};
+use super::super::tests::{Input, Node, check, uniform};
 use super::*;
 use crate::backend::cuda::driver::test_devices;
 use crate::classifier::Op;
@@ -121,11 +121,8 @@ fn activations_and_their_slopes() {
         Function::HardSwish,
     ];
     let n = 300;
-    let x: Vec<f32> = super::super::tests::uniform(n, 1)
-        .iter()
-        .map(|x| 4.0 * x)
-        .collect();
-    let g = super::super::tests::uniform(n, 2);
+    let x: Vec<f32> = uniform(n, 1).iter().map(|x| 4.0 * x).collect();
+    let g = uniform(n, 2);
     for device in test_devices() {
         for function in functions {
             let argument = device.allocate_with(&x).unwrap();
@@ -324,7 +321,7 @@ fn scales_and_shifts_by_channel() {
 
 #[test]
 fn a_full_chain_takes_no_more() {
-    let (device, _) = Device::tally();
+    let (device, _) = Device::tally(0);
     let tensor = Tensor {
         dims: &[1, 3],
         constant: None,
@@ -359,4 +356,74 @@ fn arguments_mirror_the_kernels() {
             mirror::<ActivationSlopeArgs>(),
         ],
     );
+}
+
+/// Every form of a chain and of its gradients, with each function whose arithmetic counts.
+#[cfg(feature = "emulator")]
+#[test]
+fn kernels_do_the_work_that_is_said() {
+    use crate::backend::cuda::driver::emulator::{Emulator, Options};
+    let emulator = Emulator::new(Options::default()).unwrap();
+    let device = emulator.device();
+    let (dims, gate) = ([2, 3, 5], [3, 1]);
+    let computed = |dims| Tensor {
+        dims,
+        constant: None,
+    };
+    let functions = [
+        Function::HardSigmoid {
+            alpha: 0.2,
+            beta: 0.5,
+        },
+        Function::Silu,
+        Function::Gelu,
+        Function::GeluTanh,
+        Function::Mish,
+        Function::Neg,
+    ];
+    let images = 4;
+    let x = device.allocate_with(&uniform(images * 30, 1)).unwrap();
+    let numbers = device.allocate_with(&uniform(images * 30, 2)).unwrap();
+    for function in functions {
+        let mut chain = Elementwise::new(&device, computed(&dims), &dims).unwrap();
+        let scales = [1.0; 3];
+        chain
+            .scale_shift(&device, &scales, &scales, &dims, Some(function))
+            .unwrap();
+        let operand = computed(&gate);
+        chain
+            .binary(&device, Binary::Mul, true, operand, &dims)
+            .unwrap();
+        let inputs = [x.at(0), numbers.at(0)];
+        let output = device.allocate::<f32>(images * 30).unwrap();
+        chain
+            .forward(Forward {
+                device: &device,
+                images,
+                inputs: &inputs,
+                activation: None,
+                output: output.at(0),
+                scratch: output.at(0),
+            })
+            .unwrap();
+        emulator.assert_work_is_done();
+        for (input, accumulate) in [(0, false), (0, true), (1, true), (1, false)] {
+            chain
+                .backward(Backward {
+                    device: &device,
+                    images,
+                    input,
+                    inputs: &inputs,
+                    output: output.at(0),
+                    gradient: numbers.at(0),
+                    to: output.at(0),
+                    accumulate,
+                    scratch: output.at(0),
+                })
+                .unwrap();
+            emulator.assert_work_is_done();
+        }
+        activation_slope(&device, function, x.at(0), output.at(0), 30).unwrap();
+        emulator.assert_work_is_done();
+    }
 }

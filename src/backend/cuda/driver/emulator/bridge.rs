@@ -98,6 +98,7 @@ impl Counters {
             shared_read: more(self.shared_read),
             shared_written: more(self.shared_written),
             multiply_adds: more(self.multiply_adds),
+            matrix_multiply_adds: more(self.matrix_multiply_adds),
         }
     }
 }

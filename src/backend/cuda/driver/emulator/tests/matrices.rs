@@ -61,7 +61,7 @@ fn multiply(
             let done = emulator.take_counts()["multiply_product"].done;
             Ok((product.download(0, 128).unwrap(), done))
         }
-        Err(DriverError::Fault { fault, .. }) => Err(fault),
+        Err(DriverError::Fault { fault, .. }) => Err(*fault),
         Err(error) => panic!("{error}"),
     }
 }
@@ -185,7 +185,7 @@ fn copies_land_when_they_are_waited_for() {
         };
         match device.launch(&kernels::COPY_BESIDE, launch, &arguments) {
             Ok(()) => None,
-            Err(DriverError::Fault { fault, .. }) => Some(fault),
+            Err(DriverError::Fault { fault, .. }) => Some(*fault),
             Err(error) => panic!("{error}"),
         }
     };
