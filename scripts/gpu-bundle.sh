@@ -11,6 +11,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bundle=target/gpu-bundle
 limit=60000000
+commit=$(git rev-parse HEAD 2>/dev/null || echo unknown)
+[ -z "$(git status --porcelain 2>/dev/null)" ] || commit="$commit with changes"
 
 export BACKSTITCH_CUDA=require
 # Without the emulator, tests that run on every device run on GPUs alone.
@@ -34,8 +36,6 @@ cp "$(test_binary test golden_dip)" "$bundle/bin/golden_dip"
 strip "$bundle"/bin/*
 cp tests/golden/*.safetensors "$bundle/tests/golden"
 cp scripts/gpu-bundle-run.sh "$bundle/run.sh"
-commit=$(git rev-parse HEAD 2>/dev/null || echo unknown)
-[ -z "$(git status --porcelain 2>/dev/null)" ] || commit="$commit with changes"
 printf '%s\n' "$commit" >"$bundle/COMMIT"
 
 bytes=$(du --summarize --apparent-size --bytes "$bundle" | cut -f1)

@@ -24,7 +24,10 @@ SANITIZER = r"""#!/usr/bin/env bash
 tool=$2
 while [ "${1#bin/}" = "$1" ]; do shift; done
 case " $RACING " in *" $tool:$3 "*) echo 'a hazard'; exit 86 ;; esac
-"$@"
+"$@" || exit
+case " $UNUSED " in *" $3 "*)
+    echo 'Error: Target application terminated before first instrumented API call'; exit 1 ;;
+esac
 """
 BENCHMARK = r"""#!/usr/bin/env bash
 [ "$1 $2 $3 $4" = "bench --device cuda --json" ] || exit 2
@@ -54,7 +57,7 @@ class Run(unittest.TestCase):
         (self.folder / path).chmod(0o755)
 
     def run_bundle(self, *arguments, **settings):
-        blank = dict.fromkeys(["FAILING", "SLOW", "ABSENT", "RACING", "BROKEN"], "")
+        blank = dict.fromkeys(["FAILING", "SLOW", "ABSENT", "RACING", "UNUSED", "BROKEN"], "")
         path = f"{self.folder / 'path'}:{os.environ['PATH']}"
         done = subprocess.run(
             [self.folder / "run.sh", *arguments],
@@ -121,6 +124,15 @@ class Run(unittest.TestCase):
         tools = {tool["tool"]: tool for tool in results["sanitizers"]}
         self.assertEqual(tools["racecheck"]["tests"][2]["result"], "FAILED")
         self.assertEqual(tools["memcheck"]["result"], "ok")
+
+    def test_tests_without_a_gpu_show_a_sanitizer_nothing(self):
+        unit = UNIT.split()
+        done, results = self.run_bundle(UNUSED=unit[0])
+        self.assertEqual((done.returncode, results["result"]), (0, "ok"))
+        self.assertEqual(results["sanitizers"][0]["tests"][0]["result"], "unused")
+        self.assertIn("memcheck     2 of 2 passed", done.stdout)
+        done, results = self.run_bundle(UNUSED=" ".join([*unit, "cuda_is_close"]))
+        self.assertEqual((done.returncode, results["result"]), (1, "FAILED"))
 
     def test_a_missing_sanitizer_is_said(self):
         if Path("/usr/local/cuda/bin/compute-sanitizer").exists() or shutil.which(
