@@ -74,6 +74,15 @@ template <typename T, int COUNT> DEVICE void warp_sum(T (&values)[COUNT]) {
 // Adds to memory and returns what was there.
 template <typename T> DEVICE T atomic_add(T* at, T value) { return atomicAdd(at, value); }
 
+// Four elements in one access; they begin at a multiple of 16 bytes.
+struct Quad {
+    float a, b, c, d;
+};
+DEVICE Quad read_quad(const float* at) {
+    const float4 quad = *reinterpret_cast<const float4*>(at);
+    return {quad.x, quad.y, quad.z, quad.w};
+}
+
 // a * b + c, rounded once.
 DEVICE float multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 DEVICE double multiply_add(double a, double b, double c) { return __fma_rn(a, b, c); }

@@ -196,6 +196,13 @@ public:
         }
     }
 
+    // Ends the launch unless it is a multiple of so many bytes.
+    void check_aligned(size_t bytes) const {
+        if ((reinterpret_cast<const char*>(at) - base) % bytes != 0) [[unlikely]] {
+            refuse(FaultKind::Misaligned, at);
+        }
+    }
+
     // Adds indivisibly; counts as a read and a write.
     Value add(Value value) const {
         T* element = checked(0, FaultKind::WriteOutOfBounds);
@@ -327,6 +334,14 @@ template <typename T, int COUNT> DEVICE void warp_sum(T (&values)[COUNT], uint32
 template <typename T, emulator::Space space>
 DEVICE T atomic_add(emulator::Pointer<T, space> at, T value) {
     return at.add(value);
+}
+
+struct Quad {
+    float a, b, c, d;
+};
+template <typename T, emulator::Space space> DEVICE Quad read_quad(const emulator::Pointer<T, space>& at) {
+    at.check_aligned(16);
+    return {at[0], at[1], at[2], at[3]};
 }
 
 DEVICE float multiply_add(float a, float b, float c) {
