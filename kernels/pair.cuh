@@ -48,13 +48,3 @@ DEVICE void add_product(Pair& sum, float a, float b) {
     const Pair product = exact_product(a, b), next = exact_sum(sum.high, product.high);
     sum = {next.high, sum.low + (next.low + product.low)};
 }
-
-// The sum over the warp, the same in all lanes, which all take part.
-DEVICE Pair warp_sum(Pair value) {
-    UNROLL
-    for (unsigned mask = WARP / 2; mask > 0; mask /= 2) {
-        const Pair other = {shuffle_xor(value.high, mask), shuffle_xor(value.low, mask)};
-        value = value + other;
-    }
-    return value;
-}

@@ -20,7 +20,7 @@
 // What a step does: Op in plan.rs.
 enum : uint32_t {
     JITTER_INPUT,   // y = x with noise
-    STAGE,          // y = x, normalised and activated, in its margin
+    STAGE,          // y = x, normalised and activated, in its margin; and the weight behind it packed
     CONVOLVE,       // y = weight * x + bias, 3x3
     CONVOLVE_PIXEL, // the same, 1x1, of the normalised and activated x
     STATISTICS,     // the record of x
@@ -52,19 +52,22 @@ struct Step {
     uint32_t height, width;   // of what the threads share among them
     uint32_t per_row, per_plane; // reciprocals of `width`, and of the pixels or what counts in their place
     uint32_t stride;
-    uint32_t rows;  // that a thread computes at once; of WEIGHTS, in a lane's piece
-    uint32_t parts; // warps to a channel
+    uint32_t rows;  // or pixels that a thread computes at once; of WEIGHTS, in a lane's piece
+    uint32_t parts; // warps to a channel's sums
+    uint32_t crew;  // warps to a channel's elements
     Map x, y, d;
     uint32_t weight; // of the convolution or normalisation; its bias follows
     uint32_t via;    // of NORMALISED: the weight of the 1x1 convolution that stands between it and d, or NOWHERE
     uint32_t norm;   // x's records, or NOWHERE where x is read as it is
     float slope;
     uint32_t margin; // whether y has one
+    uint32_t packed; // a 3x3 convolution's weight, PACKED numbers for each pair of channels, or NOWHERE
+    uint32_t keeps;  // of NORMALISED: whether y may be written while x is still read
 };
-ARGUMENTS(Step, op, inputs, outputs, height, width, per_row, per_plane, stride, rows, parts, x, y, d, weight, via,
-          norm, slope, margin)
+ARGUMENTS(Step, op, inputs, outputs, height, width, per_row, per_plane, stride, rows, parts, crew, x, y, d, weight,
+          via, norm, slope, margin, packed, keeps)
 
-constexpr uint32_t MAX_STEPS = 256;
+constexpr uint32_t MAX_STEPS = 192;
 
 struct ResidentArgs {
     Buffer<const uint32_t> slots;
@@ -131,13 +134,24 @@ DEVICE uint32_t in(const Step& step, const Map& map, uint32_t channel, uint32_t 
     return map.at + channel * map.plane + row * map.pitch + (pixel - row * step.width);
 }
 
+// Which of a step's elements are a thread's: warps go to channels, `crew` to each, and lanes to pixels.
+struct Share {
+    uint32_t channel, channels, pixel, pixels; // the first one, and the distance to the next
+};
+
+DEVICE Share share_of(const Step& step) {
+    const uint32_t warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+    const uint32_t channel = warp / step.crew, within = warp - channel * step.crew;
+    return {channel, warps / step.crew, within * WARP + threadIdx.x % WARP, step.crew * WARP};
+}
+
 struct Affine {
     float mean, factor, bias;
 };
 
 DEVICE Affine affine(const Memory& memory, uint32_t norm, uint32_t channel) {
-    const Memory record = memory + (norm + channel * RECORD);
-    return {record[MEAN], record[FACTOR], record[BIAS]};
+    const Float4 record = read4(memory + (norm + channel * RECORD));
+    return {record.lane[MEAN], record.lane[FACTOR], record.lane[BIAS]};
 }
 
 // Subtracting first keeps a channel without variance at exactly the bias, on LeakyReLU's side of it.
@@ -180,9 +194,10 @@ DEVICE void jitter_input(const ResidentArgs& args, const Step& step, const Memor
 // The margin of a map: reflected, or zero.
 DEVICE void fill_margin(const Step& step, const Memory& memory, bool reflect) {
     const uint32_t across = step.width + 2, round = 2 * (across + step.height);
-    for (uint32_t channel = 0; channel < step.inputs; ++channel) {
+    const Share share = share_of(step);
+    for (uint32_t channel = share.channel; channel < step.inputs; channel += share.channels) {
         const Memory map = memory + (step.y.at + channel * step.y.plane);
-        for (uint32_t i = threadIdx.x; i < round; i += blockDim.x) {
+        for (uint32_t i = share.pixel; i < round; i += share.pixels) {
             int row, column;
             if (i < 2 * across) {
                 row = i < across ? -1 : int(step.height);
@@ -203,11 +218,22 @@ DEVICE void fill_margin(const Step& step, const Memory& memory, bool reflect) {
     }
 }
 
+// Numbers that a pair of channels has in a packed weight: nine taps, so that four can be read at once.
+constexpr uint32_t PACKED = 12;
+
 DEVICE void stage(const ResidentArgs& args, const Step& step, const Memory& memory) {
-    for (uint32_t i = threadIdx.x; i < step.inputs * step.height * step.width; i += blockDim.x) {
-        const Place place = place_of(step, i);
-        const Affine norm = norm_of(memory, step, place.channel);
-        memory[in(step.y, place)] = seen(memory, step, norm, in(step.x, place));
+    const Share share = share_of(step);
+    for (uint32_t channel = share.channel; channel < step.inputs; channel += share.channels) {
+        const Affine norm = norm_of(memory, step, channel);
+        for (uint32_t pixel = share.pixel; pixel < step.height * step.width; pixel += share.pixels) {
+            const float value = seen(memory, step, norm, in(step, step.x, channel, pixel));
+            memory[in(step, step.y, channel, pixel)] = value;
+        }
+    }
+    if (step.packed != NOWHERE) {
+        for (uint32_t i = threadIdx.x; i < 9 * step.inputs * step.outputs; i += blockDim.x) {
+            memory[step.packed + i / 9 * PACKED + i % 9] = float(memory[step.weight + i]);
+        }
     }
     if (step.margin) {
         if (args.reflect) {
@@ -217,20 +243,31 @@ DEVICE void stage(const ResidentArgs& args, const Step& step, const Memory& memo
     }
 }
 
+struct Taps {
+    float of[9];
+};
+
+DEVICE Taps taps_at(const Memory& packed) {
+    const Float4 first = read4(packed), second = read4(packed + 4);
+    return {{first.lane[0], first.lane[1], first.lane[2], first.lane[3], second.lane[0], second.lane[1], second.lane[2],
+             second.lane[3], packed[8]}};
+}
+
 // ROWS pixels of a column times CHANNELS channels a thread. With BACK, the derivative by the input from
 // the one by the output, d in x's place: the same with the kernel turned by half a circle.
 template <int ROWS, int CHANNELS, bool BACK> DEVICE void convolve(const Step& step, const Memory& memory) {
     const uint32_t sources = BACK ? step.outputs : step.inputs, results = BACK ? step.inputs : step.outputs;
     const Map& from = BACK ? step.d : step.x;
     const uint32_t spots = step.height / ROWS * step.width;
-    const uint32_t per_source = BACK ? 9 * step.inputs : 9, per_result = BACK ? 9 : 9 * step.inputs;
+    const uint32_t per_source = BACK ? PACKED * step.inputs : PACKED;
+    const uint32_t per_result = BACK ? PACKED : PACKED * step.inputs;
     const int stride = BACK ? 1 : step.stride;
     for (uint32_t item = threadIdx.x; item < (results + CHANNELS - 1) / CHANNELS * spots; item += blockDim.x) {
         const uint32_t tile = quotient(item, step.per_plane), spot = item - tile * spots;
         const uint32_t group = quotient(spot, step.per_row), column = spot - group * step.width;
         const uint32_t row = group * ROWS, first = tile * CHANNELS;
         Memory values = memory + int(from.at + (int(row) * stride - 1) * int(from.pitch) + int(column) * stride - 1);
-        Memory weights = memory + step.weight;
+        Memory weights = memory + step.packed;
         // Beyond the last channel, that one again.
         uint32_t channel[CHANNELS];
         float sums[ROWS][CHANNELS];
@@ -243,23 +280,19 @@ template <int ROWS, int CHANNELS, bool BACK> DEVICE void convolve(const Step& st
             }
         }
         for (uint32_t i = 0; i < sources; ++i) {
+            float around[ROWS + 2][3];
             UNROLL
-            for (int kx = 0; kx < 3; ++kx) {
-                float along[ROWS + 2];
+            for (int k = 0; k < 3 * (ROWS + 2); ++k) {
+                around[k / 3][k % 3] = values[k / 3 * from.pitch + k % 3];
+            }
+            UNROLL
+            for (int c = 0; c < CHANNELS; ++c) {
+                const Taps taps = taps_at(weights + channel[c]);
                 UNROLL
-                for (int r = 0; r < ROWS + 2; ++r) {
-                    along[r] = values[r * from.pitch + kx];
-                }
-                UNROLL
-                for (int ky = 0; ky < 3; ++ky) {
+                for (int k = 0; k < 9; ++k) {
                     UNROLL
-                    for (int c = 0; c < CHANNELS; ++c) {
-                        const int tap = BACK ? 8 - (3 * ky + kx) : 3 * ky + kx;
-                        const float weight = weights[channel[c] + tap];
-                        UNROLL
-                        for (int r = 0; r < ROWS; ++r) {
-                            sums[r][c] = multiply_add(weight, along[r + ky], sums[r][c]);
-                        }
+                    for (int r = 0; r < ROWS; ++r) {
+                        sums[r][c] = multiply_add(taps.of[BACK ? 8 - k : k], around[r + k / 3][k % 3], sums[r][c]);
                     }
                 }
             }
@@ -297,27 +330,38 @@ template <bool BACK> DEVICE void convolve_tiled(const Step& step, const Memory& 
     }
 }
 
-// A thread to CHANNELS channels of a pixel.
-DEVICE void convolve_pixel(const Step& step, const Memory& memory) {
+// A thread to CHANNELS channels of PIXELS pixels.
+template <int PIXELS> DEVICE void convolve_pixel(const Step& step, const Memory& memory) {
     constexpr uint32_t CHANNELS = 4;
-    const uint32_t pixels = step.height * step.width;
-    for (uint32_t item = threadIdx.x; item < (step.outputs + CHANNELS - 1) / CHANNELS * pixels; item += blockDim.x) {
-        const uint32_t tile = quotient(item, step.per_plane), pixel = item - tile * pixels;
+    const uint32_t spots = step.height * step.width / PIXELS;
+    for (uint32_t item = threadIdx.x; item < (step.outputs + CHANNELS - 1) / CHANNELS * spots; item += blockDim.x) {
+        const uint32_t tile = quotient(item, step.per_plane), spot = item - tile * spots;
         const uint32_t first = tile * CHANNELS, last = step.outputs - 1;
-        float sums[CHANNELS] = {};
+        float sums[PIXELS][CHANNELS] = {};
         for (uint32_t i = 0; i < step.inputs; ++i) {
-            const float value = seen(memory, step, norm_of(memory, step, i), step.x.at + i * step.x.plane + pixel);
+            const Affine norm = norm_of(memory, step, i);
+            float values[PIXELS];
+            UNROLL
+            for (int p = 0; p < PIXELS; ++p) {
+                values[p] = seen(memory, step, norm, step.x.at + i * step.x.plane + p * spots + spot);
+            }
             UNROLL
             for (uint32_t c = 0; c < CHANNELS; ++c) {
                 const float weight = memory[step.weight + min(first + c, last) * step.inputs + i];
-                sums[c] = multiply_add(weight, value, sums[c]);
+                UNROLL
+                for (int p = 0; p < PIXELS; ++p) {
+                    sums[p][c] = multiply_add(weight, values[p], sums[p][c]);
+                }
             }
         }
         UNROLL
         for (uint32_t c = 0; c < CHANNELS; ++c) {
             if (first + c < step.outputs) {
                 const float bias = memory[step.weight + step.outputs * step.inputs + first + c];
-                memory[step.y.at + (first + c) * step.y.plane + pixel] = sums[c] + bias;
+                UNROLL
+                for (int p = 0; p < PIXELS; ++p) {
+                    memory[step.y.at + (first + c) * step.y.plane + p * spots + spot] = sums[p][c] + bias;
+                }
             }
         }
     }
@@ -333,15 +377,26 @@ DEVICE void gather(const Step& step, const Memory& partials, uint32_t channel, P
     }
 }
 
+// The sum over the warp of one pair in its first lane, and that of another in its seventeenth.
+DEVICE Pair warp_sums(const Pair& first, const Pair& second) {
+    const bool upper = threadIdx.x % WARP >= WARP / 2;
+    const Pair given = upper ? first : second;
+    Pair kept = upper ? second : first;
+    kept = kept + Pair{shuffle_xor(given.high, WARP / 2), shuffle_xor(given.low, WARP / 2)};
+    UNROLL
+    for (unsigned mask = WARP / 4; mask > 0; mask /= 2) {
+        kept = kept + Pair{shuffle_xor(kept.high, mask), shuffle_xor(kept.low, mask)};
+    }
+    return kept;
+}
+
 // Sums over the warp, put where gather takes them.
-DEVICE void put(const Memory& partial, Pair first, Pair second) {
-    first = warp_sum(first);
-    second = warp_sum(second);
-    if (threadIdx.x % WARP == 0) {
-        partial[0] = first.high;
-        partial[1] = first.low;
-        partial[2] = second.high;
-        partial[3] = second.low;
+DEVICE void put(const Memory& partial, const Pair& first, const Pair& second) {
+    const Pair sum = warp_sums(first, second);
+    if (threadIdx.x % (WARP / 2) == 0) {
+        const uint32_t at = threadIdx.x % WARP / (WARP / 2) * 2;
+        partial[at] = sum.high;
+        partial[at + 1] = sum.low;
     }
 }
 
@@ -471,6 +526,34 @@ DEVICE void loss(const ResidentArgs& args, const Step& step, const Memory& memor
     }
 }
 
+// Which sums are a lane's.
+struct Spread {
+    uint32_t first, count;
+};
+
+// Each value's sum over the warp, as warp_sum has it, but each in some lanes only: with every exchange, a lane
+// keeps half of the values.
+template <unsigned MASK, int COUNT> DEVICE float warp_spread(float (&values)[COUNT], Spread& spread) {
+    if constexpr (MASK == 0) {
+        return values[0];
+    } else if constexpr (COUNT == 1) {
+        values[0] += shuffle_xor(values[0], MASK);
+        return warp_spread<MASK / 2>(values, spread);
+    } else {
+        constexpr int HALF = (COUNT + 1) / 2;
+        const bool upper = (threadIdx.x & MASK) != 0;
+        float kept[HALF];
+        UNROLL
+        for (int k = 0; k < HALF; ++k) {
+            const float low = values[k], high = k + HALF < COUNT ? values[k + HALF < COUNT ? k + HALF : 0] : 0.0f;
+            kept[k] = (upper ? high : low) + shuffle_xor(upper ? low : high, MASK);
+        }
+        spread.first += upper ? HALF : 0;
+        spread.count = upper ? max(spread.count, uint32_t(HALF)) - HALF : min(spread.count, uint32_t(HALF));
+        return warp_spread<MASK / 2>(kept, spread);
+    }
+}
+
 // A warp to a pair of an output and an input channel, a lane to a piece of a column: `rows` pixels of d,
 // with a window of x that moves down with them.
 template <int STRIDE> DEVICE void weights(const ResidentArgs& args, const Step& step, const Memory& memory) {
@@ -508,15 +591,14 @@ template <int STRIDE> DEVICE void weights(const ResidentArgs& args, const Step& 
                 x = x + STRIDE * step.x.pitch;
             }
         }
-        warp_sum(sums);
-        if (lane == 0) {
+        Spread spread = {0, 10};
+        const float sum = warp_spread<WARP / 2>(sums, spread);
+        if (lane % 2 == 0 && spread.count > 0) {
             const Memory gradient = memory + (args.gradients_at + step.weight);
-            UNROLL
-            for (int k = 0; k < 9; ++k) {
-                gradient[9 * pair + k] = sums[k];
-            }
-            if (i == 0) {
-                gradient[9 * step.inputs * step.outputs + o] = sums[9];
+            if (spread.first < 9) {
+                gradient[9 * pair + spread.first] = sum;
+            } else if (i == 0) {
+                gradient[9 * step.inputs * step.outputs + o] = sum;
             }
         }
     }
@@ -547,32 +629,31 @@ DEVICE void weights_pixel(const ResidentArgs& args, const Step& step, const Memo
 }
 
 // A thread to 2 x 2 pixels of CHANNELS channels; `height` and `width` are those of d.
-DEVICE void spread_two(const Step& step, const Memory& memory) {
-    constexpr uint32_t CHANNELS = 4;
+template <int CHANNELS> DEVICE void spread_two(const Step& step, const Memory& memory) {
     const uint32_t quads = step.height * step.width;
     for (uint32_t item = threadIdx.x; item < (step.inputs + CHANNELS - 1) / CHANNELS * quads; item += blockDim.x) {
         const Place place = place_of(step, item);
         const uint32_t first = place.channel * CHANNELS;
         Memory d = memory + (step.d.at + place.row * step.d.pitch + place.column);
-        Memory weights = memory + step.weight;
+        Memory weights = memory + step.packed;
         float sums[CHANNELS][4] = {};
         for (uint32_t o = 0; o < step.outputs; ++o) {
             const float here = d[0], right = d[1];
             const float below = d[step.d.pitch], across = d[step.d.pitch + 1];
             UNROLL
-            for (uint32_t c = 0; c < CHANNELS; ++c) {
-                const Memory w = weights + 9 * min(first + c, step.inputs - 1);
-                sums[c][0] = multiply_add(w[4], here, sums[c][0]);
-                sums[c][1] = multiply_add(w[5], here, multiply_add(w[3], right, sums[c][1]));
-                sums[c][2] = multiply_add(w[7], here, multiply_add(w[1], below, sums[c][2]));
-                sums[c][3] = multiply_add(w[8], here, multiply_add(w[6], right, sums[c][3]));
-                sums[c][3] = multiply_add(w[2], below, multiply_add(w[0], across, sums[c][3]));
+            for (int c = 0; c < CHANNELS; ++c) {
+                const Taps taps = taps_at(weights + PACKED * min(first + c, step.inputs - 1));
+                sums[c][0] = multiply_add(taps.of[4], here, sums[c][0]);
+                sums[c][1] = multiply_add(taps.of[5], here, multiply_add(taps.of[3], right, sums[c][1]));
+                sums[c][2] = multiply_add(taps.of[7], here, multiply_add(taps.of[1], below, sums[c][2]));
+                sums[c][3] = multiply_add(taps.of[8], here, multiply_add(taps.of[6], right, sums[c][3]));
+                sums[c][3] = multiply_add(taps.of[2], below, multiply_add(taps.of[0], across, sums[c][3]));
             }
             d = d + step.d.plane;
-            weights = weights + 9 * step.inputs;
+            weights = weights + PACKED * step.inputs;
         }
         UNROLL
-        for (uint32_t c = 0; c < CHANNELS; ++c) {
+        for (int c = 0; c < CHANNELS; ++c) {
             if (first + c < step.inputs) {
                 const Memory y = memory + (step.y.at + (first + c) * step.y.plane + 2 * place.row * step.y.pitch +
                                            2 * place.column);
@@ -648,15 +729,18 @@ DEVICE void spread_pixel(const Step& step, const Memory& memory) {
     }
 }
 
-// The derivative by an element of what the normalised and activated x is read as.
-DEVICE float given(const Step& step, const Memory& memory, uint32_t channel, uint32_t pixel) {
-    if (step.via == NOWHERE) {
-        return memory[in(step, step.d, channel, pixel)];
-    }
-    return back_through(step, memory, step.via, channel, in(step, step.d, 0, pixel));
+// The derivative by an element as it is once normalised: d, back through the 1x1 convolution that stands
+// between, if one does, and through LeakyReLU.
+DEVICE float by_normalised(const Step& step, const Memory& memory, const Affine& norm, uint32_t channel,
+                           uint32_t pixel, float value) {
+    const float dy = step.via == NOWHERE
+                         ? float(memory[in(step, step.d, channel, pixel)])
+                         : back_through(step, memory, step.via, channel, in(step, step.d, 0, pixel));
+    // At zero the slope's, as PyTorch's.
+    return normalise(norm, value) > 0.0f ? dy : step.slope * dy;
 }
 
-// `parts` warps to a channel, then a thread to an element.
+// `parts` warps to a channel for its sums, then `crew` warps.
 DEVICE void normalised(const ResidentArgs& args, const Step& step, const Memory& memory) {
     const uint32_t pixels = step.height * step.width;
     const Memory partials = memory + args.partials_at;
@@ -666,9 +750,10 @@ DEVICE void normalised(const ResidentArgs& args, const Step& step, const Memory&
         Pair sum = {}, products = {}; // of the derivative, and with the distance from the mean
         for (uint32_t pixel = part * WARP + threadIdx.x % WARP; pixel < pixels; pixel += step.parts * WARP) {
             const float value = memory[in(step, step.x, channel, pixel)];
-            const float dy = given(step, memory, channel, pixel);
-            // At zero the slope's, as PyTorch's.
-            const float d = normalise(norm, value) > 0.0f ? dy : step.slope * dy;
+            const float d = by_normalised(step, memory, norm, channel, pixel, value);
+            if (step.keeps) {
+                memory[in(step, step.y, channel, pixel)] = d;
+            }
             add(sum, d);
             add_product(products, d, value - norm.mean);
         }
@@ -693,16 +778,19 @@ DEVICE void normalised(const ResidentArgs& args, const Step& step, const Memory&
         record[LEVEL] = level.high;
     }
     barrier();
-    for (uint32_t i = threadIdx.x; i < step.inputs * pixels; i += blockDim.x) {
-        const uint32_t channel = quotient(i, step.per_plane), pixel = i - channel * pixels;
+    const Share share = share_of(step);
+    for (uint32_t channel = share.channel; channel < step.inputs; channel += share.channels) {
         const Affine norm = affine(memory, step.norm, channel);
         const Memory record = memory + (step.norm + channel * RECORD);
-        const float value = memory[in(step, step.x, channel, pixel)], distance = value - norm.mean;
-        const float dy = given(step, memory, channel, pixel);
-        const float d = normalise(norm, value) > 0.0f ? dy : step.slope * dy;
-        const float around = multiply_add(distance, record[SLANT_REST], record[LEVEL]);
-        memory[in(step, step.y, channel, pixel)] =
-            multiply_add(d, norm.factor, multiply_add(distance, record[SLANT], around));
+        const float slant = record[SLANT], slant_rest = record[SLANT_REST], level = record[LEVEL];
+        for (uint32_t pixel = share.pixel; pixel < pixels; pixel += share.pixels) {
+            const float value = memory[in(step, step.x, channel, pixel)], distance = value - norm.mean;
+            const uint32_t at = in(step, step.y, channel, pixel);
+            const float d =
+                step.keeps ? float(memory[at]) : by_normalised(step, memory, norm, channel, pixel, value);
+            const float around = multiply_add(distance, slant, multiply_add(distance, slant_rest, level));
+            memory[at] = multiply_add(d, norm.factor, around);
+        }
     }
     if (step.margin) {
         fill_margin(step, memory, false);
@@ -776,7 +864,13 @@ KERNEL(resident_step, ResidentArgs, 768) {
             case JITTER_INPUT: jitter_input(args, step, memory, slot, iteration); break;
             case STAGE: stage(args, step, memory); break;
             case CONVOLVE: convolve_tiled<false>(step, memory); break;
-            case CONVOLVE_PIXEL: convolve_pixel(step, memory); break;
+            case CONVOLVE_PIXEL:
+                if (step.rows == 4) {
+                    convolve_pixel<4>(step, memory);
+                } else {
+                    convolve_pixel<1>(step, memory);
+                }
+                break;
             case STATISTICS: statistics(args, step, memory); break;
             case UPSAMPLE: upsample(args, step, memory); break;
             case LOSS: loss(args, step, memory, slot, iteration == 0, round + 1 == args.rounds); break;
@@ -789,7 +883,13 @@ KERNEL(resident_step, ResidentArgs, 768) {
                 break;
             case WEIGHTS_PIXEL: weights_pixel(args, step, memory); break;
             case SPREAD: convolve_tiled<true>(step, memory); break;
-            case SPREAD_TWO: spread_two(step, memory); break;
+            case SPREAD_TWO:
+                if (step.inputs == 1) {
+                    spread_two<1>(step, memory);
+                } else {
+                    spread_two<4>(step, memory);
+                }
+                break;
             case MIRROR: mirror(step, memory); break;
             case SPREAD_PIXEL: spread_pixel(step, memory); break;
             case NORMALISED: normalised(args, step, memory); break;

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use super::{Chip, Demand};
 use crate::backend::cuda::CudaBackend;
-use crate::backend::cuda::dip::CudaDip;
+use crate::backend::cuda::dip::{CudaDip, Path};
 use crate::backend::cuda::driver::emulator::{Counts, Emulator, Options};
-use crate::backend::cuda::images::DeviceImages;
-use crate::backend::{At, DipEngine, ImageOps, ImageShape, Instance};
+use crate::backend::{At, DipEngine, ImageOps, ImageShape, Instance, Precision};
 use crate::dip::{NetSpec, Preset};
 use crate::error::Result;
 use crate::random::RandomKey;
@@ -16,6 +15,13 @@ use crate::random::RandomKey;
 const PICTURE: usize = 224;
 /// Of their blocks, the emulator runs one in so many.
 const SAMPLE: u32 = 16;
+
+/// Iterations that the defence runs between probes by default: a launch of the resident step.
+const PROBE_INTERVAL: u32 = 20;
+
+/// The ways to run an iteration in float32.
+const OP_BY_OP: (Path, Precision) = (Path::OpByOp, Precision::Float32);
+const RESIDENT: (Path, Precision) = (Path::Resident, Precision::Float32);
 
 /// What the kernels do in one iteration of one instance. All of it grows with the number of instances,
 /// launches excepted.
@@ -54,29 +60,46 @@ pub fn iterations(preset: Preset) -> Result<Vec<Iteration>> {
         None => (PICTURE, SAMPLE),
     };
     let spec = preset.spec(3);
-    Ok(vec![Iteration {
+    let convolutions = 3 * spec.multiply_adds(side, side);
+    let mut iterations = vec![Iteration {
         path: "op by op",
         side,
-        convolutions: 3 * spec.multiply_adds(side, side),
-        kernels: count(&spec, side, 1, sample, CudaDip::new)?,
-    }])
+        convolutions,
+        kernels: count(&spec, side, 1, sample, OP_BY_OP)?,
+    }];
+    let other = match preset.tile() {
+        Some(_) => Iteration {
+            path: "resident",
+            side,
+            convolutions,
+            kernels: count(&spec, side, PROBE_INTERVAL, sample, RESIDENT)?,
+        },
+        None => Iteration {
+            path: "op by op, bf16",
+            side,
+            convolutions,
+            kernels: count(&spec, side, 1, sample, (Path::OpByOp, Precision::Bf16))?,
+        },
+    };
+    iterations.push(other);
+    Ok(iterations)
 }
 
-/// What the kernels of the engine that `new` makes do in one of `iterations` iterations that run in one
-/// call, for one instance of `side × side` pixels; counted on one block in `sample` of every launch.
-fn count<E: DipEngine<Images = DeviceImages>>(
+/// What the kernels do in one of `iterations` iterations that run in one call, for one instance of
+/// `side × side` pixels; counted on one block in `sample` of every launch.
+fn count(
     spec: &NetSpec,
     side: usize,
     iterations: u32,
     sample: u32,
-    new: impl Fn(&CudaBackend, &NetSpec, usize, usize, usize) -> Result<E>,
+    (path, precision): (Path, Precision),
 ) -> Result<BTreeMap<&'static str, Demand>> {
     let emulator = Emulator::new(Options {
         sample,
         ..Options::default()
     })?;
-    let backend = CudaBackend::new(emulator.device());
-    let mut engine = new(&backend, spec, side, side, 1)?;
+    let backend = CudaBackend::new(emulator.device()).with_precision(precision);
+    let mut engine = CudaDip::with_path(&backend, spec, side, side, 1, path)?;
     let shape = ImageShape {
         channels: spec.output_channels,
         height: side,
@@ -105,7 +128,7 @@ fn demand(counts: Counts, iterations: u32) -> Demand {
         bytes: of_one(counts.needed.bytes),
         on_chip_bytes: of_one(on_chip),
         multiply_adds: of_one(done.multiply_adds),
-        matrix_multiply_adds: of_one(counts.needed.matrix_multiply_adds),
+        matrix_multiply_adds: of_one(done.matrix_multiply_adds),
     }
 }
 
@@ -121,8 +144,8 @@ mod tests {
             up: vec![4],
             ..Preset::Skip.spec(3)
         };
-        let whole = count(&spec, 64, 1, 1, CudaDip::new).unwrap();
-        let sampled = count(&spec, 64, 1, 4, CudaDip::new).unwrap();
+        let whole = count(&spec, 64, 1, 1, OP_BY_OP).unwrap();
+        let sampled = count(&spec, 64, 1, 4, OP_BY_OP).unwrap();
         assert_eq!(Vec::from_iter(whole.keys()), Vec::from_iter(sampled.keys()));
         for (kernel, whole) in whole {
             let sampled = sampled[kernel];
@@ -180,8 +203,8 @@ mod tests {
     #[test]
     fn counts_are_those_of_one_iteration() {
         let spec = Preset::Tiles.spec(3);
-        let once = count(&spec, 8, 1, 1, CudaDip::new).unwrap();
-        let thrice = count(&spec, 8, 3, 1, CudaDip::new).unwrap();
+        let once = count(&spec, 8, 1, 1, OP_BY_OP).unwrap();
+        let thrice = count(&spec, 8, 3, 1, OP_BY_OP).unwrap();
         assert_eq!(once, thrice);
         let adam = once["dip_adam"];
         let values = (spec.parameter_count() + 64) as f64;

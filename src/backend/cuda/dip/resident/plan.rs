@@ -13,11 +13,15 @@ use super::super::super::driver::arguments;
 use crate::dip::{LEAKY_SLOPE, NetSpec, Padding};
 
 /// Steps that a launch has room for: MAX_STEPS in the kernel's source.
-pub const MAX_STEPS: usize = 256;
+pub const MAX_STEPS: usize = 192;
 /// The place of what is not there: NOWHERE in the kernel's source.
 pub const NOWHERE: u32 = u32::MAX;
 /// Numbers that are known of a normalised channel: RECORD in the kernel's source.
 const RECORD: usize = 8;
+/// Numbers of a pair of channels in a packed weight: PACKED in the kernel's source.
+const PACKED: usize = 12;
+/// Numbers of an aligned piece of memory.
+const ALIGNED: usize = 4;
 const WARP: usize = 32;
 /// Threads that a multiprocessor has registers for.
 const MAX_THREADS: usize = 768;
@@ -49,6 +53,7 @@ arguments! {
         stride: u32,
         rows: u32,
         parts: u32,
+        crew: u32,
         x: Map,
         y: Map,
         d: Map,
@@ -57,6 +62,8 @@ arguments! {
         norm: u32,
         slope: f32,
         margin: u32,
+        packed: u32,
+        keeps: u32,
     }
 }
 
@@ -181,6 +188,7 @@ struct Draft {
     x: Option<View>,
     y: Option<View>,
     d: Option<View>,
+    packed: Option<View>,
 }
 
 /// A map as it is kept: the network's input, or what is normalised with its records.
@@ -201,6 +209,13 @@ struct Conv {
     stride: usize,
     size: [usize; 2],
     at: usize,
+}
+
+/// What a 3×3 convolution reads: the map in its margin, and the packed weight.
+#[derive(Clone, Copy)]
+struct Staged {
+    view: View,
+    packed: View,
 }
 
 /// A convolution, the normalisation behind it, and its output.
@@ -270,7 +285,7 @@ impl<'a> Network<'a> {
             input,
             drafts: vec![],
             lives: vec![],
-            fixed: 2 * parameters + input,
+            fixed: (2 * parameters + input).next_multiple_of(ALIGNED),
             widest: 0,
             input_gradient: None,
             multiply_adds: 0,
@@ -288,17 +303,22 @@ impl<'a> Network<'a> {
             }
     }
 
+    /// New memory of its own from the first step that uses it to the last.
+    fn memory(&mut self, size: usize) -> Home {
+        self.lives.push(Life {
+            size: size.next_multiple_of(ALIGNED),
+            first: usize::MAX,
+            last: 0,
+        });
+        Home::Shared(self.lives.len() - 1)
+    }
+
     /// A new map, with room for a margin of a pixel or without.
     fn map(&mut self, channels: usize, [height, width]: [usize; 2], margin: bool) -> View {
         let around = usize::from(margin);
         let (pitch, rows) = (width + 2 * around, height + 2 * around);
-        self.lives.push(Life {
-            size: channels * rows * pitch,
-            first: usize::MAX,
-            last: 0,
-        });
         View {
-            home: Home::Shared(self.lives.len() - 1),
+            home: self.memory(channels * rows * pitch),
             offset: around * (pitch + 1),
             pitch,
             plane: rows * pitch,
@@ -327,6 +347,8 @@ impl<'a> Network<'a> {
                 stride: 1,
                 rows: 1,
                 parts: 1,
+                crew: 1,
+                packed: NOWHERE,
                 via: NOWHERE,
                 norm: NOWHERE,
                 slope: 1.0,
@@ -335,12 +357,16 @@ impl<'a> Network<'a> {
             x: None,
             y: None,
             d: None,
+            packed: None,
         }
     }
 
     fn push(&mut self, draft: Draft) {
         let now = self.drafts.len();
-        for view in [draft.x, draft.y, draft.d].into_iter().flatten() {
+        for view in [draft.x, draft.y, draft.d, draft.packed]
+            .into_iter()
+            .flatten()
+        {
             if let Home::Shared(map) = view.home {
                 let life = &mut self.lives[map];
                 life.first = life.first.min(now);
@@ -363,19 +389,34 @@ impl<'a> Network<'a> {
         }
     }
 
-    /// Normalises and activates a raw map into `y`, and fills y's margin if it has one.
-    fn stage(&mut self, raw: Raw, size: [usize; 2], y: View, margin: bool) {
+    /// Normalises and activates a raw map into `y`.
+    fn activate(&mut self, raw: Raw, size: [usize; 2], y: View) {
         let mut draft = Self::seen(self.step(Op::Stage, raw.channels, size), raw);
         draft.y = Some(y);
-        draft.step.margin = margin.into();
         self.push(draft);
     }
 
-    /// The same into a new map with a margin.
-    fn staged(&mut self, raw: Raw, size: [usize; 2]) -> View {
+    /// The same for a 3×3 convolution, with y's margin.
+    fn stage(&mut self, raw: Raw, size: [usize; 2], y: View, conv: &Conv) -> Staged {
+        let packed = View {
+            home: self.memory(PACKED * conv.inputs * conv.outputs),
+            offset: 0,
+            pitch: 0,
+            plane: 0,
+        };
+        let mut draft = Self::seen(self.step(Op::Stage, raw.channels, size), raw);
+        (draft.y, draft.packed) = (Some(y), Some(packed));
+        draft.step.outputs = conv.outputs as u32;
+        draft.step.weight = conv.at as u32;
+        draft.step.margin = 1;
+        self.push(draft);
+        Staged { view: y, packed }
+    }
+
+    /// The same into a new map.
+    fn staged(&mut self, raw: Raw, size: [usize; 2], conv: &Conv) -> Staged {
         let y = self.map(raw.channels, size, true);
-        self.stage(raw, size, y, true);
-        y
+        self.stage(raw, size, y, conv)
     }
 
     /// Sees to it that the records of x are known, at a place of their own.
@@ -423,10 +464,11 @@ impl<'a> Network<'a> {
     }
 
     /// A block with a 3×3 convolution of what is staged.
-    fn wide_block(&mut self, conv: Conv, norm_at: usize, staged: View) -> Block {
+    fn wide_block(&mut self, conv: Conv, norm_at: usize, staged: Staged) -> Block {
         let y = self.map(conv.outputs, conv.size, false);
         let mut draft = self.conv_step(Op::Convolve, &conv, 9, conv.size);
-        (draft.x, draft.y) = (Some(staged), Some(y));
+        (draft.x, draft.y) = (Some(staged.view), Some(y));
+        draft.packed = Some(staged.packed);
         self.push(draft);
         self.block(conv, norm_at, y)
     }
@@ -452,7 +494,7 @@ impl<'a> Network<'a> {
     ) {
         let mut beside = 0;
         if let Some(skip) = skip {
-            self.stage(skip.raw, size, merged, false);
+            self.activate(skip.raw, size, merged);
             beside = skip.raw.channels;
         }
         let mut draft = self.step(Op::Upsample, channels, size);
@@ -535,27 +577,30 @@ impl<'a> Network<'a> {
             self.block(conv, norm_at, y)
         });
         let [at, norm_at] = places(self, "down");
-        let staged = self.staged(x, whole);
-        let down = self.wide_block(conv(x.channels, spec.down[k], 2, at), norm_at, staged);
+        let down = conv(x.channels, spec.down[k], 2, at);
+        let staged = self.staged(x, whole, &down);
+        let down = self.wide_block(down, norm_at, staged);
         let [at, norm_at] = places(self, "mid");
-        let staged = self.staged(down.raw, half);
         let mid = Conv {
             size: half,
             ..conv(spec.down[k], spec.down[k], 1, at)
         };
+        let staged = self.staged(down.raw, half, &mid);
         let mid = self.wide_block(mid, norm_at, staged);
         let deeper = (k + 1 < spec.levels()).then(|| Box::new(self.forward(k + 1, mid.raw)));
         let upsampled = deeper.as_ref().map_or(mid.raw, |deeper| deeper.fuse.raw);
         let low = self.map(upsampled.channels, half, false);
-        self.stage(upsampled, half, low, false);
+        self.activate(upsampled, half, low);
         let channels = spec.skip[k] + upsampled.channels;
         let merged = self.map(channels, whole, true);
         self.merge(skip.as_ref(), low, upsampled.channels, whole, merged);
         let norm_at = self.offset(k, "merge", "bn");
         let merge_records = self.statistics(merged, channels, whole, norm_at);
-        self.stage(plain(merged, merge_records, channels), whole, merged, true);
         let [at, norm_at] = places(self, "up");
-        let up = self.wide_block(conv(channels, spec.up[k], 1, at), norm_at, merged);
+        let up = conv(channels, spec.up[k], 1, at);
+        let merge = plain(merged, merge_records, channels);
+        let staged = self.stage(merge, whole, merged, &up);
+        let up = self.wide_block(up, norm_at, staged);
         let [at, norm_at] = places(self, "fuse");
         let fuse = conv(spec.up[k], spec.up[k], 1, at);
         let y = self.convolve_pixel(&fuse, up.raw);
@@ -595,16 +640,16 @@ impl<'a> Network<'a> {
         self.normalised(level.up.raw, level.up.norm_at, whole, incoming, d, true);
         // What `up` saw, and then, in its place, what the merge normalisation saw.
         let low = self.map(level.half.channels, half, false);
-        self.stage(level.half, half, low, false);
+        self.activate(level.half, half, low);
         let merged = self.map(channels, whole, true);
         let skip = level.skip.as_ref();
         self.merge(skip, low, level.half.channels, whole, merged);
         let merge = plain(merged, level.merge_records, channels);
-        self.stage(merge, whole, merged, true);
+        let staged = self.stage(merge, whole, merged, &level.up.conv);
         self.weights(&level.up.conv, merged, d);
         self.merge(skip, low, level.half.channels, whole, merged);
         let d_merged = self.map(channels, whole, false);
-        self.spread(&level.up.conv, d, d_merged, whole);
+        self.spread(&level.up.conv, staged.packed, d, d_merged, whole);
         let norm_at = self.offset(k, "merge", "bn");
         self.normalised(merge, norm_at, whole, plainly(d_merged), d_merged, false);
         if let Some(skip) = skip {
@@ -653,11 +698,11 @@ impl<'a> Network<'a> {
             by_conv,
             true,
         );
-        let staged = self.staged(x, size);
-        self.weights(&block.conv, staged, by_conv);
+        let staged = self.staged(x, size, &block.conv);
+        self.weights(&block.conv, staged.view, by_conv);
         wanted.then(|| {
             let y = self.map(block.conv.inputs, size, false);
-            self.spread(&block.conv, by_conv, y, size);
+            self.spread(&block.conv, staged.packed, by_conv, y, size);
             y
         })
     }
@@ -676,6 +721,7 @@ impl<'a> Network<'a> {
         (draft.y, draft.d) = (Some(y), Some(incoming.d));
         draft.step.weight = norm_at as u32;
         draft.step.margin = margin.into();
+        draft.step.keeps = (y.home != x.view.home).into();
         if let Some(conv) = incoming.via {
             draft.step.via = conv.at as u32;
             draft.step.outputs = conv.outputs as u32;
@@ -698,13 +744,13 @@ impl<'a> Network<'a> {
     }
 
     /// The derivative by a 3×3 convolution's input, of `size`.
-    fn spread(&mut self, conv: &Conv, d: View, y: View, size: [usize; 2]) {
+    fn spread(&mut self, conv: &Conv, packed: View, d: View, y: View, size: [usize; 2]) {
         let (op, shared) = match conv.stride {
             1 => (Op::Spread, size),
             _ => (Op::SpreadTwo, conv.size),
         };
         let mut draft = self.conv_step(op, conv, 9, shared);
-        (draft.y, draft.d) = (Some(y), Some(d));
+        (draft.y, draft.d, draft.packed) = (Some(y), Some(d), Some(packed));
         self.push(draft);
         if self.spec.padding == Padding::Reflect {
             let mut draft = self.conv_step(Op::Mirror, conv, 0, size);
@@ -775,6 +821,7 @@ impl<'a> Network<'a> {
                 x: draft.x.map_or(Map::default(), place),
                 y: draft.y.map_or(Map::default(), place),
                 d: draft.d.map_or(Map::default(), place),
+                packed: draft.packed.map_or(NOWHERE, |view| place(view).at),
                 ..draft.step
             };
             step.share(threads)?;
@@ -808,15 +855,16 @@ impl Step {
             return None;
         }
         let is = |op: Op| self.op == op as u32;
-        if (is(Op::Convolve) && self.stride == 1) || is(Op::Spread) {
+        let wide = is(Op::Spread) || (is(Op::Convolve) && self.stride == 1);
+        if wide || is(Op::ConvolvePixel) {
             // Four pixels a thread read less; one pixel gives more threads something to do.
-            let results = if is(Op::Convolve) {
-                self.outputs
-            } else {
+            let results = if is(Op::Spread) {
                 self.inputs
+            } else {
+                self.outputs
             } as usize;
-            let items = results.div_ceil(4) * pixels / 4;
-            if height.is_multiple_of(4) && 2 * items >= threads {
+            let even = if wide { height } else { pixels }.is_multiple_of(4);
+            if even && 2 * (results.div_ceil(4) * pixels / 4) >= threads {
                 self.rows = 4;
                 self.per_plane = reciprocal(pixels / 4);
             }
@@ -829,6 +877,16 @@ impl Step {
         if is(Op::Statistics) || is(Op::Normalised) {
             let parts = threads / WARP / self.inputs as usize;
             self.parts = parts.clamp(1, pixels.div_ceil(WARP)) as u32;
+        }
+        if is(Op::Stage) || is(Op::Normalised) {
+            // The fewest rounds: of channels, each of which costs about as much as two pixels, times pixels.
+            let warps = threads / WARP;
+            let rounds = |crew: &usize| {
+                let channels = (self.inputs as usize).div_ceil(warps / crew);
+                channels * (2 + pixels.div_ceil(WARP * crew))
+            };
+            let crews = (1..=warps).filter(|&crew| warps.is_multiple_of(crew));
+            self.crew = crews.min_by_key(rounds)? as u32;
         }
         Some(())
     }
