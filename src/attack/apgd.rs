@@ -11,12 +11,12 @@ use crate::error::{Error, Result};
 
 /// Croce and Hein 2020.
 ///
-/// Starts on the ball's surface with steps of `2·eps`. At checkpoints that come closer together, the step
-/// is halved and the search goes on from the best point, where the loss rose in fewer than three
-/// quarters of the steps since the last, or where it did not reach a new best with a step as before. A
-/// restart goes through all its steps and gives the last point that meets the aim; restarts are for pictures
-/// that none before has fooled. Those that stay get the point with the largest loss, and a picture
-/// that needs no attack is left as it is.
+/// Starts on the ball's surface with steps of `2·eps`. At checkpoints that come closer together, the
+/// step is halved and the search goes on from the best point, where no more than three quarters of
+/// the steps since the last raised the loss, or where they reached no new best with a step as before.
+/// A restart goes through all its steps and gives the last point that meets the aim; restarts are for
+/// pictures that none before has fooled. Those that stay get the point with the largest loss, and a
+/// picture that needs no attack is left as it is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Apgd {
     pub norm: Norm,
@@ -69,6 +69,9 @@ impl Apgd {
             let which = run / self.restarts;
             let open = hunts.iter_mut().filter(|hunt| !hunt.done);
             let mut open: Vec<_> = open.filter(|hunt| which < hunt.losses.len()).collect();
+            if open.is_empty() {
+                break;
+            }
             let searches = open
                 .iter()
                 .map(|hunt| Search::new(self, hunt.subject, hunt.losses[which], run));

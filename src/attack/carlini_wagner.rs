@@ -9,8 +9,9 @@ use super::method::{Attack, above_zero, at_least_zero};
 use super::victim::{Slope, Victim};
 use crate::error::Result;
 
-/// Carlini and Wagner 2017: minimises `‖x' − x‖² + c · max(−margin, −confidence)` with Adam, for
-/// `x' = (tanh w + 1) / 2`, and keeps the nearest image that meets the aim.
+/// Carlini and Wagner 2017: minimises `‖x' − x‖² + c · max(−margin, −confidence)` with Adam, for `x' =
+/// (tanh w + 1) / 2`, and keeps the nearest image that meets the aim with that confidence (any that
+/// meets it, in torchattacks).
 ///
 /// `c` is fixed, as in torchattacks: there is no search for it. A picture is given up when its
 /// objective rises between tenths of the steps; torchattacks asks that of the batch's sum.
@@ -37,8 +38,8 @@ impl Default for CarliniWagner {
     }
 }
 
-/// Pixels are shrunk towards 1/2 by this before they become `w`, as in the authors' code: those at 0 and
-/// 1 would be infinite.
+/// Pixels are shrunk towards 1/2 by this before they become `w`, as in the authors' code: those at 0
+/// and 1 would be infinite.
 const INSIDE: f32 = 0.999_999;
 
 // Adam's, as everywhere.

@@ -43,8 +43,8 @@ pub enum Loss {
     CrossEntropy(Aim),
     /// Carlini and Wagner 2017: the aim's margin, and not more than `confidence`.
     Margin { aim: Aim, confidence: f32 },
-    /// Croce and Hein 2020, the difference of logits ratio: `(max_{i≠label} z_i − z_label) / (z_1st −
-    /// z_3rd)`. Neither a shift nor a scale of the logits changes it.
+    /// Croce and Hein 2020, the difference of logits ratio: `(max_{i≠label} z_i − z_label) /
+    /// (z_1st − z_3rd)`. Neither a shift nor a scale of the logits changes it.
     Dlr { label: usize },
     /// The same for a target: `(z_target − z_label) / (z_1st − (z_3rd + z_4th) / 2)`.
     TargetedDlr { label: usize, target: usize },

@@ -31,7 +31,7 @@ fn numbers(seed: u64, count: usize) -> Vec<f32> {
     numbers
 }
 
-/// A random picture of 8-bit levels between a quarter and three quarters: small changes stay in `[0, 1]`.
+/// A random picture of 8-bit levels between a quarter and three quarters: no small change is cut.
 fn picture(seed: u64) -> Picture {
     let pixels = numbers(seed, SHAPE.elements()).into_iter();
     Picture {

@@ -59,7 +59,8 @@ pub struct AttackArgs {
     /// What remains of the accumulated gradient at each step: mi-fgsm [default: 1, as torchattacks]
     #[arg(long, value_name = "X", value_parser = not_negative)]
     pub decay: Option<f32>,
-    /// How much longer than the way to the boundary a step is: deepfool [default: 0.02, as torchattacks]
+    /// How much longer than the way to the boundary a step is: deepfool [default: 0.02, as
+    /// torchattacks]
     #[arg(long, value_name = "X", value_parser = not_negative)]
     pub overshoot: Option<f32>,
     /// How many of the clean picture's best classes a step looks at; torchattacks takes all: deepfool
