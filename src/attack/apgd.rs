@@ -396,6 +396,10 @@ impl Attack for ApgdT {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::defense::Reading;
+    use crate::io::Picture;
+    use crate::io::picture::rgb;
+    use crate::random::RandomKey;
 
     #[test]
     fn checkpoints_are_the_published_ones() {
@@ -417,5 +421,56 @@ mod tests {
         };
         assert_eq!(windows(1), [1, 1, 1]);
         assert_eq!(windows(50), [11, 1, 3]);
+    }
+
+    /// By how much the step has shrunk after these losses, the first of them at the start.
+    fn shrunk(steps: usize, losses: &[f64]) -> f32 {
+        let picture = Picture {
+            shape: rgb(1, 1),
+            pixels: vec![0.5; 3],
+            eight_bit: false,
+        };
+        let subject = Subject {
+            picture: &picture,
+            aim: Aim::AwayFrom(0),
+            input: Reading::new(&[1.0, 0.0]),
+            key: RandomKey::default(),
+        };
+        let options = Apgd {
+            steps,
+            ..Apgd::new(Norm::Linf)
+        };
+        let loss = Loss::CrossEntropy(subject.aim);
+        let mut search = Search::new(&options, &subject, loss, 0);
+        for &loss in losses {
+            search.advance(Slope {
+                reading: subject.input.clone(),
+                loss,
+                gradient: vec![0.0; 3],
+            });
+        }
+        2.0 * options.eps / search.step_size
+    }
+
+    #[test]
+    fn the_step_is_halved_where_it_is_of_no_use() {
+        let rising: Vec<f64> = (0..=100).map(f64::from).collect();
+        assert_eq!(shrunk(100, &rising), 1.0);
+        // Eight checkpoints, and nothing rises.
+        assert_eq!(shrunk(100, &[1.0; 101]), 256.0);
+        // All rise, but none reaches the start: that counts from the second checkpoint on, after 41
+        // steps, and not again right after a halving, at 57.
+        let mut below = rising.clone();
+        below[0] = 1000.0;
+        for (steps, factor) in [(40, 1.0), (41, 2.0), (57, 2.0), (70, 4.0)] {
+            assert_eq!(shrunk(100, &below[..=steps]), factor, "{steps}");
+        }
+        // Sixteen rises of 22 are too few, seventeen are enough.
+        for (rises, factor) in [(16, 2.0), (17, 1.0)] {
+            let losses: Vec<f64> = (0..=22)
+                .map(|i: i32| f64::from(if i <= rises { i } else { 2 * rises - i }))
+                .collect();
+            assert_eq!(shrunk(100, &losses), factor, "{rises}");
+        }
     }
 }
