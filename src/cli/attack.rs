@@ -32,11 +32,13 @@ pub struct Args {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Attack")]
 pub struct AttackArgs {
-    /// The attack. Options that it has no use for are refused
+    /// The attack. Options that it has no use for are refused. Where 8-bit pictures are saved, what
+    /// deepfool and cw find is lengthened by as much as rounding makes necessary; --save npy has it
+    /// exact
     #[arg(long, value_enum, default_value_t = Name::Pgd)]
     pub method: Name,
     /// Largest size of the perturbation, for pixels in [0, 1]: 0.03 or 4/255. All but deepfool and cw
-    /// [default: 8/255, in the Euclidean norm 1, as torchattacks]
+    /// [default: 8/255, as torchattacks; in the Euclidean norm 1, as its PGDL2]
     #[arg(long, value_parser = fraction)]
     pub eps: Option<f32>,
     /// Norm of the perturbation's size: apgd-ce, apgd-dlr, apgd-t, square [default: linf]
@@ -52,8 +54,8 @@ pub struct AttackArgs {
     /// Start at the image itself instead of at a random point of the ball: pgd, pgd-l2
     #[arg(long)]
     pub no_random_start: bool,
-    /// How often to try from another start where an attack fails: apgd-ce, apgd-dlr, apgd-t, square
-    /// [default: 1, as AutoAttack]
+    /// How many random starts to try until one succeeds: apgd-ce, apgd-dlr, apgd-t, square [default: 1,
+    /// as AutoAttack]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub restarts: Option<u32>,
     /// What remains of the accumulated gradient at each step: mi-fgsm [default: 1, as torchattacks]
