@@ -16,6 +16,8 @@ pub enum Purpose {
     Jitter = 2,
     /// An attack's random start; `index` counts elements in CHW order.
     AttackStart = 3,
+    /// A random search's proposals, one sequence a query.
+    AttackSearch = 4,
 }
 
 /// Names one random sequence source: which instance of which image in which run.
@@ -25,7 +27,7 @@ pub struct RandomKey {
     pub seed: u64,
     /// The image's content hash, so that a picture's result does not depend on its name or neighbours.
     pub image: u64,
-    /// Tile number, from 0, row by row.
+    /// Tile number, from 0, row by row; of an attack, the restart.
     pub tile: u32,
 }
 

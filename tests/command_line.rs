@@ -714,7 +714,39 @@ fn unusable_numbers_are_refused() {
         attacked(&["--target", "4"]).contains("4 classes")
             || attacked(&["--target", "4"]).contains("has 4")
     );
-    assert!(attacked(&["--method", "fgsm", "--steps", "3"]).contains("bim"));
+    for (more, said) in [
+        (
+            "fgsm --steps 3",
+            "fgsm has no use for --steps; its options are --eps",
+        ),
+        ("bim --no-random-start", "no use for --no-random-start"),
+        ("pgd --norm l2", "no use for --norm"),
+        ("mi-fgsm --queries 9", "no use for --queries"),
+        ("mifgsm --seed 1", "mi-fgsm has no use for --seed"),
+        (
+            "deepfool --eps 4/255",
+            "its options are --steps, --overshoot, --candidates",
+        ),
+        ("deepfool --target 1", "no use for --target"),
+        (
+            "cw --step-size 0.1",
+            "its options are --c, --confidence, --steps, --learning-rate",
+        ),
+        (
+            "apgd-ce --decay 1",
+            "its options are --norm, --eps, --steps, --restarts",
+        ),
+        ("apgd-t --target 1", "no use for --target"),
+        (
+            "square --steps 9",
+            "its options are --norm, --eps, --queries, --restarts",
+        ),
+    ] {
+        let arguments = format!("--method {more}");
+        let arguments: Vec<&str> = arguments.split(' ').collect();
+        let line = attacked(&arguments);
+        assert!(line.contains(said), "{more}: {line}");
+    }
 }
 
 #[test]
@@ -727,22 +759,30 @@ fn every_attack_keeps_to_its_ball() {
         ("bim", "0.03", "linf"),
         ("pgd", "0.03", "linf"),
         ("pgd-l2", "0.8", "l2"),
+        ("mi-fgsm --decay 0.5", "0.03", "linf"),
+        ("apgd-ce --steps 20", "0.03", "linf"),
+        ("apgd-ce --steps 20 --norm l2", "0.8", "l2"),
+        ("apgd-dlr --steps 20 --restarts 2", "0.03", "linf"),
+        ("apgd-t --steps 20 --targets 2", "0.03", "linf"),
+        ("square --queries 50", "0.03", "linf"),
+        ("square --queries 50 --norm l2", "0.8", "l2"),
     ] {
-        let out = folder.path().join(method);
-        succeed(&[
+        let out = folder.path().join(method.replace(' ', "_"));
+        let mut arguments = vec![
             "attack",
             text(&photos),
             "--classes",
             text(&classes),
             "--classifier",
             text(&model),
-            "--method",
-            method,
             "--eps",
             eps,
             "-o",
             text(&out),
-        ]);
+            "--method",
+        ];
+        arguments.extend(method.split(' '));
+        succeed(&arguments);
         let radius = if eps == "8/255" {
             8.0 / 255.0
         } else {
@@ -767,6 +807,81 @@ fn every_attack_keeps_to_its_ball() {
             };
             assert!((measured - size).abs() < 1e-5, "{method} {image}");
         }
+    }
+}
+
+#[test]
+fn attacks_without_a_ball_fool_as_stored() {
+    let folder = TempDir::new().unwrap();
+    let (photos, classes) = photographs(folder.path());
+    let model = fixture("toy.onnx");
+    // How far they go here: C&W finds no gradient to follow in the flat parts, and overshoots.
+    for (method, most) in [
+        ("deepfool --candidates 4 --overshoot 0.05", 1.7),
+        ("cw --c 20 --steps 10 --learning-rate 0.1", 8.0),
+    ] {
+        let out = folder.path().join(method.replace(' ', "_"));
+        let mut arguments = vec![
+            "attack",
+            text(&photos),
+            "--classes",
+            text(&classes),
+            "--classifier",
+            text(&model),
+            "-o",
+            text(&out),
+            "--method",
+        ];
+        arguments.extend(method.split(' '));
+        succeed(&arguments);
+        let run: Value =
+            serde_json::from_str(&std::fs::read_to_string(out.join("run.json")).unwrap()).unwrap();
+        let name = method.split(' ').next().unwrap();
+        assert_eq!(run["configuration"]["attack"]["method"], name);
+        for (image, record) in results(&out) {
+            assert_eq!(record["success"], true, "{method} {image}");
+            let size = record["l2"].as_f64().unwrap();
+            assert!(size < most, "{method} {image}: {size}");
+        }
+        // What is stored fools the classifier too: the success is that of the rounded picture.
+        let said = succeed(&[
+            "classify",
+            text(&out.join("images")),
+            "--classes",
+            text(&classes),
+            "--classifier",
+            text(&model),
+            "--json",
+        ]);
+        for line in said.lines() {
+            let record: Value = serde_json::from_str(line).unwrap();
+            assert_ne!(
+                record["label"], record["top"][0]["label"],
+                "{method}: {line}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_help_says_every_attack_and_where_its_defaults_are_from() {
+    let help = succeed(&["attack", "--help"]);
+    for said in [
+        "fgsm",
+        "bim",
+        "pgd",
+        "pgd-l2",
+        "mi-fgsm",
+        "deepfool",
+        "cw",
+        "apgd-ce",
+        "apgd-dlr",
+        "apgd-t",
+        "square",
+        "as torchattacks",
+        "as AutoAttack",
+    ] {
+        assert!(help.contains(said), "{said}");
     }
 }
 

@@ -1,51 +1,40 @@
-//! White-box attacks on the classifier: what the defence is measured against.
+//! Attacks on a classifier: what the defence is measured against.
 //!
-//! Names, defaults and meaning are torchattacks'. Gradients come from the device; the steps
-//! themselves are simple arithmetic on the host.
+//! Meaning and defaults are those of torchattacks and AutoAttack; each file says where it differs.
+//! Attacks see a [`Victim`] only: what it says of images, and its losses' gradients. All pictures of a
+//! batch advance together, and what one gets does not depend on the others. The steps themselves are
+//! simple arithmetic on the host.
 
-mod gradient_sign;
-mod l2;
+mod apgd;
+mod ball;
+mod carlini_wagner;
+mod climb;
+mod deepfool;
+mod losses;
+mod method;
+mod projected_gradient;
 mod rounding;
+mod square;
+#[cfg(test)]
+mod tests;
+mod victim;
 
+pub use apgd::{Apgd, ApgdCe, ApgdDlr, ApgdT};
+pub use ball::{Ball, Norm};
+pub use carlini_wagner::CarliniWagner;
+pub use climb::Subject;
+pub use deepfool::DeepFool;
+pub use losses::{Aim, Loss};
+pub use method::{Attack, Method, Name};
+pub use projected_gradient::{Bim, Fgsm, MiFgsm, Pgd, PgdL2};
 pub use rounding::round_into_ball;
+pub use square::Square;
+pub use victim::{Classifier, Slope, Victim};
 
-use crate::backend::{At, Backend, ClassifierEngine};
 use crate::defense::Reading;
 use crate::error::{Error, Result};
 use crate::io::Picture;
-
-/// An attack's name on the command line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// Goodfellow et al. 2015: one step along the gradient's sign.
-    Fgsm,
-    /// Kurakin et al. 2017: FGSM iterated from the image itself.
-    Bim,
-    /// Madry et al. 2018: BIM from a random start.
-    Pgd,
-    /// PGD in the Euclidean ball.
-    #[value(name = "pgd-l2")]
-    #[serde(rename = "pgd-l2")]
-    PgdL2,
-}
-
-/// The norm that bounds a perturbation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-pub enum Norm {
-    Linf,
-    L2,
-}
-
-impl Method {
-    /// The norm of its ball.
-    pub fn norm(self) -> Norm {
-        match self {
-            Method::PgdL2 => Norm::L2,
-            _ => Norm::Linf,
-        }
-    }
-}
+use crate::random::RandomKey;
 
 /// Which class an attack aims at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -59,56 +48,31 @@ pub enum Target {
     LeastLikely,
 }
 
-/// An attack with its numbers.
+/// What to do to pictures.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct AttackOptions {
+    #[serde(flatten)]
     pub method: Method,
-    /// Radius of the ball, pixels in `[0, 1]`.
-    pub eps: f32,
-    /// Step size, pixels in `[0, 1]`.
-    pub alpha: f32,
-    pub steps: usize,
-    pub random_start: bool,
     pub target: Target,
     pub seed: u64,
-    /// Round the result to 8 bits, inside the ball.
+    /// Round the result to 8 bits.
     pub eight_bit: bool,
 }
 
 impl AttackOptions {
-    /// torchattacks' defaults.
-    pub fn new(method: Method) -> Self {
-        let (eps, alpha, steps) = match method {
-            Method::Fgsm => (8.0 / 255.0, 8.0 / 255.0, 1),
-            Method::Bim | Method::Pgd => (8.0 / 255.0, 2.0 / 255.0, 10),
-            Method::PgdL2 => (1.0, 0.2, 10),
-        };
-        AttackOptions {
-            method,
-            eps,
-            alpha,
-            steps,
-            random_start: matches!(method, Method::Pgd | Method::PgdL2),
-            target: Target::Untargeted,
-            seed: 0,
-            eight_bit: true,
-        }
-    }
-
-    /// Checks every number, for a classifier of `classes` classes.
+    /// Checks every number, for a victim of `classes` classes.
+    ///
+    /// # Errors
+    /// One that cannot be used.
     pub fn validate(&self, classes: usize) -> Result<()> {
-        let usable = |x: f32| x.is_finite() && x >= 0.0;
-        if !usable(self.eps) || !usable(self.alpha) {
-            return Err(Error::invalid(format!(
-                "an attack's radius and step must be 0 or above, not {} and {}",
-                self.eps, self.alpha
-            )));
-        }
         match self.target {
             Target::Class(class) if class >= classes => Err(Error::invalid(format!(
                 "the target is class {class}, but the classifier has {classes}, from 0 on"
             ))),
-            _ => Ok(()),
+            target => {
+                let targeted = target != Target::Untargeted;
+                self.method.attack().validate(classes, targeted)
+            }
         }
     }
 }
@@ -126,94 +90,63 @@ pub struct Attacked {
     pub linf: f32,
     /// Euclidean length of the change.
     pub l2: f32,
-    /// Whether the classifier now errs: another label than the true one, or the target's.
+    /// Whether the victim now errs: another label than the true one, or the target's.
     pub success: bool,
 }
 
-/// Where an iterate stands.
-struct Iterate<'a> {
-    /// The clean image.
-    clean: &'a [f32],
-    /// The image now.
-    image: &'a mut [f32],
-    /// Ascent direction of the attack's objective.
-    gradient: &'a [f32],
-}
-
-/// Attacks a batch of pictures; `labels[i]` is the true label, else the classifier's own is used.
+/// Attacks a batch of pictures; `labels[i]` is the true label, else the victim's own is used.
 ///
-/// Random starts are keyed by the seed and the picture's content.
-pub fn attack<B: Backend>(
-    backend: &B,
-    classifier: &mut B::Classifier,
+/// Random numbers are keyed by the seed and the picture's content. Where the result is rounded to 8
+/// bits, it is still in the attack's ball; attacks without one get changes just as long as the
+/// rounding makes necessary. What an [`Attacked`] says is of the rounded image.
+///
+/// # Errors
+/// Options that cannot be used, a label that is none of the victim's, or a failing device.
+pub fn attack(
+    victim: &mut dyn Victim,
     options: &AttackOptions,
     pictures: &[Picture],
     labels: &[Option<usize>],
 ) -> Result<Vec<Attacked>> {
-    options.validate(classifier.classes())?;
-    let shape = classifier.input_shape();
-    let mut device = backend.allocate(shape, pictures.len())?;
-    let mut gradients = backend.allocate(shape, pictures.len())?;
-    let mut images: Vec<Vec<f32>> = pictures.iter().map(|p| p.pixels.clone()).collect();
-    let inputs = read(backend, classifier, &images, &mut device)?;
-    let aims = aims(options, &inputs, labels, classifier.classes())?;
-    if options.random_start {
-        for (image, picture) in images.iter_mut().zip(pictures) {
-            match options.method.norm() {
-                Norm::Linf => gradient_sign::start(options, picture, image),
-                Norm::L2 => l2::start(options, picture, image),
+    options.validate(victim.classes())?;
+    let clean: Vec<&[f32]> = pictures.iter().map(|picture| &picture.pixels[..]).collect();
+    let inputs = victim.read(&clean)?;
+    let mut subjects = Vec::with_capacity(pictures.len());
+    for ((picture, input), label) in pictures.iter().zip(inputs).zip(labels) {
+        subjects.push(Subject {
+            picture,
+            aim: aim(options.target, &input, *label)?,
+            input,
+            key: RandomKey {
+                seed: options.seed,
+                image: picture.hash(),
+                tile: 0,
+            },
+        });
+    }
+    let attack = options.method.attack();
+    let mut images = attack.run(victim, &subjects, options.eight_bit)?;
+    match attack.ball() {
+        _ if !options.eight_bit => {}
+        Some(ball) => {
+            for (image, subject) in images.iter_mut().zip(&subjects) {
+                round_into_ball(image, subject.clean(), ball);
             }
         }
+        None => rounding::round_minimal(victim, &subjects, &mut images)?,
     }
-    // An untargeted attack climbs the cross-entropy of the label, a targeted one descends the target's.
-    let direction = match options.target {
-        Target::Untargeted => 1.0,
-        Target::Class(_) | Target::LeastLikely => -1.0,
-    };
-    for _ in 0..options.steps {
-        upload(backend, &images, &mut device)?;
-        let at = all::<B>(&device, pictures.len());
-        let mut loss = |i: usize, logits: &[f32], gradient: &mut [f32]| {
-            cross_entropy_gradient(logits, aims[i], direction, gradient);
-        };
-        classifier.gradient(&at, &mut loss, &mut gradients, 0)?;
-        for (i, (image, picture)) in images.iter_mut().zip(pictures).enumerate() {
-            let gradient = backend.download(At::new(&gradients, i))?;
-            let iterate = Iterate {
-                clean: &picture.pixels,
-                image,
-                gradient: &gradient,
-            };
-            match options.method.norm() {
-                Norm::Linf => gradient_sign::step(options, iterate),
-                Norm::L2 => l2::step(options, iterate),
-            }
-        }
-    }
-    if options.eight_bit {
-        for (image, picture) in images.iter_mut().zip(pictures) {
-            round_into_ball(image, &picture.pixels, options.method.norm(), options.eps);
-        }
-    }
-    let outputs = read(backend, classifier, &images, &mut device)?;
-    let results = images
-        .into_iter()
-        .zip(inputs.into_iter().zip(outputs))
-        .enumerate();
+    let views: Vec<&[f32]> = images.iter().map(|image| &image[..]).collect();
+    let outputs = victim.read(&views)?;
+    let results = subjects.into_iter().zip(images).zip(outputs);
     Ok(results
-        .map(|(i, (pixels, (input, output)))| {
-            let change = || pixels.iter().zip(&pictures[i].pixels).map(|(a, b)| a - b);
-            let hit = output.label() == aims[i];
+        .map(|((subject, pixels), output)| {
+            let change = pixels.iter().zip(subject.clean()).map(|(a, b)| a - b);
             Attacked {
-                linf: change().fold(0.0, |most: f32, x| most.max(x.abs())),
-                l2: l2::norm(change()) as f32,
-                success: if options.target == Target::Untargeted {
-                    !hit
-                } else {
-                    hit
-                },
-                aim: aims[i],
-                input,
+                linf: change.fold(0.0, |most: f32, x| most.max(x.abs())),
+                l2: ball::distance(&pixels, subject.clean()) as f32,
+                success: subject.aim.met(&output),
+                aim: subject.aim.class(),
+                input: subject.input,
                 output,
                 pixels,
             }
@@ -221,57 +154,19 @@ pub fn attack<B: Backend>(
         .collect())
 }
 
-/// The class in each picture's objective.
-fn aims(
-    options: &AttackOptions,
-    inputs: &[Reading],
-    labels: &[Option<usize>],
-    classes: usize,
-) -> Result<Vec<usize>> {
-    let aim = |(input, label): (&Reading, &Option<usize>)| match options.target {
-        Target::Untargeted => label.unwrap_or(input.label()),
-        Target::Class(class) => class,
-        Target::LeastLikely => input.top(classes)[classes - 1].0,
+/// What an attack with this target wants of a picture.
+fn aim(target: Target, input: &Reading, label: Option<usize>) -> Result<Aim> {
+    let classes = input.classes();
+    let aim = match target {
+        Target::Untargeted => Aim::AwayFrom(label.unwrap_or(input.label())),
+        Target::Class(class) => Aim::Towards(class),
+        Target::LeastLikely => Aim::Towards(input.top(classes)[classes - 1].0),
     };
-    let aims: Vec<usize> = inputs.iter().zip(labels).map(aim).collect();
-    match aims.iter().find(|&&aim| aim >= classes) {
-        Some(label) => Err(Error::invalid(format!(
-            "a picture's label is {label}, but the classifier has {classes} classes, from 0 on"
+    match aim.class() < classes {
+        true => Ok(aim),
+        false => Err(Error::invalid(format!(
+            "a picture's label is {}, but the classifier has {classes} classes, from 0 on",
+            aim.class()
         ))),
-        None => Ok(aims),
     }
-}
-
-/// `direction · (softmax − onehot)`: the cross-entropy's derivative by each logit.
-fn cross_entropy_gradient(logits: &[f32], class: usize, direction: f32, gradient: &mut [f32]) {
-    let reading = Reading::new(logits);
-    for (c, out) in gradient.iter_mut().enumerate() {
-        let hot = if c == class { 1.0 } else { 0.0 };
-        *out = direction * (reading.probability(c) - hot) as f32;
-    }
-}
-
-fn upload<B: Backend>(backend: &B, images: &[Vec<f32>], device: &mut B::Images) -> Result<()> {
-    for (i, image) in images.iter().enumerate() {
-        backend.upload(image, device, i)?;
-    }
-    Ok(())
-}
-
-fn read<B: Backend>(
-    backend: &B,
-    classifier: &mut B::Classifier,
-    images: &[Vec<f32>],
-    device: &mut B::Images,
-) -> Result<Vec<Reading>> {
-    upload(backend, images, device)?;
-    let logits = classifier.logits(&all::<B>(device, images.len()))?;
-    Ok(logits
-        .chunks_exact(classifier.classes())
-        .map(Reading::new)
-        .collect())
-}
-
-fn all<B: Backend>(device: &B::Images, count: usize) -> Vec<At<'_, B::Images>> {
-    (0..count).map(|i| At::new(device, i)).collect()
 }

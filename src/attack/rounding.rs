@@ -1,17 +1,19 @@
-//! Rounding to 8 bits without leaving the ball.
+//! Rounding to 8 bits, without leaving the ball or losing what an attack has reached.
 
-use super::{Norm, l2};
+use super::ball::{Ball, Norm, distance};
+use super::climb::Subject;
+use super::victim::Victim;
+use crate::error::Result;
 
-/// Rounds `image` to multiples of 1/255 in such a way that it stays within `eps` of `clean`.
+/// Rounds `image` to multiples of 1/255 in such a way that it stays within the ball around `clean`.
 ///
 /// In the maximum norm each pixel is rounded to the nearest multiple inside its interval. In the
-/// Euclidean norm, rounding to the nearest is kept where the result is inside; else each pixel is
-/// rounded towards the clean one, which only shortens the change where the clean pixel is itself a
-/// multiple. A clean pixel that is not a multiple and has none within reach goes to its own nearest:
-/// no 8-bit image is closer.
-pub fn round_into_ball(image: &mut [f32], clean: &[f32], norm: Norm, eps: f32) {
-    let eps = f64::from(eps);
-    match norm {
+/// Euclidean norm all are rounded to the nearest; where that is outside, the change is first scaled
+/// down by just as much as brings it inside. A clean pixel that is not a multiple and has none within
+/// reach goes to its own nearest: no 8-bit image is closer.
+pub fn round_into_ball(image: &mut [f32], clean: &[f32], ball: Ball) {
+    let eps = f64::from(ball.eps);
+    match ball.norm {
         Norm::Linf => {
             for (pixel, &clean) in image.iter_mut().zip(clean) {
                 let clean = f64::from(clean);
@@ -20,36 +22,92 @@ pub fn round_into_ball(image: &mut [f32], clean: &[f32], norm: Norm, eps: f32) {
                 *pixel = if least <= most {
                     from_level((f64::from(*pixel) * 255.0).round().clamp(least, most))
                 } else {
-                    from_level((clean * 255.0).round())
+                    nearest(clean)
                 };
             }
         }
         Norm::L2 => {
-            let nearest: Vec<f32> = image
-                .iter()
-                .map(|&x| from_level((f64::from(x) * 255.0).round()))
-                .collect();
-            let length = l2::norm(nearest.iter().zip(clean).map(|(a, b)| a - b));
-            if length <= eps * (1.0 + 1e-6) {
-                image.copy_from_slice(&nearest);
-                return;
+            let inside = |image: &[f32]| distance(image, clean) <= eps * (1.0 + 1e-6);
+            let mut best = scaled(image, clean, 1.0);
+            if !inside(&best) {
+                // Each pixel's rounded change grows with the scale, so their norm does.
+                let (mut least, mut most) = (0.0, 1.0);
+                best = scaled(image, clean, least);
+                for _ in 0..SCALE_BITS {
+                    let middle = (least + most) / 2.0;
+                    let tried = scaled(image, clean, middle);
+                    if inside(&tried) {
+                        (least, best) = (middle, tried);
+                    } else {
+                        most = middle;
+                    }
+                }
             }
-            for (pixel, &clean) in image.iter_mut().zip(clean) {
-                let (x, clean) = (f64::from(*pixel), f64::from(clean));
-                let towards = if x >= clean {
-                    level_below(x)
-                } else {
-                    level_above(x)
-                };
-                let passed = (towards / 255.0 - clean) * (x - clean) < 0.0;
-                *pixel = from_level(if passed {
-                    (clean * 255.0).round()
-                } else {
-                    towards
-                });
-            }
+            image.copy_from_slice(&best);
         }
     }
+}
+
+/// How finely the scale that brings an image inside is searched.
+const SCALE_BITS: u32 = 10;
+
+/// By how much a change that is bound by no ball is lengthened at a time, and how often at most (to
+/// 17 times its length).
+const LONGER: f64 = 1.1;
+const LENGTHENINGS: i32 = 30;
+
+/// Rounds the images of attacks without a ball to multiples of 1/255, and makes up for what that does.
+///
+/// The changes that such attacks find are often smaller than half a level in most pixels, and vanish
+/// when rounded. Where an image no longer meets its aim, its change is lengthened until it does again
+/// when rounded; where no length does, it is the found one rounded.
+pub(super) fn round_minimal(
+    victim: &mut dyn Victim,
+    subjects: &[Subject<'_>],
+    images: &mut [Vec<f32>],
+) -> Result<()> {
+    struct Found<'a> {
+        subject: &'a Subject<'a>,
+        exact: Vec<f32>,
+        rounded: &'a mut Vec<f32>,
+    }
+    let found = subjects.iter().zip(images).map(|(subject, image)| Found {
+        subject,
+        exact: std::mem::replace(image, scaled(image, subject.clean(), 1.0)),
+        rounded: image,
+    });
+    let mut open: Vec<Found<'_>> = found.collect();
+    for power in 0..=LENGTHENINGS {
+        let factor = LONGER.powi(power);
+        let longer = |found: &Found<'_>| scaled(&found.exact, found.subject.clean(), factor);
+        let tried: Vec<Vec<f32>> = open.iter().map(longer).collect();
+        let views: Vec<&[f32]> = tried.iter().map(|image| &image[..]).collect();
+        let readings = victim.read(&views)?;
+        let mut still = Vec::new();
+        for ((found, image), reading) in open.into_iter().zip(tried).zip(readings) {
+            if found.subject.aim.met(&reading) {
+                *found.rounded = image;
+            } else if found.exact != found.subject.clean() {
+                still.push(found);
+            }
+        }
+        open = still;
+        if open.is_empty() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// `clean` with `factor` times the change to `image`, rounded to the nearest levels.
+fn scaled(image: &[f32], clean: &[f32], factor: f64) -> Vec<f32> {
+    let pixels = image.iter().zip(clean);
+    let pixels = pixels.map(|(&x, &c)| (f64::from(x), f64::from(c)));
+    pixels.map(|(x, c)| nearest(c + factor * (x - c))).collect()
+}
+
+fn nearest(x: f64) -> f32 {
+    from_level((x * 255.0).round())
 }
 
 /// Float32 pixels of 8-bit files are multiples up to this many levels.
@@ -84,16 +142,19 @@ mod tests {
                 pixels.map(|(&(_, u), &x)| (x + scale * u).clamp(0.0, 1.0)).collect()
             };
             let mut image = change(eps);
-            round_into_ball(&mut image, &clean, Norm::Linf, eps);
+            round_into_ball(&mut image, &clean, Ball { norm: Norm::Linf, eps });
             for (a, b) in image.iter().zip(&clean) {
                 prop_assert!((a - b).abs() <= eps + 1e-6);
                 prop_assert!((a * 255.0 - (a * 255.0).round()).abs() < 1e-4);
             }
-            let radius = l2::norm(change(eps).iter().zip(&clean).map(|(a, b)| a - b)) as f32;
+            let radius = distance(&change(eps), &clean) as f32;
             let mut image = change(eps);
-            round_into_ball(&mut image, &clean, Norm::L2, radius);
-            let length = l2::norm(image.iter().zip(&clean).map(|(a, b)| a - b));
-            prop_assert!(length <= f64::from(radius) * (1.0 + 1e-5) + 1e-6);
+            round_into_ball(&mut image, &clean, Ball { norm: Norm::L2, eps: radius });
+            prop_assert!(distance(&image, &clean) <= f64::from(radius) * (1.0 + 1e-5) + 1e-6);
+            for (a, b) in image.iter().zip(change(eps)) {
+                prop_assert!((a * 255.0 - (a * 255.0).round()).abs() < 1e-4);
+                prop_assert!((a - b).abs() <= eps + 0.5 / 255.0 + 1e-6);
+            }
         }
     }
 
@@ -101,8 +162,31 @@ mod tests {
     fn a_radius_that_is_no_level_is_rounded_inwards() {
         let clean = [100.0 / 255.0];
         let mut image = [clean[0] + 0.01];
-        round_into_ball(&mut image, &clean, Norm::Linf, 0.01);
+        let ball = Ball {
+            norm: Norm::Linf,
+            eps: 0.01,
+        };
+        round_into_ball(&mut image, &clean, ball);
         // 0.01 is 2.55 levels: three would leave the ball.
         assert_eq!(image[0], 102.0 / 255.0);
+    }
+
+    /// A change of less than a level a pixel, which rounding towards the clean image would undo, keeps
+    /// nearly all of its length.
+    #[test]
+    fn the_largest_rounded_change_that_fits_is_taken() {
+        let clean = vec![100.0 / 255.0; 1000];
+        let pixels = clean.iter().enumerate();
+        let mut image: Vec<f32> = pixels
+            .map(|(i, x)| x + (i as f32 - 500.0) / 500.0 * 0.9 / 255.0)
+            .collect();
+        let eps = distance(&image, &clean) as f32;
+        let ball = Ball {
+            norm: Norm::L2,
+            eps,
+        };
+        round_into_ball(&mut image, &clean, ball);
+        let size = distance(&image, &clean);
+        assert!(size <= f64::from(eps) * (1.0 + 1e-6) && size > 0.99 * f64::from(eps));
     }
 }

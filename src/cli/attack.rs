@@ -8,9 +8,9 @@ use super::inputs::Inputs;
 use super::model::{Model, Victim};
 use super::progress::Progress;
 use super::run_folder::RunFolderArgs;
-use super::values::fraction;
+use super::values::{fraction, not_negative};
 use super::{Global, Outcome, device, interrupt};
-use crate::attack::{AttackOptions, Attacked, Method, Target, attack};
+use crate::attack::{AttackOptions, Attacked, Classifier, Method, Name, Norm, Target, attack};
 use crate::backend::{Backend, ClassifierEngine};
 use crate::error::{Error, Result};
 use crate::io::metrics::{psnr, ssim};
@@ -32,29 +32,66 @@ pub struct Args {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Attack")]
 pub struct AttackArgs {
-    /// The attack; its defaults are torchattacks'
-    #[arg(long, value_enum, default_value_t = Method::Pgd)]
-    pub method: Method,
-    /// Largest size of the perturbation, for pixels in [0, 1]: 0.03 or 4/255 [default: 8/255, or 1 for
-    /// pgd-l2]
+    /// The attack. Options that it has no use for are refused. Where 8-bit pictures are saved, what
+    /// deepfool and cw find is lengthened by as much as rounding makes necessary; --save npy has it
+    /// exact
+    #[arg(long, value_enum, default_value_t = Name::Pgd)]
+    pub method: Name,
+    /// Largest size of the perturbation, for pixels in [0, 1]: 0.03 or 4/255. All but deepfool and cw
+    /// [default: 8/255, as torchattacks; in the Euclidean norm 1, as its PGDL2]
     #[arg(long, value_parser = fraction)]
     pub eps: Option<f32>,
-    /// Size of a step [default: 2/255, or 0.2 for pgd-l2]
+    /// Norm of the perturbation's size: apgd-ce, apgd-dlr, apgd-t, square [default: linf]
+    #[arg(long, value_enum)]
+    pub norm: Option<Norm>,
+    /// Size of a step: bim, pgd, pgd-l2, mi-fgsm [default: 2/255, pgd-l2 0.2, as torchattacks]
     #[arg(long, value_parser = fraction)]
     pub step_size: Option<f32>,
-    /// Number of steps [default: 10]
+    /// Number of steps: all but fgsm and square [default: 10, deepfool and cw 50, as torchattacks; apgd
+    /// 100, as AutoAttack]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub steps: Option<u32>,
-    /// Start at the image itself instead of at a random point of the ball
+    /// Start at the image itself instead of at a random point of the ball: pgd, pgd-l2
     #[arg(long)]
     pub no_random_start: bool,
+    /// How many random starts to try until one succeeds: apgd-ce, apgd-dlr, apgd-t, square [default: 1,
+    /// as AutoAttack]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub restarts: Option<u32>,
+    /// What remains of the accumulated gradient at each step: mi-fgsm [default: 1, as torchattacks]
+    #[arg(long, value_name = "X", value_parser = not_negative)]
+    pub decay: Option<f32>,
+    /// How much longer than the way to the boundary a step is: deepfool [default: 0.02, as
+    /// torchattacks]
+    #[arg(long, value_name = "X", value_parser = not_negative)]
+    pub overshoot: Option<f32>,
+    /// How many of the clean picture's best classes a step looks at; torchattacks takes all: deepfool
+    /// [default: 10, as the authors' code]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    pub candidates: Option<u32>,
+    /// Weight of the margin against the squared distance: cw [default: 1, as torchattacks]
+    #[arg(long, value_name = "X", value_parser = fraction)]
+    pub c: Option<f32>,
+    /// Margin that the perturbed picture must have, in logits: cw [default: 0, as torchattacks]
+    #[arg(long, alias = "kappa", value_name = "X", value_parser = not_negative)]
+    pub confidence: Option<f32>,
+    /// Adam's learning rate: cw [default: 0.01, as torchattacks]
+    #[arg(long, value_name = "X", value_parser = fraction)]
+    pub learning_rate: Option<f32>,
+    /// Images that each restart may show the classifier: square [default: 5000, as AutoAttack]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..1 << 28))]
+    pub queries: Option<u32>,
+    /// How many classes to aim at, one after another, the most likely first: apgd-t [default: 9, as
+    /// AutoAttack]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub targets: Option<u32>,
     /// Lead to this label, or to the one the classifier finds least likely, instead of away from the
-    /// true one
+    /// true one: all but deepfool and apgd-t
     #[arg(long, value_name = "LABEL|least-likely", value_parser = target)]
     pub target: Option<Target>,
-    /// Seed of the random start
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
+    /// Seed of the random numbers: pgd, pgd-l2, apgd-ce, apgd-dlr, apgd-t, square [default: 0]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
 }
 
 fn target(text: &str) -> Result<Target, String> {
@@ -71,24 +108,47 @@ impl AttackArgs {
     /// # Errors
     /// A number that cannot be used, or one that the method has no use for.
     fn options(&self, save: SaveFormat, classes: usize) -> Result<AttackOptions> {
-        let mut options = AttackOptions::new(self.method);
-        options.eps = self.eps.unwrap_or(options.eps);
-        if self.method == Method::Fgsm {
-            if self.steps.is_some() || self.step_size.is_some() {
-                return Err(Error::invalid(
-                    "fgsm is one step as long as --eps; use --method bim for --steps and --step-size",
-                ));
-            }
-            options.alpha = options.eps;
+        let AttackArgs { method: name, .. } = *self;
+        let no_use = |option| Error::invalid(format!("{name} has no use for {option}"));
+        if self.target.is_some() && !name.takes_target() {
+            return Err(no_use("--target"));
         }
-        options.alpha = self.step_size.unwrap_or(options.alpha);
-        options.steps = self.steps.map_or(options.steps, |steps| steps as usize);
-        options.random_start &= !self.no_random_start;
-        options.target = self.target.unwrap_or(options.target);
-        options.seed = self.seed;
-        options.eight_bit = save == SaveFormat::Png;
+        if self.seed.is_some() && !name.is_random() {
+            return Err(no_use("--seed: it draws no random numbers"));
+        }
+        let options = AttackOptions {
+            method: Method::with(name, &self.given())?,
+            target: self.target.unwrap_or(Target::Untargeted),
+            seed: self.seed.unwrap_or(0),
+            eight_bit: save == SaveFormat::Png,
+        };
         options.validate(classes)?;
         Ok(options)
+    }
+
+    /// The method's options that the command line sets, by the names that they have in `run.json`.
+    fn given(&self) -> Map<String, Value> {
+        let random_start = self.no_random_start.then_some(false);
+        let all = [
+            ("eps", json!(self.eps)),
+            ("norm", json!(self.norm)),
+            ("step_size", json!(self.step_size)),
+            ("steps", json!(self.steps)),
+            ("random_start", json!(random_start)),
+            ("restarts", json!(self.restarts)),
+            ("decay", json!(self.decay)),
+            ("overshoot", json!(self.overshoot)),
+            ("candidates", json!(self.candidates)),
+            ("c", json!(self.c)),
+            ("confidence", json!(self.confidence)),
+            ("learning_rate", json!(self.learning_rate)),
+            ("queries", json!(self.queries)),
+            ("targets", json!(self.targets)),
+        ];
+        let given = all.into_iter().filter(|(_, value)| !value.is_null());
+        given
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
     }
 }
 
@@ -118,8 +178,10 @@ impl device::Command for Run<'_> {
             victim,
         } = self;
         let batch = backend.classifier_batch();
-        let mut classifier = backend.classifier(&victim.graph, batch)?;
-        let options = args.attack.options(args.run.save, classifier.classes())?;
+        let mut engine = backend.classifier(&victim.graph, batch)?;
+        let (shape, classes) = (engine.input_shape(), engine.classes());
+        let options = args.attack.options(args.run.save, classes)?;
+        let mut classifier = Classifier::new(backend, &mut engine, batch)?;
         let description = RunDescription {
             command: "attack",
             configuration: json!({ "classifier": victim.describe(), "attack": options }),
@@ -130,7 +192,6 @@ impl device::Command for Run<'_> {
         let open = || dataset.items().filter(|item| !folder.is_finished(&item.id));
         let progress = Progress::new(open().count());
         let mut open = open();
-        let shape = classifier.input_shape();
         let mut fooled = 0;
         let mut state = RunState::Done;
         loop {
@@ -142,14 +203,14 @@ impl device::Command for Run<'_> {
                 state = RunState::Interrupted;
                 break;
             }
-            let (ready, broken) = load(victim, dataset, &items, classifier.classes());
+            let (ready, broken) = load(victim, dataset, &items, classes);
             for (item, error) in &broken {
                 folder.record(ImageRecord::failed(item, error), None)?;
                 progress.failed(error);
             }
             let (items, pictures): (Vec<&Item>, Vec<Picture>) = ready.into_iter().unzip();
             let labels: Vec<Option<usize>> = items.iter().map(|item| item.label).collect();
-            let attacked = attack(backend, &mut classifier, &options, &pictures, &labels)?;
+            let attacked = attack(&mut classifier, &options, &pictures, &labels)?;
             for ((item, picture), attacked) in items.into_iter().zip(&pictures).zip(attacked) {
                 if let Err(error) = attacked.input.check() {
                     let error = error.about(&item.id);

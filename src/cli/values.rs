@@ -13,6 +13,14 @@ pub fn fraction(text: &str) -> Result<f32, String> {
     }
 }
 
+/// A number that is 0 or above.
+pub fn not_negative(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
+        _ => Err("write a number that is 0 or above, such as 0.5".into()),
+    }
+}
+
 /// A share: above 0 and at most 1.
 pub fn share(text: &str) -> Result<f64, String> {
     match text.parse() {
@@ -52,6 +60,15 @@ mod tests {
         assert_eq!(fraction("0.5"), Ok(0.5));
         for wrong in ["", "4/", "1/0", "-1", "nan", "inf", "0", "a/b"] {
             assert!(fraction(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn numbers_may_be_zero_where_that_means_something() {
+        assert_eq!(not_negative("0"), Ok(0.0));
+        assert_eq!(not_negative("1.5"), Ok(1.5));
+        for wrong in ["-1", "nan", "inf", "x", ""] {
+            assert!(not_negative(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -52,7 +52,12 @@ impl Reading {
 
     /// Softmax probability of a class.
     pub fn probability(&self, class: usize) -> f64 {
-        (f64::from(self.logits[class]) - self.normalizer).exp()
+        self.log_probability(class).exp()
+    }
+
+    /// Its natural logarithm, which is finite where the probability itself is too small for a number.
+    pub fn log_probability(&self, class: usize) -> f64 {
+        f64::from(self.logits[class]) - self.normalizer
     }
 
     /// `f_c − max_{j≠c} f_j`: above 0 exactly where `c` is the only class with the largest logit.

@@ -1,0 +1,173 @@
+//! Carlini and Wagner's attack in the Euclidean norm.
+
+use serde::{Deserialize, Serialize};
+
+use super::ball::Ball;
+use super::climb::{Climber, Subject, climb};
+use super::losses::Loss;
+use super::method::{Attack, above_zero, at_least_zero};
+use super::victim::{Slope, Victim};
+use crate::error::Result;
+
+/// Carlini and Wagner 2017: minimises `‖x' − x‖² + c · max(−margin, −confidence)` with Adam, for `x' =
+/// (tanh w + 1) / 2`, and keeps the nearest image that meets the aim with that confidence (any that
+/// meets it, in torchattacks).
+///
+/// `c` is fixed, as in torchattacks: there is no search for it. A picture is given up when its
+/// objective rises between tenths of the steps; torchattacks asks that of the batch's sum.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CarliniWagner {
+    /// Weight of the margin against the squared distance.
+    pub c: f32,
+    /// The margin that the image must have, in logits (the paper's kappa).
+    pub confidence: f32,
+    pub steps: usize,
+    /// Adam's.
+    pub learning_rate: f32,
+}
+
+impl Default for CarliniWagner {
+    /// torchattacks'.
+    fn default() -> Self {
+        CarliniWagner {
+            c: 1.0,
+            confidence: 0.0,
+            steps: 50,
+            learning_rate: 0.01,
+        }
+    }
+}
+
+/// Pixels are shrunk towards 1/2 by this before they become `w`, as in the authors' code: those at 0
+/// and 1 would be infinite.
+const INSIDE: f32 = 0.999_999;
+
+// Adam's, as everywhere.
+const BETA1: f32 = 0.9;
+const BETA2: f32 = 0.999;
+const EPSILON: f32 = 1e-8;
+
+struct Descent<'a> {
+    subject: &'a Subject<'a>,
+    options: &'a CarliniWagner,
+    w: Vec<f32>,
+    image: Vec<f32>,
+    /// Adam's first and second moments.
+    moments: Vec<[f32; 2]>,
+    /// Steps done.
+    steps: usize,
+    /// The objective when it was last checked.
+    checked: f64,
+    /// Squared distance and pixels of the nearest image that meets the aim.
+    nearest: Option<(f64, Vec<f32>)>,
+    done: bool,
+}
+
+impl<'a> Descent<'a> {
+    fn new(options: &'a CarliniWagner, subject: &'a Subject<'a>) -> Self {
+        let pixels = subject.clean().iter();
+        let w: Vec<f32> = pixels.map(|x| ((2.0 * x - 1.0) * INSIDE).atanh()).collect();
+        Descent {
+            subject,
+            options,
+            image: w.iter().map(|w| (w.tanh() + 1.0) / 2.0).collect(),
+            moments: vec![[0.0; 2]; w.len()],
+            w,
+            steps: 0,
+            checked: f64::INFINITY,
+            nearest: None,
+            done: false,
+        }
+    }
+
+    /// Keeps the image where it meets the aim and none nearer is known.
+    fn keep(&mut self, slope: &Slope, squared: f64) {
+        let aim = self.subject.aim;
+        let far = self.nearest.as_ref().is_some_and(|(d, _)| *d <= squared);
+        let confidence = f64::from(self.options.confidence);
+        if !far && aim.met(&slope.reading) && aim.margin(&slope.reading) >= confidence {
+            self.nearest = Some((squared, self.image.clone()));
+        }
+    }
+
+    /// Adam's step; `gradient` is the margin's.
+    fn step(&mut self, gradient: &[f32]) {
+        let CarliniWagner {
+            c, learning_rate, ..
+        } = *self.options;
+        self.steps += 1;
+        let correction = |beta: f32| 1.0 - beta.powi(self.steps.min(100_000) as i32);
+        let (first, second) = (correction(BETA1), correction(BETA2));
+        let clean = self.subject.clean().iter().zip(gradient);
+        let state = self.w.iter_mut().zip(&mut self.image);
+        for (((w, x), [m, v]), (clean, slope)) in state.zip(&mut self.moments).zip(clean) {
+            // The derivative of (tanh w + 1) / 2 is 2·x·(1 − x).
+            let by_pixel = 2.0 * (*x - clean) - c * slope;
+            let by_w = by_pixel * 2.0 * *x * (1.0 - *x);
+            *m = BETA1 * *m + (1.0 - BETA1) * by_w;
+            *v = BETA2 * *v + (1.0 - BETA2) * by_w * by_w;
+            *w -= learning_rate * (*m / first) / ((*v / second).sqrt() + EPSILON);
+            *x = (w.tanh() + 1.0) / 2.0;
+        }
+    }
+}
+
+impl Climber for Descent<'_> {
+    fn image(&self) -> &[f32] {
+        &self.image
+    }
+
+    fn loss(&self) -> Loss {
+        Loss::Margin {
+            aim: self.subject.aim,
+            confidence: self.options.confidence,
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.done
+    }
+
+    fn advance(&mut self, slope: Slope) {
+        let distance = super::ball::distance(&self.image, self.subject.clean());
+        let squared = distance * distance;
+        self.keep(&slope, squared);
+        if self.steps.is_multiple_of((self.options.steps / 10).max(1)) {
+            let objective = squared - f64::from(self.options.c) * slope.loss;
+            if objective > self.checked {
+                self.done = true;
+                return;
+            }
+            self.checked = objective;
+        }
+        self.step(&slope.gradient);
+    }
+}
+
+impl Attack for CarliniWagner {
+    fn validate(&self, _classes: usize, _targeted: bool) -> Result<()> {
+        above_zero("c", self.c)?;
+        above_zero("learning-rate", self.learning_rate)?;
+        at_least_zero("confidence", self.confidence)
+    }
+
+    fn ball(&self) -> Option<Ball> {
+        None
+    }
+
+    fn run(
+        &self,
+        victim: &mut dyn Victim,
+        subjects: &[Subject<'_>],
+        _eight_bit: bool,
+    ) -> Result<Vec<Vec<f32>>> {
+        let descents = subjects.iter().map(|subject| Descent::new(self, subject));
+        let mut descents: Vec<Descent<'_>> = descents.collect();
+        climb(victim, &mut descents, self.steps)?;
+        let found = descents.into_iter().map(|descent| match descent.nearest {
+            Some((_, image)) => image,
+            None => descent.subject.clean().to_vec(),
+        });
+        Ok(found.collect())
+    }
+}

@@ -1,0 +1,267 @@
+//! The attacks by name, and their options.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::apgd::{Apgd, ApgdCe, ApgdDlr, ApgdT};
+use super::ball::{Ball, Norm};
+use super::carlini_wagner::CarliniWagner;
+use super::climb::Subject;
+use super::deepfool::DeepFool;
+use super::projected_gradient::{Bim, Fgsm, MiFgsm, Pgd, PgdL2};
+use super::square::Square;
+use super::victim::Victim;
+use crate::error::{Error, Result};
+
+/// An attack with its numbers.
+pub trait Attack {
+    /// Checks every number, for a victim of `classes` classes and an attack on the own label or
+    /// (`targeted`) towards another.
+    ///
+    /// # Errors
+    /// One that cannot be used.
+    fn validate(&self, classes: usize, targeted: bool) -> Result<()>;
+
+    /// What bounds the change; `None` where the attack looks for a small one.
+    fn ball(&self) -> Option<Ball>;
+
+    /// The attacked images, CHW in `[0, 1]`, in the subjects' order and inside their balls.
+    ///
+    /// `eight_bit` says that the images will be rounded.
+    fn run(
+        &self,
+        victim: &mut dyn Victim,
+        subjects: &[Subject<'_>],
+        eight_bit: bool,
+    ) -> Result<Vec<Vec<f32>>>;
+}
+
+/// An attack's name on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Name {
+    /// Goodfellow et al. 2015: one step along the gradient's sign
+    Fgsm,
+    /// Kurakin et al. 2017: FGSM in small steps
+    Bim,
+    /// Madry et al. 2018: BIM from a random start
+    Pgd,
+    /// PGD in the Euclidean ball
+    #[value(name = "pgd-l2")]
+    PgdL2,
+    /// Dong et al. 2018: BIM along an accumulated gradient
+    #[value(alias = "mifgsm")]
+    MiFgsm,
+    /// Moosavi-Dezfooli et al. 2016: a small change in the Euclidean norm, by linearisation
+    #[value(name = "deepfool")]
+    DeepFool,
+    /// Carlini and Wagner 2017: a small change in the Euclidean norm, by optimisation
+    #[value(alias = "cw-l2")]
+    Cw,
+    /// Croce and Hein 2020: PGD that sets its own step size, on the cross-entropy
+    ApgdCe,
+    /// The same on the difference of logits ratio
+    ApgdDlr,
+    /// The same, aimed at one class after another
+    ApgdT,
+    /// Andriushchenko et al. 2020: random search without gradients
+    Square,
+}
+
+/// An attack with its numbers, as a choice of them all.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "method", rename_all = "kebab-case")]
+pub enum Method {
+    Fgsm(Fgsm),
+    Bim(Bim),
+    Pgd(Pgd),
+    #[serde(rename = "pgd-l2")]
+    PgdL2(PgdL2),
+    MiFgsm(MiFgsm),
+    #[serde(rename = "deepfool")]
+    DeepFool(DeepFool),
+    Cw(CarliniWagner),
+    ApgdCe(ApgdCe),
+    ApgdDlr(ApgdDlr),
+    ApgdT(ApgdT),
+    Square(Square),
+}
+
+impl Name {
+    /// Whether it can lead to a class of choice.
+    pub fn takes_target(self) -> bool {
+        !matches!(self, Name::DeepFool | Name::ApgdT)
+    }
+
+    /// Whether it draws random numbers.
+    pub fn is_random(self) -> bool {
+        use Name::{ApgdCe, ApgdDlr, ApgdT, Pgd, PgdL2, Square};
+        matches!(self, Pgd | PgdL2 | ApgdCe | ApgdDlr | ApgdT | Square)
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        use clap::ValueEnum;
+        let value = self.to_possible_value();
+        f.write_str(value.as_ref().map_or("", |value| value.get_name()))
+    }
+}
+
+impl Method {
+    /// The attack with its defaults, in `norm` where it has a choice of norms.
+    pub fn new(name: Name, norm: Norm) -> Method {
+        match name {
+            Name::Fgsm => Method::Fgsm(Fgsm::default()),
+            Name::Bim => Method::Bim(Bim::default()),
+            Name::Pgd => Method::Pgd(Pgd::default()),
+            Name::PgdL2 => Method::PgdL2(PgdL2::default()),
+            Name::MiFgsm => Method::MiFgsm(MiFgsm::default()),
+            Name::DeepFool => Method::DeepFool(DeepFool::default()),
+            Name::Cw => Method::Cw(CarliniWagner::default()),
+            Name::ApgdCe => Method::ApgdCe(ApgdCe(Apgd::new(norm))),
+            Name::ApgdDlr => Method::ApgdDlr(ApgdDlr(Apgd::new(norm))),
+            Name::ApgdT => Method::ApgdT(ApgdT::new(norm)),
+            Name::Square => Method::Square(Square::new(norm)),
+        }
+    }
+
+    /// The attack with some options set, by the names that they have in `run.json`.
+    ///
+    /// # Errors
+    /// An option that the attack does not have.
+    pub fn with(name: Name, options: &Map<String, Value>) -> Result<Method> {
+        let norm = match options.get("norm") {
+            Some(norm) => serde_json::from_value(norm.clone()).map_err(unusable)?,
+            None => Norm::default(),
+        };
+        let mut all = serde_json::to_value(Method::new(name, norm)).map_err(unusable)?;
+        for (option, value) in options {
+            match all.get_mut(option) {
+                Some(place) if option != "method" => *place = value.clone(),
+                _ => return Err(no_use(name, option, &all)),
+            }
+        }
+        serde_json::from_value(all).map_err(unusable)
+    }
+
+    /// What runs.
+    pub fn attack(&self) -> &dyn Attack {
+        match self {
+            Method::Fgsm(attack) => attack,
+            Method::Bim(attack) => attack,
+            Method::Pgd(attack) => attack,
+            Method::PgdL2(attack) => attack,
+            Method::MiFgsm(attack) => attack,
+            Method::DeepFool(attack) => attack,
+            Method::Cw(attack) => attack,
+            Method::ApgdCe(attack) => attack,
+            Method::ApgdDlr(attack) => attack,
+            Method::ApgdT(attack) => attack,
+            Method::Square(attack) => attack,
+        }
+    }
+}
+
+fn unusable(error: serde_json::Error) -> Error {
+    Error::invalid(format!("an attack's options: {error}"))
+}
+
+/// `option` is none of those in `all`.
+fn no_use(name: Name, option: &str, all: &Value) -> Error {
+    let known = all.as_object().into_iter().flatten().map(|(key, _)| key);
+    let known: Vec<String> = known
+        .filter(|key| *key != "method")
+        .map(|key| flag(key))
+        .collect();
+    Error::invalid(format!(
+        "{name} has no use for {}; its options are {}",
+        flag(option),
+        known.join(", ")
+    ))
+}
+
+/// An option's flag on the command line.
+fn flag(option: &str) -> String {
+    match option {
+        "random_start" => "--no-random-start".into(),
+        option => format!("--{}", option.replace('_', "-")),
+    }
+}
+
+/// Refuses a number that is not above 0.
+pub(super) fn above_zero(option: &str, x: f32) -> Result<()> {
+    match x.is_finite() && x > 0.0 {
+        true => Ok(()),
+        false => Err(Error::invalid(format!(
+            "--{option} must be above 0, not {x}"
+        ))),
+    }
+}
+
+/// Refuses a number below 0.
+pub(super) fn at_least_zero(option: &str, x: f32) -> Result<()> {
+    match x.is_finite() && x >= 0.0 {
+        true => Ok(()),
+        false => Err(Error::invalid(format!(
+            "--{option} must be 0 or above, not {x}"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::ValueEnum;
+    use serde_json::json;
+
+    #[test]
+    fn every_method_survives_json() {
+        for &name in Name::value_variants() {
+            for norm in [Norm::Linf, Norm::L2] {
+                let method = Method::new(name, norm);
+                let value = serde_json::to_value(&method).unwrap();
+                assert_eq!(value["method"], name.to_string());
+                assert_eq!(serde_json::from_value::<Method>(value).unwrap(), method);
+            }
+        }
+    }
+
+    #[test]
+    fn options_are_set_by_name_and_others_refused() {
+        let with = |name, options: Value| Method::with(name, options.as_object().unwrap());
+        let Method::ApgdT(attack) = with(
+            Name::ApgdT,
+            json!({"norm": "l2", "targets": 3, "restarts": 2}),
+        )
+        .unwrap() else {
+            panic!("another attack");
+        };
+        assert_eq!((attack.targets, attack.search.restarts), (3, 2));
+        assert_eq!(attack.search.norm, Norm::L2);
+        assert_eq!(attack.search.eps, 1.0, "the radius is the norm's");
+        let Method::Pgd(attack) =
+            with(Name::Pgd, json!({"eps": 0.03f32, "random_start": false})).unwrap()
+        else {
+            panic!("another attack");
+        };
+        assert_eq!((attack.eps, attack.random_start), (0.03, false));
+        for (name, options, said) in [
+            (
+                Name::Fgsm,
+                json!({"steps": 3}),
+                "fgsm has no use for --steps; its options are --eps",
+            ),
+            (Name::DeepFool, json!({"eps": 0.1}), "--overshoot"),
+            (Name::Square, json!({"step_size": 0.1}), "--queries"),
+            (
+                Name::Bim,
+                json!({"random_start": false}),
+                "for --no-random-start",
+            ),
+            (Name::Pgd, json!({"method": "fgsm"}), "options"),
+        ] {
+            let error = with(name, options).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The Square attack: random search with squares, from what the victim says alone.
+
+mod euclidean;
+mod maximum;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use self::euclidean::Euclidean;
+use self::maximum::Maximum;
+use super::ball::{Ball, Norm};
+use super::climb::Subject;
+use super::method::{Attack, above_zero};
+use super::victim::Victim;
+use crate::error::{Error, Result};
+
+/// Andriushchenko et al. 2020: black-box.
+///
+/// Each query changes a square at a random place; the change stays where it raises the aim's margin.
+/// The squares begin with 80% of the area and become smaller on the authors' schedule, stretched to
+/// `queries`. A picture is done with its first success; restarts are for the others. Where the result
+/// will be rounded to 8 bits, each query is: what is found is what is stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Square {
+    pub norm: Norm,
+    /// Radius in this norm, pixels in `[0, 1]`.
+    pub eps: f32,
+    /// Images that each restart may ask the victim about.
+    pub queries: usize,
+    pub restarts: usize,
+}
+
+impl Square {
+    /// torchattacks' defaults (1 is the radius of its PGD in the Euclidean norm).
+    pub fn new(norm: Norm) -> Self {
+        Square {
+            norm,
+            eps: match norm {
+                Norm::Linf => 8.0 / 255.0,
+                Norm::L2 => 1.0,
+            },
+            queries: 5000,
+            restarts: 1,
+        }
+    }
+}
+
+/// The area of the first squares, of the picture's.
+const FIRST_AREA: f64 = 0.8;
+
+/// The queries of 10,000 after which the area is halved.
+const HALVED_AFTER: [usize; 9] = [10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000];
+
+/// The area of the squares of query `query` of `queries`, of the picture's.
+fn area(query: usize, queries: usize) -> f64 {
+    let query = (query as u128 * 10_000 / queries.max(1) as u128) as usize;
+    let halved = HALVED_AFTER.iter().filter(|&&after| query > after).count();
+    FIRST_AREA / f64::from(1 << halved)
+}
+
+/// How images of a norm's ball are proposed.
+trait Proposals: Sync + Send {
+    /// The first image of restart `run`.
+    fn first(&self, subject: &Subject<'_>, run: usize) -> Vec<f32>;
+    /// A change of `image` in squares of a share `area` of the picture.
+    fn next(
+        &self,
+        subject: &Subject<'_>,
+        run: usize,
+        query: usize,
+        area: f64,
+        image: &[f32],
+    ) -> Vec<f32>;
+}
+
+/// One picture's search.
+struct Search<'a> {
+    subject: &'a Subject<'a>,
+    proposals: Box<dyn Proposals + 'a>,
+    image: Vec<f32>,
+    margin: f64,
+    done: bool,
+}
+
+impl Attack for Square {
+    fn validate(&self, _classes: usize, _targeted: bool) -> Result<()> {
+        if self.queries == 0 || self.restarts == 0 {
+            return Err(Error::invalid("--queries and --restarts must be 1 or more"));
+        }
+        above_zero("eps", self.eps)
+    }
+
+    fn ball(&self) -> Option<Ball> {
+        Some(Ball {
+            norm: self.norm,
+            eps: self.eps,
+        })
+    }
+
+    fn run(
+        &self,
+        victim: &mut dyn Victim,
+        subjects: &[Subject<'_>],
+        eight_bit: bool,
+    ) -> Result<Vec<Vec<f32>>> {
+        let search = |subject| Search {
+            subject,
+            proposals: match self.norm {
+                Norm::Linf => Box::new(Maximum::new(subject, self.eps, eight_bit)),
+                Norm::L2 => Box::new(Euclidean::new(self.eps, eight_bit)),
+            },
+            image: subject.clean().to_vec(),
+            margin: f64::NEG_INFINITY,
+            done: subject.aim.met(&subject.input),
+        };
+        let mut searches: Vec<Search<'_>> = subjects.iter().map(search).collect();
+        for run in 0..self.restarts {
+            for query in 0..self.queries {
+                let mut open: Vec<_> = searches.iter_mut().filter(|s| !s.done).collect();
+                if open.is_empty() {
+                    return Ok(images(searches));
+                }
+                let area = area(query, self.queries);
+                let propose = |search: &&mut Search<'_>| {
+                    let Search {
+                        subject, proposals, ..
+                    } = search;
+                    match query {
+                        0 => proposals.first(subject, run),
+                        _ => proposals.next(subject, run, query, area, &search.image),
+                    }
+                };
+                let proposed: Vec<Vec<f32>> = open.par_iter().map(propose).collect();
+                let views: Vec<&[f32]> = proposed.iter().map(|image| &image[..]).collect();
+                let readings = victim.read(&views)?;
+                for ((search, reading), image) in open.iter_mut().zip(readings).zip(proposed) {
+                    let (aim, margin) = (search.subject.aim, search.subject.aim.margin(&reading));
+                    search.done = aim.met(&reading);
+                    if query == 0 || search.done || margin > search.margin {
+                        (search.image, search.margin) = (image, margin);
+                    }
+                }
+            }
+        }
+        Ok(images(searches))
+    }
+}
+
+fn images(searches: Vec<Search<'_>>) -> Vec<Vec<f32>> {
+    searches.into_iter().map(|search| search.image).collect()
+}
+
+/// The first `count` random numbers, uniform in `[0, 1)`, of a query.
+fn draw(subject: &Subject<'_>, run: usize, query: usize, count: usize) -> Vec<f32> {
+    let mut drawn = vec![0.0; count];
+    let purpose = crate::random::Purpose::AttackSearch;
+    let key = subject.key(run);
+    key.uniform(purpose, query as u32, count, |i, u| drawn[i] = u);
+    drawn
+}
+
+/// A place for `size` pixels on an axis of `n`.
+fn place(u: f32, size: usize, n: usize) -> usize {
+    let places = n - size + 1;
+    ((f64::from(u) * places as f64) as usize).min(places - 1)
+}
+
+/// -1 or 1.
+fn sign(u: f32) -> f32 {
+    if u < 0.5 { -1.0 } else { 1.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn squares_shrink_on_the_published_schedule() {
+        for (query, halved) in [(0, 0), (10, 0), (11, 1), (51, 2), (501, 4), (8001, 9)] {
+            assert_eq!(area(query, 10_000), 0.8 / f64::from(1 << halved), "{query}");
+            // Half as many queries go through it twice as fast.
+            assert_eq!(area(query / 2, 5_000), area(query / 2 * 2, 10_000));
+        }
+        assert_eq!(area(usize::MAX, usize::MAX), 0.8 / 512.0);
+    }
+
+    #[test]
+    fn every_place_is_on_the_axis_and_all_are_reached() {
+        for (size, n) in [(1, 1), (3, 3), (2, 5)] {
+            let places: std::collections::BTreeSet<usize> = (0..1000)
+                .map(|i| place(i as f32 / 1000.0, size, n))
+                .collect();
+            assert_eq!(places, (0..=n - size).collect());
+        }
+    }
+}
