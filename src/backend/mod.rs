@@ -396,6 +396,10 @@ pub trait Backend: ImageOps + Send + Sync + Sized {
     fn classifier_batch(&self) -> usize {
         16
     }
+    /// What its DIP engines compute in.
+    fn precision(&self) -> Precision {
+        Precision::Float32
+    }
     /// The most arithmetic that it can do, in GFLOP/s of float32; `None` where that is not known.
     fn peak_gflops(&self) -> Option<f64> {
         None

@@ -5,12 +5,12 @@ use std::io::Write;
 use std::str::FromStr;
 
 use super::{Global, Outcome};
-use crate::backend::Backend;
 use crate::backend::cpu::CpuBackend;
 #[cfg(feature = "cuda")]
 use crate::backend::cuda::driver::nvidia::{self, Unusable};
 #[cfg(any(feature = "cuda", feature = "emulator"))]
 use crate::backend::cuda::{CudaBackend, driver};
+use crate::backend::{Backend, Precision};
 use crate::error::{Error, Result};
 #[cfg(any(feature = "cuda", feature = "emulator"))]
 use crate::io::replace::{Replacement, write_error};
@@ -58,15 +58,24 @@ pub trait Command {
 pub fn run(command: impl Command, global: &Global) -> Result<Outcome> {
     match global.device {
         Device::Auto if gpu_is_usable() => on_gpu(command, 0, global),
-        Device::Auto | Device::Cpu => match &global.profile {
-            None => command.run_on(&CpuBackend),
-            Some(_) => Err(Error::invalid(
-                "--profile measures the kernels of GPUs: use it with --device cuda or emulator",
-            )),
-        },
+        Device::Auto | Device::Cpu => on_cpu(command, global),
         Device::Cuda(ordinal) => on_gpu(command, ordinal, global),
         Device::Emulator => on_emulator(command, global),
     }
+}
+
+fn on_cpu(command: impl Command, global: &Global) -> Result<Outcome> {
+    if global.profile.is_some() {
+        return Err(Error::invalid(
+            "--profile measures the kernels of GPUs: use it with --device cuda or emulator",
+        ));
+    }
+    if global.precision != Precision::Float32 {
+        return Err(Error::invalid(
+            "the processor computes in float32: use --precision bf16 with --device cuda or emulator",
+        ));
+    }
+    command.run_on(&CpuBackend)
 }
 
 /// Whether this machine has a GPU that this build can use. Where it has one that it cannot, says why.
@@ -114,7 +123,7 @@ fn on_emulator(_: impl Command, _: &Global) -> Result<Outcome> {
 /// trace to the file, also where the command fails.
 #[cfg(any(feature = "cuda", feature = "emulator"))]
 fn on_cuda(command: impl Command, device: driver::Device, global: &Global) -> Result<Outcome> {
-    let backend = CudaBackend::new(device.clone());
+    let backend = CudaBackend::new(device.clone()).with_precision(global.precision);
     let Some(path) = &global.profile else {
         return command.run_on(&backend);
     };

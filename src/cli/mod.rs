@@ -25,6 +25,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use self::device::Device;
+use crate::backend::Precision;
 
 use crate::error::{Error, Result};
 use crate::io::output::Counts;
@@ -56,6 +57,9 @@ pub struct Global {
         default_value = "auto"
     )]
     pub device: Device,
+    /// What DIP networks' wide convolutions are computed in; bf16 needs a GPU
+    #[arg(long, global = true, value_enum, default_value_t = Precision::Float32)]
+    pub precision: Precision,
     /// Measure every kernel: a table at the end, and a trace for Perfetto or chrome://tracing in FILE
     #[arg(long, global = true, value_name = "FILE.json")]
     pub profile: Option<PathBuf>,

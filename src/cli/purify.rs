@@ -71,7 +71,11 @@ impl device::Command for Run<'_> {
         let (plan, mut defense) = plan.defense(backend, prober, options.clone())?;
         let description = RunDescription {
             command: "purify",
-            configuration: json!({ "classifier": victim.describe(), "defense": options }),
+            configuration: json!({
+                "classifier": victim.describe(),
+                "defense": options,
+                "precision": backend.precision(),
+            }),
             more: Map::from_iter([
                 ("device".into(), Value::from(backend.name())),
                 ("plan".into(), json!(plan)),

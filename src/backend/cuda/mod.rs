@@ -85,6 +85,10 @@ impl Backend for CudaBackend {
         self.device.multiprocessors().clamp(16, 128) as usize
     }
 
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
     fn peak_gflops(&self) -> Option<f64> {
         Some(2.0 * self.device.peak().multiply_adds? / 1e9)
     }
