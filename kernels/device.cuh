@@ -15,7 +15,8 @@
 //   element's type.
 // - Shared memory is dynamic, taken piece by piece from a SharedMemory in the order in which the host
 //   adds its pieces up.
-// - UNROLL stands before a loop over an array that must stay in registers.
+// - UNROLL stands before a loop over an array that must stay in registers; ROLLED before one that has no
+//   registers to spare.
 // - Blocks have one dimension, grids up to three. CUDA's threadIdx, blockIdx, blockDim and gridDim.
 // - a * b + c is never contracted: multiply_add says where it should be, and is counted. So results
 //   without library functions are the same bits on every device and on the emulator.
@@ -32,6 +33,7 @@
     extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(const __grid_constant__ Arguments args)
 #define ARGUMENTS(Type, ...)
 #define UNROLL _Pragma("unroll")
+#define ROLLED _Pragma("unroll 1")
 
 template <typename T> using Buffer = T*;
 template <typename T> using Global = T*;
@@ -73,6 +75,12 @@ template <typename T, int COUNT> DEVICE void warp_sum(T (&values)[COUNT]) {
 
 // Adds to memory and returns what was there.
 template <typename T> DEVICE T atomic_add(T* at, T value) { return atomicAdd(at, value); }
+
+// The value, of which the compiler knows nothing: what depends on it is not computed before.
+DEVICE uint32_t unknown(uint32_t value) {
+    asm volatile("" : "+r"(value));
+    return value;
+}
 
 // Four elements in one access; they begin at a multiple of 16 bytes.
 struct Quad {

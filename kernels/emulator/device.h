@@ -336,6 +336,8 @@ DEVICE T atomic_add(emulator::Pointer<T, space> at, T value) {
     return at.add(value);
 }
 
+DEVICE uint32_t unknown(uint32_t value) { return value; }
+
 struct Quad {
     float a, b, c, d;
 };
@@ -357,6 +359,7 @@ DEVICE float sin_turns(float turns) { return float(std::sin(6.283185307179586 * 
 DEVICE float cos_turns(float turns) { return float(std::cos(6.283185307179586 * turns)); }
 
 #define UNROLL
+#define ROLLED
 
 #define KERNEL(name, Arguments, ...)                                                               \
     static void name(const Arguments& args);                                                       \
