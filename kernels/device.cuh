@@ -84,6 +84,12 @@ template <typename T, int COUNT> DEVICE void warp_sum(T (&values)[COUNT]) {
 // Adds to memory and returns what was there.
 template <typename T> DEVICE T atomic_add(T* at, T value) { return atomicAdd(at, value); }
 
+// The value, of which the compiler knows nothing: what depends on it is not computed before.
+DEVICE uint32_t unknown(uint32_t value) {
+    asm volatile("" : "+r"(value));
+    return value;
+}
+
 // a * b + c, rounded once.
 DEVICE float multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 DEVICE double multiply_add(double a, double b, double c) { return __fma_rn(a, b, c); }

@@ -26,8 +26,8 @@ enum : uint32_t {
     STATISTICS,     // the record of x
     UPSAMPLE,       // y = x, twice as large
     LOSS,           // x: the output, then the loss's derivative by it
-    WEIGHTS,        // derivatives by the weight and bias of CONVOLVE; d is the one by its y
-    WEIGHTS_PIXEL,  // those of CONVOLVE_PIXEL
+    WEIGHTS,        // the derivative by the weight of CONVOLVE; d is the one by its y
+    WEIGHTS_PIXEL,  // those by the weight and bias of CONVOLVE_PIXEL
     SPREAD,         // y = the derivative by CONVOLVE's x, where its y has d
     SPREAD_TWO,     // the same at stride 2
     MIRROR,         // adds to it what came through a reflection
@@ -262,23 +262,13 @@ template <int ROWS, int CHANNELS, bool BACK> DEVICE void convolve(const Step& st
     const uint32_t per_source = BACK ? PACKED * step.inputs : PACKED;
     const uint32_t per_result = BACK ? PACKED : PACKED * step.inputs;
     const int stride = BACK ? 1 : step.stride;
-    for (uint32_t item = threadIdx.x; item < (results + CHANNELS - 1) / CHANNELS * spots; item += blockDim.x) {
+    for (uint32_t item = threadIdx.x; item < results / CHANNELS * spots; item += blockDim.x) {
         const uint32_t tile = quotient(item, step.per_plane), spot = item - tile * spots;
         const uint32_t group = quotient(spot, step.per_row), column = spot - group * step.width;
         const uint32_t row = group * ROWS, first = tile * CHANNELS;
         Memory values = memory + int(from.at + (int(row) * stride - 1) * int(from.pitch) + int(column) * stride - 1);
-        Memory weights = memory + step.packed;
-        // Beyond the last channel, that one again.
-        uint32_t channel[CHANNELS];
-        float sums[ROWS][CHANNELS];
-        UNROLL
-        for (int c = 0; c < CHANNELS; ++c) {
-            channel[c] = min(first + c, results - 1) * per_result;
-            UNROLL
-            for (int r = 0; r < ROWS; ++r) {
-                sums[r][c] = 0.0f;
-            }
-        }
+        Memory weights = memory + (step.packed + first * per_result);
+        float sums[ROWS][CHANNELS] = {};
         for (uint32_t i = 0; i < sources; ++i) {
             float around[ROWS + 2][3];
             UNROLL
@@ -287,7 +277,7 @@ template <int ROWS, int CHANNELS, bool BACK> DEVICE void convolve(const Step& st
             }
             UNROLL
             for (int c = 0; c < CHANNELS; ++c) {
-                const Taps taps = taps_at(weights + channel[c]);
+                const Taps taps = taps_at(weights + c * per_result);
                 UNROLL
                 for (int k = 0; k < 9; ++k) {
                     UNROLL
@@ -302,31 +292,33 @@ template <int ROWS, int CHANNELS, bool BACK> DEVICE void convolve(const Step& st
         const Memory result = memory + (step.y.at + row * step.y.pitch + column);
         UNROLL
         for (int c = 0; c < CHANNELS; ++c) {
-            if (first + c < results) {
-                const float bias = BACK ? 0.0f : memory[step.weight + 9 * step.inputs * step.outputs + first + c];
-                UNROLL
-                for (int r = 0; r < ROWS; ++r) {
-                    // Last, so that its size, which normalisation takes off again, rounds the sum only once.
-                    result[(first + c) * step.y.plane + r * step.y.pitch] = sums[r][c] + bias;
-                }
+            const float bias = BACK ? 0.0f : memory[step.weight + 9 * step.inputs * step.outputs + first + c];
+            UNROLL
+            for (int r = 0; r < ROWS; ++r) {
+                // Last, so that its size, which normalisation takes off again, rounds the sum only once.
+                result[(first + c) * step.y.plane + r * step.y.pitch] = sums[r][c] + bias;
             }
         }
     }
 }
 
-// The tile by what leaves the fewest channels over.
-template <bool BACK> DEVICE void convolve_tiled(const Step& step, const Memory& memory) {
+// The largest tile that leaves no channels over.
+template <int ROWS, bool BACK> DEVICE void convolve_tiled(const Step& step, const Memory& memory) {
     const uint32_t results = BACK ? step.inputs : step.outputs;
-    if (step.rows == 4) {
-        if (results % 4 == 0) {
-            convolve<4, 4, BACK>(step, memory);
-        } else {
-            convolve<4, 3, BACK>(step, memory);
-        }
-    } else if (results % 4 == 0) {
-        convolve<1, 4, BACK>(step, memory);
+    if (results % 4 == 0) {
+        convolve<ROWS, 4, BACK>(step, memory);
+    } else if (results % 3 == 0) {
+        convolve<ROWS, 3, BACK>(step, memory);
     } else {
-        convolve<1, 3, BACK>(step, memory);
+        convolve<ROWS, 1, BACK>(step, memory);
+    }
+}
+
+template <bool BACK> DEVICE void convolve_tiled(const Step& step, const Memory& memory) {
+    if (step.rows == 4) {
+        convolve_tiled<4, BACK>(step, memory);
+    } else {
+        convolve_tiled<1, BACK>(step, memory);
     }
 }
 
@@ -437,28 +429,36 @@ DEVICE void statistics(const ResidentArgs& args, const Step& step, const Memory&
     }
 }
 
-// The other source coordinate of a bilinearly upsampled one, besides at / 2, on an axis of n; it has a
-// quarter of the weight.
-DEVICE uint32_t far_source(uint32_t at, uint32_t n) {
-    const uint32_t near = at / 2;
-    return at % 2 == 0 ? max(near, 1u) - 1 : min(near + 1, n - 1);
-}
-
-// As dip_upsample_forward (dip_upsample.cu).
+// As dip_upsample_forward (dip_upsample.cu): a thread to the 2 x 2 elements of y between the middles of four
+// of x; beyond the edge, x has what is at it. `height` and `width` are those of x, and 1 more.
 DEVICE void upsample(const ResidentArgs& args, const Step& step, const Memory& memory) {
-    for (uint32_t i = threadIdx.x; i < step.inputs * step.height * step.width; i += blockDim.x) {
-        const Place place = place_of(step, i);
-        const Memory x = memory + (step.x.at + place.channel * step.x.plane);
-        const Memory near = x + place.row / 2 * step.x.pitch;
-        float value = near[place.column / 2];
-        if (args.bilinear) {
-            const Memory far = x + far_source(place.row, step.height / 2) * step.x.pitch;
-            const uint32_t beside = far_source(place.column, step.width / 2);
-            const float upper = multiply_add(0.75f, value, 0.25f * near[beside]);
-            const float lower = multiply_add(0.75f, far[place.column / 2], 0.25f * far[beside]);
-            value = multiply_add(0.75f, upper, 0.25f * lower);
+    const uint32_t last_row = step.height - 2, last_column = step.width - 2;
+    const float near = args.bilinear ? 0.75f : 1.0f, far = 1.0f - near;
+    const Share share = share_of(step);
+    for (uint32_t channel = share.channel; channel < step.inputs; channel += share.channels) {
+        for (uint32_t quad = share.pixel; quad < step.height * step.width; quad += share.pixels) {
+            const uint32_t row = quotient(quad, step.per_row), column = quad - row * step.width;
+            const uint32_t left = max(column, 1u) - 1, right = min(column, last_column);
+            const Memory x = memory + (step.x.at + channel * step.x.plane);
+            const Memory upper = x + (max(row, 1u) - 1) * step.x.pitch, lower = x + min(row, last_row) * step.x.pitch;
+            const float a = upper[left], b = upper[right], c = lower[left], d = lower[right];
+            const float upper_left = multiply_add(near, a, far * b), upper_right = multiply_add(near, b, far * a);
+            const float lower_left = multiply_add(near, c, far * d), lower_right = multiply_add(near, d, far * c);
+            const Memory y = memory + int(step.y.at + channel * step.y.plane + (2 * int(row) - 1) * int(step.y.pitch) +
+                                          2 * int(column) - 1);
+            if (row > 0 && column > 0) {
+                y[0] = multiply_add(near, upper_left, far * lower_left);
+            }
+            if (row > 0 && column <= last_column) {
+                y[1] = multiply_add(near, upper_right, far * lower_right);
+            }
+            if (row <= last_row && column > 0) {
+                y[step.y.pitch] = multiply_add(near, lower_left, far * upper_left);
+            }
+            if (row <= last_row && column <= last_column) {
+                y[step.y.pitch + 1] = multiply_add(near, lower_right, far * upper_right);
+            }
         }
-        memory[in(step.y, place)] = value;
     }
 }
 
@@ -526,19 +526,18 @@ DEVICE void loss(const ResidentArgs& args, const Step& step, const Memory& memor
     }
 }
 
-// Which sums are a lane's.
+// The sum over the warp that is a lane's, of several; not all lanes have any.
 struct Spread {
-    uint32_t first, count;
+    uint32_t number;
+    bool any;
+    float sum;
 };
 
-// Each value's sum over the warp, as warp_sum has it, but each in some lanes only: with every exchange, a lane
-// keeps half of the values.
-template <unsigned MASK, int COUNT> DEVICE float warp_spread(float (&values)[COUNT], Spread& spread) {
+template <unsigned MASK, int COUNT>
+DEVICE Spread halve(float (&values)[COUNT], uint32_t first, uint32_t count) {
     if constexpr (MASK == 0) {
-        return values[0];
-    } else if constexpr (COUNT == 1) {
-        values[0] += shuffle_xor(values[0], MASK);
-        return warp_spread<MASK / 2>(values, spread);
+        static_assert(COUNT == 1, "a lane for each sum");
+        return {first, count > 0, values[0]};
     } else {
         constexpr int HALF = (COUNT + 1) / 2;
         const bool upper = (threadIdx.x & MASK) != 0;
@@ -548,24 +547,29 @@ template <unsigned MASK, int COUNT> DEVICE float warp_spread(float (&values)[COU
             const float low = values[k], high = k + HALF < COUNT ? values[k + HALF < COUNT ? k + HALF : 0] : 0.0f;
             kept[k] = (upper ? high : low) + shuffle_xor(upper ? low : high, MASK);
         }
-        spread.first += upper ? HALF : 0;
-        spread.count = upper ? max(spread.count, uint32_t(HALF)) - HALF : min(spread.count, uint32_t(HALF));
-        return warp_spread<MASK / 2>(kept, spread);
+        const uint32_t half = HALF;
+        return halve<MASK / 2>(kept, first + (upper ? half : 0), upper ? max(count, half) - half : min(count, half));
     }
 }
 
-// A warp to a pair of an output and an input channel, a lane to a piece of a column: `rows` pixels of d,
-// with a window of x that moves down with them.
-template <int STRIDE> DEVICE void weights(const ResidentArgs& args, const Step& step, const Memory& memory) {
-    const uint32_t lane = threadIdx.x % WARP;
+// Each value's sum over the warp, as warp_sum has it, but each in one lane: with every exchange, a lane keeps
+// half of the values.
+template <int COUNT> DEVICE Spread warp_spread(float (&values)[COUNT]) { return halve<WARP / 2>(values, 0, COUNT); }
+
+// A warp to an input channel and CHANNELS output channels, a lane to a piece of a column: `rows` pixels of d,
+// with a window of x that moves down with them. The derivative by the bias, which normalisation takes off
+// again, is zero, and stays so.
+template <int STRIDE, int CHANNELS>
+DEVICE void weights(const ResidentArgs& args, const Step& step, const Memory& memory) {
     const uint32_t pieces = (step.height + step.rows - 1) / step.rows * step.width;
-    for (uint32_t pair = threadIdx.x / WARP; pair < step.outputs * step.inputs; pair += blockDim.x / WARP) {
-        const uint32_t o = pair / step.inputs, i = pair - o * step.inputs;
-        float sums[10] = {}; // by tap, and of d
-        for (uint32_t piece = lane; piece < pieces; piece += WARP) {
+    const uint32_t items = step.outputs / CHANNELS * step.inputs;
+    for (uint32_t item = threadIdx.x / WARP; item < items; item += blockDim.x / WARP) {
+        const uint32_t tile = item / step.inputs, i = item - tile * step.inputs, first = tile * CHANNELS;
+        float sums[9 * CHANNELS] = {};
+        for (uint32_t piece = threadIdx.x % WARP; piece < pieces; piece += WARP) {
             const uint32_t group = quotient(piece, step.per_row), column = piece - group * step.width;
             const uint32_t row = group * step.rows, end = min(row + step.rows, step.height);
-            const Memory d = memory + (step.d.at + o * step.d.plane + column);
+            Memory d = memory + (step.d.at + first * step.d.plane + row * step.d.pitch + column);
             Memory x = memory + int(step.x.at + i * step.x.plane + (int(row) * STRIDE - 1) * int(step.x.pitch) +
                                     int(column) * STRIDE - 1);
             float window[9];
@@ -578,51 +582,64 @@ template <int STRIDE> DEVICE void weights(const ResidentArgs& args, const Step& 
                 for (int k = 9 - 3 * STRIDE; k < 9; ++k) {
                     window[k] = x[k / 3 * step.x.pitch + k % 3];
                 }
-                const float value = d[y * step.d.pitch];
                 UNROLL
-                for (int k = 0; k < 9; ++k) {
-                    sums[k] = multiply_add(window[k], value, sums[k]);
+                for (uint32_t c = 0; c < CHANNELS; ++c) {
+                    const float value = d[c * step.d.plane];
+                    UNROLL
+                    for (uint32_t k = 0; k < 9; ++k) {
+                        sums[9 * c + k] = multiply_add(window[k], value, sums[9 * c + k]);
+                    }
                 }
-                sums[9] += value;
                 UNROLL
                 for (int k = 0; k < 9 - 3 * STRIDE; ++k) {
                     window[k] = window[k + 3 * STRIDE];
                 }
                 x = x + STRIDE * step.x.pitch;
+                d = d + step.d.pitch;
             }
         }
-        Spread spread = {0, 10};
-        const float sum = warp_spread<WARP / 2>(sums, spread);
-        if (lane % 2 == 0 && spread.count > 0) {
-            const Memory gradient = memory + (args.gradients_at + step.weight);
-            if (spread.first < 9) {
-                gradient[9 * pair + spread.first] = sum;
-            } else if (i == 0) {
-                gradient[9 * step.inputs * step.outputs + o] = sum;
-            }
+        const Spread spread = warp_spread(sums);
+        if (spread.any) {
+            const uint32_t o = first + spread.number / 9;
+            memory[args.gradients_at + step.weight + 9 * (o * step.inputs + i) + spread.number % 9] = spread.sum;
         }
     }
 }
 
-// A warp to a pair of channels.
+template <int STRIDE> DEVICE void weights_tiled(const ResidentArgs& args, const Step& step, const Memory& memory) {
+    if (step.outputs % 2 == 0) {
+        weights<STRIDE, 2>(args, step, memory);
+    } else {
+        weights<STRIDE, 1>(args, step, memory);
+    }
+}
+
+// A warp to an input channel and CHANNELS output channels.
 DEVICE void weights_pixel(const ResidentArgs& args, const Step& step, const Memory& memory) {
-    const uint32_t lane = threadIdx.x % WARP;
-    for (uint32_t pair = threadIdx.x / WARP; pair < step.outputs * step.inputs; pair += blockDim.x / WARP) {
-        const uint32_t o = pair / step.inputs, i = pair - o * step.inputs;
+    constexpr uint32_t CHANNELS = 4, SUMS = 2; // of the products, and of d
+    const uint32_t items = (step.outputs + CHANNELS - 1) / CHANNELS * step.inputs;
+    for (uint32_t item = threadIdx.x / WARP; item < items; item += blockDim.x / WARP) {
+        const uint32_t tile = item / step.inputs, i = item - tile * step.inputs, first = tile * CHANNELS;
         const Affine norm = norm_of(memory, step, i);
-        float sums[2] = {}; // of the products, and of d
-        for (uint32_t pixel = lane; pixel < step.height * step.width; pixel += WARP) {
-            const float value = memory[in(step, step.d, o, pixel)];
+        float sums[SUMS * CHANNELS] = {};
+        for (uint32_t pixel = threadIdx.x % WARP; pixel < step.height * step.width; pixel += WARP) {
             const float x = seen(memory, step, norm, step.x.at + i * step.x.plane + pixel);
-            sums[0] = multiply_add(x, value, sums[0]);
-            sums[1] += value;
+            const Memory d = memory + in(step, step.d, 0, pixel);
+            UNROLL
+            for (uint32_t c = 0; c < CHANNELS; ++c) {
+                const float value = d[min(first + c, step.outputs - 1) * step.d.plane];
+                sums[SUMS * c] = multiply_add(x, value, sums[SUMS * c]);
+                sums[SUMS * c + 1] += value;
+            }
         }
-        warp_sum(sums);
-        if (lane == 0) {
+        const Spread spread = warp_spread(sums);
+        const uint32_t o = first + spread.number / SUMS;
+        if (spread.any && o < step.outputs) {
             const Memory gradient = memory + (args.gradients_at + step.weight);
-            gradient[pair] = sums[0];
-            if (i == 0) {
-                gradient[step.inputs * step.outputs + o] = sums[1];
+            if (spread.number % SUMS == 0) {
+                gradient[o * step.inputs + i] = spread.sum;
+            } else if (i == 0) {
+                gradient[step.inputs * step.outputs + o] = spread.sum;
             }
         }
     }
@@ -637,6 +654,7 @@ template <int CHANNELS> DEVICE void spread_two(const Step& step, const Memory& m
         Memory d = memory + (step.d.at + place.row * step.d.pitch + place.column);
         Memory weights = memory + step.packed;
         float sums[CHANNELS][4] = {};
+        ROLLED
         for (uint32_t o = 0; o < step.outputs; ++o) {
             const float here = d[0], right = d[1];
             const float below = d[step.d.pitch], across = d[step.d.pitch + 1];
@@ -701,6 +719,7 @@ DEVICE void mirror(const Step& step, const Memory& memory) {
                 if (row < 0 || column < 0) {
                     continue;
                 }
+                ROLLED
                 for (uint32_t o = 0; o < step.outputs; ++o) {
                     const float weight = memory[step.weight + 9 * (o * step.inputs + place.channel) + tap];
                     sum = multiply_add(weight, memory[step.d.at + o * step.d.plane + row * step.d.pitch + column], sum);
@@ -711,11 +730,33 @@ DEVICE void mirror(const Step& step, const Memory& memory) {
     }
 }
 
-// The derivative by a channel of a 1x1 convolution's input, at a pixel: d has the one by its output.
-DEVICE float back_through(const Step& step, const Memory& memory, uint32_t weight, uint32_t channel, uint32_t pixel) {
+// What a 1x1 convolution makes of an input channel: the first weights, and where they are.
+struct Column {
+    float first[4];
+    uint32_t at;
+};
+
+DEVICE Column column_of(const Step& step, const Memory& memory, uint32_t weight, uint32_t channel) {
+    Column column;
+    column.at = weight + channel;
+    UNROLL
+    for (uint32_t o = 0; o < 4; ++o) {
+        column.first[o] = memory[column.at + min(o, step.outputs - 1) * step.inputs];
+    }
+    return column;
+}
+
+// The derivative by that channel, at a pixel of d, which has those by the outputs.
+DEVICE float back_through(const Step& step, const Memory& memory, const Column& column, uint32_t pixel) {
     float sum = 0.0f;
-    for (uint32_t o = 0; o < step.outputs; ++o) {
-        sum = multiply_add(memory[weight + o * step.inputs + channel], memory[pixel + o * step.d.plane], sum);
+    UNROLL
+    for (uint32_t o = 0; o < 4; ++o) {
+        if (o < step.outputs) {
+            sum = multiply_add(column.first[o], memory[pixel + o * step.d.plane], sum);
+        }
+    }
+    for (uint32_t o = 4; o < step.outputs; ++o) {
+        sum = multiply_add(memory[column.at + o * step.inputs], memory[pixel + o * step.d.plane], sum);
     }
     return sum;
 }
@@ -725,17 +766,22 @@ DEVICE void spread_pixel(const Step& step, const Memory& memory) {
     for (uint32_t element = threadIdx.x; element < step.inputs * step.height * step.width; element += blockDim.x) {
         const Place place = place_of(step, element);
         const uint32_t pixel = in(step.d, {0, place.row, place.column});
-        memory[in(step.y, place)] += back_through(step, memory, step.weight, place.channel, pixel);
+        const Column column = column_of(step, memory, step.weight, place.channel);
+        memory[in(step.y, place)] += back_through(step, memory, column, pixel);
     }
+}
+
+// Of the 1x1 convolution that stands between a normalisation and d, if one does.
+DEVICE Column column_behind(const Step& step, const Memory& memory, uint32_t channel) {
+    return step.via == NOWHERE ? Column{} : column_of(step, memory, step.via, channel);
 }
 
 // The derivative by an element as it is once normalised: d, back through the 1x1 convolution that stands
 // between, if one does, and through LeakyReLU.
-DEVICE float by_normalised(const Step& step, const Memory& memory, const Affine& norm, uint32_t channel,
-                           uint32_t pixel, float value) {
-    const float dy = step.via == NOWHERE
-                         ? float(memory[in(step, step.d, channel, pixel)])
-                         : back_through(step, memory, step.via, channel, in(step, step.d, 0, pixel));
+DEVICE float by_normalised(const Step& step, const Memory& memory, const Affine& norm, const Column& column,
+                           uint32_t channel, uint32_t pixel, float value) {
+    const float dy = step.via == NOWHERE ? float(memory[in(step, step.d, channel, pixel)])
+                                         : back_through(step, memory, column, in(step, step.d, 0, pixel));
     // At zero the slope's, as PyTorch's.
     return normalise(norm, value) > 0.0f ? dy : step.slope * dy;
 }
@@ -747,10 +793,11 @@ DEVICE void normalised(const ResidentArgs& args, const Step& step, const Memory&
     for (uint32_t item = threadIdx.x / WARP; item < step.inputs * step.parts; item += blockDim.x / WARP) {
         const uint32_t channel = item / step.parts, part = item % step.parts;
         const Affine norm = affine(memory, step.norm, channel);
+        const Column column = column_behind(step, memory, channel);
         Pair sum = {}, products = {}; // of the derivative, and with the distance from the mean
         for (uint32_t pixel = part * WARP + threadIdx.x % WARP; pixel < pixels; pixel += step.parts * WARP) {
             const float value = memory[in(step, step.x, channel, pixel)];
-            const float d = by_normalised(step, memory, norm, channel, pixel, value);
+            const float d = by_normalised(step, memory, norm, column, channel, pixel, value);
             if (step.keeps) {
                 memory[in(step, step.y, channel, pixel)] = d;
             }
@@ -782,12 +829,13 @@ DEVICE void normalised(const ResidentArgs& args, const Step& step, const Memory&
     for (uint32_t channel = share.channel; channel < step.inputs; channel += share.channels) {
         const Affine norm = affine(memory, step.norm, channel);
         const Memory record = memory + (step.norm + channel * RECORD);
+        const Column column = column_behind(step, memory, channel);
         const float slant = record[SLANT], slant_rest = record[SLANT_REST], level = record[LEVEL];
         for (uint32_t pixel = share.pixel; pixel < pixels; pixel += share.pixels) {
             const float value = memory[in(step, step.x, channel, pixel)], distance = value - norm.mean;
             const uint32_t at = in(step, step.y, channel, pixel);
             const float d =
-                step.keeps ? float(memory[at]) : by_normalised(step, memory, norm, channel, pixel, value);
+                step.keeps ? float(memory[at]) : by_normalised(step, memory, norm, column, channel, pixel, value);
             const float around = multiply_add(distance, slant, multiply_add(distance, slant_rest, level));
             memory[at] = multiply_add(d, norm.factor, around);
         }
@@ -848,6 +896,9 @@ KERNEL(resident_step, ResidentArgs, 768) {
     const uint32_t start = iterations[slot];
     const bool moments_inside = args.moments_at != NOWHERE;
     load(memory, of_slot(args.values, slot), args.parameters + args.input);
+    for (uint32_t i = threadIdx.x; i < args.parameters; i += blockDim.x) {
+        memory[args.gradients_at + i] = 0.0f;
+    }
     if (moments_inside) {
         load(memory + args.moments_at, of_slot(args.first, slot), args.trained);
         load(memory + (args.moments_at + args.trained), of_slot(args.second, slot), args.trained);
@@ -859,42 +910,42 @@ KERNEL(resident_step, ResidentArgs, 768) {
     for (uint32_t round = 0; round < args.rounds; ++round) {
         const uint32_t iteration = start + round;
         for (uint32_t s = 0; s < args.step_count; ++s) {
-            const Step& step = args.steps[s];
-            switch (step.op) {
-            case JITTER_INPUT: jitter_input(args, step, memory, slot, iteration); break;
-            case STAGE: stage(args, step, memory); break;
-            case CONVOLVE: convolve_tiled<false>(step, memory); break;
+            // Each case looks its step up anew: what is read before the branch would take registers from all.
+            switch (args.steps[s].op) {
+            case JITTER_INPUT: jitter_input(args, args.steps[unknown(s)], memory, slot, iteration); break;
+            case STAGE: stage(args, args.steps[unknown(s)], memory); break;
+            case CONVOLVE: convolve_tiled<false>(args.steps[unknown(s)], memory); break;
             case CONVOLVE_PIXEL:
-                if (step.rows == 4) {
-                    convolve_pixel<4>(step, memory);
+                if (args.steps[s].rows == 4) {
+                    convolve_pixel<4>(args.steps[unknown(s)], memory);
                 } else {
-                    convolve_pixel<1>(step, memory);
+                    convolve_pixel<1>(args.steps[unknown(s)], memory);
                 }
                 break;
-            case STATISTICS: statistics(args, step, memory); break;
-            case UPSAMPLE: upsample(args, step, memory); break;
-            case LOSS: loss(args, step, memory, slot, iteration == 0, round + 1 == args.rounds); break;
+            case STATISTICS: statistics(args, args.steps[unknown(s)], memory); break;
+            case UPSAMPLE: upsample(args, args.steps[unknown(s)], memory); break;
+            case LOSS: loss(args, args.steps[unknown(s)], memory, slot, iteration == 0, round + 1 == args.rounds); break;
             case WEIGHTS:
-                if (step.stride == 1) {
-                    weights<1>(args, step, memory);
+                if (args.steps[s].stride == 1) {
+                    weights_tiled<1>(args, args.steps[unknown(s)], memory);
                 } else {
-                    weights<2>(args, step, memory);
+                    weights_tiled<2>(args, args.steps[unknown(s)], memory);
                 }
                 break;
-            case WEIGHTS_PIXEL: weights_pixel(args, step, memory); break;
-            case SPREAD: convolve_tiled<true>(step, memory); break;
+            case WEIGHTS_PIXEL: weights_pixel(args, args.steps[unknown(s)], memory); break;
+            case SPREAD: convolve_tiled<true>(args.steps[unknown(s)], memory); break;
             case SPREAD_TWO:
-                if (step.inputs == 1) {
-                    spread_two<1>(step, memory);
+                if (args.steps[s].inputs == 1) {
+                    spread_two<1>(args.steps[unknown(s)], memory);
                 } else {
-                    spread_two<4>(step, memory);
+                    spread_two<4>(args.steps[unknown(s)], memory);
                 }
                 break;
-            case MIRROR: mirror(step, memory); break;
-            case SPREAD_PIXEL: spread_pixel(step, memory); break;
-            case NORMALISED: normalised(args, step, memory); break;
-            case UPSAMPLED: upsampled(args, step, memory); break;
-            default: adam(args, step, memory, slot, iteration);
+            case MIRROR: mirror(args.steps[unknown(s)], memory); break;
+            case SPREAD_PIXEL: spread_pixel(args.steps[unknown(s)], memory); break;
+            case NORMALISED: normalised(args, args.steps[unknown(s)], memory); break;
+            case UPSAMPLED: upsampled(args, args.steps[unknown(s)], memory); break;
+            default: adam(args, args.steps[unknown(s)], memory, slot, iteration);
             }
             barrier();
         }

@@ -352,6 +352,8 @@ DEVICE T atomic_add(emulator::Pointer<T, space> at, T value) {
     return at.add(value);
 }
 
+DEVICE uint32_t unknown(uint32_t value) { return value; }
+
 DEVICE float multiply_add(float a, float b, float c) {
     emulator::context.counters.multiply_adds += 1;
     return __builtin_fmaf(a, b, c);

@@ -497,7 +497,9 @@ impl<'a> Network<'a> {
             self.activate(skip.raw, size, merged);
             beside = skip.raw.channels;
         }
-        let mut draft = self.step(Op::Upsample, channels, size);
+        // A thread works between pixels of the source.
+        let between = size.map(|side| side / 2 + 1);
+        let mut draft = self.step(Op::Upsample, channels, between);
         (draft.x, draft.y) = (Some(low), Some(merged.after(beside)));
         self.push(draft);
     }
@@ -878,7 +880,7 @@ impl Step {
             let parts = threads / WARP / self.inputs as usize;
             self.parts = parts.clamp(1, pixels.div_ceil(WARP)) as u32;
         }
-        if is(Op::Stage) || is(Op::Normalised) {
+        if is(Op::Stage) || is(Op::Normalised) || is(Op::Upsample) {
             // The fewest rounds: of channels, each of which costs about as much as two pixels, times pixels.
             let warps = threads / WARP;
             let rounds = |crew: &usize| {
