@@ -36,7 +36,7 @@ pub enum Path {
 /// What an engine of one path has beside the instances' state.
 enum Method {
     OpByOp {
-        network: Network,
+        network: Box<Network>,
         /// The input with its noise, where there is noise.
         noisy: Option<Buffer<f32>>,
     },
@@ -128,7 +128,7 @@ impl CudaDip {
                 )));
             }
             None => Method::OpByOp {
-                network: Network::new(device, spec, height, width, capacity)?,
+                network: Box::new(Network::new(device, spec, height, width, capacity)?),
                 noisy: (spec.jitter > 0.0).then(|| per_slot(input)).transpose()?,
             },
         };
