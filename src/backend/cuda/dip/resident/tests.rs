@@ -136,22 +136,6 @@ fn plans_are_what_the_presets_need() {
     // What does not fit is refused, at once where it is absurd.
     assert!(plan(Preset::Cifar, 99 * KIB).is_none());
     assert!(Plan::new(&Preset::Wide.spec(3), 1 << 16, 1 << 16, 227 * KIB).is_none());
-    let out = |preset: Preset| {
-        for limit in [227 * KIB, 99 * KIB] {
-            if let Some(plan) = plan(preset, limit) {
-                println!(
-                    "{} at {limit}: {} bytes, {} threads, {} steps, {} multiply-adds",
-                    preset.name(),
-                    4 * plan.floats,
-                    plan.threads,
-                    plan.steps.len(),
-                    plan.multiply_adds
-                );
-            }
-        }
-    };
-    out(Preset::Tiles);
-    out(Preset::Cifar);
 }
 
 /// The claim that the resident step is for: between the first and the last iteration of a launch, no
@@ -173,20 +157,31 @@ fn an_iteration_moves_a_hundredth_of_the_bytes() {
         let bytes = counts
             .values()
             .map(|count| count.done.global_read + count.done.global_written);
-        let multiply_adds = counts.values().map(|count| count.done.multiply_adds);
-        let shared = counts
-            .values()
-            .map(|count| count.done.shared_read + count.done.shared_written);
-        let n = f64::from(iterations);
-        println!(
-            "{path:?}: {} multiply-adds, {} shared bytes an iteration",
-            multiply_adds.sum::<u64>() as f64 / n,
-            shared.sum::<u64>() as f64 / n
-        );
-        bytes.sum::<u64>() as f64 / n
+        bytes.sum::<u64>() as f64 / f64::from(iterations)
     });
-    println!("bytes an iteration: {bytes:?}");
     assert!(bytes[1] <= 0.01 * bytes[0], "{bytes:?}");
+}
+
+/// On a chip of little shared memory, `cifar` is left to the other path.
+#[cfg(feature = "emulator")]
+#[test]
+fn what_does_not_fit_runs_operation_by_operation() {
+    use crate::backend::cuda::driver::emulator::{Emulator, Options};
+    let options = Options {
+        shared_limit: 99 * 1024,
+        ..Options::default()
+    };
+    let backend = CudaBackend::new(Emulator::new(options).unwrap().device());
+    let path = |preset: Preset| {
+        let engine = CudaDip::new(&backend, &preset.spec(3), 32, 32, 1);
+        engine.unwrap().path()
+    };
+    assert_eq!(path(Preset::Tiles), Path::Resident);
+    assert_eq!(path(Preset::Cifar), Path::OpByOp);
+    let spec = Preset::Cifar.spec(3);
+    let forced = CudaDip::with_path(&backend, &spec, 32, 32, 1, Path::Resident);
+    let refused = forced.map(drop).unwrap_err().to_string();
+    assert!(refused.contains("101376 bytes"), "{refused}");
 }
 
 #[cfg(feature = "emulator")]
