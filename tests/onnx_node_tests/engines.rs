@@ -99,7 +99,7 @@ impl Engine<'_> {
         &self,
         what: &str,
         backend: &B,
-        expected: &dyn Fn(&str, &[f64]) -> Result<(), String>,
+        expected: impl Fn(&str, &[f64]) -> Result<(), String>,
     ) -> Result<(), String> {
         let shape = self.loaded.input_shape();
         let mut engine = backend.classifier(self.loaded, 1).unwrap();
