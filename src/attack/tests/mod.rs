@@ -1,5 +1,7 @@
 //! Attacks on victims of which the answer is known, and on small classifiers.
 
+mod victims;
+
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -10,26 +12,7 @@ use super::*;
 use crate::backend::cpu::CpuBackend;
 use crate::backend::{Backend, ClassifierEngine, ImageShape};
 use crate::classifier::{Graph, LoadOptions};
-use crate::random::Purpose;
-
-const SHAPE: ImageShape = ImageShape {
-    channels: 3,
-    height: 6,
-    width: 7,
-};
-
-/// Random numbers, uniform in `[-1, 1)`.
-fn numbers(seed: u64, count: usize) -> Vec<f32> {
-    let key = RandomKey {
-        seed,
-        ..RandomKey::default()
-    };
-    let mut numbers = vec![0.0; count];
-    key.uniform(Purpose::Parameters, 0, count, |i, u| {
-        numbers[i] = 2.0 * u - 1.0
-    });
-    numbers
-}
+use victims::{BlackBox, Linear, SHAPE, Scripted, Waves, dot, numbers};
 
 /// A random picture of 8-bit levels between a quarter and three quarters: no small change is cut.
 fn picture(seed: u64) -> Picture {
@@ -38,135 +21,6 @@ fn picture(seed: u64) -> Picture {
         shape: SHAPE,
         pixels: pixels.map(|x| (127.5 + 64.0 * x).round() / 255.0).collect(),
         eight_bit: true,
-    }
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    a.iter()
-        .zip(b)
-        .map(|(a, b)| f64::from(*a) * f64::from(*b))
-        .sum()
-}
-
-/// `logits = A·x + b`.
-struct Linear {
-    rows: Vec<Vec<f32>>,
-    bias: Vec<f32>,
-}
-
-impl Linear {
-    fn reading(&self, image: &[f32]) -> Reading {
-        let rows = self.rows.iter().zip(&self.bias);
-        let logits: Vec<f32> = rows
-            .map(|(row, bias)| (dot(row, image) + f64::from(*bias)) as f32)
-            .collect();
-        Reading::new(&logits)
-    }
-
-    /// Four classes, the first of which `picture` has with a score of `height`; the second's score
-    /// is its negative, and the others' are -5.
-    fn valley(picture: &Picture, row: Vec<f32>, height: f64) -> Linear {
-        let bias = (height - dot(&row, &picture.pixels)) as f32;
-        let below = row.iter().map(|x| -x).collect();
-        let flat = vec![0.0; row.len()];
-        Linear {
-            rows: vec![row, below, flat.clone(), flat],
-            bias: vec![bias, -bias, -5.0, -5.0],
-        }
-    }
-}
-
-impl Victim for Linear {
-    fn classes(&self) -> usize {
-        self.rows.len()
-    }
-
-    fn read(&mut self, images: &[&[f32]]) -> Result<Vec<Reading>> {
-        Ok(images.iter().map(|image| self.reading(image)).collect())
-    }
-
-    fn gradient(&mut self, images: &[&[f32]], losses: &[Loss]) -> Result<Vec<Slope>> {
-        let slope = |(image, loss): (&&[f32], &Loss)| {
-            let reading = self.reading(image);
-            let mut derivative = vec![0.0; self.rows.len()];
-            let loss = loss.evaluate(&reading, &mut derivative);
-            let mut gradient = vec![0.0; image.len()];
-            for (row, by_logit) in self.rows.iter().zip(derivative) {
-                gradient
-                    .iter_mut()
-                    .zip(row)
-                    .for_each(|(g, x)| *g += by_logit * x);
-            }
-            Slope {
-                reading,
-                loss,
-                gradient,
-            }
-        };
-        Ok(images.iter().zip(losses).map(slope).collect())
-    }
-}
-
-/// A linear layer after waves of another: a curved landscape with local optima.
-struct Waves {
-    inner: Linear,
-    outer: Linear,
-}
-
-impl Waves {
-    fn new(seed: u64, classes: usize) -> Waves {
-        let hidden = 24;
-        let layer = |seed: u64, rows: usize, columns: usize, scale: f32| Linear {
-            rows: (0..rows as u64)
-                .map(|row| {
-                    let row = numbers(100 * seed + row, columns);
-                    row.iter().map(|x| scale * x).collect()
-                })
-                .collect(),
-            bias: numbers(100 * seed + 99, rows),
-        };
-        Waves {
-            inner: layer(seed, hidden, SHAPE.elements(), 1.0),
-            outer: layer(seed + 1, classes, hidden, 1.0),
-        }
-    }
-
-    fn hidden(&self, image: &[f32]) -> (Vec<f32>, Vec<f32>) {
-        let inner = self.inner.reading(image);
-        inner
-            .logits()
-            .iter()
-            .map(|x| ((2.0 * x).sin(), 2.0 * (2.0 * x).cos()))
-            .unzip()
-    }
-}
-
-impl Victim for Waves {
-    fn classes(&self) -> usize {
-        self.outer.classes()
-    }
-
-    fn read(&mut self, images: &[&[f32]]) -> Result<Vec<Reading>> {
-        let read = |image: &&[f32]| self.outer.reading(&self.hidden(image).0);
-        Ok(images.iter().map(read).collect())
-    }
-
-    fn gradient(&mut self, images: &[&[f32]], losses: &[Loss]) -> Result<Vec<Slope>> {
-        let mut slopes = Vec::new();
-        for (image, loss) in images.iter().zip(losses) {
-            let (wave, derivative) = self.hidden(image);
-            let outer = self.outer.gradient(&[&wave], &[*loss])?.remove(0);
-            let mut gradient = vec![0.0; image.len()];
-            for (i, row) in self.inner.rows.iter().enumerate() {
-                let by_hidden = outer.gradient[i] * derivative[i];
-                gradient
-                    .iter_mut()
-                    .zip(row)
-                    .for_each(|(g, x)| *g += by_hidden * x);
-            }
-            slopes.push(Slope { gradient, ..outer });
-        }
-        Ok(slopes)
     }
 }
 
@@ -319,27 +173,6 @@ fn apgd_t_tries_one_class_after_another() {
     }
 }
 
-/// Says the gradients that it was given, whatever the image.
-struct Scripted(Vec<Vec<f32>>);
-
-impl Victim for Scripted {
-    fn classes(&self) -> usize {
-        2
-    }
-
-    fn read(&mut self, images: &[&[f32]]) -> Result<Vec<Reading>> {
-        Ok(images.iter().map(|_| Reading::new(&[1.0, 0.0])).collect())
-    }
-
-    fn gradient(&mut self, _images: &[&[f32]], _losses: &[Loss]) -> Result<Vec<Slope>> {
-        Ok(vec![Slope {
-            reading: Reading::new(&[1.0, 0.0]),
-            loss: 0.0,
-            gradient: self.0.remove(0),
-        }])
-    }
-}
-
 #[test]
 fn mi_fgsm_follows_the_accumulated_gradient() {
     let clean = Picture {
@@ -372,23 +205,6 @@ fn mi_fgsm_follows_the_accumulated_gradient() {
     );
     // With decay 0 each step is its own gradient's: (+, -, 0), (-, +, -), (0, 0, +).
     assert_eq!(steps(0.0, 0.0625), [0.0, 0.0, 0.0]);
-}
-
-/// A victim that nobody may ask for a gradient.
-struct BlackBox<V>(V);
-
-impl<V: Victim> Victim for BlackBox<V> {
-    fn classes(&self) -> usize {
-        self.0.classes()
-    }
-
-    fn read(&mut self, images: &[&[f32]]) -> Result<Vec<Reading>> {
-        self.0.read(images)
-    }
-
-    fn gradient(&mut self, _images: &[&[f32]], _losses: &[Loss]) -> Result<Vec<Slope>> {
-        panic!("the attack asked for a gradient")
-    }
 }
 
 #[test]
