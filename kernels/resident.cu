@@ -16,7 +16,7 @@
 //
 // An iteration of `tiles` takes 751,512 multiply-adds, of which 550,848 are the convolutions', and reads or
 // writes 17,500 times a warp's width of shared memory (counted on the emulator; a broadcast of four numbers
-// is one read). Exchanges between lanes come to some 3,500 more, and all instructions to an estimated 100,000
+// is one read). Exchanges between lanes come to some 3,000 more, and all instructions to an estimated 100,000
 // of a warp: 21,000 cycles of shared memory and 25,000 of issue on a multiprocessor of compute capability 9.0,
 // which at 132 of them and 1.755 GHz has 46,000 for each of 5 million iterations a second.
 #include "random.cuh"
