@@ -1,0 +1,624 @@
+//! The program of an iteration, as a walk through the network.
+
+use std::collections::HashMap;
+
+use super::memory::{ALIGNED, Home, Memory, View};
+use super::{
+    MAX_STEPS, MAX_THREADS, Map, NOWHERE, Op, PACKED, Plan, RECORD, Step, WARP, reciprocal,
+};
+use crate::dip::{LEAKY_SLOPE, NetSpec, Padding};
+
+/// A step before its maps have places.
+struct Draft {
+    step: Step,
+    x: Option<View>,
+    y: Option<View>,
+    d: Option<View>,
+    packed: Option<View>,
+}
+
+/// A map as it is kept: the network's input, or what is normalised with its records.
+#[derive(Clone, Copy)]
+struct Raw {
+    view: View,
+    norm: Option<usize>,
+    /// Of LeakyReLU; 1 where there is none.
+    slope: f32,
+    channels: usize,
+}
+
+/// A convolution: where its weight starts, and the size of its output.
+#[derive(Clone, Copy)]
+struct Conv {
+    inputs: usize,
+    outputs: usize,
+    stride: usize,
+    size: [usize; 2],
+    at: usize,
+}
+
+/// What a 3×3 convolution reads: the map in its margin, and the packed weight.
+#[derive(Clone, Copy)]
+struct Staged {
+    view: View,
+    packed: View,
+}
+
+/// A convolution, the normalisation behind it, and its output.
+struct Block {
+    conv: Conv,
+    norm_at: usize,
+    raw: Raw,
+}
+
+/// What the forward pass of a level leaves.
+struct Level {
+    skip: Option<Block>,
+    down: Block,
+    mid: Block,
+    /// What is upsampled.
+    half: Raw,
+    merge_records: usize,
+    up: Block,
+    fuse: Block,
+    deeper: Option<Box<Level>>,
+}
+
+/// The derivative by an activated output: in a map, or behind a 1×1 convolution.
+#[derive(Clone, Copy)]
+struct Incoming {
+    d: View,
+    via: Option<Conv>,
+}
+
+/// Writes the program.
+pub(super) struct Network<'a> {
+    spec: &'a NetSpec,
+    height: usize,
+    width: usize,
+    offsets: HashMap<String, usize>,
+    parameters: usize,
+    input: usize,
+    drafts: Vec<Draft>,
+    memory: Memory,
+    /// Numbers before the maps.
+    fixed: usize,
+    /// Channels of the widest normalisation.
+    widest: usize,
+    input_gradient: Option<View>,
+    multiply_adds: u64,
+}
+
+impl<'a> Network<'a> {
+    pub fn new(spec: &'a NetSpec, height: usize, width: usize) -> Self {
+        let parameters = spec.parameter_count();
+        let input = spec.input_depth * height * width;
+        let mut network = Network {
+            spec,
+            height,
+            width,
+            offsets: spec
+                .parameters()
+                .into_iter()
+                .map(|p| (p.name, p.offset))
+                .collect(),
+            parameters,
+            input,
+            drafts: vec![],
+            memory: Memory::default(),
+            fixed: (2 * parameters + input).next_multiple_of(ALIGNED),
+            widest: 0,
+            input_gradient: None,
+            multiply_adds: 0,
+        };
+        network.iteration();
+        network
+    }
+
+    pub fn trained(&self) -> usize {
+        let input = if self.spec.optimise_input {
+            self.input
+        } else {
+            0
+        };
+        self.parameters + input
+    }
+
+    /// Numbers of the block's memory, and where each map starts.
+    pub fn places(&self) -> (usize, Vec<usize>) {
+        self.memory.places(self.partials_at() + self.partials())
+    }
+
+    fn fixed(&self, at: usize) -> View {
+        View {
+            home: Home::Fixed(at),
+            offset: 0,
+            pitch: self.width,
+            plane: self.height * self.width,
+        }
+    }
+
+    /// A step on `inputs` channels of a size.
+    fn step(&self, op: Op, inputs: usize, [height, width]: [usize; 2]) -> Draft {
+        Draft {
+            step: Step {
+                op: op as u32,
+                inputs: inputs as u32,
+                height: height as u32,
+                width: width as u32,
+                per_row: reciprocal(width),
+                per_plane: reciprocal(height * width),
+                stride: 1,
+                rows: 1,
+                parts: 1,
+                crew: 1,
+                packed: NOWHERE,
+                via: NOWHERE,
+                norm: NOWHERE,
+                slope: 1.0,
+                ..Step::default()
+            },
+            x: None,
+            y: None,
+            d: None,
+            packed: None,
+        }
+    }
+
+    fn push(&mut self, draft: Draft) {
+        let now = self.drafts.len();
+        let used = [draft.x, draft.y, draft.d, draft.packed];
+        for view in used.into_iter().flatten() {
+            self.memory.use_at(view, now);
+        }
+        self.drafts.push(draft);
+    }
+
+    /// Sets a step to read x as the layer behind it sees it.
+    fn seen(draft: Draft, raw: Raw) -> Draft {
+        Draft {
+            x: Some(raw.view),
+            step: Step {
+                norm: raw.norm.map_or(NOWHERE, |norm| norm as u32),
+                slope: raw.slope,
+                ..draft.step
+            },
+            ..draft
+        }
+    }
+
+    /// Normalises and activates a raw map into `y`.
+    fn activate(&mut self, raw: Raw, size: [usize; 2], y: View) {
+        let mut draft = Self::seen(self.step(Op::Stage, raw.channels, size), raw);
+        draft.y = Some(y);
+        self.push(draft);
+    }
+
+    /// The same for a 3×3 convolution, with y's margin.
+    fn stage(&mut self, raw: Raw, size: [usize; 2], y: View, conv: &Conv) -> Staged {
+        let packed = self.memory.take(PACKED * conv.inputs * conv.outputs);
+        let mut draft = Self::seen(self.step(Op::Stage, raw.channels, size), raw);
+        (draft.y, draft.packed) = (Some(y), Some(packed));
+        draft.step.outputs = conv.outputs as u32;
+        draft.step.weight = conv.at as u32;
+        draft.step.margin = 1;
+        self.push(draft);
+        Staged { view: y, packed }
+    }
+
+    /// The same into a new map.
+    fn staged(&mut self, raw: Raw, size: [usize; 2], conv: &Conv) -> Staged {
+        let y = self.memory.map(raw.channels, size, true);
+        self.stage(raw, size, y, conv)
+    }
+
+    /// Sees to it that the records of x are known, at a place of their own.
+    fn statistics(&mut self, x: View, channels: usize, size: [usize; 2], weight: usize) -> usize {
+        let records = self.fixed;
+        self.fixed += channels * RECORD;
+        self.widest = self.widest.max(channels);
+        let mut draft = self.step(Op::Statistics, channels, size);
+        draft.x = Some(x);
+        draft.step.weight = weight as u32;
+        draft.step.norm = records as u32;
+        self.push(draft);
+        records
+    }
+
+    /// A step of a convolution or a derivative of it, on a size.
+    fn conv_step(&mut self, op: Op, conv: &Conv, taps: usize, size: [usize; 2]) -> Draft {
+        let pixels = conv.size[0] * conv.size[1];
+        self.multiply_adds += (taps * conv.inputs * conv.outputs * pixels) as u64;
+        let mut draft = self.step(op, conv.inputs, size);
+        draft.step.outputs = conv.outputs as u32;
+        draft.step.stride = conv.stride as u32;
+        draft.step.weight = conv.at as u32;
+        draft
+    }
+
+    /// What a layer's convolution and normalisation are called in the parameter vector.
+    fn offset(&self, level: usize, layer: &str, part: &str) -> usize {
+        self.offsets[&format!("level{level}.{layer}_{part}.weight")]
+    }
+
+    /// Ends a block: its convolution's output is in `y`.
+    fn block(&mut self, conv: Conv, norm_at: usize, y: View) -> Block {
+        let norm = self.statistics(y, conv.outputs, conv.size, norm_at);
+        Block {
+            conv,
+            norm_at,
+            raw: Raw {
+                view: y,
+                norm: Some(norm),
+                slope: LEAKY_SLOPE as f32,
+                channels: conv.outputs,
+            },
+        }
+    }
+
+    /// A block with a 3×3 convolution of what is staged.
+    fn wide_block(&mut self, conv: Conv, norm_at: usize, staged: Staged) -> Block {
+        let y = self.memory.map(conv.outputs, conv.size, false);
+        let mut draft = self.conv_step(Op::Convolve, &conv, 9, conv.size);
+        (draft.x, draft.y) = (Some(staged.view), Some(y));
+        draft.packed = Some(staged.packed);
+        self.push(draft);
+        self.block(conv, norm_at, y)
+    }
+
+    /// A 1×1 convolution into a new map.
+    fn convolve_pixel(&mut self, conv: &Conv, x: Raw) -> View {
+        let y = self.memory.map(conv.outputs, conv.size, false);
+        let draft = self.conv_step(Op::ConvolvePixel, conv, 1, conv.size);
+        let mut draft = Self::seen(draft, x);
+        draft.y = Some(y);
+        self.push(draft);
+        y
+    }
+
+    /// The skip branch's channels, activated, and then the upsampled ones, into `merged`.
+    fn merge(
+        &mut self,
+        skip: Option<&Block>,
+        low: View,
+        channels: usize,
+        size: [usize; 2],
+        merged: View,
+    ) {
+        let mut beside = 0;
+        if let Some(skip) = skip {
+            self.activate(skip.raw, size, merged);
+            beside = skip.raw.channels;
+        }
+        // A thread works between pixels of the source.
+        let between = size.map(|side| side / 2 + 1);
+        let mut draft = self.step(Op::Upsample, channels, between);
+        (draft.x, draft.y) = (Some(low), Some(merged.after(beside)));
+        self.push(draft);
+    }
+
+    /// The whole iteration.
+    fn iteration(&mut self) {
+        let whole = [self.height, self.width];
+        let mut input = Raw {
+            view: self.fixed(self.parameters),
+            norm: None,
+            slope: 1.0,
+            channels: self.spec.input_depth,
+        };
+        if self.spec.jitter > 0.0 {
+            let mut draft = self.step(Op::JitterInput, input.channels, whole);
+            let noisy = self.memory.map(input.channels, whole, false);
+            (draft.x, draft.y) = (Some(input.view), Some(noisy));
+            self.push(draft);
+            input.view = noisy;
+        }
+        let level = self.forward(0, input);
+        let out = Conv {
+            inputs: self.spec.up[0],
+            outputs: self.spec.output_channels,
+            stride: 1,
+            size: whole,
+            at: self.offsets["out_conv.weight"],
+        };
+        let output = self.convolve_pixel(&out, level.fuse.raw);
+        let mut draft = self.step(Op::Loss, out.outputs, whole);
+        draft.x = Some(output);
+        self.push(draft);
+        self.weights_pixel(&out, level.fuse.raw, output);
+        let incoming = Incoming {
+            d: output,
+            via: Some(out),
+        };
+        self.input_gradient = self.backward(0, &level, input, incoming);
+        let gradients = self.fixed(self.parameters + self.input);
+        self.adam(self.fixed(0), gradients, self.parameters, 0);
+        if let Some(gradient) = self.input_gradient {
+            let values = self.fixed(self.parameters);
+            self.adam(values, gradient, self.input, self.parameters);
+        }
+    }
+
+    fn adam(&mut self, values: View, gradients: View, count: usize, first: usize) {
+        let mut draft = self.step(Op::Adam, count, [1, 1]);
+        (draft.y, draft.d) = (Some(values), Some(gradients));
+        draft.step.weight = first as u32;
+        self.push(draft);
+    }
+
+    fn forward(&mut self, k: usize, x: Raw) -> Level {
+        let spec = self.spec;
+        let (whole, half) = (
+            [self.height >> k, self.width >> k],
+            [self.height >> (k + 1), self.width >> (k + 1)],
+        );
+        let places = |network: &Self, layer: &str| {
+            [
+                network.offset(k, layer, "conv"),
+                network.offset(k, layer, "bn"),
+            ]
+        };
+        let conv = |inputs, outputs, stride, at| Conv {
+            inputs,
+            outputs,
+            stride,
+            size: if stride == 2 { half } else { whole },
+            at,
+        };
+        let skip = (spec.skip[k] > 0).then(|| {
+            let [at, norm_at] = places(self, "skip");
+            let conv = conv(x.channels, spec.skip[k], 1, at);
+            let y = self.convolve_pixel(&conv, x);
+            self.block(conv, norm_at, y)
+        });
+        let [at, norm_at] = places(self, "down");
+        let down = conv(x.channels, spec.down[k], 2, at);
+        let staged = self.staged(x, whole, &down);
+        let down = self.wide_block(down, norm_at, staged);
+        let [at, norm_at] = places(self, "mid");
+        let mid = Conv {
+            size: half,
+            ..conv(spec.down[k], spec.down[k], 1, at)
+        };
+        let staged = self.staged(down.raw, half, &mid);
+        let mid = self.wide_block(mid, norm_at, staged);
+        let deeper = (k + 1 < spec.levels()).then(|| Box::new(self.forward(k + 1, mid.raw)));
+        let upsampled = deeper.as_ref().map_or(mid.raw, |deeper| deeper.fuse.raw);
+        let low = self.memory.map(upsampled.channels, half, false);
+        self.activate(upsampled, half, low);
+        let channels = spec.skip[k] + upsampled.channels;
+        let merged = self.memory.map(channels, whole, true);
+        self.merge(skip.as_ref(), low, upsampled.channels, whole, merged);
+        let norm_at = self.offset(k, "merge", "bn");
+        let merge_records = self.statistics(merged, channels, whole, norm_at);
+        let [at, norm_at] = places(self, "up");
+        let up = conv(channels, spec.up[k], 1, at);
+        let merge = plain(merged, merge_records, channels);
+        let staged = self.stage(merge, whole, merged, &up);
+        let up = self.wide_block(up, norm_at, staged);
+        let [at, norm_at] = places(self, "fuse");
+        let fuse = conv(spec.up[k], spec.up[k], 1, at);
+        let y = self.convolve_pixel(&fuse, up.raw);
+        let fuse = self.block(fuse, norm_at, y);
+        Level {
+            skip,
+            down,
+            mid,
+            half: upsampled,
+            merge_records,
+            up,
+            fuse,
+            deeper,
+        }
+    }
+
+    /// The derivative by the level's input, where one is wanted.
+    fn backward(&mut self, k: usize, level: &Level, x: Raw, incoming: Incoming) -> Option<View> {
+        let whole = [self.height >> k, self.width >> k];
+        let half = level.mid.conv.size;
+        let fuse = level.fuse.raw.view;
+        self.normalised(
+            level.fuse.raw,
+            level.fuse.norm_at,
+            whole,
+            incoming,
+            fuse,
+            false,
+        );
+        self.weights_pixel(&level.fuse.conv, level.up.raw, fuse);
+        let incoming = Incoming {
+            d: fuse,
+            via: Some(level.fuse.conv),
+        };
+        let channels = level.up.conv.inputs;
+        let d = self.memory.map(level.up.raw.channels, whole, true);
+        self.normalised(level.up.raw, level.up.norm_at, whole, incoming, d, true);
+        // What `up` saw, and then, in its place, what the merge normalisation saw.
+        let low = self.memory.map(level.half.channels, half, false);
+        self.activate(level.half, half, low);
+        let merged = self.memory.map(channels, whole, true);
+        let skip = level.skip.as_ref();
+        self.merge(skip, low, level.half.channels, whole, merged);
+        let merge = plain(merged, level.merge_records, channels);
+        let staged = self.stage(merge, whole, merged, &level.up.conv);
+        self.weights(&level.up.conv, merged, d);
+        self.merge(skip, low, level.half.channels, whole, merged);
+        let d_merged = self.memory.map(channels, whole, false);
+        self.spread(&level.up.conv, staged.packed, d, d_merged, whole);
+        let norm_at = self.offset(k, "merge", "bn");
+        self.normalised(merge, norm_at, whole, plainly(d_merged), d_merged, false);
+        if let Some(skip) = skip {
+            let d = skip.raw.view;
+            self.normalised(skip.raw, skip.norm_at, whole, plainly(d_merged), d, false);
+            self.weights_pixel(&skip.conv, x, d);
+        }
+        let mut d = self.memory.map(level.half.channels, half, false);
+        let mut draft = self.step(Op::Upsampled, level.half.channels, half);
+        (draft.y, draft.d) = (
+            Some(d),
+            Some(d_merged.after(channels - level.half.channels)),
+        );
+        self.push(draft);
+        if let Some(deeper) = &level.deeper {
+            let by_mid = self.backward(k + 1, deeper, level.mid.raw, plainly(d));
+            d = by_mid.expect("deeper levels are always asked for it");
+        }
+        let d = self.wide_backward(&level.mid, level.down.raw, half, d, true);
+        let d = d.expect("asked for");
+        let wanted = k > 0 || self.spec.optimise_input;
+        let d = self.wide_backward(&level.down, x, whole, d, wanted)?;
+        if let Some(skip) = skip {
+            let mut draft = self.conv_step(Op::SpreadPixel, &skip.conv, 1, whole);
+            (draft.y, draft.d) = (Some(d), Some(skip.raw.view));
+            self.push(draft);
+        }
+        Some(d)
+    }
+
+    /// From the derivative by a block's output to the one by its input `x` of `size`, if that is wanted.
+    fn wide_backward(
+        &mut self,
+        block: &Block,
+        x: Raw,
+        size: [usize; 2],
+        d: View,
+        wanted: bool,
+    ) -> Option<View> {
+        let by_conv = self.memory.map(block.conv.outputs, block.conv.size, true);
+        self.normalised(
+            block.raw,
+            block.norm_at,
+            block.conv.size,
+            plainly(d),
+            by_conv,
+            true,
+        );
+        let staged = self.staged(x, size, &block.conv);
+        self.weights(&block.conv, staged.view, by_conv);
+        wanted.then(|| {
+            let y = self.memory.map(block.conv.inputs, size, false);
+            self.spread(&block.conv, staged.packed, by_conv, y, size);
+            y
+        })
+    }
+
+    /// `y` = the derivative by what is normalised.
+    fn normalised(
+        &mut self,
+        x: Raw,
+        norm_at: usize,
+        size: [usize; 2],
+        incoming: Incoming,
+        y: View,
+        margin: bool,
+    ) {
+        let mut draft = Self::seen(self.step(Op::Normalised, x.channels, size), x);
+        (draft.y, draft.d) = (Some(y), Some(incoming.d));
+        draft.step.weight = norm_at as u32;
+        draft.step.margin = margin.into();
+        draft.step.keeps = (y.home != x.view.home).into();
+        if let Some(conv) = incoming.via {
+            draft.step.via = conv.at as u32;
+            draft.step.outputs = conv.outputs as u32;
+            self.multiply_adds += (conv.inputs * conv.outputs * size[0] * size[1]) as u64;
+        }
+        self.push(draft);
+    }
+
+    fn weights(&mut self, conv: &Conv, staged: View, d: View) {
+        let mut draft = self.conv_step(Op::Weights, conv, 9, conv.size);
+        (draft.x, draft.d) = (Some(staged), Some(d));
+        self.push(draft);
+    }
+
+    fn weights_pixel(&mut self, conv: &Conv, x: Raw, d: View) {
+        let draft = self.conv_step(Op::WeightsPixel, conv, 1, conv.size);
+        let mut draft = Self::seen(draft, x);
+        draft.d = Some(d);
+        self.push(draft);
+    }
+
+    /// The derivative by a 3×3 convolution's input, of `size`.
+    fn spread(&mut self, conv: &Conv, packed: View, d: View, y: View, size: [usize; 2]) {
+        let (op, shared) = match conv.stride {
+            1 => (Op::Spread, size),
+            _ => (Op::SpreadTwo, conv.size),
+        };
+        let mut draft = self.conv_step(op, conv, 9, shared);
+        (draft.y, draft.d, draft.packed) = (Some(y), Some(d), Some(packed));
+        self.push(draft);
+        if self.spec.padding == Padding::Reflect {
+            let mut draft = self.conv_step(Op::Mirror, conv, 0, size);
+            (draft.y, draft.d) = (Some(y), Some(d));
+            self.push(draft);
+        }
+    }
+
+    fn partials_at(&self) -> usize {
+        self.fixed
+    }
+
+    /// Four numbers for every channel and part.
+    fn partials(&self) -> usize {
+        4 * self.widest.max(MAX_THREADS / WARP)
+    }
+
+    /// The program of `blocks` blocks side by side, with moments and target outside.
+    pub fn plan(&self, places: &[usize], blocks: usize) -> Option<Plan> {
+        let pixels = self.height * self.width;
+        let threads = (MAX_THREADS / blocks.max(1)).min(pixels.next_multiple_of(WARP));
+        if blocks == 0 || self.drafts.len() > MAX_STEPS {
+            return None;
+        }
+        let place = |view: View| Map {
+            at: match view.home {
+                Home::Fixed(at) => (at + view.offset) as u32,
+                Home::Shared(map) => (places[map] + view.offset) as u32,
+            },
+            pitch: view.pitch as u32,
+            plane: view.plane as u32,
+        };
+        let steps = self.drafts.iter().map(|draft| {
+            let mut step = Step {
+                x: draft.x.map_or(Map::default(), place),
+                y: draft.y.map_or(Map::default(), place),
+                d: draft.d.map_or(Map::default(), place),
+                packed: draft.packed.map_or(NOWHERE, |view| place(view).at),
+                ..draft.step
+            };
+            step.share(threads)?;
+            Some(step)
+        });
+        let at = |view: View| place(view).at;
+        Some(Plan {
+            steps: steps.collect::<Option<_>>()?,
+            threads: threads as u32,
+            floats: 0,
+            parameters: self.parameters,
+            input: self.input,
+            trained: self.trained(),
+            elements: self.spec.output_channels * pixels,
+            gradients_at: (self.parameters + self.input) as u32,
+            input_gradient_at: self.input_gradient.map_or(NOWHERE, at),
+            moments_at: NOWHERE,
+            target_at: NOWHERE,
+            partials_at: self.partials_at() as u32,
+            multiply_adds: self.multiply_adds,
+        })
+    }
+}
+
+/// What a normalisation without activation gives.
+fn plain(view: View, records: usize, channels: usize) -> Raw {
+    Raw {
+        view,
+        norm: Some(records),
+        slope: 1.0,
+        channels,
+    }
+}
+
+/// A derivative that is there as it is.
+fn plainly(d: View) -> Incoming {
+    Incoming { d, via: None }
+}
