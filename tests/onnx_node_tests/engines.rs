@@ -71,14 +71,14 @@ fn compare(wrapped: &Wrapped, imported: &Graph, loaded: &Graph) -> Result<(), St
         logits: &logits,
         by_pixels: &by_pixels,
     };
-    engine.compare("the cpu engine", &CpuBackend, &expected)?;
+    engine.compare("the cpu engine", &CpuBackend, expected)?;
     #[cfg(feature = "emulator")]
     {
         use backstitch::backend::cuda::CudaBackend;
         use backstitch::backend::cuda::driver::emulator::{Emulator, Options};
         let emulator = Emulator::new(Options::default()).unwrap();
         let backend = CudaBackend::new(emulator.device());
-        engine.compare("the cuda engine", &backend, &expected)?;
+        engine.compare("the cuda engine", &backend, expected)?;
     }
     Ok(())
 }

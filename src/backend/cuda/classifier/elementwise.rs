@@ -180,7 +180,7 @@ enum Kind {
     ScaleShift {
         scale: Buffer<f32>,
         shift: Buffer<f32>,
-        axes: Axes,
+        axes: Box<Axes>,
     },
     Binary {
         op: Binary,
@@ -232,7 +232,7 @@ impl Link {
             Kind::ScaleShift { scale, shift, axes } => {
                 link.kind = 1;
                 (link.first, link.second) = (scale.at(0), shift.at(0));
-                link.axes = *axes;
+                link.axes = **axes;
             }
             Kind::Binary { op, right, operand } => {
                 link.kind = match op {
@@ -331,7 +331,7 @@ impl Elementwise {
         let kind = Kind::ScaleShift {
             scale: device.allocate_with(scale)?,
             shift: device.allocate_with(shift)?,
-            axes: Axes::new(&merged(axes))?,
+            axes: Box::new(Axes::new(&merged(axes))?),
         };
         self.push(kind, function)
     }
