@@ -913,6 +913,40 @@ fn targeted_attacks_reach_their_target() {
 }
 
 #[test]
+fn a_machine_without_a_gpu_says_so_and_computes_on_the_processor() {
+    let folder = TempDir::new().unwrap();
+    let (photos, _) = photographs(folder.path());
+    let model = fixture("toy.onnx");
+    let classify = ["classify", text(&photos), "--classifier", text(&model)];
+    let with = |more: &[&'static str]| [&classify[..], more].concat();
+    let on_cpu = succeed(&with(&["--device", "cpu"]));
+    for (more, what) in [
+        (["--precision", "bf16"], "--device cuda"),
+        (["--profile", "trace.json"], "--device cuda"),
+    ] {
+        let error = fail(1, &with(&[&["--device", "cpu"], &more[..]].concat()));
+        assert!(error.contains(what), "{error}");
+    }
+    assert!(fail(2, &with(&["--device", "gpu"])).contains("--help"));
+
+    let devices: Value = serde_json::from_str(&succeed(&["devices", "--json"])).unwrap();
+    let devices = devices["devices"].as_array().unwrap();
+    if devices.iter().any(|device| device["usable"] == true) {
+        println!("skipped: this machine has a GPU");
+        return;
+    }
+    assert_eq!(succeed(&classify), on_cpu);
+    for device in ["cuda", "cuda:7"] {
+        let error = fail(1, &with(&["--device", device]));
+        assert!(error.contains("cuda:"), "{error}");
+        assert!(
+            error.contains("install") || error.contains("use --device cpu"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn devices_and_bench_speak_json() {
     let devices: Value = serde_json::from_str(&succeed(&["devices", "--json"])).unwrap();
     assert_eq!(devices["devices"][0]["device"], "cpu");

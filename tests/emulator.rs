@@ -84,3 +84,38 @@ fn verdicts_crossings_and_labels_are_those_of_the_cpu() {
     assert_eq!(cpu[0]["verdict"], "clean");
     assert_eq!(cpu[1]["verdict"], "adversarial");
 }
+
+#[test]
+fn a_profile_names_kernels_and_phases() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = folder.path().join("photos");
+    std::fs::create_dir_all(&photos).unwrap();
+    picture(2, 0).save(photos.join("clean.png")).unwrap();
+    let trace = folder.path().join("trace.json");
+    let output = Command::cargo_bin("backstitch")
+        .unwrap()
+        .arg("purify")
+        .arg(&photos)
+        .arg("--classifier")
+        .arg(fixture("toy_free_size.onnx"))
+        .args(["--size", "64x64", "--restarts", "2", "--iterations", "4"])
+        .args(["--probe-interval", "1", "--device", "emulator", "-o"])
+        .arg(folder.path().join("out"))
+        .arg("--profile")
+        .arg(&trace)
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    let events: Vec<Value> = serde_json::from_slice(&std::fs::read(&trace).unwrap()).unwrap();
+    for name in [
+        "resident_step",
+        "classifier_matmul_small",
+        "image_untile",
+        "probe",
+        "DIP step",
+    ] {
+        assert!(events.iter().any(|event| event["name"] == name), "{name}");
+        assert!(stderr.contains(name), "{name} in {stderr}");
+    }
+}

@@ -85,6 +85,46 @@ pub fn erf(x: f64) -> f64 {
 }
 
 impl Function {
+    /// Every function, with numbers that differ in kind, for tests.
+    #[cfg(test)]
+    pub(crate) const EACH: [Function; 23] = [
+        Function::Relu,
+        Function::LeakyRelu { alpha: 0.1 },
+        Function::LeakyRelu { alpha: -0.5 },
+        Function::Clip {
+            low: -0.5,
+            high: 1.5,
+        },
+        Function::Clip {
+            low: f32::NEG_INFINITY,
+            high: 2.0,
+        },
+        Function::Sigmoid,
+        Function::HardSigmoid {
+            alpha: 0.2,
+            beta: 0.5,
+        },
+        Function::HardSwish,
+        Function::Silu,
+        Function::Gelu,
+        Function::GeluTanh,
+        Function::Tanh,
+        Function::Elu { alpha: 0.7 },
+        Function::Selu {
+            alpha: 1.6,
+            gamma: 1.05,
+        },
+        Function::Softplus,
+        Function::Mish,
+        Function::Erf,
+        Function::Exp,
+        Function::Log,
+        Function::Sqrt,
+        Function::Reciprocal,
+        Function::Neg,
+        Function::Abs,
+    ];
+
     /// The function at `x`.
     pub fn value(self, x: f64) -> f64 {
         match self {
@@ -182,42 +222,9 @@ impl Function {
 mod tests {
     use super::*;
 
-    const ALL: [Function; 21] = [
-        Function::Relu,
-        Function::LeakyRelu { alpha: 0.1 },
-        Function::Clip {
-            low: -0.5,
-            high: 1.5,
-        },
-        Function::Sigmoid,
-        Function::HardSigmoid {
-            alpha: 0.2,
-            beta: 0.5,
-        },
-        Function::HardSwish,
-        Function::Silu,
-        Function::Gelu,
-        Function::GeluTanh,
-        Function::Tanh,
-        Function::Elu { alpha: 0.7 },
-        Function::Selu {
-            alpha: 1.6,
-            gamma: 1.05,
-        },
-        Function::Softplus,
-        Function::Mish,
-        Function::Erf,
-        Function::Exp,
-        Function::Log,
-        Function::Sqrt,
-        Function::Reciprocal,
-        Function::Neg,
-        Function::Abs,
-    ];
-
     #[test]
     fn derivatives_match_finite_differences() {
-        for function in ALL {
+        for function in Function::EACH {
             for x in [-4.1, -1.3, -0.2, 0.3, 0.9, 2.2, 5.7] {
                 if x < 0.0 && matches!(function, Function::Log | Function::Sqrt) {
                     continue;

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use serde_json::{Map, Value, json};
 
+use super::device::OnPictures;
 use super::inputs::Inputs;
 use super::model::{Model, Victim};
 use super::progress::Progress;
@@ -154,25 +155,12 @@ impl AttackArgs {
 
 /// Attacks every picture into the run folder.
 pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
-    let dataset = args.inputs.open()?;
-    let victim = args.model.load()?;
-    let run = Run {
-        args,
-        dataset: &dataset,
-        victim: &victim,
-    };
-    device::run(run, global)
+    device::run_on_pictures(args, &args.inputs, &args.model, global)
 }
 
-struct Run<'a> {
-    args: &'a Args,
-    dataset: &'a Dataset,
-    victim: &'a Victim,
-}
-
-impl device::Command for Run<'_> {
+impl device::Command for OnPictures<'_, Args> {
     fn run_on<B: Backend>(self, backend: &B) -> Result<Outcome> {
-        let Run {
+        let OnPictures {
             args,
             dataset,
             victim,

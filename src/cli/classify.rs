@@ -5,14 +5,15 @@ use std::sync::atomic::Ordering;
 
 use serde_json::json;
 
+use super::device::OnPictures;
 use super::inputs::Inputs;
-use super::model::{Model, Victim};
+use super::model::Model;
 use super::{Global, Outcome, device, interrupt};
 use crate::backend::{At, Backend, ClassifierEngine};
 use crate::defense::Reading;
 use crate::error::Result;
 use crate::io::npy::RowWriter;
-use crate::io::{Dataset, Item, Picture};
+use crate::io::{Item, Picture};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -34,25 +35,12 @@ const TOP: usize = 5;
 
 /// Prints what the classifier says of every picture.
 pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
-    let dataset = args.inputs.open()?;
-    let victim = args.model.load()?;
-    let run = Run {
-        args,
-        dataset: &dataset,
-        victim: &victim,
-    };
-    device::run(run, global)
+    device::run_on_pictures(args, &args.inputs, &args.model, global)
 }
 
-struct Run<'a> {
-    args: &'a Args,
-    dataset: &'a Dataset,
-    victim: &'a Victim,
-}
-
-impl device::Command for Run<'_> {
+impl device::Command for OnPictures<'_, Args> {
     fn run_on<B: Backend>(self, backend: &B) -> Result<Outcome> {
-        let Run {
+        let OnPictures {
             args,
             dataset,
             victim,

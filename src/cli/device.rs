@@ -4,6 +4,8 @@
 use std::io::Write;
 use std::str::FromStr;
 
+use super::inputs::Inputs;
+use super::model::{Model, Victim};
 use super::{Global, Outcome};
 use crate::backend::cpu::CpuBackend;
 #[cfg(feature = "cuda")]
@@ -12,6 +14,7 @@ use crate::backend::cuda::driver::nvidia::{self, Unusable};
 use crate::backend::cuda::{CudaBackend, driver};
 use crate::backend::{Backend, Precision};
 use crate::error::{Error, Result};
+use crate::io::Dataset;
 #[cfg(any(feature = "cuda", feature = "emulator"))]
 use crate::io::replace::{Replacement, write_error};
 
@@ -49,6 +52,38 @@ impl FromStr for Device {
 /// What a command does, on any backend.
 pub trait Command {
     fn run_on<B: Backend>(self, backend: &B) -> Result<Outcome>;
+}
+
+/// A command's arguments, and the pictures and the classifier that they name.
+pub struct OnPictures<'a, A> {
+    pub args: &'a A,
+    pub dataset: &'a Dataset,
+    pub victim: &'a Victim,
+}
+
+/// Reads what a command is about, and runs it on the device that the command line asks for.
+///
+/// # Errors
+/// The pictures or the classifier cannot be read; those of [`run`].
+pub fn run_on_pictures<A>(
+    args: &A,
+    inputs: &Inputs,
+    model: &Model,
+    global: &Global,
+) -> Result<Outcome>
+where
+    for<'a> OnPictures<'a, A>: Command,
+{
+    let dataset = &inputs.open()?;
+    let victim = &model.load()?;
+    run(
+        OnPictures {
+            args,
+            dataset,
+            victim,
+        },
+        global,
+    )
 }
 
 /// Runs a command on the device that the command line asks for.

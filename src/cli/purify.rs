@@ -6,8 +6,9 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 
 use super::defense::DefenseArgs;
+use super::device::OnPictures;
 use super::inputs::Inputs;
-use super::model::{Model, Victim};
+use super::model::Model;
 use super::progress::Progress;
 use super::run_folder::RunFolderArgs;
 use super::{Global, Outcome, device, interrupt};
@@ -16,7 +17,7 @@ use crate::defense::{Prober, Verdict};
 use crate::error::Result;
 use crate::io::metrics::{psnr, ssim};
 use crate::io::output::{Pixels, RunDescription, RunState};
-use crate::io::{Dataset, ImageRecord, Item, RunFolder, SaveFormat};
+use crate::io::{ImageRecord, Item, RunFolder, SaveFormat};
 use crate::scheduler::{self, Plan, Purified};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -33,25 +34,12 @@ pub struct Args {
 
 /// Purifies every picture into the run folder.
 pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
-    let dataset = args.inputs.open()?;
-    let victim = args.model.load()?;
-    let run = Run {
-        args,
-        dataset: &dataset,
-        victim: &victim,
-    };
-    device::run(run, global)
+    device::run_on_pictures(args, &args.inputs, &args.model, global)
 }
 
-struct Run<'a> {
-    args: &'a Args,
-    dataset: &'a Dataset,
-    victim: &'a Victim,
-}
-
-impl device::Command for Run<'_> {
+impl device::Command for OnPictures<'_, Args> {
     fn run_on<B: Backend>(self, backend: &B) -> Result<Outcome> {
-        let Run {
+        let OnPictures {
             args,
             dataset,
             victim,

@@ -302,44 +302,7 @@ mod tests {
 
     #[test]
     fn functions_match_their_definition() {
-        let functions = [
-            Function::Relu,
-            Function::LeakyRelu { alpha: 0.1 },
-            Function::LeakyRelu { alpha: -0.5 },
-            Function::Clip {
-                low: -0.5,
-                high: 1.5,
-            },
-            Function::Clip {
-                low: f32::NEG_INFINITY,
-                high: 2.0,
-            },
-            Function::Sigmoid,
-            Function::HardSigmoid {
-                alpha: 0.2,
-                beta: 0.5,
-            },
-            Function::HardSwish,
-            Function::Silu,
-            Function::Gelu,
-            Function::GeluTanh,
-            Function::Tanh,
-            Function::Elu { alpha: 0.7 },
-            Function::Selu {
-                alpha: 1.6,
-                gamma: 1.05,
-            },
-            Function::Softplus,
-            Function::Mish,
-            Function::Erf,
-            Function::Exp,
-            Function::Log,
-            Function::Sqrt,
-            Function::Reciprocal,
-            Function::Neg,
-            Function::Abs,
-        ];
-        for function in functions {
+        for function in Function::EACH {
             for step in -64..64 {
                 // Off the kinks, from −16 to 16.
                 let x: [f32; LANES] =

@@ -34,46 +34,9 @@ fn away_from_zero(x: f32) -> f32 {
 
 #[test]
 fn functions() {
-    let all = [
-        Function::Relu,
-        Function::LeakyRelu { alpha: 0.1 },
-        Function::LeakyRelu { alpha: -0.5 },
-        Function::Clip {
-            low: -0.5,
-            high: 1.5,
-        },
-        Function::Clip {
-            low: f32::NEG_INFINITY,
-            high: 2.0,
-        },
-        Function::Sigmoid,
-        Function::HardSigmoid {
-            alpha: 0.2,
-            beta: 0.5,
-        },
-        Function::HardSwish,
-        Function::Silu,
-        Function::Gelu,
-        Function::GeluTanh,
-        Function::Tanh,
-        Function::Elu { alpha: 0.7 },
-        Function::Selu {
-            alpha: 1.6,
-            gamma: 1.05,
-        },
-        Function::Softplus,
-        Function::Mish,
-        Function::Erf,
-        Function::Exp,
-        Function::Log,
-        Function::Sqrt,
-        Function::Reciprocal,
-        Function::Neg,
-        Function::Abs,
-    ];
     let dims = [1, 3, 5, 7];
     for device in test_devices() {
-        for function in all {
+        for function in Function::EACH {
             let mut chain = Elementwise::new(
                 &device,
                 Tensor {
