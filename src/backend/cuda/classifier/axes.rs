@@ -5,7 +5,7 @@ use super::super::to_u32;
 use crate::error::{Error, Result};
 
 /// Axes of a kernel's [`Axes`]: AXES in `kernels/axes.cuh`.
-pub const AXES: usize = 8;
+pub const AXES: usize = 12;
 /// Threads of a block that has no reason for another number.
 pub const THREADS: u32 = 256;
 /// Elements that a launch can count: below 2^31, with room for a block beyond the end.

@@ -461,8 +461,11 @@ mod tests {
     fn what_is_no_move_is_refused() {
         for device in test_devices() {
             assert!(Moves::new(&device, &Op::MatMul, &[2, 2], &[2, 2]).is_err());
-            let odd: Vec<usize> = (0..10).rev().collect();
-            assert!(Moves::new(&device, &transpose(&odd), &[2; 10], &[2; 10]).is_err());
+            // Turned around, no two axes can be joined.
+            const TOO_MANY: usize = AXES + 1;
+            let turned: Vec<usize> = (0..TOO_MANY).rev().collect();
+            let dims = [2; TOO_MANY];
+            assert!(Moves::new(&device, &transpose(&turned), &dims, &dims).is_err());
         }
     }
 
