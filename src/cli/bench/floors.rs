@@ -32,7 +32,7 @@ pub fn run(chip: &str, args: &Args) -> Result<Outcome> {
         print(NOTE)?;
     }
     for preset in args.presets() {
-        for iteration in iterations(preset)? {
+        for iteration in iterations(preset, chip)? {
             if args.json {
                 figures.push(figure(chip, preset, &iteration));
             } else {

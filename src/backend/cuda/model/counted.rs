@@ -50,56 +50,64 @@ impl Iteration {
     }
 }
 
-/// An iteration of a preset's network on each path that the engine has for it.
+/// An iteration of a preset's network on each path that the engine has for it on a chip.
 ///
 /// # Errors
 /// The emulator does not run on this processor, or there is no memory.
-pub fn iterations(preset: Preset) -> Result<Vec<Iteration>> {
+pub fn iterations(preset: Preset, chip: &Chip) -> Result<Vec<Iteration>> {
     let (side, sample) = match preset.tile() {
         Some(tile) => (tile, 1),
         None => (PICTURE, SAMPLE),
     };
     let spec = preset.spec(3);
-    let convolutions = 3 * spec.multiply_adds(side, side);
-    let mut iterations = vec![Iteration {
-        path: "op by op",
-        side,
-        convolutions,
-        kernels: count(&spec, side, 1, sample, OP_BY_OP)?,
-    }];
-    let other = match preset.tile() {
-        Some(_) => Iteration {
-            path: "resident",
-            side,
-            convolutions,
-            kernels: count(&spec, side, PROBE_INTERVAL, sample, RESIDENT)?,
-        },
-        None => Iteration {
-            path: "op by op, bf16",
-            side,
-            convolutions,
-            kernels: count(&spec, side, 1, sample, (Path::OpByOp, Precision::Bf16))?,
-        },
+    let options = Options {
+        sample,
+        shared_limit: (chip.shared_memory - 1) * 1024,
+        ..Options::default()
     };
-    iterations.push(other);
-    Ok(iterations)
+    let one = |path, iterations, way| -> Result<Iteration> {
+        Ok(Iteration {
+            path,
+            side,
+            convolutions: 3 * spec.multiply_adds(side, side),
+            kernels: count(&spec, side, iterations, &options, way)?,
+        })
+    };
+    let mut all = vec![one("op by op", 1, OP_BY_OP)?];
+    if preset.tile().is_none() {
+        all.push(one("op by op, bf16", 1, (Path::OpByOp, Precision::Bf16))?);
+    } else {
+        let (_, _, engine) = engine(&spec, side, &options, (Path::Auto, Precision::Float32))?;
+        if engine.path() == Path::Resident {
+            all.push(one("resident", PROBE_INTERVAL, RESIDENT)?);
+        }
+    }
+    Ok(all)
+}
+
+/// An engine of one instance of `side × side` pixels on an emulator.
+fn engine(
+    spec: &NetSpec,
+    side: usize,
+    options: &Options,
+    (path, precision): (Path, Precision),
+) -> Result<(Emulator, CudaBackend, CudaDip)> {
+    let emulator = Emulator::new(options.clone())?;
+    let backend = CudaBackend::new(emulator.device()).with_precision(precision);
+    let engine = CudaDip::with_path(&backend, spec, side, side, 1, path)?;
+    Ok((emulator, backend, engine))
 }
 
 /// What the kernels do in one of `iterations` iterations that run in one call, for one instance of
-/// `side × side` pixels; counted on one block in `sample` of every launch.
+/// `side × side` pixels.
 fn count(
     spec: &NetSpec,
     side: usize,
     iterations: u32,
-    sample: u32,
-    (path, precision): (Path, Precision),
+    options: &Options,
+    way: (Path, Precision),
 ) -> Result<BTreeMap<&'static str, Demand>> {
-    let emulator = Emulator::new(Options {
-        sample,
-        ..Options::default()
-    })?;
-    let backend = CudaBackend::new(emulator.device()).with_precision(precision);
-    let mut engine = CudaDip::with_path(&backend, spec, side, side, 1, path)?;
+    let (emulator, backend, mut engine) = engine(spec, side, options, way)?;
     let shape = ImageShape {
         channels: spec.output_channels,
         height: side,
@@ -144,8 +152,12 @@ mod tests {
             up: vec![4],
             ..Preset::Skip.spec(3)
         };
-        let whole = count(&spec, 64, 1, 1, OP_BY_OP).unwrap();
-        let sampled = count(&spec, 64, 1, 4, OP_BY_OP).unwrap();
+        let sample = Options {
+            sample: 4,
+            ..Options::default()
+        };
+        let whole = count(&spec, 64, 1, &Options::default(), OP_BY_OP).unwrap();
+        let sampled = count(&spec, 64, 1, &sample, OP_BY_OP).unwrap();
         assert_eq!(Vec::from_iter(whole.keys()), Vec::from_iter(sampled.keys()));
         for (kernel, whole) in whole {
             let sampled = sampled[kernel];
@@ -187,7 +199,7 @@ mod tests {
     #[test]
     fn every_preset_with_tiles_has_a_floor() {
         let chip = Chip::named("h100").unwrap();
-        for iteration in iterations(Preset::Tiles).unwrap() {
+        for iteration in iterations(Preset::Tiles, chip).unwrap() {
             // Its arithmetic alone, at the chip's peak.
             let least = 2.0 * iteration.convolutions as f64 / (1e12 * chip.float32);
             let floor = iteration.floor(chip);
@@ -199,12 +211,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn paths_are_those_that_the_chips_memory_allows() {
+        let paths = |chip: &str| -> Vec<&str> {
+            let chip = Chip::named(chip).unwrap();
+            let iterations = iterations(Preset::Cifar, chip).unwrap();
+            iterations.iter().map(|iteration| iteration.path).collect()
+        };
+        assert_eq!(paths("h100"), ["op by op", "resident"]);
+        assert_eq!(paths("l4"), ["op by op"]);
+    }
+
     /// Three levels at 8×8: all of what a thread asks of memory and of the multiply-adds is counted.
     #[test]
     fn counts_are_those_of_one_iteration() {
         let spec = Preset::Tiles.spec(3);
-        let once = count(&spec, 8, 1, 1, OP_BY_OP).unwrap();
-        let thrice = count(&spec, 8, 3, 1, OP_BY_OP).unwrap();
+        let once = count(&spec, 8, 1, &Options::default(), OP_BY_OP).unwrap();
+        let thrice = count(&spec, 8, 3, &Options::default(), OP_BY_OP).unwrap();
         assert_eq!(once, thrice);
         let adam = once["dip_adam"];
         let values = (spec.parameter_count() + 64) as f64;
