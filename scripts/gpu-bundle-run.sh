@@ -5,7 +5,8 @@
 #
 #   ./run.sh [CLASSIFIER.onnx]
 #
-# Writes results.json and log.txt into $OUT, or beside itself, and exits with 1 if anything failed.
+# Unpacks bin.tar.gz, writes results.json and log.txt into $OUT, or beside itself, and exits with 1 if
+# anything failed.
 # Where the time is short:
 #   TOOL_SECONDS=90   seconds for each of compute-sanitizer's tools; tests that are left then do not run
 #   TEST_SECONDS=120  seconds for each test; under a tool, a test that takes longer counts as not run
@@ -18,6 +19,7 @@ out=$(realpath "${OUT:-$here}")
 tool_seconds=${TOOL_SECONDS:-90} test_seconds=${TEST_SECONDS:-120} jobs=${JOBS:-4}
 # Tests find their data relative to here.
 cd "$here"
+[ -d bin ] || tar -xzf bin.tar.gz
 
 if ! gpus=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null) ||
     [ -z "$gpus" ]; then
@@ -167,28 +169,33 @@ for tool in memcheck racecheck initcheck synccheck; do
         >>"$work/sanitizers"
 done
 
-benchmark=null
-options=(bench --device cuda --json)
-[ -z "$classifier" ] || options+=(--classifier "$classifier")
-if bin/backstitch "${options[@]}" >"$work/benchmark" 2>"$work/benchmark.log" &&
-    [[ $(<"$work/benchmark") == \{*\} ]]; then
-    benchmark=$(<"$work/benchmark")
-    row benchmark ""
-    # The innermost objects: a preset's figures each, and the classifier's.
-    grep -o '{[^{}]*}' <<<"$benchmark" | tr -d '{}"' | sed 's/^/             /'
-else
-    failed=true
-    row benchmark "FAILED: $(tail -n 1 "$work/benchmark.log")"
-    { printf '\n== benchmark\n'; cat "$work/benchmark.log"; } >>"$log"
-fi
+# Runs the benchmark with more options, and adds its object to a file.
+benchmark() {
+    if bin/backstitch bench --device cuda --json "$@" >"$work/benchmark" 2>"$work/benchmark.log" &&
+        [[ $(<"$work/benchmark") == \{*\} ]]; then
+        cat "$work/benchmark" >>"$work/benchmarks"
+        row benchmark "$*"
+        # The innermost objects: a preset's figures each, and the classifier's.
+        grep -o '{[^{}]*}' "$work/benchmark" | tr -d '{}"' | sed 's/^/             /'
+    else
+        failed=true
+        row benchmark "FAILED: $(tail -n 1 "$work/benchmark.log")"
+        { printf '\n== benchmark\n'; cat "$work/benchmark.log"; } >>"$log"
+    fi
+}
+: >"$work/benchmarks"
+benchmark ${classifier:+--classifier "$classifier"}
+# One picture's networks do not fill a GPU.
+benchmark --preset tiles --instances 8192
+benchmark --preset cifar --instances 2048
 
 verdict=ok
 [ "$failed" = false ] || verdict=FAILED
 devices=$(while IFS= read -r gpu; do
     printf '{"name":%s,"driver":%s}\n' "$(quote "${gpu%, *}")" "$(quote "${gpu##*, }")"
 done <<<"$gpus" | commas)
-printf '{"result":"%s","date":"%s","commit":%s,"devices":[%s],"tests":[%s],"sanitizers":[%s],"benchmark":%s}\n' \
+printf '{"result":"%s","date":"%s","commit":%s,"devices":[%s],"tests":[%s],"sanitizers":[%s],"benchmarks":[%s]}\n' \
     "$verdict" "$date" "$(quote "$commit")" "$devices" "$(results tests)" "$(commas <"$work/sanitizers")" \
-    "$benchmark" >"$out/results.json"
+    "$(commas <"$work/benchmarks")" >"$out/results.json"
 row results "$out/results.json: $verdict"
 [ "$failed" = false ]

@@ -37,6 +37,8 @@ strip "$bundle"/bin/*
 cp tests/golden/*.safetensors "$bundle/tests/golden"
 cp scripts/gpu-bundle-run.sh "$bundle/run.sh"
 printf '%s\n' "$commit" >"$bundle/COMMIT"
+tar -C "$bundle" -czf "$bundle/bin.tar.gz" bin
+rm -r "${bundle:?}/bin"
 
 bytes=$(du --summarize --apparent-size --bytes "$bundle" | cut -f1)
 if [ "$bytes" -ge "$limit" ]; then
