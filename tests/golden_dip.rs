@@ -306,8 +306,8 @@ fn devices() -> Vec<backstitch::backend::cuda::driver::Device> {
     }
     #[cfg(feature = "cuda")]
     {
-        use backstitch::backend::cuda::driver::{Device, nvidia::usable};
-        devices.extend((0..usable().unwrap_or(0)).map(|gpu| Device::nvidia(gpu).unwrap()));
+        use backstitch::backend::cuda::driver::{Device, nvidia::device_count};
+        devices.extend((0..device_count()).map(|gpu| Device::nvidia(gpu).unwrap()));
     }
     let required = std::env::var_os("BACKSTITCH_TEST_GPU").is_some_and(|value| value == "require");
     let gpu = devices

@@ -2,7 +2,7 @@
 
 use super::super::driver::{self, Address, Result, Work};
 use super::super::kernels::classifier_reduce as kernels;
-use super::axes::{bytes, parts};
+use super::axes::bytes;
 use super::operation::{Backward, Forward, Operation, Reads};
 use super::rows::{Rows, RowsArgs};
 
@@ -46,11 +46,7 @@ impl Normalize {
 impl Operation for Normalize {
     fn forward(&self, pass: Forward<'_>) -> Result<()> {
         let elements = self.rows.elements();
-        for part in parts(pass.images, elements) {
-            if part.count(elements) == 0 {
-                continue;
-            }
-            let (rows, launch) = self.rows.of(part.images);
+        for (part, rows, launch) in self.rows.parts(pass.images) {
             let arguments = NormalizeArgs {
                 x: part.of(pass.inputs[0], elements),
                 y: part.of(pass.output, elements),
@@ -70,11 +66,7 @@ impl Operation for Normalize {
 
     fn backward(&self, pass: Backward<'_>) -> Result<()> {
         let elements = self.rows.elements();
-        for part in parts(pass.images, elements) {
-            if part.count(elements) == 0 {
-                continue;
-            }
-            let (rows, launch) = self.rows.of(part.images);
+        for (part, rows, launch) in self.rows.parts(pass.images) {
             let arguments = NormalizeBackwardArgs {
                 x: part.of(pass.inputs[0], elements),
                 gradient: part.of(pass.gradient, elements),

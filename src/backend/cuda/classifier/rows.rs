@@ -1,7 +1,7 @@
 //! Rows of elements, and the threads that share one.
 
 use super::super::driver::{self, Launch, shared_bytes};
-use super::axes::{Divisor, THREADS, check_elements};
+use super::axes::{Divisor, Part, THREADS, check_elements, parts};
 use crate::error::Result;
 
 const WARP: u32 = 32;
@@ -44,8 +44,18 @@ impl Rows {
         self.outer * self.length * self.inner
     }
 
-    /// As kernels take those of `images` images, and a launch for them.
-    pub fn of(&self, images: usize) -> (RowsArgs, Launch) {
+    /// A batch of `images` images in parts that can be counted, none of them empty: each with its rows as
+    /// kernels take them, and a launch for them.
+    pub fn parts(&self, images: usize) -> impl Iterator<Item = (Part, RowsArgs, Launch)> {
+        let elements = self.elements();
+        let some = parts(images, elements).filter(move |part| part.count(elements) > 0);
+        some.map(|part| {
+            let (rows, launch) = self.of(part.images);
+            (part, rows, launch)
+        })
+    }
+
+    fn of(&self, images: usize) -> (RowsArgs, Launch) {
         let count = (images * self.outer * self.inner) as u32;
         let team = team(self.length, self.inner == 1);
         let arguments = RowsArgs {

@@ -2,7 +2,7 @@
 
 use super::super::driver::{self, Address, Result, Work};
 use super::super::kernels::classifier_reduce as kernels;
-use super::axes::{bytes, parts};
+use super::axes::bytes;
 use super::operation::{Backward, Forward, Operation, Reads};
 use super::rows::{Rows, RowsArgs};
 
@@ -49,11 +49,7 @@ impl Softmax {
 impl Operation for Softmax {
     fn forward(&self, pass: Forward<'_>) -> Result<()> {
         let elements = self.rows.elements();
-        for part in parts(pass.images, elements) {
-            if part.count(elements) == 0 {
-                continue;
-            }
-            let (rows, launch) = self.rows.of(part.images);
+        for (part, rows, launch) in self.rows.parts(pass.images) {
             let arguments = SoftmaxArgs {
                 x: part.of(pass.inputs[0], elements),
                 y: part.of(pass.output, elements),
@@ -72,11 +68,7 @@ impl Operation for Softmax {
 
     fn backward(&self, pass: Backward<'_>) -> Result<()> {
         let elements = self.rows.elements();
-        for part in parts(pass.images, elements) {
-            if part.count(elements) == 0 {
-                continue;
-            }
-            let (rows, launch) = self.rows.of(part.images);
+        for (part, rows, launch) in self.rows.parts(pass.images) {
             let arguments = SoftmaxBackwardArgs {
                 y: part.of(pass.output, elements),
                 gradient: part.of(pass.gradient, elements),
