@@ -6,7 +6,8 @@ use backstitch::backend::reference::ReferenceDip;
 use backstitch::backend::{At, Backend, ClassifierEngine, ImageShape, LossGradient};
 use backstitch::classifier::Graph;
 use backstitch::defense::{
-    Fallback, Options, Outcome, Prober, ReconstructOptions, StitchMode, Verdict,
+    Fallback, Options, Outcome, Prober, ReconstructOptions, Shown, StitchMode, TrajectoryPoint,
+    Verdict,
 };
 use backstitch::dip::{NetSpec, Padding, Upsample};
 use backstitch::error::{Error, Result};
@@ -268,6 +269,34 @@ fn every_way_to_stitch_gives_the_recovered_label() {
             "{mode:?}"
         );
     }
+}
+
+#[test]
+fn ablations_show_each_stage_and_change_nothing() {
+    let options = options();
+    let mut ablated = options.clone();
+    ablated.ablations = true;
+    let pictures = [picture(0.0, 0.05), picture(0.0, 0.0)];
+    let plain = purify(&options, 2, 64, &pictures);
+    let shown = purify(&ablated, 2, 64, &pictures);
+    for (plain, shown) in plain.iter().zip(&shown) {
+        assert_eq!(fingerprint(plain), fingerprint(shown));
+        assert!(plain.ablations.is_none());
+    }
+    let attacked = shown[0].ablations.as_ref().unwrap();
+    let trajectory = &shown[0].map.trajectories[0];
+    let last = &trajectory[trajectory.len() - 1].reading;
+    assert_eq!(attacked.reconstruction.reading.logits(), last.logits());
+    let is_a_probe =
+        |point: &TrajectoryPoint| point.reading.logits() == attacked.early_stop.reading.logits();
+    assert!(trajectory.iter().any(is_a_probe));
+    // On the boundary the recovered label only just leads; a push widens the lead.
+    let margin = |shown: &Shown| shown.reading.margin(0);
+    assert!(0.0 < margin(&attacked.boundary) && margin(&attacked.boundary) < 1.0);
+    assert!(margin(&attacked.push) >= 1.0);
+    let clean = shown[1].ablations.as_ref().unwrap();
+    assert_eq!(clean.push.pixels, pictures[1].pixels);
+    assert_ne!(clean.reconstruction.pixels, pictures[1].pixels);
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub use decision_map::{DecisionMap, MapOptions, Pair, Segment, SegmentPoint, Tow
 pub use localise::{Boundary, LocaliseOptions};
 pub use memory::MemoryPart;
 pub(crate) use pipeline::Room;
-pub use pipeline::{Defense, Fallback, Options, Outcome, PathOutcome};
+pub use pipeline::{Ablations, Defense, Fallback, Options, Outcome, PathOutcome, Shown};
 pub use probe::Prober;
 pub use push::{PushOptions, Step};
 pub use reading::Reading;

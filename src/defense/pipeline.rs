@@ -29,6 +29,9 @@ pub struct Options {
     pub always: bool,
     /// Round outputs to 8 bits before they are judged, as an 8-bit file will.
     pub eight_bit: bool,
+    /// Show what shorter versions of the method would have given too. Changes no result.
+    #[serde(skip)]
+    pub ablations: bool,
 }
 
 impl Options {
@@ -43,6 +46,7 @@ impl Options {
             stitch: StitchOptions::default(),
             always: false,
             eight_bit: true,
+            ablations: false,
         }
     }
 
@@ -108,6 +112,31 @@ pub struct Outcome {
     pub iterations: u64,
     /// The map itself.
     pub map: DecisionMap,
+    /// What shorter versions of the method give; `None` unless [`Options::ablations`] asks for it.
+    pub ablations: Option<Ablations>,
+}
+
+/// A picture as it would be stored, and what the classifier says of it.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// CHW in `[0, 1]`.
+    pub pixels: Vec<f32>,
+    pub reading: Reading,
+}
+
+/// What the method gives where it ends early: each adds a stage to the one before.
+#[derive(Clone, Debug)]
+pub struct Ablations {
+    /// The first restart's last reconstruction.
+    pub reconstruction: Shown,
+    /// Its reconstruction by the smoothed-PSNR rule: DIPDefend (Dai et al. 2020), probed every
+    /// [`probe_interval`](ReconstructOptions::probe_interval) iterations.
+    pub early_stop: Shown,
+    /// By verdict: the consensus' on-boundary image (of another path where it has none), else what the
+    /// whole method gives.
+    pub boundary: Shown,
+    /// The same with that path's on-manifold image.
+    pub push: Shown,
 }
 
 /// Classes listed in [`Outcome::support`].
@@ -296,15 +325,24 @@ impl<'b, B: Backend> Defense<'b, B> {
                 .filter(|member| member.found.image == image)
                 .collect();
             let made = self.output(image, &judged, &manifold.images, &members, &mut output)?;
-            let (pixels, reading, fallback) = match made {
-                Made::Input => (
-                    pictures[image].pixels.clone(),
-                    judged.map.input.clone(),
-                    None,
-                ),
-                Made::Picture(pixels, reading, fallback) => (pixels, reading, fallback),
+            let (shown, fallback) = match made {
+                Made::Input => {
+                    let input = Shown {
+                        pixels: pictures[image].pixels.clone(),
+                        reading: judged.map.input.clone(),
+                    };
+                    (input, None)
+                }
+                Made::Picture(shown, fallback) => (shown, fallback),
             };
-            outcomes.push(self.outcome(judged, &members, pixels, reading, fallback));
+            let ablations = match self.options.ablations {
+                true => Some(self.ablate(image, &judged, &manifold, &members, &shown)?),
+                false => None,
+            };
+            outcomes.push(Outcome {
+                ablations,
+                ..self.outcome(judged, &members, shown, fallback)
+            });
         }
         Ok(outcomes)
     }
@@ -389,7 +427,52 @@ impl<'b, B: Backend> Defense<'b, B> {
                 step,
             })
             .collect();
-        Ok(Manifold { images, members })
+        Ok(Manifold {
+            boundaries: on_boundary,
+            images,
+            members,
+        })
+    }
+
+    /// What shorter versions of the method give for one image; `whole` is what the method itself gives.
+    fn ablate(
+        &mut self,
+        image: usize,
+        judged: &Judged,
+        manifold: &Manifold<B::Images>,
+        members: &[&OnManifold],
+        whole: &Shown,
+    ) -> Result<Ablations> {
+        let mut output = self.backend.allocate(self.shape(), 1)?;
+        let mut reconstruction = |defense: &mut Self, probe| {
+            let id = ReconstructionId {
+                image,
+                path: Path::Restart(0),
+                probe,
+            };
+            defense
+                .reconstructions
+                .assemble(defense.backend, id, &mut output, 0)?;
+            defense.finish(&mut output)
+        };
+        let trajectory = &judged.map.trajectories[0];
+        let last = reconstruction(self, trajectory.len() - 1)?;
+        let early_stop = reconstruction(self, smoothed_psnr_maximum(trajectory))?;
+        // The consensus' is the last.
+        let mut of_path = |defense: &mut Self, images| match members.last() {
+            None => Ok(whole.clone()),
+            Some(member) => {
+                let at = At::new(images, member.index);
+                defense.backend.copy(&[at], &mut output, 0)?;
+                defense.finish(&mut output)
+            }
+        };
+        Ok(Ablations {
+            reconstruction: last,
+            early_stop,
+            boundary: of_path(self, &manifold.boundaries)?,
+            push: of_path(self, &manifold.images)?,
+        })
     }
 
     /// Stages F and G for one image.
@@ -420,18 +503,14 @@ impl<'b, B: Backend> Defense<'b, B> {
                 output,
                 0,
             )?;
-            let (pixels, reading) = self.finish(output)?;
-            if reading.label() == label {
-                return Ok(Made::Picture(pixels, reading, None));
+            let stitched = self.finish(output)?;
+            if stitched.reading.label() == label {
+                return Ok(Made::Picture(stitched, None));
             }
             self.backend
                 .copy(&[At::new(manifold, best.index)], output, 0)?;
-            let (pixels, reading) = self.finish(output)?;
-            return Ok(Made::Picture(
-                pixels,
-                reading,
-                Some(Fallback::LargestMargin),
-            ));
+            let largest = self.finish(output)?;
+            return Ok(Made::Picture(largest, Some(Fallback::LargestMargin)));
         }
         // The consensus' where there is one: it is the most faithful path.
         let paths = self.options.reconstruct.paths();
@@ -443,13 +522,13 @@ impl<'b, B: Backend> Defense<'b, B> {
             probe,
         };
         self.reconstructions.assemble(self.backend, id, output, 0)?;
-        let (pixels, reading) = self.finish(output)?;
+        let shown = self.finish(output)?;
         let fallback = (judged.verdict == Verdict::Adversarial).then_some(Fallback::Reconstruction);
-        Ok(Made::Picture(pixels, reading, fallback))
+        Ok(Made::Picture(shown, fallback))
     }
 
     /// The output as it will be stored, and what the classifier says of that.
-    fn finish(&mut self, output: &mut B::Images) -> Result<(Vec<f32>, Reading)> {
+    fn finish(&mut self, output: &mut B::Images) -> Result<Shown> {
         let mut pixels = self.backend.download(At::new(&*output, 0))?;
         if self.options.eight_bit {
             for pixel in &mut pixels {
@@ -458,15 +537,17 @@ impl<'b, B: Backend> Defense<'b, B> {
             self.backend.upload(&pixels, output, 0)?;
         }
         let mut readings = self.prober.images(&[At::new(&*output, 0)])?;
-        Ok((pixels, readings.swap_remove(0)))
+        Ok(Shown {
+            pixels,
+            reading: readings.swap_remove(0),
+        })
     }
 
     fn outcome(
         &self,
         judged: Judged,
         members: &[&OnManifold],
-        pixels: Vec<f32>,
-        output: Reading,
+        shown: Shown,
         fallback: Option<Fallback>,
     ) -> Outcome {
         let options = &self.options.reconstruct;
@@ -495,8 +576,8 @@ impl<'b, B: Backend> Defense<'b, B> {
         let run = options.probes() as u64 * u64::from(options.probe_interval);
         Outcome {
             input: judged.map.input.clone(),
-            output,
-            pixels,
+            output: shown.reading,
+            pixels: shown.pixels,
             verdict: judged.verdict,
             score: judged.score,
             recovered_label: judged.recovered,
@@ -506,6 +587,7 @@ impl<'b, B: Backend> Defense<'b, B> {
             consensus: consensus.flatten(),
             iterations: options.restarts as u64 * run,
             map: judged.map,
+            ablations: None,
         }
     }
 }
@@ -540,6 +622,7 @@ struct OnManifold {
 
 /// The on-manifold images of a wave.
 struct Manifold<I> {
+    boundaries: I,
     images: I,
     members: Vec<OnManifold>,
 }
@@ -547,5 +630,5 @@ struct Manifold<I> {
 /// What stage G chose.
 enum Made {
     Input,
-    Picture(Vec<f32>, Reading, Option<Fallback>),
+    Picture(Shown, Option<Fallback>),
 }
