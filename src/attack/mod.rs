@@ -5,6 +5,7 @@
 //! batch advance together, and what one gets does not depend on the others. The steps themselves are
 //! simple arithmetic on the host.
 
+pub mod adaptive;
 mod apgd;
 mod ball;
 mod carlini_wagner;
