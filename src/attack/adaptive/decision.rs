@@ -26,7 +26,7 @@ pub(super) struct Decision<'a> {
 
 /// A loss of a [`Decision`], with its derivatives by every reading's logits.
 #[derive(Debug)]
-pub(super) struct Descent {
+pub(super) struct Ascent {
     /// Above 0 where the decision is the wrong one, in nats.
     pub loss: f64,
     pub input: Vec<f32>,
@@ -119,7 +119,7 @@ impl<'a> Decision<'a> {
     /// its conditions lack. Where it is reached: by how much.
     ///
     /// Where `loss` is a margin it is bounded by its confidence.
-    pub(super) fn descent(&self, loss: &Loss) -> Descent {
+    pub(super) fn ascent(&self, loss: &Loss) -> Ascent {
         let ways = self.ways(loss.aim()).into_iter().filter_map(Term::all);
         let nearest = ways.max_by(|a, b| a.value.total_cmp(&b.value));
         let mut nearest = nearest.unwrap_or(Term {
@@ -250,7 +250,7 @@ impl<'a> Decision<'a> {
     }
 
     /// The chain rule, from log-probabilities to logits.
-    fn by_logits(&self, term: &Term) -> Descent {
+    fn by_logits(&self, term: &Term) -> Ascent {
         let at = |place: Place| term.slopes.iter().filter(move |slope| slope.0 == place);
         let weights = |place: Place| at(place).map(|&(_, class, slope)| (class, slope)).collect();
         let vote = |vote: &&Reading| {
@@ -262,7 +262,7 @@ impl<'a> Decision<'a> {
             let weights = at(Place::Support).map(|&(_, class, slope)| (class, slope * part(class)));
             by_logits(vote, weights.collect())
         };
-        Descent {
+        Ascent {
             loss: term.value,
             input: by_logits(self.input, weights(Place::Input)),
             votes: self.votes.iter().map(vote).collect(),

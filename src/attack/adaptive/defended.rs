@@ -20,11 +20,12 @@ use crate::io::Picture;
 /// the next they are drawn anew, also with the same seed.
 ///
 /// A reading costs a purification an image, a gradient as many as there are draws. Images of a call
-/// share the defence's waves: call with [`batch`](Self::batch) images or more. Fine points of the
-/// rules:
+/// share the defence's waves: call with [`batch`](Self::batch) images or more.
 ///
-/// - identity: the output is a clean picture's own, so where the verdict is `clean` the gradient is
-///   the classifier's.
+/// What the rules take for granted:
+///
+/// - identity: where the verdict is `clean` the output is the picture itself, and the gradient the
+///   classifier's.
 /// - trajectory: points lie at `(1 − t)·x_t + t·x` on the line from the reconstruction `x_t` to the
 ///   picture `x`. With `x_t` taken for the identity of `x`, its derivative is `(1 − t) + t = 1` for
 ///   each of them, and each counts as much as its vote. Clipping to `[0, 1]` is taken for the
@@ -140,13 +141,13 @@ impl<'a, 'b, B: Backend> Defended<'a, 'b, B> {
             votes,
             shown.then_some(&outcome.output),
         );
-        let descent = decision.descent(&loss);
+        let ascent = decision.ascent(&loss);
         let voters = self.defense.voters(place, &outcome.map)?;
         let mut images = views(&voters);
-        let mut rows = descent.votes;
+        let mut rows = ascent.votes;
         images.push(image);
-        rows.push(descent.input);
-        if let Some(shown) = descent.shown {
+        rows.push(ascent.input);
+        if let Some(shown) = ascent.shown {
             images.push(&outcome.pixels);
             rows.push(shown);
         }
@@ -156,7 +157,7 @@ impl<'a, 'b, B: Backend> Defended<'a, 'b, B> {
         for (_, slope) in slopes {
             add(&mut gradient, &slope);
         }
-        Ok((descent.loss, gradient))
+        Ok((ascent.loss, gradient))
     }
 }
 
