@@ -16,6 +16,7 @@ pub mod model;
 pub mod progress;
 pub mod purify;
 pub mod run_folder;
+pub mod trace;
 pub mod values;
 
 use std::io::Write;
@@ -73,6 +74,8 @@ pub enum Command {
     Classify(classify::Args),
     /// Make adversarial images, to test a defence with
     Attack(attack::Args),
+    /// Draw one image's trajectories and its path through the decision space
+    Trace(Box<trace::Args>),
     /// Show what this machine and this build can use
     Devices(devices::Args),
     /// Measure the throughput of the engine on this machine
@@ -111,6 +114,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Command::Purify(args) => purify::run(args, &cli.global),
         Command::Classify(args) => classify::run(args, &cli.global),
         Command::Attack(args) => attack::run(args, &cli.global),
+        Command::Trace(args) => trace::run(args, &cli.global),
         Command::Devices(args) => devices::run(args),
         Command::Bench(args) => bench::run(args, &cli.global),
     }
@@ -209,6 +213,7 @@ mod tests {
             "backstitch purify b --classes c.txt --classifier m.onnx -o out --threads 2 --device cpu -v",
             "backstitch classify a.npy --layout nhwc --classifier m.onnx --json --logits l.npy",
             "backstitch attack b --classifier m.onnx --method pgd --eps 4/255 -o out",
+            "backstitch trace a.png --classes c.txt --classifier m.onnx -o out --overwrite",
             "backstitch devices --json",
             "backstitch bench --device cpu --json --classifier m.onnx",
         ] {
@@ -231,6 +236,7 @@ mod tests {
             "backstitch purify a.png --classifier m.onnx -o out --crop-pct 1.5",
             "backstitch purify a.png --classifier m.onnx -o out --threads 0",
             "backstitch attack a.png --classifier m.onnx --method pgd --eps 4/0 -o out",
+            "backstitch trace a.png b.png --classifier m.onnx -o out",
         ] {
             let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");
