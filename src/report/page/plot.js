@@ -82,7 +82,7 @@ function drawTrajectories(canvas, picture, large) {
   write("input", width, height - size / 2, "right");
   const start = onSegment(0, places, edge, right / places.length);
   write(large ? "reconstruction" : "recon.", start, height - size / 2, large ? "center" : "left");
-  if (large) write("PSNR of the reconstructions against the input", left + wide, size, "right");
+  if (large) write("PSNR of the reconstructions against the input", left + wide, ground - size, "right");
   if (large) write("segments to the input", edge, ground, "left");
 
   function cells(letters, sure, place, top, tall) {
