@@ -167,7 +167,7 @@ fn a_run_s_report_shows_filters_and_sorts() {
             "labels=input-right&sort=name&order=down",
             vec!["b/clean.png", "a/clean.png"],
         ),
-        ("text=GREEN", vec!["b/clean.png"]),
+        ("text=GREEN&sort=name", vec!["b/clean.png", "b/torn.png"]),
         ("text=nowhere", vec![]),
         (
             "verdict=clean&sort=label",
