@@ -31,6 +31,21 @@ say "nvcc, in .venv/nvcc"
 NVCC=$(scripts/install-nvcc.sh)
 export NVCC BACKSTITCH_CUDA=require
 
+say "Chromium, for the report's tests"
+if ! command -v chromium >/dev/null && command -v apt-get >/dev/null; then
+    as_root=()
+    [ "$(id -u)" = 0 ] || as_root=(sudo -n)
+    if "${as_root[@]}" true 2>/dev/null; then
+        "${as_root[@]}" apt-get update -qq
+        "${as_root[@]}" apt-get install -qq -y --no-install-recommends chromium >/dev/null
+    fi
+fi
+if command -v chromium >/dev/null; then
+    export BACKSTITCH_CHROMIUM=require
+else
+    echo "not installed, and cannot be: the tests that need it are skipped"
+fi
+
 say "Shell scripts: shellcheck"
 .venv/tests/bin/shellcheck scripts/*.sh benches/peers/*.sh .ci/run
 

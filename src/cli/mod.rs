@@ -17,6 +17,7 @@ pub mod progress;
 pub mod purify;
 pub mod run_folder;
 pub mod through;
+pub mod trace;
 pub mod values;
 
 use std::io::Write;
@@ -74,6 +75,8 @@ pub enum Command {
     Classify(classify::Args),
     /// Make adversarial images, to test a defence with
     Attack(Box<attack::Args>),
+    /// Draw one image's trajectories and its path through the decision space
+    Trace(Box<trace::Args>),
     /// Show what this machine and this build can use
     Devices(devices::Args),
     /// Measure the throughput of the engine on this machine
@@ -112,6 +115,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Command::Purify(args) => purify::run(args, &cli.global),
         Command::Classify(args) => classify::run(args, &cli.global),
         Command::Attack(args) => attack::run(args, &cli.global),
+        Command::Trace(args) => trace::run(args, &cli.global),
         Command::Devices(args) => devices::run(args),
         Command::Bench(args) => bench::run(args, &cli.global),
     }
@@ -212,6 +216,7 @@ mod tests {
             "backstitch attack b --classifier m.onnx --method pgd --eps 4/255 -o out",
             "backstitch attack b --classifier m.onnx --through trajectory --draws 2 --attacker-seeds fresh \
              --restarts 2 --seed 1 --defense-restarts 3 --defense-seed 4 --iterations 300 -o out",
+            "backstitch trace a.png --classes c.txt --classifier m.onnx -o out --overwrite",
             "backstitch devices --json",
             "backstitch bench --device cpu --json --classifier m.onnx",
         ] {
@@ -234,6 +239,7 @@ mod tests {
             "backstitch purify a.png --classifier m.onnx -o out --crop-pct 1.5",
             "backstitch purify a.png --classifier m.onnx -o out --threads 0",
             "backstitch attack a.png --classifier m.onnx --method pgd --eps 4/0 -o out",
+            "backstitch trace a.png b.png --classifier m.onnx -o out",
         ] {
             let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

@@ -18,6 +18,7 @@ use crate::error::Result;
 use crate::io::metrics::{psnr, ssim};
 use crate::io::output::{Pixels, RunDescription, RunState};
 use crate::io::{ImageRecord, Item, RunFolder, SaveFormat};
+use crate::report::Trajectories;
 use crate::scheduler::{self, Plan, Purified};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -92,7 +93,8 @@ impl device::Command for OnPictures<'_, Args> {
                         input: &picture.pixels,
                         output: &outcome.pixels,
                     };
-                    folder.record(record, Some(pixels))?;
+                    let trajectories = Trajectories::new(&outcome, item.label);
+                    folder.record_with(record, Some(pixels), trajectories.as_ref())?;
                     progress.done();
                     Ok(())
                 }

@@ -30,7 +30,7 @@ use super::record::ImageRecord;
 use super::replace::{Replacement, remove_unfinished, replace, write_error};
 use crate::backend::ImageShape;
 use crate::error::{Error, Result};
-use crate::report::Report;
+use crate::report::{Report, Trajectories};
 
 /// What may already be in the output folder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -243,14 +243,24 @@ impl RunFolder {
     ///
     /// # Errors
     /// The disk is full or fails; what was recorded before stays whole.
-    pub fn record(&self, mut record: ImageRecord, pixels: Option<Pixels<'_>>) -> Result<()> {
+    pub fn record(&self, record: ImageRecord, pixels: Option<Pixels<'_>>) -> Result<()> {
+        self.record_with(record, pixels, None)
+    }
+
+    /// As [`record`](Self::record), with the trajectories that the report shows of the picture.
+    pub fn record_with(
+        &self,
+        mut record: ImageRecord,
+        pixels: Option<Pixels<'_>>,
+        trajectories: Option<&Trajectories>,
+    ) -> Result<()> {
         if let Some(pixels) = pixels {
             let name = Path::new("images").join(self.names.path(&record.image));
             self.save(&self.path.join(&name), pixels)?;
             record.output = Some(super::names::id_of(&name));
         }
         if let Some(report) = &self.report {
-            report.add(&record, pixels)?;
+            report.add(&record, pixels, trajectories)?;
         }
         let path = self.path.join("results.jsonl");
         let mut line = serde_json::to_vec(&record).expect("a record is plain data");

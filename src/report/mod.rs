@@ -4,7 +4,12 @@
 //! or the run's totals. So it is complete after every picture, costs no memory, and goes on when a run
 //! is resumed: a later line for the same picture replaces the earlier one.
 
+mod role;
+#[cfg(test)]
+mod test_outcome;
 mod thumbnail;
+pub mod trace;
+mod trajectories;
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
@@ -13,6 +18,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Map, Value, json};
 
+pub use self::trajectories::Trajectories;
 use crate::error::{Error, Result};
 use crate::io::Classes;
 use crate::io::output::{Counts, Pixels};
@@ -20,13 +26,19 @@ use crate::io::record::ImageRecord;
 use crate::io::replace::write_error;
 
 /// The most pictures that a report shows; a browser does not take millions.
-pub const MAX_PICTURES: usize = 1000;
+pub const MAX_PICTURES: usize = 10_000;
 
 /// What the difference of output and input is multiplied with to be seen.
 const AMPLIFICATION: f32 = 8.0;
 
-/// Everything before the first picture.
-const HEAD: &str = include_str!("head.html");
+/// Everything before the first picture, but its style and its scripts.
+const HEAD: &str = include_str!("page/head.html");
+const STYLE: &str = include_str!("page/style.css");
+const PLOT: &str = include_str!("page/plot.js");
+const SCRIPT: &str = include_str!("page/script.js");
+
+/// Fields of a record that the page does not show, or gets in a shorter form.
+const LEFT_OUT: [&str; 5] = ["restarts", "consensus", "support", "output", "manifest"];
 
 /// A report that pictures are added to.
 ///
@@ -56,6 +68,9 @@ impl Report {
             .open(path)
             .map_err(Error::io(path))?;
         let head = HEAD
+            .replace("{style}", STYLE)
+            .replace("{plot}", PLOT)
+            .replace("{script}", SCRIPT)
             .replace("{command}", command)
             .replace("{max}", &MAX_PICTURES.to_string())
             .replace("{amplification}", &AMPLIFICATION.to_string());
@@ -73,12 +88,20 @@ impl Report {
     }
 
     /// Adds a picture; beyond [`MAX_PICTURES`] none.
-    pub fn add(&self, record: &ImageRecord, pixels: Option<Pixels<'_>>) -> Result<()> {
+    pub fn add(
+        &self,
+        record: &ImageRecord,
+        pixels: Option<Pixels<'_>>,
+        trajectories: Option<&Trajectories>,
+    ) -> Result<()> {
         let full = |page: &Page| page.pictures >= MAX_PICTURES;
         if full(&self.page()) {
             return Ok(());
         }
-        let mut picture = json!({ "result": record, "names": self.names(record) });
+        let mut picture = json!({ "result": compact(record), "names": self.names(record) });
+        if let Some(trajectories) = trajectories {
+            picture["trajectories"] = json!(trajectories);
+        }
         if let Some(Pixels {
             shape,
             input,
@@ -121,13 +144,36 @@ impl Report {
 
     /// The names of a record's labels, by label.
     fn names(&self, record: &ImageRecord) -> Map<String, Value> {
-        let labels = [record.label, record.input_label, record.output_label];
+        let recovered = record.more.get("recovered_label").and_then(Value::as_u64);
+        let labels = [
+            record.label,
+            record.input_label,
+            record.output_label,
+            recovered.map(|label| label as usize),
+        ];
         let named = labels.into_iter().flatten().filter_map(|label| {
             let name = self.classes.as_ref()?.name(label)?;
             Some((label.to_string(), Value::from(name)))
         });
         named.collect()
     }
+}
+
+/// What the page shows of a record, numbers to four digits.
+fn compact(record: &ImageRecord) -> Value {
+    let mut fields = match json!(record) {
+        Value::Object(fields) => fields,
+        _ => unreachable!("a record is an object"),
+    };
+    fields.retain(|name, _| !LEFT_OUT.contains(&name.as_str()));
+    for value in fields.values_mut() {
+        if let Some(number) = value.as_f64().filter(|_| value.is_f64()) {
+            *value = format!("{number:.3e}")
+                .parse::<f64>()
+                .map_or(Value::Null, Value::from);
+        }
+    }
+    fields.into()
 }
 
 /// Where the last whole line of the report that is there ends, 0 where it does not start with `head`;
@@ -193,7 +239,7 @@ mod tests {
         let report = Report::open(&path, "purify", None).unwrap();
         let head = read(&path).len();
         report
-            .add(&record("</script><script>alert(1)//\u{2028}&"), None)
+            .add(&record("</script><script>alert(1)//\u{2028}&"), None, None)
             .unwrap();
         let line = read(&path)[head..].to_owned();
         assert_eq!(line.matches("<script>").count(), 1);
@@ -215,7 +261,7 @@ mod tests {
             label: Some(0),
             ..record("a.png")
         };
-        report.add(&record, None).unwrap();
+        report.add(&record, None, None).unwrap();
         assert!(read(&path).contains(r#""names":{"0":"tench","1":"\u003cb\u003e"}"#));
     }
 
@@ -224,13 +270,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("report.html");
         let report = Report::open(&path, "purify", None).unwrap();
-        report.add(&record("a.png"), None).unwrap();
+        report.add(&record("a.png"), None, None).unwrap();
         let whole = read(&path);
         std::fs::write(&path, whole.clone() + "<script>add({\"resu").unwrap();
         let report = Report::open(&path, "purify", None).unwrap();
         assert_eq!(report.page().pictures, 1);
         assert_eq!(read(&path), whole);
-        report.add(&record("b.png"), None).unwrap();
+        report.add(&record("b.png"), None, None).unwrap();
         report.total(Counts::default()).unwrap();
         let text = read(&path);
         assert!(text.starts_with(&whole));
@@ -252,7 +298,7 @@ mod tests {
             input: &pixels,
             output: &pixels,
         };
-        report.add(&record("a.png"), Some(pixels)).unwrap();
+        report.add(&record("a.png"), Some(pixels), None).unwrap();
         let text = read(&path);
         assert_eq!(text.matches("data:image/png;base64,").count(), 3);
         for outside in ["http:", "https:", "src=\"", "href=", "@import", "url("] {
@@ -266,7 +312,7 @@ mod tests {
         let path = folder.path().join("report.html");
         let report = Report::open(&path, "purify", None).unwrap();
         for i in 0..MAX_PICTURES + 5 {
-            report.add(&record(&i.to_string()), None).unwrap();
+            report.add(&record(&i.to_string()), None, None).unwrap();
         }
         assert_eq!(read(&path).matches("<script>add(").count(), MAX_PICTURES);
     }

@@ -8,10 +8,10 @@ use crate::io::picture::{rgb, rgb8};
 use crate::io::resample::{Filter, resample_u8};
 
 /// The longest side, in pixels.
-const SIDE: usize = 128;
+const SIDE: usize = 112;
 /// Pictures up to this size stay exact, as PNG; larger ones become JPEG.
 const EXACT: usize = 48;
-const QUALITY: u8 = 85;
+const QUALITY: u8 = 75;
 
 /// A thumbnail of CHW pixels, clipped to `[0, 1]`.
 pub fn data_uri(shape: ImageShape, pixels: &[f32]) -> String {

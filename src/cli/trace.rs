@@ -1,0 +1,123 @@
+//! `backstitch trace`.
+
+use std::path::{Path, PathBuf};
+
+use super::defense::DefenseArgs;
+use super::device::OnPictures;
+use super::inputs::Inputs;
+use super::model::Model;
+use super::{Global, Outcome, device};
+use crate::backend::Backend;
+use crate::defense::Prober;
+use crate::error::{Error, Result};
+use crate::io::Layout;
+use crate::io::replace::replace;
+use crate::report::trace::{self, Trace};
+use crate::scheduler::Plan;
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// The picture: an image file, or an array or a manifest of one picture
+    #[arg(value_name = "IMAGE")]
+    pub image: PathBuf,
+    /// File with one class-folder name a line, in label order (a tab and a name to show may follow): a
+    /// picture in such a folder gets its true label
+    #[arg(long, value_name = "FILE")]
+    pub classes: Option<PathBuf>,
+    /// Order of an array's axes, where its shape leaves it open
+    #[arg(long, value_enum)]
+    pub layout: Option<Layout>,
+    #[command(flatten)]
+    pub model: Model,
+    /// Folder for trace.svg, trace.png and trace.json
+    #[arg(short, long, value_name = "OUT", help_heading = "Output")]
+    pub output: PathBuf,
+    /// Replace the trace that OUT holds
+    #[arg(long, help_heading = "Output")]
+    pub overwrite: bool,
+    #[command(flatten)]
+    pub defense: DefenseArgs,
+}
+
+/// The drawing, and the numbers behind it.
+const FILES: [&str; 3] = ["trace.svg", "trace.png", "trace.json"];
+
+/// Runs the defence on one picture and draws what it did.
+pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
+    prepare(&args.output, args.overwrite)?;
+    let inputs = Inputs {
+        inputs: vec![args.image.clone()],
+        classes: args.classes.clone(),
+        layout: args.layout,
+    };
+    device::run_on_pictures(args, &inputs, &args.model, global)
+}
+
+/// Makes the output folder, and refuses one that holds a trace already.
+fn prepare(folder: &Path, overwrite: bool) -> Result<()> {
+    if folder.exists() && !folder.is_dir() {
+        return Err(Error::file(folder, "is a file; -o takes a folder"));
+    }
+    if !overwrite && FILES.iter().any(|name| folder.join(name).exists()) {
+        return Err(Error::file(
+            folder,
+            "holds another trace; replace it with --overwrite, or name another folder",
+        ));
+    }
+    std::fs::create_dir_all(folder).map_err(Error::io(folder))
+}
+
+impl device::Command for OnPictures<'_, Args> {
+    fn run_on<B: Backend>(self, backend: &B) -> Result<Outcome> {
+        let OnPictures {
+            args,
+            dataset,
+            victim,
+        } = self;
+        if dataset.len() != 1 {
+            return Err(Error::file(
+                &args.image,
+                format!("has {} pictures; trace takes one", dataset.len()),
+            ));
+        }
+        let item = dataset.item(0);
+        let picture = victim.preprocess.load(dataset, &item)?;
+        let shape = victim.graph.input_shape();
+        let options = args.defense.options(shape.channels)?;
+        let classes = victim.graph.classes();
+        let plan = Plan::new(backend, &options, shape, classes, args.defense.capacity)?;
+        let batch = backend.classifier_batch();
+        let prober = Prober::new(backend, backend.classifier(&victim.graph, batch)?, batch)?;
+        let (_, mut defense) = Plan { wave: 1, ..plan }.defense(backend, prober, options)?;
+        let outcomes = defense.purify(&[&picture]);
+        let outcome = &outcomes.map_err(|error| error.about(&item.id))?[0];
+        let trace = Trace {
+            image: &item.id,
+            picture: &picture,
+            truth: item.label,
+            outcome,
+            classes: dataset.classes().map(|classes| &**classes),
+        };
+        let svg = trace.svg();
+        let png = trace::png(&svg)?;
+        let json = format!("{:#}\n", trace.json());
+        for (name, bytes) in FILES
+            .into_iter()
+            .zip([svg.as_bytes(), &png, json.as_bytes()])
+        {
+            replace(&args.output.join(name), bytes)?;
+        }
+        super::print(&format!(
+            "{}: {:?}, score {:.3}, {} -> {}",
+            item.id.escape_debug(),
+            outcome.verdict,
+            outcome.score,
+            outcome.input.label(),
+            outcome.output.label()
+        ))?;
+        for name in FILES {
+            super::print(&args.output.join(name).display().to_string())?;
+        }
+        Ok(Outcome::Done)
+    }
+}

@@ -1,0 +1,97 @@
+//! A panel: its place on the drawing, its title and its axes.
+
+use super::scale::{Scale, label};
+use super::svg::{Anchor, Stroke, Svg};
+
+pub const INK: &str = "#1c2026";
+pub const SOFT: &str = "#626a76";
+pub const LINE: &str = "#dfe3e8";
+
+/// Size of the axes' numbers and names.
+pub const SMALL: f64 = 11.5;
+
+/// The part of the drawing that a panel's data have; title and axes are around it.
+#[derive(Clone, Copy, Debug)]
+pub struct Panel {
+    pub left: f64,
+    pub top: f64,
+    pub right: f64,
+    pub bottom: f64,
+}
+
+impl Panel {
+    pub fn new(left: f64, top: f64, width: f64, height: f64) -> Panel {
+        Panel {
+            left,
+            top,
+            right: left + width,
+            bottom: top + height,
+        }
+    }
+
+    pub fn title(&self, svg: &mut Svg, title: &str) {
+        svg.text(
+            (self.left, self.top - 16.0),
+            14.0,
+            Anchor::Start,
+            INK,
+            title,
+        );
+    }
+
+    /// What stands where there is nothing to draw.
+    pub fn nothing(&self, svg: &mut Svg, why: &str) {
+        let middle = (
+            (self.left + self.right) / 2.0,
+            (self.top + self.bottom) / 2.0,
+        );
+        svg.text(middle, SMALL, Anchor::Middle, SOFT, why);
+    }
+
+    /// A horizontal axis at the panel's lower edge, between two pixels.
+    pub fn x_axis(&self, svg: &mut Svg, axis: &Scale, name: &str) {
+        let (from, to) = axis.range;
+        svg.line(
+            &[(from, self.bottom), (to, self.bottom)],
+            Stroke::solid(SOFT, 1.0),
+        );
+        for tick in axis.ticks(5) {
+            let x = axis.at(tick);
+            svg.line(
+                &[(x, self.bottom), (x, self.bottom + 4.0)],
+                Stroke::solid(SOFT, 1.0),
+            );
+            svg.text(
+                (x, self.bottom + 17.0),
+                SMALL,
+                Anchor::Middle,
+                SOFT,
+                &label(tick),
+            );
+        }
+        svg.text(
+            ((from + to) / 2.0, self.bottom + 34.0),
+            SMALL,
+            Anchor::Middle,
+            SOFT,
+            name,
+        );
+    }
+
+    /// A vertical axis at the panel's left edge, with lines across to `right`.
+    pub fn y_axis(&self, svg: &mut Svg, axis: &Scale, right: f64, name: &str) {
+        for tick in axis.ticks(5) {
+            let y = axis.at(tick);
+            svg.line(&[(self.left, y), (right, y)], Stroke::solid(LINE, 1.0));
+            svg.text(
+                (self.left - 7.0, y + 4.0),
+                SMALL,
+                Anchor::End,
+                SOFT,
+                &label(tick),
+            );
+        }
+        let (from, to) = axis.range;
+        svg.upward((self.left - 46.0, (from + to) / 2.0), SMALL, SOFT, name);
+    }
+}
