@@ -208,3 +208,90 @@ KERNEL(image_squared_error, ImageSquaredErrorArgs, 256) {
         out[size_t(blockIdx.y) * gridDim.x + blockIdx.x] = sum;
     }
 }
+
+// SSIM's window has so many taps at most on either axis; a block has so many places on either axis, a
+// thread to each.
+constexpr unsigned WINDOW = 11, PLACES = 16;
+// Pixels on either axis that a block's places need.
+constexpr unsigned REACH = PLACES + WINDOW - 1;
+
+struct ImageSsimArgs {
+    Buffer<const float> first[JOBS];
+    Buffer<const float> second[JOBS];
+    Buffer<double> out; // pairs x blocks
+    double window[WINDOW];
+    double c1, c2;
+    uint32_t taps;
+    uint32_t height, width; // of a picture
+    uint32_t rows, columns; // of a channel's blocks
+};
+ARGUMENTS(ImageSsimArgs, first, second, out, window, c1, c2, taps, height, width, rows, columns)
+
+// The sum of the similarities at the places of block blockIdx.x of pair blockIdx.y. In double precision,
+// for variances are what little is left of squares; once per picture.
+KERNEL(image_ssim, ImageSsimArgs, 256) {
+    const uint32_t left = blockIdx.x % args.columns * PLACES;
+    const uint32_t top = blockIdx.x / args.columns % args.rows * PLACES;
+    const uint32_t channel = blockIdx.x / args.columns / args.rows;
+    // Of the picture that the block reads, and of its places.
+    const uint32_t around = args.taps - 1;
+    const uint32_t height = min(PLACES + around, args.height - top);
+    const uint32_t width = min(PLACES + around, args.width - left);
+    const uint32_t high = height - around, wide = width - around;
+    SharedMemory memory;
+    const Shared<float> p = memory.take<float>(REACH * REACH);
+    const Shared<float> q = memory.take<float>(REACH * REACH);
+    const Shared<double> rows = memory.take<double>(5 * REACH * PLACES);
+    const Shared<double> partial = memory.take<double>(blockDim.x / WARP);
+
+    const Global<const float> first = args.first[blockIdx.y];
+    const Global<const float> second = args.second[blockIdx.y];
+    for (uint32_t i = threadIdx.x; i < height * width; i += blockDim.x) {
+        const size_t row = size_t(channel) * args.height + top + i / width;
+        const size_t at = row * args.width + left + i % width;
+        p[i] = first[at];
+        q[i] = second[at];
+    }
+    barrier();
+    // Means of p, q, p * p, q * q and p * q: along rows, then along columns.
+    for (uint32_t i = threadIdx.x; i < height * wide; i += blockDim.x) {
+        const uint32_t at = i / wide * width + i % wide;
+        double means[5] = {};
+        for (uint32_t tap = 0; tap < args.taps; ++tap) {
+            const double weight = args.window[tap];
+            const double a = double(float(p[at + tap])), b = double(float(q[at + tap]));
+            const double weighted_a = weight * a, weighted_b = weight * b;
+            means[0] = multiply_add(weight, a, means[0]);
+            means[1] = multiply_add(weight, b, means[1]);
+            means[2] = multiply_add(weighted_a, a, means[2]);
+            means[3] = multiply_add(weighted_b, b, means[3]);
+            means[4] = multiply_add(weighted_a, b, means[4]);
+        }
+        UNROLL
+        for (int k = 0; k < 5; ++k) {
+            rows[k * REACH * PLACES + i] = means[k];
+        }
+    }
+    barrier();
+    double similarity = 0.0;
+    if (threadIdx.x < high * wide) {
+        double means[5] = {};
+        for (uint32_t tap = 0; tap < args.taps; ++tap) {
+            const double weight = args.window[tap];
+            UNROLL
+            for (int k = 0; k < 5; ++k) {
+                means[k] = multiply_add(weight, rows[k * REACH * PLACES + tap * wide + threadIdx.x], means[k]);
+            }
+        }
+        const double a = means[0], b = means[1];
+        const double variances = (means[2] - a * a) + (means[3] - b * b);
+        const double covariance = means[4] - a * b;
+        similarity = (2.0 * a * b + args.c1) * (2.0 * covariance + args.c2) /
+                     ((a * a + b * b + args.c1) * (variances + args.c2));
+    }
+    similarity = block_sum(similarity, partial);
+    if (threadIdx.x == 0) {
+        const Global<double> out = args.out;
+        out[size_t(blockIdx.y) * gridDim.x + blockIdx.x] = similarity;
+    }
+}

@@ -6,6 +6,7 @@ use std::ops::{Add, Mul, Sub};
 use rayon::prelude::*;
 
 use super::memory::free_bytes;
+use super::ssim::ssim;
 use super::{At, Blend, ImageBuffer, ImageOps, ImagePair, ImageShape, Push, Stitch, TileGrid};
 use crate::error::{Error, Result};
 
@@ -220,6 +221,9 @@ impl<B: HostDevice> ImageOps for B {
         cells: TileGrid,
     ) -> Result<Vec<f64>> {
         squared_error(pairs, cells)
+    }
+    fn ssim(&self, pairs: &[ImagePair<'_, Self::Images>]) -> Result<Vec<f64>> {
+        similarities(pairs)
     }
 }
 
@@ -526,6 +530,20 @@ fn squared_error<T: Real>(
         })
         .collect();
     Ok(sums.concat())
+}
+
+/// Structural similarities.
+fn similarities<T: Real>(pairs: &[ImagePair<'_, HostImages<T>>]) -> Result<Vec<f64>> {
+    let Some((image, _)) = pairs.first() else {
+        return Ok(vec![]);
+    };
+    let shape = image.buffer.shape;
+    for (a, b) in pairs {
+        check_shape(a.buffer, shape)?;
+        check_shape(b.buffer, shape)?;
+    }
+    let one = |(a, b): &ImagePair<'_, HostImages<T>>| ssim(shape, a.pixels(), b.pixels());
+    Ok(pairs.par_iter().map(one).collect())
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod precision;
 pub mod reference;
 mod schedule;
 mod slots;
+pub(crate) mod ssim;
 
 pub use self::precision::Precision;
 
@@ -272,6 +273,9 @@ pub trait ImageOps {
         pairs: &[ImagePair<'_, Self::Images>],
         cells: TileGrid,
     ) -> Result<Vec<f64>>;
+    /// Structural similarity of each pair of images, with values in `[0, 1]`; see
+    /// [`ssim`](crate::io::metrics::ssim).
+    fn ssim(&self, pairs: &[ImagePair<'_, Self::Images>]) -> Result<Vec<f64>>;
 }
 
 /// A DIP instance to start.

@@ -7,7 +7,7 @@ use super::kernels::images as kernels;
 use super::{CudaBackend, to_u32};
 use crate::backend::host::{check_shape, tile_shape, windows};
 use crate::backend::{
-    At, Blend, ImageBuffer, ImageOps, ImagePair, ImageShape, Phase, Push, Stitch, TileGrid,
+    At, Blend, ImageBuffer, ImageOps, ImagePair, ImageShape, Phase, Push, Stitch, TileGrid, ssim,
 };
 use crate::error::{Error, Result};
 
@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 const JOBS: usize = 128;
 /// Threads of a block.
 const THREADS: u32 = 256;
+/// Places of SSIM's window on either axis that a block has: PLACES in the kernels' source.
+const PLACES: usize = 16;
 
 driver::arguments! {
     struct ImageCopyArgs {
@@ -84,6 +86,20 @@ driver::arguments! {
         out: Address,
         cells: Grid,
         channels: u32,
+    }
+
+    struct ImageSsimArgs {
+        first: [Address; JOBS],
+        second: [Address; JOBS],
+        out: Address,
+        window: [f64; ssim::WINDOW],
+        c1: f64,
+        c2: f64,
+        taps: u32,
+        height: u32,
+        width: u32,
+        rows: u32,
+        columns: u32,
     }
 }
 
@@ -478,6 +494,61 @@ impl ImageOps for CudaBackend {
                 .launch(&kernels::IMAGE_SQUARED_ERROR, launch, &arguments)?;
         }
         Ok(sums.download(0, sums.len())?)
+    }
+
+    fn ssim(&self, pairs: &[ImagePair<'_, DeviceImages>]) -> Result<Vec<f64>> {
+        let Some((image, _)) = pairs.first() else {
+            return Ok(vec![]);
+        };
+        let shape = image.buffer.shape;
+        if shape.elements() == 0 {
+            return Ok(vec![1.0; pairs.len()]);
+        }
+        let weights = ssim::window(shape);
+        let taps = weights.len();
+        let mut window = [0.0; ssim::WINDOW];
+        window[..taps].copy_from_slice(&weights);
+        to_u32(shape.elements(), "pixels")?;
+        // Places where the window fits, and blocks that cover them.
+        let (high, wide) = (shape.height + 1 - taps, shape.width + 1 - taps);
+        let (rows, columns) = (high.div_ceil(PLACES), wide.div_ceil(PLACES));
+        let blocks = shape.channels * rows * columns;
+        let sums = self.device.allocate::<f64>(pairs.len() * blocks)?;
+        let reach = PLACES + ssim::WINDOW - 1;
+        let shared = shared_bytes([
+            reach * reach * size_of::<f32>(),
+            reach * reach * size_of::<f32>(),
+            5 * reach * PLACES * size_of::<f64>(),
+            THREADS as usize / 32 * size_of::<f64>(),
+        ]);
+        for (i, pairs) in pairs.chunks(JOBS).enumerate() {
+            let arguments = ImageSsimArgs {
+                first: lay_out(pairs, |pair| source(pair.0, shape))?,
+                second: lay_out(pairs, |pair| source(pair.1, shape))?,
+                out: sums.at(i * JOBS * blocks),
+                window,
+                c1: ssim::C1,
+                c2: ssim::C2,
+                taps: taps as u32,
+                height: to_u32(shape.height, "rows")?,
+                width: to_u32(shape.width, "columns")?,
+                rows: to_u32(rows, "rows of blocks")?,
+                columns: to_u32(columns, "columns of blocks")?,
+            };
+            let mut work = moving(2 * pairs.len() * shape.elements());
+            work.bytes += (pairs.len() * blocks * size_of::<f64>()) as u64;
+            // Five means at every place; those along rows also for the rows around a block's places.
+            let means = wide * (2 * high + rows * (taps - 1));
+            work.multiply_adds = (pairs.len() * shape.channels * 5 * taps * means) as u64;
+            let grid = [to_u32(blocks, "blocks")?, pairs.len() as u32, 1];
+            let launch = Launch::new(grid, THREADS).with_shared(shared).doing(work);
+            self.device
+                .launch(&kernels::IMAGE_SSIM, launch, &arguments)?;
+        }
+        let sums = sums.download(0, sums.len())?;
+        let places = (shape.channels * high * wide) as f64;
+        let means = (sums.chunks_exact(blocks)).map(|sums| sums.iter().sum::<f64>() / places);
+        Ok(means.collect())
     }
 }
 

@@ -154,14 +154,17 @@ impl Part {
     }
 }
 
-/// A batch in parts that have less than 2^31 elements each of a value that has `elements` of an image,
-/// which are fewer themselves.
-pub fn parts(images: usize, elements: usize) -> impl Iterator<Item = Part> {
-    let at_once = (LIMIT / elements.max(1)).max(1);
-    (0..images).step_by(at_once).map(move |first| Part {
+/// A batch in parts for launches that go through `launched` elements of an image, each part with how many
+/// it has of those: 1 or more, for there is no launch of nothing. A value that has `largest` elements of an
+/// image, fewer than 2^31, has fewer than that of a part.
+pub fn parts(images: usize, largest: usize, launched: usize) -> impl Iterator<Item = (Part, u32)> {
+    let at_once = (LIMIT / largest.max(1)).max(1);
+    let parts = (0..images).step_by(at_once).map(move |first| Part {
         first,
         images: at_once.min(images - first),
-    })
+    });
+    let counted = parts.map(move |part| (part, part.count(launched)));
+    counted.filter(|&(_, count)| count > 0)
 }
 
 /// # Errors
@@ -238,11 +241,20 @@ mod tests {
 
     #[test]
     fn large_batches_are_parted() {
-        assert_eq!(parts(5, 1 << 30).count(), 5);
-        assert_eq!(parts(5, 1 << 29).map(|part| part.images).sum::<usize>(), 5);
-        assert_eq!(parts(5, 1 << 29).map(|part| part.images).max(), Some(3));
-        assert_eq!(parts(5, 0).count(), 1);
-        assert_eq!(parts(0, 7).count(), 0);
+        let images = |largest: usize, launched: usize| -> Vec<usize> {
+            let parts = parts(5, largest, launched);
+            parts
+                .map(|(part, count)| {
+                    assert_eq!(count, part.count(launched));
+                    part.images
+                })
+                .collect()
+        };
+        assert_eq!(images(1 << 30, 1 << 30), [1; 5]);
+        assert_eq!(images(1 << 29, 7), [3, 2]);
+        assert_eq!(images(7, 7), [5]);
+        assert!(images(7, 0).is_empty() && images(0, 0).is_empty());
+        assert_eq!(parts(0, 7, 7).count(), 0);
         let at = Part {
             first: 3,
             images: 2,

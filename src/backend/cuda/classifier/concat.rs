@@ -96,11 +96,7 @@ impl Operation for Concat {
     fn forward(&self, pass: Forward<'_>) -> Result<()> {
         for joined in &self.parts {
             let size = self.rows * joined.length;
-            for part in parts(pass.images, self.rows * self.whole) {
-                let elements = part.count(size);
-                if elements == 0 {
-                    continue;
-                }
+            for (part, elements) in parts(pass.images, self.rows * self.whole, size) {
                 let (from, repeat, images) = match &joined.source {
                     Source::Constant(elements) => (elements.at(0), self.once_an_image, 1),
                     Source::Computed(input) => {
@@ -137,11 +133,7 @@ impl Operation for Concat {
             return Ok(());
         };
         let size = self.rows * joined.length;
-        for part in parts(pass.images, self.rows * self.whole) {
-            let elements = part.count(size);
-            if elements == 0 {
-                continue;
-            }
+        for (part, elements) in parts(pass.images, self.rows * self.whole, size) {
             let arguments = CopyRowsArgs {
                 from: part
                     .of(pass.gradient, self.rows * self.whole)

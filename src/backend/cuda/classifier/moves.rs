@@ -181,11 +181,8 @@ impl Gather {
         fill: f32,
         accumulate: bool,
     ) -> Result<()> {
-        for part in parts(images, self.elements.max(self.from)) {
-            let elements = part.count(self.elements);
-            if elements == 0 {
-                continue;
-            }
+        let largest = self.elements.max(self.from);
+        for (part, elements) in parts(images, largest, self.elements) {
             let between = [part.of(from, self.from), part.of(to, self.elements)];
             let written = (1 + usize::from(accumulate)) * self.elements;
             let work = Work {

@@ -122,11 +122,8 @@ impl Pool {
 
 impl Operation for Pool {
     fn forward(&self, pass: Forward<'_>) -> Result<()> {
-        for part in parts(pass.images, self.input.max(self.output)) {
-            let elements = part.count(self.output);
-            if elements == 0 {
-                continue;
-            }
+        let largest = self.input.max(self.output);
+        for (part, elements) in parts(pass.images, largest, self.output) {
             let arguments = PoolArgs {
                 x: part.of(pass.inputs[0], self.input),
                 y: part.of(pass.output, self.output),
@@ -144,11 +141,8 @@ impl Operation for Pool {
 
     fn backward(&self, pass: Backward<'_>) -> Result<()> {
         let maximum = self.kind == Kind::Max;
-        for part in parts(pass.images, self.input.max(self.output)) {
-            let elements = part.count(self.input);
-            if elements == 0 {
-                continue;
-            }
+        let largest = self.input.max(self.output);
+        for (part, elements) in parts(pass.images, largest, self.input) {
             let mut arguments = PoolArgs {
                 gradient: part.of(pass.gradient, self.output),
                 to: part.of(pass.to, self.input),

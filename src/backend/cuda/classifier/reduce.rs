@@ -116,11 +116,8 @@ impl Reduce {
 
 impl Operation for Reduce {
     fn forward(&self, pass: Forward<'_>) -> Result<()> {
-        for part in parts(pass.images, self.input.max(self.output)) {
-            let rows = part.count(self.output);
-            if rows == 0 {
-                continue;
-            }
+        let largest = self.input.max(self.output);
+        for (part, rows) in parts(pass.images, largest, self.output) {
             let arguments = ReduceArgs {
                 x: part.of(pass.inputs[0], self.input),
                 y: part.of(pass.output, self.output),
@@ -147,11 +144,8 @@ impl Operation for Reduce {
 
     fn backward(&self, pass: Backward<'_>) -> Result<()> {
         let known = self.reads().inputs;
-        for part in parts(pass.images, self.input.max(self.output)) {
-            let elements = part.count(self.input);
-            if elements == 0 {
-                continue;
-            }
+        let largest = self.input.max(self.output);
+        for (part, elements) in parts(pass.images, largest, self.input) {
             let mut gradient = part.of(pass.gradient, self.output);
             let (mut x, mut y) = (Address(0), Address(0));
             if known {

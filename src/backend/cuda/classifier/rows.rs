@@ -48,8 +48,7 @@ impl Rows {
     /// kernels take them, and a launch for them.
     pub fn parts(&self, images: usize) -> impl Iterator<Item = (Part, RowsArgs, Launch)> {
         let elements = self.elements();
-        let some = parts(images, elements).filter(move |part| part.count(elements) > 0);
-        some.map(|part| {
+        parts(images, elements, elements).map(|(part, _)| {
             let (rows, launch) = self.of(part.images);
             (part, rows, launch)
         })

@@ -1,13 +1,17 @@
-//! A device that only adds up the memory that is asked of it: what an engine would take.
+//! A device that only adds up what is asked of it: what an engine would take.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
-use super::{Address, Device, Driver, Kernel, Launch, RawArguments, Result};
+use super::{Address, Device, Driver, Kernel, Launch, RawArguments, Result, lock};
 
-/// Bytes that were allocated.
+/// What was asked of a device.
 pub(crate) struct Tally {
+    /// Allocated in all.
     bytes: AtomicU64,
+    /// By kernel, the launch with the most shared memory, and of those the one with the most threads.
+    launches: Mutex<BTreeMap<&'static str, Launch>>,
     shared_limit: u32,
 }
 
@@ -17,6 +21,7 @@ impl Device {
     pub(crate) fn tally(shared_limit: u32) -> (Device, Arc<Tally>) {
         let tally = Arc::new(Tally {
             bytes: AtomicU64::new(0),
+            launches: Mutex::default(),
             shared_limit,
         });
         (Device::new(tally.clone()), tally)
@@ -26,6 +31,12 @@ impl Device {
 impl Tally {
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Of every kernel that was launched, the launch with the most shared memory.
+    #[cfg(test)]
+    pub fn launches(&self) -> BTreeMap<&'static str, Launch> {
+        lock(&self.launches).clone()
     }
 }
 
@@ -56,7 +67,10 @@ impl Driver for Tally {
     fn zero(&self, _: Address, _: usize) -> Result<()> {
         Ok(())
     }
-    fn launch(&self, _: &Kernel, _: Launch, _: RawArguments<'_>) -> Result<()> {
+    fn launch(&self, kernel: &Kernel, launch: Launch, _: RawArguments<'_>) -> Result<()> {
+        let mut launches = lock(&self.launches);
+        let largest = launches.entry(kernel.name).or_insert(launch);
+        *largest = std::cmp::max_by_key(*largest, launch, |launch| (launch.shared, launch.block));
         Ok(())
     }
 }

@@ -189,30 +189,36 @@ fn check_every_operation(
         whole.assert_within(ROUNDING);
     }
 
-    // Sums of n numbers in [0, 1) in float64: each of n additions rounds by 2^-53 of at most n.
-    let pairs = |i: usize| (i, 2 * i + 1);
-    let got = {
-        let pairs: Vec<_> = (0..count)
-            .map(pairs)
-            .map(|(a, b)| (pick(&images.device, a), pick(&images.device, b)))
-            .collect();
-        backend.squared_error(&pairs, grid).unwrap()
-    };
-    let want = {
-        let pairs: Vec<_> = (0..count)
-            .map(pairs)
-            .map(|(a, b)| (pick(&images.host, a), pick(&images.host, b)))
-            .collect();
-        Reference.squared_error(&pairs, grid).unwrap()
-    };
-    assert_eq!(got.len(), want.len());
-    let n = shape.elements() as f64;
-    for (got, want) in got.iter().zip(want) {
-        assert!(
-            (got - want).abs() <= n * n * f64::EPSILON,
-            "{got} for {want}"
-        );
+    // Some pairs are an image and itself.
+    fn pairs<I>(images: &I, count: usize) -> Vec<ImagePair<'_, I>> {
+        (0..count)
+            .map(|i| (pick(images, i), pick(images, 2 * i + 1)))
+            .collect()
     }
+    let (there, here) = (pairs(&images.device, count), pairs(&images.host, count));
+    let assert_near = |got: Vec<f64>, want: Vec<f64>, tolerance: f64| {
+        assert_eq!(got.len(), want.len());
+        for (got, want) in got.iter().zip(want) {
+            assert!((got - want).abs() <= tolerance, "{got} for {want}");
+        }
+    };
+    // Sums of n numbers in [0, 1) in float64: each of n additions rounds by 2^-53 of at most n.
+    let n = shape.elements() as f64;
+    assert_near(
+        backend.squared_error(&there, grid).unwrap(),
+        Reference.squared_error(&here, grid).unwrap(),
+        n * n * f64::EPSILON,
+    );
+    // Means of numbers in [0, 1) are sums of 11 products of sums of 11, of three factors at most: each is
+    // within 24 roundings of 2^-53, and a variance or the covariance, a mean less a product of two, within
+    // 75. Twice that in the numerator and in the denominator, which is at least C2 = 0.0009 and no less than
+    // the numerator, is 300 / 0.0009 roundings; the quotient of the means, of positive terms, loses less than
+    // 300. The host rounds as often.
+    assert_near(
+        backend.ssim(&there).unwrap(),
+        Reference.ssim(&here).unwrap(),
+        2.0 * (300.0 / ssim::C2 + 300.0) * f64::EPSILON / 2.0,
+    );
 }
 
 #[test]
@@ -311,6 +317,13 @@ fn wrong_shapes_and_ranges_are_errors() {
                 .squared_error(&[(image, At::new(&small, 0))], grid)
                 .is_err()
         );
+        assert!(backend.ssim(&[(image, At::new(&small, 0))]).is_err());
+        assert!(backend.ssim(&[(image, At::new(&input, 1))]).is_err());
+        let nothing = backend
+            .allocate(ImageShape { width: 0, ..shape }, 1)
+            .unwrap();
+        let nothing = At::new(&nothing, 0);
+        assert_eq!(backend.ssim(&[(nothing, nothing)]).unwrap(), [1.0]);
         let huge = ImageShape {
             channels: 3,
             height: usize::MAX / 2,
@@ -354,6 +367,7 @@ fn structs_have_the_kernels_layout() {
         mirror::<Window>(),
         mirror::<ImageStitchArgs>(),
         mirror::<ImageSquaredErrorArgs>(),
+        mirror::<ImageSsimArgs>(),
     ];
     assert_mirrored(&[kernels::LAYOUTS], &mirrors);
 }
