@@ -5,6 +5,7 @@
 //! usage, 130 where the user interrupted.
 
 pub mod attack;
+pub mod batches;
 pub mod bench;
 pub mod classify;
 pub mod defense;
@@ -12,6 +13,8 @@ pub mod device;
 pub mod devices;
 pub mod inputs;
 pub mod interrupt;
+pub mod merge;
+pub mod messages;
 pub mod model;
 pub mod progress;
 pub mod purify;
@@ -23,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use log::Level;
 
 use self::device::Device;
 use crate::backend::Precision;
@@ -63,6 +67,9 @@ pub struct Global {
     /// Measure every kernel: a table at the end, and a trace for Perfetto or chrome://tracing in FILE
     #[arg(long, global = true, value_name = "FILE.json")]
     pub profile: Option<PathBuf>,
+    /// Form of what is said on stderr: text, or one JSON object a line
+    #[arg(long, global = true, value_enum, default_value_t = messages::Format::Text)]
+    pub log: messages::Format,
 }
 
 #[derive(Debug, Subcommand)]
@@ -73,6 +80,8 @@ pub enum Command {
     Classify(classify::Args),
     /// Make adversarial images, to test a defence with
     Attack(attack::Args),
+    /// Join the run folders of a dataset's shards
+    Merge(merge::Args),
     /// Show what this machine and this build can use
     Devices(devices::Args),
     /// Measure the throughput of the engine on this machine
@@ -111,6 +120,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Command::Purify(args) => purify::run(args, &cli.global),
         Command::Classify(args) => classify::run(args, &cli.global),
         Command::Attack(args) => attack::run(args, &cli.global),
+        Command::Merge(args) => merge::run(args),
         Command::Devices(args) => devices::run(args),
         Command::Bench(args) => bench::run(args, &cli.global),
     }
@@ -120,30 +130,28 @@ pub fn run(cli: Cli) -> Result<Outcome> {
 /// code.
 pub fn start(run: impl FnOnce(Cli) -> Result<Outcome>) -> ExitCode {
     let cli = Cli::parse();
-    log_to_stderr(cli.global.verbose);
+    messages::start(cli.global.verbose, cli.global.log);
     let result = use_threads(cli.global.threads).and_then(|()| run(cli));
-    // A closed stderr is no reason to fail.
-    let say = |line: String| drop(writeln!(std::io::stderr(), "backstitch: {line}"));
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::SomeFailed { failed, of }) => {
-            say(format!("{failed} of {of} pictures failed"));
+            messages::say(Level::Error, &format!("{failed} of {of} pictures failed"));
             ExitCode::FAILURE
         }
         Ok(Outcome::Interrupted) | Err(Error::Interrupted) => {
-            say("interrupted; what was finished is kept".into());
+            messages::say(Level::Warn, "interrupted; what was finished is kept");
             ExitCode::from(130)
         }
         Err(error) if is_closed_stdout(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            say(one_line(&error.to_string()));
+            messages::say(Level::Error, &error.to_string());
             ExitCode::FAILURE
         }
     }
 }
 
 /// What errors in writing to stdout are about.
-const STDOUT: &str = "stdout";
+pub const STDOUT: &str = "stdout";
 
 /// Prints a line to stdout.
 ///
@@ -156,30 +164,6 @@ pub fn print(line: &str) -> Result<()> {
 fn is_closed_stdout(error: &Error) -> bool {
     matches!(error, Error::Io { path, source }
         if path == Path::new(STDOUT) && source.kind() == std::io::ErrorKind::BrokenPipe)
-}
-
-/// Text without line breaks: file names may have them.
-fn one_line(text: &str) -> String {
-    text.replace(|c: char| c.is_control(), " ")
-}
-
-fn log_to_stderr(verbose: u8) {
-    let level = match verbose {
-        0 => log::LevelFilter::Warn,
-        1 => log::LevelFilter::Info,
-        _ => log::LevelFilter::Debug,
-    };
-    env_logger::Builder::new()
-        .filter_level(level)
-        .format(|out, record| {
-            let level = record.level().as_str().to_ascii_lowercase();
-            writeln!(
-                out,
-                "backstitch: {level}: {}",
-                one_line(&record.args().to_string())
-            )
-        })
-        .init();
 }
 
 fn use_threads(threads: Option<u16>) -> Result<()> {
@@ -209,6 +193,10 @@ mod tests {
             "backstitch purify b --classes c.txt --classifier m.onnx -o out --threads 2 --device cpu -v",
             "backstitch classify a.npy --layout nhwc --classifier m.onnx --json --logits l.npy",
             "backstitch attack b --classifier m.onnx --method pgd --eps 4/255 -o out",
+            "backstitch purify - --shard 0/8 --classifier m.onnx -o out --jsonl - --log json",
+            "backstitch purify a.tar --classifier m.onnx -o out --tar-out --metrics m.prom",
+            "backstitch classify a --shard 7/8 --classifier m.onnx",
+            "backstitch merge out-0 out-1 -o out --partial",
             "backstitch devices --json",
             "backstitch bench --device cpu --json --classifier m.onnx",
         ] {
@@ -230,6 +218,10 @@ mod tests {
             "backstitch purify a.png --classifier m.onnx -o out --std 1,0,1",
             "backstitch purify a.png --classifier m.onnx -o out --crop-pct 1.5",
             "backstitch purify a.png --classifier m.onnx -o out --threads 0",
+            "backstitch purify a.png --classifier m.onnx -o out --shard 8/8",
+            "backstitch purify a.png --classifier m.onnx -o out --allow-changes",
+            "backstitch purify a.png --classifier m.onnx -o out --tar-pictures 5",
+            "backstitch merge -o out",
             "backstitch attack a.png --classifier m.onnx --method pgd --eps 4/0 -o out",
         ] {
             let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
