@@ -386,6 +386,211 @@ fn a_full_disk_ends_the_run_and_room_completes_it() {
     undisturbed.resume(&out);
 }
 
+/// Numbers that look random and are the same in every run (a linear congruential generator).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (self.0 >> 33) % n
+    }
+}
+
+/// How many times runs are killed: few by default, as `BACKSTITCH_KILLS` says otherwise.
+fn kills() -> usize {
+    let kills = std::env::var("BACKSTITCH_KILLS");
+    kills.map_or(8, |kills| {
+        kills.parse().expect("BACKSTITCH_KILLS is a number")
+    })
+}
+
+/// What a killed run left: every picture has at most one line, and every file is whole.
+fn check_nothing_is_torn(undisturbed: &Undisturbed, out: &Path) {
+    let text = std::fs::read_to_string(out.join("results.jsonl")).unwrap_or_default();
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    assert_eq!(
+        whole.lines().count(),
+        results(out).len(),
+        "a picture has two lines"
+    );
+    if !out.join("images").exists() {
+        return;
+    }
+    for entry in walkdir::WalkDir::new(out.join("images")) {
+        let path = entry.unwrap().into_path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() || name.starts_with(".backstitch-") {
+            continue;
+        }
+        let bytes = std::fs::read(&path).unwrap();
+        let whole = undisturbed
+            .found
+            .iter()
+            .any(|(_, _, pixels)| *pixels == bytes);
+        assert!(whole, "{name} is torn");
+    }
+}
+
+#[test]
+fn runs_killed_at_random_moments_end_as_if_nothing_had_happened() {
+    let undisturbed = Undisturbed::get();
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("out");
+    let mut random = Random(6);
+    let start = Instant::now();
+    assert_eq!(
+        undisturbed.purify(&out).output().unwrap().status.code(),
+        Some(0)
+    );
+    let whole = start.elapsed().as_millis() as u64;
+    std::fs::remove_dir_all(&out).unwrap();
+    let mut killed = 0;
+    while killed < kills() {
+        let mut run = Run::start(undisturbed.purify(&out).arg("--resume"), &out);
+        // Runs that go on have less to do.
+        let left = PICTURES - results(&out).len();
+        let most = whole * (left as u64 + 1) / PICTURES as u64;
+        std::thread::sleep(Duration::from_millis(random.below(most)));
+        if run.child.try_wait().unwrap().is_none() {
+            run.signal("KILL");
+            killed += 1;
+        }
+        let code = run.wait().code();
+        assert!(matches!(code, None | Some(0)), "{code:?}");
+        check_nothing_is_torn(undisturbed, &out);
+        if code == Some(0) || results(&out).len() == PICTURES {
+            undisturbed.resume(&out);
+            std::fs::remove_dir_all(&out).unwrap();
+        }
+    }
+    undisturbed.resume(&out);
+}
+
+#[test]
+fn killed_runs_into_tar_shards_lose_and_double_nothing() {
+    let undisturbed = Undisturbed::get();
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("out");
+    let purify = || {
+        let mut command = undisturbed.purify(&out);
+        command.args(["--resume", "--tar-out", "--tar-pictures", "2"]);
+        command
+    };
+    for wanted in [1, 2, 3, 5] {
+        let mut run = Run::start(&mut purify(), &out);
+        run.until("more results", |run| results(&run.out).len() >= wanted);
+        run.signal("KILL");
+        assert_eq!(run.wait().code(), None);
+        let text = std::fs::read_to_string(out.join("results.jsonl")).unwrap();
+        assert!(text.lines().count() <= PICTURES);
+    }
+    succeed(&mut purify());
+    let mut outputs: Vec<Vec<u8>> = Vec::new();
+    for entry in std::fs::read_dir(out.join("images")).unwrap() {
+        let mut tar = tar::Archive::new(File::open(entry.unwrap().path()).unwrap());
+        for member in tar.entries().unwrap() {
+            let mut bytes = Vec::new();
+            member.unwrap().read_to_end(&mut bytes).unwrap();
+            outputs.push(bytes);
+        }
+    }
+    let mut want: Vec<Vec<u8>> = undisturbed.found.iter().map(|f| f.2.clone()).collect();
+    outputs.sort();
+    want.sort();
+    assert!(outputs == want, "each picture is in one shard, once");
+    let text = std::fs::read_to_string(out.join("results.jsonl")).unwrap();
+    assert_eq!(text.lines().count(), PICTURES);
+    assert_eq!(results(&out).len(), PICTURES);
+}
+
+#[test]
+fn a_folder_that_is_removed_ends_the_run() {
+    let undisturbed = Undisturbed::get();
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("out");
+    let mut run = Run::start(&mut undisturbed.purify(&out), &out);
+    run.until_the_first_result();
+    std::fs::rename(&out, folder.path().join("elsewhere")).unwrap();
+    let stderr = run.stderr.clone();
+    assert_eq!(run.wait().code(), Some(1));
+    let said = std::fs::read_to_string(stderr).unwrap();
+    let last = said.lines().last().unwrap();
+    assert!(last.contains("was removed or replaced"), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+    assert!(!out.exists(), "no half of a folder is left");
+    undisturbed.resume(&out);
+}
+
+#[test]
+fn bad_files_among_a_hundred_are_a_line_each() {
+    let folder = TempDir::new().unwrap();
+    let root = folder.path().join("in");
+    for i in 0..100 {
+        let bytes = match i {
+            37 => common::truncated_png(),
+            _ => common::png(32, 32),
+        };
+        common::write(&root, &format!("{i:02}.png"), bytes);
+    }
+    // Listed, and gone or no file when its turn comes.
+    std::os::unix::fs::symlink("nowhere", root.join("90-gone.png")).unwrap();
+    let out = folder.path().join("out");
+    let purify = |more: &[&str]| {
+        let mut command = backstitch();
+        command.arg("purify").arg(&root).arg("-o").arg(&out);
+        command.arg("--classifier").arg(fixture("toy.onnx"));
+        command.args([
+            "--preset",
+            "cifar",
+            "--iterations",
+            "8",
+            "--probe-interval",
+            "4",
+        ]);
+        command.args(["--restarts", "1", "--capacity", "1", "--threads", "1"]);
+        command.args(more);
+        command
+    };
+    let mut run = Run::start(&mut purify(&[]), &out);
+    run.until_the_first_result();
+    // While it runs, a file vanishes and another cannot be read any more.
+    std::fs::remove_file(root.join("98.png")).unwrap();
+    std::fs::remove_file(root.join("99.png")).unwrap();
+    std::fs::create_dir(root.join("99.png")).unwrap();
+    assert_eq!(run.wait().code(), Some(1));
+    let check = |failed: &[&str]| {
+        let text = std::fs::read_to_string(out.join("results.jsonl")).unwrap();
+        let found = results(&out);
+        assert_eq!((text.lines().count(), found.len()), (101, 101));
+        for (image, record) in &found {
+            let fails = failed.contains(&image.as_str());
+            assert_eq!(record["error"].is_string(), fails, "{record}");
+            assert_eq!(record["output"].is_string(), !fails, "{record}");
+        }
+    };
+    check(&["37.png", "90-gone.png", "98.png", "99.png"]);
+    // Failed pictures are tried again, and still have one line each.
+    std::fs::write(root.join("37.png"), common::png(32, 32)).unwrap();
+    std::fs::write(root.join("98.png"), common::png(32, 32)).unwrap();
+    assert_eq!(
+        purify(&["--resume"]).output().unwrap().status.code(),
+        Some(1)
+    );
+    // A folder is no picture of the list any more: its line went with it.
+    let text = std::fs::read_to_string(out.join("results.jsonl")).unwrap();
+    let found = results(&out);
+    assert_eq!((text.lines().count(), found.len()), (100, 100));
+    let failed: Vec<&String> = found
+        .iter()
+        .filter(|(_, record)| record["error"].is_string())
+        .map(|(image, _)| image)
+        .collect();
+    assert_eq!(failed, ["90-gone.png"]);
+}
+
 #[test]
 fn a_closed_stdout_ends_the_command_quietly() {
     let folder = TempDir::new().unwrap();

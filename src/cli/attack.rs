@@ -1,9 +1,8 @@
 //! `backstitch attack`: of the classifier alone, or through the defence.
 
-use std::sync::atomic::Ordering;
-
 use serde_json::{Map, Value, json};
 
+use super::batches::in_batches;
 use super::device::OnPictures;
 use super::inputs::Inputs;
 use super::model::{Model, Victim};
@@ -20,7 +19,7 @@ use crate::backend::{Backend, ClassifierEngine, ImageShape};
 use crate::defense::Prober;
 use crate::error::{Error, Result};
 use crate::io::metrics::{psnr, ssim};
-use crate::io::output::{Pixels, RunDescription, RunState};
+use crate::io::output::{Phase, Pixels, RunDescription, RunState};
 use crate::io::{Dataset, ImageRecord, Item, Picture, RunFolder, SaveFormat};
 use crate::scheduler::Plan;
 
@@ -253,37 +252,37 @@ impl Run<'_> {
             more: self.more,
         };
         let stop = interrupt::catch()?;
-        let folder = RunFolder::open(&args.run.options(), description, dataset)?;
-        let open = || dataset.items().filter(|item| !folder.is_finished(&item.id));
-        let progress = Progress::new(open().count());
-        let mut open = open();
-        let mut fooled = 0;
-        let mut state = RunState::Done;
-        loop {
-            let items: Vec<Item> = open.by_ref().take(self.batch).collect();
-            if items.is_empty() {
-                break;
+        let folder = RunFolder::open(args.run.options()?, description, dataset)?;
+        let status = folder.status().clone();
+        let progress = Progress::new(&status);
+        let fail = |item: &Item, error: Error| {
+            folder.record(ImageRecord::failed(item, &error), None)?;
+            progress.failed(&error);
+            Ok(())
+        };
+        let pictures = folder.unfinished(dataset).map(|item| {
+            let picture = status.time(Phase::Decode, || load(victim, dataset, &item, classes));
+            (item, picture)
+        });
+        let ended = in_batches(dataset, pictures, self.batch, stop, |loaded| {
+            let (mut items, mut pictures) = (Vec::new(), Vec::new());
+            for (item, picture) in loaded {
+                match picture {
+                    Ok(picture) => {
+                        items.push(item);
+                        pictures.push(picture);
+                    }
+                    Err(error) => fail(&item, error)?,
+                }
             }
-            if stop.load(Ordering::Relaxed) {
-                state = RunState::Interrupted;
-                break;
-            }
-            let (ready, broken) = load(victim, dataset, &items, classes);
-            for (item, error) in &broken {
-                folder.record(ImageRecord::failed(item, error), None)?;
-                progress.failed(error);
-            }
-            let (items, pictures): (Vec<&Item>, Vec<Picture>) = ready.into_iter().unzip();
             let labels: Vec<Option<usize>> = items.iter().map(|item| item.label).collect();
-            let attacked = attack(under_attack, &self.options, &pictures, &labels)?;
-            for ((item, picture), attacked) in items.into_iter().zip(&pictures).zip(attacked) {
+            let all = || attack(under_attack, &self.options, &pictures, &labels);
+            let attacked = status.time(Phase::Compute, all)?;
+            for ((item, picture), attacked) in items.iter().zip(&pictures).zip(attacked) {
                 if let Err(error) = attacked.input.check() {
-                    let error = error.about(&item.id);
-                    folder.record(ImageRecord::failed(item, &error), None)?;
-                    progress.failed(&error);
+                    fail(item, error.about(&item.id))?;
                     continue;
                 }
-                fooled += usize::from(attacked.success);
                 let pixels = Pixels {
                     shape: self.shape,
                     input: &picture.pixels,
@@ -292,14 +291,16 @@ impl Run<'_> {
                 folder.record(record(item, picture, &attacked), Some(pixels))?;
                 progress.done();
             }
-        }
-        let mut more = members([("fooled", Value::from(fooled))]);
-        more.extend(spent(under_attack));
-        let counts = folder.close(state, &more)?;
+            Ok(())
+        });
+        let state = *ended.as_ref().unwrap_or(&RunState::Interrupted);
+        let tally = status.tally();
+        let closed = folder.close(state, &spent(under_attack));
         progress.finish();
-        super::print(&format!(
-            "{fooled} of {} attacked pictures fool {}",
-            counts.done, self.attacked
+        let counts = ended.and(closed)?;
+        args.run.print(&format!(
+            "{} of {} attacked pictures fool {}",
+            tally.fooled, tally.pictures, self.attacked
         ))?;
         Ok(match state {
             RunState::Interrupted => Outcome::Interrupted,
@@ -308,24 +309,17 @@ impl Run<'_> {
     }
 }
 
-/// Pictures that can be attacked, and those that cannot.
-type Loaded<'i> = (Vec<(&'i Item, Picture)>, Vec<(&'i Item, Error)>);
-
-fn load<'i>(victim: &Victim, dataset: &Dataset, items: &'i [Item], classes: usize) -> Loaded<'i> {
-    let (mut ready, mut broken) = (Vec::new(), Vec::new());
-    for item in items {
-        match victim.preprocess.load(dataset, item) {
-            Ok(_) if item.label.is_some_and(|label| label >= classes) => {
-                let label = item.label.unwrap_or_default();
-                let message =
-                    format!("has label {label}; the classifier has {classes} classes, from 0 on");
-                broken.push((item, Error::file(&item.id, message)));
-            }
-            Ok(picture) => ready.push((item, picture)),
-            Err(error) => broken.push((item, error)),
+/// A picture that can be attacked.
+fn load(victim: &Victim, dataset: &Dataset, item: &Item, classes: usize) -> Result<Picture> {
+    let picture = victim.preprocess.load(dataset, item)?;
+    match item.label {
+        Some(label) if label >= classes => {
+            let message =
+                format!("has label {label}; the classifier has {classes} classes, from 0 on");
+            Err(Error::file(&item.id, message))
         }
+        _ => Ok(picture),
     }
-    (ready, broken)
 }
 
 /// The line of `results.jsonl` for an attacked picture.

@@ -1,10 +1,10 @@
 //! `backstitch classify`.
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 
 use serde_json::json;
 
+use super::batches::in_batches;
 use super::device::OnPictures;
 use super::inputs::Inputs;
 use super::model::Model;
@@ -12,8 +12,9 @@ use super::{Global, Outcome, device, interrupt};
 use crate::backend::{At, Backend, ClassifierEngine};
 use crate::defense::Reading;
 use crate::error::Result;
+use crate::io::Item;
 use crate::io::npy::RowWriter;
-use crate::io::{Item, Picture};
+use crate::io::output::RunState;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -45,36 +46,40 @@ impl device::Command for OnPictures<'_, Args> {
             dataset,
             victim,
         } = self;
-        let batch = backend.classifier_batch().min(dataset.len());
+        let mut batch = backend.classifier_batch();
+        if dataset.as_stream().is_none() {
+            batch = batch.min(dataset.len()).max(1);
+        }
         let mut classifier = backend.classifier(&victim.graph, batch)?;
         let mut device = backend.allocate(classifier.input_shape(), batch)?;
         let classes = classifier.classes();
         let mut writer = args
             .logits
             .as_deref()
-            .map(|path| RowWriter::create(path, classes));
-        let mut writer = writer.take().transpose()?;
+            .map(|path| RowWriter::create(path, classes))
+            .transpose()?;
         let stop = interrupt::catch()?;
-        let (mut failed, mut labelled, mut right) = (0, 0, 0);
-        for first in (0..dataset.len()).step_by(batch) {
-            if stop.load(Ordering::Relaxed) {
-                return Ok(Outcome::Interrupted);
-            }
-            let items: Vec<Item> = (first..dataset.len().min(first + batch))
-                .map(|i| dataset.item(i))
-                .collect();
-            let pictures: Vec<Result<Picture>> = items
-                .iter()
-                .map(|item| victim.preprocess.load(dataset, item))
-                .collect();
-            for (i, picture) in pictures.iter().flatten().enumerate() {
+        let (mut all, mut failed, mut labelled, mut right) = (0, 0, 0, 0);
+        let pictures = dataset.items().map(|item| {
+            let picture = victim.preprocess.load(dataset, &item);
+            (item, picture)
+        });
+        let ended = in_batches(dataset, pictures, batch, stop, |loaded| {
+            all += loaded.len();
+            let readable = || {
+                loaded
+                    .iter()
+                    .filter_map(|(_, picture)| picture.as_ref().ok())
+            };
+            for (i, picture) in readable().enumerate() {
                 backend.upload(&picture.pixels, &mut device, i)?;
             }
-            let readable = pictures.iter().flatten().count();
-            let images: Vec<_> = (0..readable).map(|i| At::new(&device, i)).collect();
+            let images: Vec<_> = (0..readable().count())
+                .map(|i| At::new(&device, i))
+                .collect();
             let logits = classifier.logits(&images)?;
             let mut rows = logits.chunks_exact(classes);
-            for (item, picture) in items.iter().zip(&pictures) {
+            for (item, picture) in &loaded {
                 let missing = vec![f32::NAN; classes];
                 let row = match picture {
                     Ok(_) => rows.next().unwrap_or(&missing),
@@ -102,6 +107,10 @@ impl device::Command for OnPictures<'_, Args> {
                 }
                 super::print(&line(args.json, item, &reading))?;
             }
+            Ok(())
+        });
+        if ended? == RunState::Interrupted {
+            return Ok(Outcome::Interrupted);
         }
         if let Some(writer) = writer {
             writer.finish()?;
@@ -113,10 +122,7 @@ impl device::Command for OnPictures<'_, Args> {
         }
         Ok(match failed {
             0 => Outcome::Done,
-            failed => Outcome::SomeFailed {
-                failed,
-                of: dataset.len(),
-            },
+            failed => Outcome::SomeFailed { failed, of: all },
         })
     }
 }

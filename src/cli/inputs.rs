@@ -1,14 +1,17 @@
 //! `INPUT...` and what says how to read it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::error::Result;
-use crate::io::{Classes, Dataset, Layout};
+use super::interrupt;
+use crate::error::{Error, Result};
+use crate::io::stream::Stream;
+use crate::io::{Classes, Dataset, Layout, Shard};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Inputs {
     /// Images (PNG, JPEG, WebP, BMP, GIF, TIFF), folders of them, .npy or .npz arrays (float32 from 0 to
-    /// 1, or uint8), CIFAR-10 .bin files, .jsonl manifests with "file" and "label"
+    /// 1, or uint8), CIFAR-10 .bin files, .tar shards (WebDataset), .jsonl manifests with "file" and
+    /// "label"; - is such a manifest on standard input, worked on as it comes
     #[arg(value_name = "INPUT", required = true)]
     pub inputs: Vec<PathBuf>,
     /// File with one class-folder name a line, in label order (a tab and a name to show may follow):
@@ -18,12 +21,30 @@ pub struct Inputs {
     /// Order of an array's axes, where its shape leaves it open
     #[arg(long, value_enum)]
     pub layout: Option<Layout>,
+    /// Take the pictures of one of N shards only, from 0/N to N-1/N; a picture's name says which it is in
+    #[arg(long, value_name = "I/N")]
+    pub shard: Option<Shard>,
 }
 
 impl Inputs {
     /// Lists the pictures; none is decoded yet.
     pub fn open(&self) -> Result<Dataset> {
         let classes = self.classes.as_deref().map(Classes::open).transpose()?;
-        Dataset::open(&self.inputs, self.layout, classes)
+        let is_stdin = |path: &PathBuf| path == Path::new("-");
+        let dataset = match self.inputs.as_slice() {
+            [input] if is_stdin(input) => {
+                Dataset::stream(Stream::new(std::io::stdin(), interrupt::requested), classes)
+            }
+            inputs if inputs.iter().any(is_stdin) => {
+                return Err(Error::invalid(
+                    "standard input (-) must be the only INPUT; a file of this name is ./-",
+                ));
+            }
+            inputs => Dataset::open(inputs, self.layout, classes)?,
+        };
+        Ok(match self.shard {
+            Some(shard) => dataset.only(shard),
+            None => dataset,
+        })
     }
 }

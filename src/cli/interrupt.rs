@@ -1,8 +1,10 @@
 //! Ctrl-C and SIGTERM: the first finishes the pictures in flight, the second stops at once.
 
-use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use log::Level;
+
+use super::messages;
 use crate::error::{Error, Result};
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
@@ -17,11 +19,16 @@ pub fn catch() -> Result<&'static AtomicBool> {
         if REQUESTED.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        let message =
-            "backstitch: stopping after the pictures in flight; once more to stop at once";
-        // A closed stderr is no reason to fail.
-        let _ = writeln!(std::io::stderr(), "{message}");
+        messages::say(
+            Level::Warn,
+            "stopping after the pictures in flight; once more to stop at once",
+        );
     })
     .map_err(|error| Error::invalid(format!("signals cannot be caught: {error}")))?;
     Ok(&REQUESTED)
+}
+
+/// Whether the user wants to stop.
+pub fn requested() -> bool {
+    REQUESTED.load(Ordering::Relaxed)
 }

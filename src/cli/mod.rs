@@ -5,6 +5,7 @@
 //! usage, 130 where the user interrupted.
 
 pub mod attack;
+pub mod batches;
 pub mod bench;
 pub mod classify;
 pub mod defense;
@@ -12,6 +13,8 @@ pub mod device;
 pub mod devices;
 pub mod inputs;
 pub mod interrupt;
+pub mod merge;
+pub mod messages;
 pub mod model;
 pub mod progress;
 pub mod purify;
@@ -25,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use log::Level;
 
 use self::device::Device;
 use crate::backend::Precision;
@@ -65,6 +69,9 @@ pub struct Global {
     /// Measure every kernel: a table at the end, and a trace for Perfetto or chrome://tracing in FILE
     #[arg(long, global = true, value_name = "FILE.json")]
     pub profile: Option<PathBuf>,
+    /// Form of what is said on stderr: text, or one JSON object a line
+    #[arg(long, global = true, value_enum, default_value_t = messages::Format::Text)]
+    pub log: messages::Format,
 }
 
 #[derive(Debug, Subcommand)]
@@ -77,6 +84,8 @@ pub enum Command {
     Attack(Box<attack::Args>),
     /// Draw one image's trajectories and its path through the decision space
     Trace(Box<trace::Args>),
+    /// Join the run folders of a dataset's shards
+    Merge(merge::Args),
     /// Show what this machine and this build can use
     Devices(devices::Args),
     /// Measure the throughput of the engine on this machine
@@ -116,6 +125,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Command::Classify(args) => classify::run(args, &cli.global),
         Command::Attack(args) => attack::run(args, &cli.global),
         Command::Trace(args) => trace::run(args, &cli.global),
+        Command::Merge(args) => merge::run(args),
         Command::Devices(args) => devices::run(args),
         Command::Bench(args) => bench::run(args, &cli.global),
     }
@@ -125,30 +135,28 @@ pub fn run(cli: Cli) -> Result<Outcome> {
 /// code.
 pub fn start(run: impl FnOnce(Cli) -> Result<Outcome>) -> ExitCode {
     let cli = Cli::parse();
-    log_to_stderr(cli.global.verbose);
+    messages::start(cli.global.verbose, cli.global.log);
     let result = use_threads(cli.global.threads).and_then(|()| run(cli));
-    // A closed stderr is no reason to fail.
-    let say = |line: String| drop(writeln!(std::io::stderr(), "backstitch: {line}"));
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::SomeFailed { failed, of }) => {
-            say(format!("{failed} of {of} pictures failed"));
+            messages::say(Level::Error, &format!("{failed} of {of} pictures failed"));
             ExitCode::FAILURE
         }
         Ok(Outcome::Interrupted) | Err(Error::Interrupted) => {
-            say("interrupted; what was finished is kept".into());
+            messages::say(Level::Warn, "interrupted; what was finished is kept");
             ExitCode::from(130)
         }
         Err(error) if is_closed_stdout(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            say(one_line(&error.to_string()));
+            messages::say(Level::Error, &error.to_string());
             ExitCode::FAILURE
         }
     }
 }
 
 /// What errors in writing to stdout are about.
-const STDOUT: &str = "stdout";
+pub const STDOUT: &str = "stdout";
 
 /// Prints a line to stdout.
 ///
@@ -161,30 +169,6 @@ pub fn print(line: &str) -> Result<()> {
 fn is_closed_stdout(error: &Error) -> bool {
     matches!(error, Error::Io { path, source }
         if path == Path::new(STDOUT) && source.kind() == std::io::ErrorKind::BrokenPipe)
-}
-
-/// Text without line breaks: file names may have them.
-fn one_line(text: &str) -> String {
-    text.replace(|c: char| c.is_control(), " ")
-}
-
-fn log_to_stderr(verbose: u8) {
-    let level = match verbose {
-        0 => log::LevelFilter::Warn,
-        1 => log::LevelFilter::Info,
-        _ => log::LevelFilter::Debug,
-    };
-    env_logger::Builder::new()
-        .filter_level(level)
-        .format(|out, record| {
-            let level = record.level().as_str().to_ascii_lowercase();
-            writeln!(
-                out,
-                "backstitch: {level}: {}",
-                one_line(&record.args().to_string())
-            )
-        })
-        .init();
 }
 
 fn use_threads(threads: Option<u16>) -> Result<()> {
@@ -217,6 +201,10 @@ mod tests {
             "backstitch attack b --classifier m.onnx --through trajectory --draws 2 --attacker-seeds fresh \
              --restarts 2 --seed 1 --defense-restarts 3 --defense-seed 4 --iterations 300 -o out",
             "backstitch trace a.png --classes c.txt --classifier m.onnx -o out --overwrite",
+            "backstitch purify - --shard 0/8 --classifier m.onnx -o out --jsonl - --log json",
+            "backstitch purify a.tar --classifier m.onnx -o out --tar-out --metrics m.prom",
+            "backstitch classify a --shard 7/8 --classifier m.onnx",
+            "backstitch merge out-0 out-1 -o out --partial",
             "backstitch devices --json",
             "backstitch bench --device cpu --json --classifier m.onnx",
         ] {
@@ -238,6 +226,10 @@ mod tests {
             "backstitch purify a.png --classifier m.onnx -o out --std 1,0,1",
             "backstitch purify a.png --classifier m.onnx -o out --crop-pct 1.5",
             "backstitch purify a.png --classifier m.onnx -o out --threads 0",
+            "backstitch purify a.png --classifier m.onnx -o out --shard 8/8",
+            "backstitch purify a.png --classifier m.onnx -o out --allow-changes",
+            "backstitch purify a.png --classifier m.onnx -o out --tar-pictures 5",
+            "backstitch merge -o out",
             "backstitch attack a.png --classifier m.onnx --method pgd --eps 4/0 -o out",
             "backstitch trace a.png b.png --classifier m.onnx -o out",
         ] {

@@ -1,7 +1,7 @@
 //! `backstitch purify`.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
@@ -13,10 +13,10 @@ use super::progress::Progress;
 use super::run_folder::RunFolderArgs;
 use super::{Global, Outcome, device, interrupt};
 use crate::backend::Backend;
-use crate::defense::{Prober, Verdict};
+use crate::defense::Prober;
 use crate::error::Result;
 use crate::io::metrics::{psnr, ssim};
-use crate::io::output::{Pixels, RunDescription, RunState};
+use crate::io::output::{Phase, Pixels, RunDescription, RunState};
 use crate::io::{ImageRecord, Item, RunFolder, SaveFormat};
 use crate::report::Trajectories;
 use crate::scheduler::{self, Plan, Purified};
@@ -71,13 +71,12 @@ impl device::Command for OnPictures<'_, Args> {
             ]),
         };
         let stop = interrupt::catch()?;
-        let folder = RunFolder::open(&args.run.options(), description, dataset)?;
-        let clock = Instant::now();
-        let open = || dataset.items().filter(|item| !folder.is_finished(&item.id));
-        let progress = Progress::new(open().count());
-        let mut tally = Tally::default();
-        let pictures = open().map(|item| {
-            let picture = victim.preprocess.load(dataset, &item);
+        let folder = RunFolder::open(args.run.options()?, description, dataset)?;
+        let status = folder.status().clone();
+        let progress = Progress::new(&status);
+        let pictures = folder.unfinished(dataset).map(|item| {
+            let load = || victim.preprocess.load(dataset, &item);
+            let picture = status.time(Phase::Decode, load);
             (item, picture)
         });
         let ended = scheduler::run(
@@ -86,21 +85,23 @@ impl device::Command for OnPictures<'_, Args> {
             &|| stop.load(Ordering::Relaxed),
             |item, purified, seconds| match purified {
                 Ok(Purified { picture, outcome }) => {
+                    status.spend(Phase::Compute, Duration::from_secs_f64(seconds));
                     let record = record(&item, &picture, &outcome, seconds);
-                    tally.add(&record);
                     let pixels = Pixels {
                         shape,
                         input: &picture.pixels,
                         output: &outcome.pixels,
                     };
                     let trajectories = Trajectories::new(&outcome, item.label);
-                    folder.record_with(record, Some(pixels), trajectories.as_ref())?;
+                    let recorded = folder.record_with(record, Some(pixels), trajectories.as_ref());
+                    recorded.inspect_err(|_| dataset.end())?;
                     progress.done();
                     Ok(())
                 }
                 Err(error) => {
                     let error = error.about(&item.id);
-                    folder.record(ImageRecord::failed(&item, &error), None)?;
+                    let recorded = folder.record(ImageRecord::failed(&item, &error), None);
+                    recorded.inspect_err(|_| dataset.end())?;
                     progress.failed(&error);
                     Ok(())
                 }
@@ -110,15 +111,13 @@ impl device::Command for OnPictures<'_, Args> {
             Ok(()) => RunState::Done,
             Err(_) => RunState::Interrupted,
         };
-        let mut more = tally.describe();
-        let seconds = clock.elapsed().as_secs_f64();
-        more.insert("probes".into(), defense.probes().into());
-        more.insert("seconds_computing".into(), seconds.into());
-        let counts = folder.close(state, &more)?;
+        let more = Map::from_iter([("probes".into(), defense.probes().into())]);
+        let tally = status.tally();
+        let closed = folder.close(state, &more);
         progress.finish();
-        ended?;
+        let counts = ended.and(closed)?;
         for line in tally.lines() {
-            super::print(&line)?;
+            args.run.print(&line)?;
         }
         Ok(Outcome::of(counts))
     }
@@ -154,70 +153,5 @@ fn record(
         restarts: Some(outcome.restarts.clone()),
         more,
         ..ImageRecord::of(item)
-    }
-}
-
-/// Sums over a run.
-#[derive(Default)]
-struct Tally {
-    /// By verdict: adversarial, clean, undecided.
-    verdicts: [usize; 3],
-    /// Pictures whose true label is known: how many, and how many the input's and output's labels are
-    /// right for.
-    labelled: usize,
-    right_before: usize,
-    right_after: usize,
-}
-
-impl Tally {
-    fn add(&mut self, record: &ImageRecord) {
-        if let Some(verdict) = record.verdict {
-            self.verdicts[match verdict {
-                Verdict::Adversarial => 0,
-                Verdict::Clean => 1,
-                Verdict::Undecided => 2,
-            }] += 1;
-        }
-        if record.label.is_some() {
-            self.labelled += 1;
-            self.right_before += usize::from(record.input_label == record.label);
-            self.right_after += usize::from(record.output_label == record.label);
-        }
-    }
-
-    /// For `run.json`.
-    fn describe(&self) -> Map<String, Value> {
-        let [adversarial, clean, undecided] = self.verdicts;
-        let mut more = Map::new();
-        more.insert(
-            "verdicts".into(),
-            json!({ "adversarial": adversarial, "clean": clean, "undecided": undecided }),
-        );
-        if self.labelled > 0 {
-            more.insert(
-                "labelled".into(),
-                json!({
-                    "pictures": self.labelled,
-                    "right_before": self.right_before,
-                    "right_after": self.right_after,
-                }),
-            );
-        }
-        more
-    }
-
-    /// For the user.
-    fn lines(&self) -> Vec<String> {
-        let [adversarial, clean, undecided] = self.verdicts;
-        let mut lines = vec![format!(
-            "{adversarial} adversarial, {clean} clean, {undecided} undecided"
-        )];
-        if self.labelled > 0 {
-            lines.push(format!(
-                "of {} with a true label, {} were classified rightly before, {} after",
-                self.labelled, self.right_before, self.right_after
-            ));
-        }
-        lines
     }
 }

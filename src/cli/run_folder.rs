@@ -1,8 +1,12 @@
 //! Where a run's results go.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
-use crate::io::output::Existing;
+use super::STDOUT;
+use super::messages;
+use crate::error::{Error, Result};
+use crate::io::output::{Copy, Existing, TarSize};
 use crate::io::{RunOptions, SaveFormat};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -18,27 +22,94 @@ pub struct RunFolderArgs {
     /// tried again
     #[arg(long)]
     pub resume: bool,
+    /// Resume although the classifier, the options or backstitch changed; run.json records what
+    #[arg(long, requires = "resume")]
+    pub allow_changes: bool,
     /// Form of the output pictures
     #[arg(long, value_enum, default_value_t = SaveFormat::Png)]
     pub save: SaveFormat,
+    /// Write output pictures to tar shards (WebDataset), with their true labels
+    #[arg(long)]
+    pub tar_out: bool,
+    /// Pictures of a tar shard
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 10_000,
+        requires = "tar_out",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    pub tar_pictures: u64,
+    /// Bytes of pictures after which a tar shard is full
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1_000_000_000,
+        requires = "tar_out",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    pub tar_bytes: u64,
     /// Write no report.html
     #[arg(long)]
     pub no_report: bool,
+    /// Write every line of results.jsonl here too, as soon as it is known; - is standard output, and what
+    /// else is said there then goes to stderr
+    #[arg(long, value_name = "FILE")]
+    pub jsonl: Option<PathBuf>,
+    /// Write counts, rate and phases here every 5 seconds, in Prometheus' text form (node_exporter's
+    /// textfile collector)
+    #[arg(long, value_name = "FILE.prom")]
+    pub metrics: Option<PathBuf>,
 }
 
 impl RunFolderArgs {
     /// The options of [`RunFolder::open`](crate::io::RunFolder::open).
-    pub fn options(&self) -> RunOptions {
-        let existing = match (self.overwrite, self.resume) {
-            (true, _) => Existing::Overwrite,
-            (_, true) => Existing::Resume,
+    ///
+    /// # Errors
+    /// `--jsonl` names a file that cannot be written.
+    pub fn options(&self) -> Result<RunOptions> {
+        let existing = match (self.overwrite, self.resume, self.allow_changes) {
+            (true, ..) => Existing::Overwrite,
+            (_, true, true) => Existing::ResumeChanged,
+            (_, true, false) => Existing::Resume,
             _ => Existing::Refuse,
         };
-        RunOptions {
+        let copy = match self.jsonl.as_deref() {
+            None => None,
+            Some(path) if path == Path::new("-") => Some(Copy {
+                name: STDOUT.into(),
+                out: Box::new(std::io::stdout()),
+            }),
+            Some(path) => Some(Copy {
+                name: path.to_owned(),
+                out: Box::new(File::create(path).map_err(Error::io(path))?),
+            }),
+        };
+        Ok(RunOptions {
             path: self.output.clone(),
             existing,
             save: self.save,
+            tar: self.tar_out.then_some(TarSize {
+                pictures: self.tar_pictures,
+                bytes: self.tar_bytes,
+            }),
             report: !self.no_report,
+            metrics: self.metrics.clone(),
+            copy,
+        })
+    }
+
+    /// Prints a line for the user: to stdout, or to stderr where stdout has the results.
+    ///
+    /// # Errors
+    /// stdout cannot be written.
+    pub fn print(&self, line: &str) -> Result<()> {
+        match self.jsonl.as_deref() == Some(Path::new("-")) {
+            true => {
+                messages::say(log::Level::Info, line);
+                Ok(())
+            }
+            false => super::print(line),
         }
     }
 }

@@ -48,6 +48,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
     let inputs = Inputs {
         inputs: vec![args.image.clone()],
         classes: args.classes.clone(),
+        shard: None,
         layout: args.layout,
     };
     device::run_on_pictures(args, &inputs, &args.model, global)

@@ -21,7 +21,10 @@ pub mod preprocess;
 pub mod record;
 pub mod replace;
 pub mod resample;
+pub mod shard;
 pub mod sidecar;
+pub mod stream;
+pub mod webdataset;
 
 pub use classes::Classes;
 pub use dataset::{Dataset, Item, Layout};
@@ -29,3 +32,4 @@ pub use output::{RunFolder, RunOptions, SaveFormat};
 pub use picture::Picture;
 pub use preprocess::{Normalization, Preprocess};
 pub use record::ImageRecord;
+pub use shard::Shard;

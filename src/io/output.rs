@@ -1,9 +1,9 @@
 //! The run folder: output pictures, `results.jsonl`, `run.json`, the report.
 //!
 //! ```text
-//! OUT/images/…       the output pictures, mirroring the input tree
+//! OUT/images/…       the output pictures, mirroring the input tree, or tar shards of them
 //! OUT/results.jsonl  one object per picture; a journal, appended to
-//! OUT/run.json       configuration, versions, device, counts, throughput
+//! OUT/run.json       configuration, versions, device, counts, throughput, phases, memory
 //! OUT/report.html    the pictures; appended to
 //! OUT/.lock          held while a run writes
 //! ```
@@ -11,23 +11,37 @@
 //! Every other file is written beside its name and renamed, so that no name ever stands for half a
 //! file.
 
-use std::collections::HashSet;
+mod journal;
+pub mod merge;
+mod pictures;
+mod prometheus;
+mod same;
+mod status;
+mod tally;
+
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Component, Path, PathBuf};
-use std::sync::Mutex;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::dataset::Dataset;
-use super::names::OutputNames;
+use self::journal::{Finished, Journal, Line};
+pub use self::pictures::TarSize;
+use self::pictures::TarWriter;
+use self::prometheus::Exporter;
+use self::same::{Changes, identity};
+pub use self::status::{Counts, Phase, Status};
+pub use self::tally::Tally;
+use super::dataset::{Dataset, Item};
+use super::names::{Form, OutputNames, id_of};
 use super::npy;
 use super::picture::write_png;
 use super::record::ImageRecord;
-use super::replace::{Replacement, remove_unfinished, replace, write_error};
+use super::replace::{remove_unfinished, replace, write_error};
 use crate::backend::ImageShape;
 use crate::error::{Error, Result};
 use crate::report::{Report, Trajectories};
@@ -42,6 +56,8 @@ pub enum Existing {
     Overwrite,
     /// A run of the same configuration, which goes on.
     Resume,
+    /// A run that goes on whatever was changed since; `run.json` records what.
+    ResumeChanged,
 }
 
 /// The form of output pictures.
@@ -65,13 +81,32 @@ impl SaveFormat {
 }
 
 /// How a run folder is made.
-#[derive(Clone, Debug)]
+#[derive(Debug, Default)]
 pub struct RunOptions {
     pub path: PathBuf,
     pub existing: Existing,
     pub save: SaveFormat,
+    /// Output pictures go to tar shards of this size instead of files.
+    pub tar: Option<TarSize>,
     /// Whether to write `report.html`.
     pub report: bool,
+    /// The file that tells monitoring how far the run is.
+    pub metrics: Option<PathBuf>,
+    /// Where the lines of this run's results go too.
+    pub copy: Option<Copy>,
+}
+
+/// A second place for a run's results, one line each as soon as it is known.
+pub struct Copy {
+    /// What errors are about.
+    pub name: PathBuf,
+    pub out: Box<dyn Write + Send>,
+}
+
+impl std::fmt::Debug for Copy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.name.fmt(f)
+    }
 }
 
 /// What a run is, for `run.json`.
@@ -106,19 +141,6 @@ pub enum RunState {
     Interrupted,
 }
 
-/// How many pictures have which end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Counts {
-    /// In the input.
-    pub total: usize,
-    /// Finished before this run, which resumes.
-    pub resumed: usize,
-    /// Finished in this run.
-    pub done: usize,
-    /// Failed in this run.
-    pub failed: usize,
-}
-
 /// An output folder, held by this process alone.
 ///
 /// Methods take `&self`: several threads may record at once.
@@ -128,27 +150,20 @@ pub struct RunFolder {
     save: SaveFormat,
     names: OutputNames,
     description: RunDescription,
+    /// What a resumed run must have the same.
+    identity: Value,
+    /// What runs in this folder changed nevertheless.
+    changes: Vec<Value>,
     started: SystemTime,
-    clock: Instant,
-    /// Ids of pictures that an earlier run finished, hashed.
-    finished: HashSet<u128>,
-    journal: Mutex<Journal>,
+    finished: Finished,
+    status: Arc<Status>,
+    journal: Journal,
+    /// Where output pictures go, where that is not a file each.
+    tars: Option<Mutex<TarWriter>>,
     report: Option<Report>,
+    copy: Option<Mutex<Copy>>,
+    exporter: Option<Exporter>,
     _lock: File,
-}
-
-#[derive(Debug)]
-struct Journal {
-    file: File,
-    counts: Counts,
-}
-
-/// What resuming reads of a result.
-#[derive(Deserialize)]
-struct Line {
-    image: String,
-    error: Option<String>,
-    output: Option<PathBuf>,
 }
 
 impl RunFolder {
@@ -158,7 +173,7 @@ impl RunFolder {
     /// The folder cannot be written, another process writes it, it holds a run and `existing` does not
     /// allow that, or the run to resume is not the same.
     pub fn open(
-        options: &RunOptions,
+        options: RunOptions,
         description: RunDescription,
         dataset: &Dataset,
     ) -> Result<RunFolder> {
@@ -171,7 +186,10 @@ impl RunFolder {
         let holds_run = ["run.json", "results.jsonl", "report.html"]
             .iter()
             .any(|name| path.join(name).exists());
-        let mut finished = HashSet::new();
+        let output = json!({ "save": options.save, "tar": options.tar.is_some() });
+        let identity = identity(&description, output, json!(dataset.shard()));
+        let mut finished = Finished::default();
+        let mut changes = Vec::new();
         match options.existing {
             Existing::Refuse if holds_run => {
                 return Err(Error::file(
@@ -181,15 +199,27 @@ impl RunFolder {
                 ));
             }
             Existing::Overwrite => remove_run(path)?,
-            Existing::Resume if holds_run => {
-                check_same(path, &description)?;
+            existing @ (Existing::Resume | Existing::ResumeChanged) if holds_run => {
+                let Changes { now, before } = same::compare(path, &identity)?;
+                if let (Existing::Resume, Some(change)) = (existing, now.first()) {
+                    return Err(Error::file(
+                        path,
+                        format!(
+                            "cannot be resumed: {change}; use the same options, --allow-changes, or \
+                             --overwrite"
+                        ),
+                    ));
+                }
+                changes = before;
+                changes.extend(now.into_iter().map(Value::from));
                 remove_unfinished(path);
-                finished = read_journal(&path.join("results.jsonl"))?;
+                let there = |output: &str| pictures::file_of(path, output).is_some();
+                finished = journal::recover(&path.join("results.jsonl"), |output| {
+                    options.tar.is_none() || there(output)
+                })?;
             }
             _ => {}
         }
-        let journal = path.join("results.jsonl");
-        let file = OpenOptions::new().create(true).append(true).open(&journal);
         let report = path.join("report.html");
         let report = match options.report {
             true => Some(Report::open(
@@ -199,27 +229,49 @@ impl RunFolder {
             )?),
             false => None,
         };
+        let form = Form {
+            extension: options.save.extension(),
+            key: options.tar.is_some(),
+        };
+        let names = match dataset.as_stream() {
+            Some(_) => OutputNames::of_stream(form),
+            None => OutputNames::new(|| dataset.ids_of_all_shards(), form),
+        };
+        let tars = options
+            .tar
+            .map(|size| TarWriter::new(path, size, dataset.shard()));
+        let resumed = match dataset.as_stream() {
+            None if !finished.ids.is_empty() => (0..dataset.len())
+                .filter(|&index| finished.has(&dataset.id(index)))
+                .count(),
+            _ => finished.ids.len(),
+        };
+        let status = Arc::new(Status::new(
+            description.command,
+            dataset.shard(),
+            dataset.as_stream().is_none().then(|| dataset.len()),
+            resumed,
+            finished.tally,
+        ));
+        let exporter = options
+            .metrics
+            .map(|path| Exporter::start(path, status.clone()));
         let run = RunFolder {
-            path: path.clone(),
             save: options.save,
-            names: OutputNames::new(
-                || dataset.items().map(|item| item.id),
-                options.save.extension(),
-            ),
+            names,
             description,
+            identity,
+            changes,
             started: SystemTime::now(),
-            clock: Instant::now(),
-            journal: Mutex::new(Journal {
-                file: file.map_err(Error::io(&journal))?,
-                counts: Counts {
-                    total: dataset.len(),
-                    resumed: finished.len(),
-                    ..Counts::default()
-                },
-            }),
             finished,
+            status,
+            journal: Journal::open(&path.join("results.jsonl"))?,
+            tars: tars.transpose()?.map(Mutex::new),
             report,
+            copy: options.copy.map(Mutex::new),
+            exporter: exporter.transpose()?,
             _lock: lock,
+            path: options.path,
         };
         run.describe(RunState::Running, &Map::new())?;
         Ok(run)
@@ -227,22 +279,36 @@ impl RunFolder {
 
     /// Whether an earlier run finished the picture called `id`.
     pub fn is_finished(&self, id: &str) -> bool {
-        self.finished.contains(&xxh3_128(id.as_bytes()))
+        self.finished.has(id)
+    }
+
+    /// The pictures of `dataset` that are not finished, in order.
+    pub fn unfinished<'a>(
+        &'a self,
+        dataset: &'a Dataset,
+    ) -> impl Iterator<Item = Item> + Send + 'a {
+        dataset.items_where(|id| !self.is_finished(id))
+    }
+
+    /// How far the run is.
+    pub fn status(&self) -> &Arc<Status> {
+        &self.status
     }
 
     /// Pictures by their end, so far.
     pub fn counts(&self) -> Counts {
-        self.journal().counts
+        self.status.counts()
     }
 
     /// Records a picture: its output, then the report, then the line of `results.jsonl`. When this
-    /// returns, all of it is on disk.
+    /// returns, all of it is on disk; of a tar shard's picture when the shard is whole, and until then a
+    /// run that resumes makes the picture again.
     ///
     /// `pixels` is absent for a picture that failed. The record gets the field `output`, the output
     /// file's path in the run folder.
     ///
     /// # Errors
-    /// The disk is full or fails; what was recorded before stays whole.
+    /// The disk is full or fails, or the folder was removed; what was recorded before stays whole.
     pub fn record(&self, record: ImageRecord, pixels: Option<Pixels<'_>>) -> Result<()> {
         self.record_with(record, pixels, None)
     }
@@ -254,46 +320,91 @@ impl RunFolder {
         pixels: Option<Pixels<'_>>,
         trajectories: Option<&Trajectories>,
     ) -> Result<()> {
-        if let Some(pixels) = pixels {
-            let name = Path::new("images").join(self.names.path(&record.image));
-            self.save(&self.path.join(&name), pixels)?;
-            record.output = Some(super::names::id_of(&name));
+        let status = &self.status;
+        status.time(Phase::Write, || self.journal.check_in_place())?;
+        let name = self.names.path(&record.image);
+        let encoded = pixels.map(|pixels| status.time(Phase::Encode, || self.encode(pixels)));
+        let encoded = encoded.transpose().map_err(Error::io(&name))?;
+        match (&self.tars, encoded) {
+            (Some(writer), Some(bytes)) => {
+                // Held until the line is written, so that a whole shard has no picture without one.
+                let mut writer = writer.lock().expect("no thread panics with the shard");
+                let added = || writer.add(&name, &bytes, record.label);
+                record.output = Some(status.time(Phase::Write, added)?);
+                self.tell(&record, pixels, trajectories)
+                    .inspect_err(|_| writer.give_up())?;
+                if writer.is_full() {
+                    status.time(Phase::Write, || self.finish_shard(&mut writer))?;
+                }
+            }
+            (None, Some(bytes)) => {
+                let name = Path::new("images").join(&name);
+                let write = || pictures::write_file(&self.path, &name, &bytes);
+                status.time(Phase::Write, write)?;
+                record.output = Some(id_of(&name));
+                self.tell(&record, pixels, trajectories)?;
+                status.time(Phase::Write, || self.journal.sync())?;
+            }
+            (_, None) => {
+                self.tell(&record, None, None)?;
+                status.time(Phase::Write, || self.journal.sync())?;
+            }
         }
+        status.add(&record);
+        Ok(())
+    }
+
+    /// Adds a picture to the report, the journal and its copy.
+    fn tell(
+        &self,
+        record: &ImageRecord,
+        pixels: Option<Pixels<'_>>,
+        trajectories: Option<&Trajectories>,
+    ) -> Result<()> {
         if let Some(report) = &self.report {
-            report.add(&record, pixels, trajectories)?;
+            let add = || report.add(record, pixels, trajectories);
+            self.status.time(Phase::Encode, add)?;
         }
-        let path = self.path.join("results.jsonl");
-        let mut line = serde_json::to_vec(&record).expect("a record is plain data");
+        let mut line = serde_json::to_vec(record).expect("a record is plain data");
         line.push(b'\n');
-        let mut journal = self.journal();
-        journal.file.write_all(&line).map_err(write_error(&path))?;
-        journal.file.sync_data().map_err(write_error(&path))?;
-        match record.error {
-            Some(_) => journal.counts.failed += 1,
-            None => journal.counts.done += 1,
+        let append = || self.journal.append(&line);
+        self.status.time(Phase::Write, append)?;
+        if let Some(copy) = &self.copy {
+            let mut copy = copy.lock().expect("no thread panics with the copy");
+            let written = copy.out.write_all(&line).and_then(|()| copy.out.flush());
+            written.map_err(write_error(&copy.name))?;
         }
         Ok(())
     }
 
+    /// The lines of a shard are on disk before it has its name: a whole shard's pictures are never made
+    /// again.
+    fn finish_shard(&self, writer: &mut TarWriter) -> Result<()> {
+        self.journal.sync()?;
+        writer.finish()
+    }
+
     /// Ends the run: `run.json` gets its counts, its throughput and `more`.
-    pub fn close(self, state: RunState, more: &Map<String, Value>) -> Result<Counts> {
+    pub fn close(mut self, state: RunState, more: &Map<String, Value>) -> Result<Counts> {
+        self.journal.check_in_place()?;
+        if let Some(writer) = &self.tars {
+            let mut writer = writer.lock().expect("no thread panics with the shard");
+            let finish = || self.finish_shard(&mut writer);
+            self.status.time(Phase::Write, finish)?;
+        }
         let counts = self.counts();
         if let Some(report) = &self.report {
             report.total(counts)?;
         }
         self.describe(state, more)?;
+        if let Some(exporter) = self.exporter.take() {
+            exporter.finish(state)?;
+        }
         Ok(counts)
     }
 
-    fn journal(&self) -> std::sync::MutexGuard<'_, Journal> {
-        self.journal
-            .lock()
-            .expect("no thread panics with the journal")
-    }
-
-    fn save(&self, path: &Path, pixels: Pixels<'_>) -> Result<()> {
-        let folder = path.parent().expect("it is in images/");
-        std::fs::create_dir_all(folder).map_err(write_error(folder))?;
+    /// An output file's bytes.
+    fn encode(&self, pixels: Pixels<'_>) -> std::io::Result<Vec<u8>> {
         let ImageShape {
             channels,
             height,
@@ -301,38 +412,44 @@ impl RunFolder {
         } = pixels.shape;
         let mut bytes = Vec::new();
         match self.save {
-            SaveFormat::Png => write_png(&mut bytes, pixels.shape, pixels.output),
+            SaveFormat::Png => write_png(&mut bytes, pixels.shape, pixels.output)?,
             SaveFormat::Npy => {
-                npy::write_f32(&mut bytes, &[channels, height, width], pixels.output)
+                npy::write_f32(&mut bytes, &[channels, height, width], pixels.output)?;
             }
         }
-        .map_err(Error::io(path))?;
-        replace(path, &bytes)
+        Ok(bytes)
     }
 
     /// Writes `run.json`.
     fn describe(&self, state: RunState, more: &Map<String, Value>) -> Result<()> {
-        let counts = self.counts();
-        let seconds = self.clock.elapsed().as_secs_f64();
-        let started = self
-            .started
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |time| time.as_secs());
+        let started = self.started.duration_since(UNIX_EPOCH);
         let mut run = json!({
-            "backstitch": env!("CARGO_PKG_VERSION"),
-            "command": self.description.command,
+            "backstitch": self.identity["backstitch"],
+            "command": self.identity["command"],
             "state": state,
-            "started": started,
-            "seconds": seconds,
-            "images": counts,
-            "images_per_second": (counts.done + counts.failed) as f64 / seconds.max(1e-9),
-            "configuration": self.description.configuration,
+            "started": started.map_or(0, |time| time.as_secs()),
+            "seconds": self.status.elapsed().as_secs_f64(),
+            "images": self.counts(),
+            "images_per_second": self.status.rate(),
         });
         let fields = run.as_object_mut().expect("it is an object");
+        fields.extend(self.status.describe());
+        for key in ["configuration", "output", "shard"] {
+            fields.insert(key.into(), self.identity[key].clone());
+        }
+        if !self.changes.is_empty() {
+            fields.insert("changes".into(), self.changes.clone().into());
+        }
         fields.extend(self.description.more.clone());
         fields.extend(more.clone());
         let text = serde_json::to_string_pretty(&run).expect("it is plain data") + "\n";
         replace(&self.path.join("run.json"), text.as_bytes())
+    }
+}
+
+impl Finished {
+    fn has(&self, id: &str) -> bool {
+        self.ids.contains(&xxh3_128(id.as_bytes()))
     }
 }
 
@@ -371,12 +488,8 @@ fn remove_run(folder: &Path) -> Result<()> {
             else {
                 continue;
             };
-            let inside = output.starts_with("images")
-                && output
-                    .components()
-                    .all(|part| matches!(part, Component::Normal(_)));
-            if inside {
-                remove_file(&folder.join(output))?;
+            if let Some(file) = pictures::file_of(folder, &output) {
+                remove_file(&folder.join(file))?;
             }
         }
     }
@@ -401,101 +514,6 @@ fn remove_file(path: &Path) -> Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path)(error)),
         _ => Ok(()),
     }
-}
-
-/// Refuses to resume a run that would have given other results.
-fn check_same(folder: &Path, description: &RunDescription) -> Result<()> {
-    let path = folder.join("run.json");
-    let text = match std::fs::read_to_string(&path) {
-        // A run that was killed before it began.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && is_empty_run(folder) => {
-            return Ok(());
-        }
-        text => text.map_err(Error::io(&path))?,
-    };
-    let run: Value = serde_json::from_str(&text)
-        .map_err(|error| Error::file(&path, format!("is damaged: {error}; use --overwrite")))?;
-    let now = json!({
-        "backstitch": env!("CARGO_PKG_VERSION"),
-        "command": description.command,
-        "configuration": description.configuration,
-    });
-    // As a file would give it back: numbers may change in their last bit on the way.
-    let now: Value = serde_json::from_str(&now.to_string()).expect("it was just written");
-    for (key, now) in now.as_object().expect("it is an object") {
-        if let Some(difference) = difference(key, &run[key], now) {
-            return Err(Error::file(
-                folder,
-                format!("cannot be resumed: {difference}; use the same options, or --overwrite"),
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// Whether no picture is recorded.
-fn is_empty_run(folder: &Path) -> bool {
-    std::fs::metadata(folder.join("results.jsonl")).is_ok_and(|journal| journal.len() == 0)
-}
-
-/// The first value in which two configurations differ.
-fn difference(name: &str, old: &Value, new: &Value) -> Option<String> {
-    match (old, new) {
-        (Value::Object(a), Value::Object(b)) => {
-            let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
-            keys.into_iter().find_map(|key| {
-                let value = |map: &Map<String, Value>| map.get(key).cloned().unwrap_or_default();
-                difference(key, &value(a), &value(b))
-            })
-        }
-        _ if old == new => None,
-        _ => Some(format!("{name} was {old} and is {new}")),
-    }
-}
-
-/// The finished pictures of a journal. What a crash tore is cut off; failed pictures are taken out, to
-/// be tried again.
-fn read_journal(path: &Path) -> Result<HashSet<u128>> {
-    let mut finished = HashSet::new();
-    let file = match File::open(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(finished),
-        file => file.map_err(Error::io(path))?,
-    };
-    let mut kept = Replacement::create(path)?;
-    let mut dropped = false;
-    let mut reader = BufReader::new(file);
-    let mut line = Vec::new();
-    for number in 1.. {
-        line.clear();
-        if reader
-            .read_until(b'\n', &mut line)
-            .map_err(Error::io(path))?
-            == 0
-        {
-            break;
-        }
-        let whole = line.ends_with(b"\n");
-        match serde_json::from_slice::<Line>(&line) {
-            Ok(result) if whole && result.error.is_none() => {
-                finished.insert(xxh3_128(result.image.as_bytes()));
-                kept.write(&line)?;
-            }
-            Ok(_) => dropped = true,
-            Err(_) if !whole || reader.fill_buf().map_err(Error::io(path))?.is_empty() => {
-                dropped = true
-            }
-            Err(error) => {
-                return Err(Error::file(
-                    path,
-                    format!("line {number} is damaged: {error}; start anew with --overwrite"),
-                ));
-            }
-        }
-    }
-    if dropped {
-        kept.finish()?;
-    }
-    Ok(finished)
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ impl Picture {
     }
 
     /// [`open`](Self::open) for a file in memory; the error is the message alone.
-    fn decode(bytes: &[u8]) -> Result<Picture, String> {
+    pub fn decode(bytes: &[u8]) -> Result<Picture, String> {
         if bytes.is_empty() {
             return Err("is empty (0 bytes)".into());
         }

@@ -68,6 +68,17 @@ impl Replacement {
     }
 }
 
+/// Errors of this are told by [`write_error`].
+impl Write for Replacement {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
+}
+
 /// Writes a whole file beside its name and renames it.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = Replacement::create(path)?;

@@ -129,6 +129,27 @@ impl Report {
         Ok(())
     }
 
+    /// Adds the pictures of another run's report, up to [`MAX_PICTURES`] in all.
+    pub fn take_over(&self, other: &Path) -> Result<()> {
+        let mut reader = BufReader::new(File::open(other).map_err(Error::io(other))?);
+        let mut page = self.page();
+        let mut line = Vec::new();
+        while page.pictures < MAX_PICTURES {
+            line.clear();
+            let read = reader.read_until(b'\n', &mut line);
+            if read.map_err(Error::io(other))? == 0 {
+                break;
+            }
+            if line.starts_with(b"<script>add(") && line.ends_with(b"\n") {
+                page.file
+                    .write_all(&line)
+                    .map_err(write_error(&self.path))?;
+                page.pictures += 1;
+            }
+        }
+        Ok(())
+    }
+
     /// Writes the run's totals.
     pub fn total(&self, counts: Counts) -> Result<()> {
         let line = line("total", &json!(counts));

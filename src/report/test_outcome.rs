@@ -71,5 +71,6 @@ pub fn outcome(paths: &[(&str, &str)]) -> Outcome {
         consensus,
         iterations: 1200,
         map,
+        ablations: None,
     }
 }

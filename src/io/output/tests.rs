@@ -44,13 +44,14 @@ impl Fixture {
             existing,
             save,
             report: true,
+            ..RunOptions::default()
         };
         let description = RunDescription {
             command: "purify",
             configuration,
             more: Map::new(),
         };
-        RunFolder::open(&options, description, &self.dataset)
+        RunFolder::open(options, description, &self.dataset)
     }
 
     /// Records picture `index`, its output flat.
