@@ -159,7 +159,8 @@ pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
 }
 
 impl device::Command for OnPictures<'_, Args> {
-    fn run_on<B: Backend>(self, backend: &B) -> Result<Outcome> {
+    fn run_on<B: Backend>(self, backends: &[B]) -> Result<Outcome> {
+        let backend = device::only(backends, "attack")?;
         let OnPictures {
             args,
             dataset,

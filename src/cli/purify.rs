@@ -1,7 +1,7 @@
 //! `backstitch purify`.
 
+use std::sync::Mutex;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 
@@ -38,7 +38,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
 }
 
 impl device::Command for OnPictures<'_, Args> {
-    fn run_on<B: Backend>(self, backend: &B) -> Result<Outcome> {
+    fn run_on<B: Backend>(self, backends: &[B]) -> Result<Outcome> {
         let OnPictures {
             args,
             dataset,
@@ -47,46 +47,52 @@ impl device::Command for OnPictures<'_, Args> {
         let shape = victim.graph.input_shape();
         let mut options = args.defense.options(shape.channels)?;
         options.eight_bit = args.run.save == SaveFormat::Png;
-        let plan = Plan::new(
-            backend,
-            &options,
-            shape,
-            victim.graph.classes(),
-            args.defense.capacity,
-        )?;
-        let batch = backend.classifier_batch();
-        let prober = Prober::new(backend, backend.classifier(&victim.graph, batch)?, batch)?;
-        let (plan, mut defense) = plan.defense(backend, prober, options.clone())?;
+        let (mut plans, mut defenses) = (vec![], vec![]);
+        for backend in backends {
+            let plan = Plan::new(
+                backend,
+                &options,
+                shape,
+                victim.graph.classes(),
+                args.defense.capacity,
+            )?;
+            let batch = backend.classifier_batch();
+            let prober = Prober::new(backend, backend.classifier(&victim.graph, batch)?, batch)?;
+            let (plan, defense) = plan.defense(backend, prober, options.clone())?;
+            plans.push(plan);
+            defenses.push(defense);
+        }
+        let names: Vec<String> = backends.iter().map(Backend::name).collect();
         let description = RunDescription {
             command: "purify",
             configuration: json!({
                 "classifier": victim.describe(),
                 "defense": options,
-                "precision": backend.precision(),
+                "precision": backends[0].precision(),
             }),
             more: Map::from_iter([
-                ("device".into(), Value::from(backend.name())),
-                ("plan".into(), json!(plan)),
+                ("device".into(), Value::from(names.join(", "))),
+                ("plan".into(), json!(plans)),
             ]),
         };
         let stop = interrupt::catch()?;
         let folder = RunFolder::open(&args.run.options(), description, dataset)?;
-        let clock = Instant::now();
         let open = || dataset.items().filter(|item| !folder.is_finished(&item.id));
         let progress = Progress::new(open().count());
-        let mut tally = Tally::default();
+        let tally = Mutex::new(Tally::default());
+        let tally = || tally.lock().expect("no thread panics with it");
         let pictures = open().map(|item| {
             let picture = victim.preprocess.load(dataset, &item);
             (item, picture)
         });
-        let ended = scheduler::run(
-            &mut defense,
+        let (usage, ended) = scheduler::run(
+            &mut defenses,
             pictures,
             &|| stop.load(Ordering::Relaxed),
             |item, purified, seconds| match purified {
                 Ok(Purified { picture, outcome }) => {
                     let record = record(&item, &picture, &outcome, seconds);
-                    tally.add(&record);
+                    tally().add(&record);
                     let pixels = Pixels {
                         shape,
                         input: &picture.pixels,
@@ -108,14 +114,15 @@ impl device::Command for OnPictures<'_, Args> {
             Ok(()) => RunState::Done,
             Err(_) => RunState::Interrupted,
         };
-        let mut more = tally.describe();
-        let seconds = clock.elapsed().as_secs_f64();
-        more.insert("probes".into(), defense.probes().into());
-        more.insert("seconds_computing".into(), seconds.into());
+        let mut more = tally().describe();
+        let probes: u64 = defenses.iter().map(|defense| defense.probes()).sum();
+        more.insert("probes".into(), probes.into());
+        more.insert("seconds_by_phase".into(), json!(usage.seconds_by_phase));
+        more.insert("engine_busy".into(), usage.engine_busy.into());
         let counts = folder.close(state, &more)?;
         progress.finish();
         ended?;
-        for line in tally.lines() {
+        for line in tally().lines() {
             super::print(&line)?;
         }
         Ok(Outcome::of(counts))
