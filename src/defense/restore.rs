@@ -139,7 +139,7 @@ impl<B: Backend> Defense<'_, B> {
                 probe,
             };
             (defense.room.reconstructions).assemble(defense.backend, id, &mut output, 0)?;
-            Ok(defense.finish(&mut output, &[0])?.remove(0))
+            defense.finish_only(&mut output)
         };
         let trajectory = &judged.map.trajectories[0];
         let last = reconstruction(self, trajectory.len() - 1)?;
@@ -150,7 +150,7 @@ impl<B: Backend> Defense<'_, B> {
             Some(member) => {
                 let at = At::new(images, member.index);
                 defense.backend.copy(&[at], &mut output, 0)?;
-                Ok(defense.finish(&mut output, &[0])?.remove(0))
+                defense.finish_only(&mut output)
             }
         };
         Ok(Ablations {
@@ -276,6 +276,11 @@ impl<B: Backend> Defense<'_, B> {
         Ok(shown
             .map(|(pixels, reading)| Shown { pixels, reading })
             .collect())
+    }
+
+    /// The same for the only image.
+    fn finish_only(&mut self, output: &mut B::Images) -> Result<Shown> {
+        Ok(self.finish(output, &[0])?.swap_remove(0))
     }
 
     fn outcome(
