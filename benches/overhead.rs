@@ -187,11 +187,7 @@ fn main() {
     std::fs::create_dir(&pictures).expect("a folder that can be written");
     for i in 0..count {
         let picture = image::RgbImage::from_fn(32, 32, |x, y| {
-            image::Rgb([
-                x as u8 * 7 + i as u8,
-                y as u8 * 5,
-                ((x * y + i) % 251) as u8,
-            ])
+            image::Rgb([7 * x + i, 5 * y, x * y + i].map(|value| (value % 251) as u8))
         });
         let path = pictures.join(format!("{i}.png"));
         picture.save(path).expect("a disk with room");
