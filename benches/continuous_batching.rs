@@ -17,6 +17,11 @@ use backstitch::io::picture::rgb;
 use backstitch::random::{Purpose, RandomKey};
 use backstitch::scheduler::Plan;
 
+/// Of a restart that does not end early.
+const ITERATIONS: u32 = 2000;
+/// Part of the trajectory after which verdicts may settle.
+const WARM_UP: f64 = 0.1;
+
 /// A smooth picture with noise, both of their own strength.
 fn picture(number: u64) -> Picture {
     let key = RandomKey {
@@ -45,6 +50,10 @@ fn picture(number: u64) -> Picture {
 fn defense<'b>(backend: &'b CpuBackend, graph: &Graph) -> Defense<'b, CpuBackend> {
     let mut options = Options::new(ReconstructOptions::preset(Preset::Cifar, 3));
     options.stop_early = Some(SettlingOptions::default());
+    // Long trajectories whose warm-up is over soon, so that images end at very different times.
+    options.reconstruct.iterations = ITERATIONS;
+    options.reconstruct.probe_interval = ITERATIONS / 40;
+    options.map.warm_up = WARM_UP;
     let shape = graph.input_shape();
     let plan = Plan::new(backend, &options, shape, graph.classes(), Some(64));
     let batch = backend.classifier_batch();
@@ -83,9 +92,14 @@ fn main() {
             outcomes.extend(defense.purify(pictures).expect("a device that works"));
         }
         let rate = count as f64 / start.elapsed().as_secs_f64();
-        let iterations: u64 = outcomes.iter().map(|outcome| outcome.iterations).sum();
-        let part = iterations as f64 / (count as f64 * 4.0 * 600.0);
-        println!("{name}: {rate:.3} pictures a second, {part:.3} of all iterations");
+        let mut ends: Vec<u64> = outcomes.iter().map(|o| o.iterations / 4).collect();
+        ends.sort_unstable();
+        let quantiles = [0, 25, 50, 75, 100].map(|q| ends[(ends.len() - 1) * q / 100]);
+        let mean = ends.iter().sum::<u64>() as f64 / ends.len() as f64;
+        println!(
+            "{name}: {rate:.3} pictures a second, {mean:.0} of {ITERATIONS} iterations (quartiles {quantiles:?}); {:?}",
+            defense.take_times()
+        );
         rate
     };
     let places = 16;
