@@ -1,195 +1,23 @@
-//! The joined stages on a small backend whose classifier is known in closed form: the reference DIP
-//! engine and a linear classifier.
+//! The joined stages on a small backend whose classifier is known in closed form.
 
-use backstitch::backend::host::{HostDevice, HostImages};
-use backstitch::backend::reference::ReferenceDip;
-use backstitch::backend::{At, Backend, ClassifierEngine, ImageShape, LossGradient};
-use backstitch::classifier::Graph;
+mod toy;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use backstitch::defense::{
-    Fallback, Options, Outcome, Prober, ReconstructOptions, Shown, StitchMode, TrajectoryPoint,
-    Verdict,
+    Fallback, Options, Outcome, Shown, StitchMode, TrajectoryPoint, Verdict,
 };
-use backstitch::dip::{NetSpec, Padding, Upsample};
-use backstitch::error::{Error, Result};
+use backstitch::error::Error;
 use backstitch::io::Picture;
 use backstitch::scheduler::{self, Plan};
 
-const SHAPE: ImageShape = ImageShape {
-    channels: 1,
-    height: 12,
-    width: 10,
-};
+use toy::{SHAPE, SOUND, defense, fingerprint, options, picture};
 
-/// Logits: `gain · mean`, `1`, and a hundred times the picture's checkerboard component. A faint
-/// checkerboard, which a DIP network fits last, is this classifier's adversarial noise.
-struct Linear;
-
-impl Linear {
-    fn weights(class: usize, i: usize) -> f64 {
-        let n = SHAPE.elements() as f64;
-        let sign = if (i / SHAPE.width + i % SHAPE.width).is_multiple_of(2) {
-            1.0
-        } else {
-            -1.0
-        };
-        match class {
-            0 => 4.0 / n,
-            1 => 0.0,
-            _ => 100.0 * sign / n,
-        }
-    }
-}
-
-impl ClassifierEngine for Linear {
-    type Images = HostImages<f64>;
-
-    fn input_shape(&self) -> ImageShape {
-        SHAPE
-    }
-    fn classes(&self) -> usize {
-        3
-    }
-    fn bytes(&self) -> usize {
-        0
-    }
-    fn logits(&mut self, images: &[At<'_, Self::Images>]) -> Result<Vec<f32>> {
-        let row = |image: &At<'_, Self::Images>| {
-            let pixels = image.pixels();
-            [0, 1, 2].map(|class| {
-                let sum: f64 = pixels
-                    .iter()
-                    .enumerate()
-                    .map(|(i, x)| x * Self::weights(class, i))
-                    .sum();
-                (sum + if class == 1 { 1.0 } else { 0.0 }) as f32
-            })
-        };
-        Ok(images.iter().flat_map(row).collect())
-    }
-    fn gradient(
-        &mut self,
-        images: &[At<'_, Self::Images>],
-        loss_gradient: &mut LossGradient<'_>,
-        out: &mut Self::Images,
-        first: usize,
-    ) -> Result<Vec<f32>> {
-        let logits = self.logits(images)?;
-        for (n, row) in logits.chunks_exact(3).enumerate() {
-            let mut by_logit = [0.0; 3];
-            loss_gradient(n, row, &mut by_logit);
-            for (i, pixel) in out.image_mut(first + n).iter_mut().enumerate() {
-                let slopes =
-                    (0..3).map(|class| f64::from(by_logit[class]) * Self::weights(class, i));
-                *pixel = slopes.sum();
-            }
-        }
-        Ok(logits)
-    }
-}
-
-struct Toy;
-
-impl HostDevice for Toy {
-    type Number = f64;
-}
-
-impl Backend for Toy {
-    type Dip = ReferenceDip;
-    type Classifier = Linear;
-
-    fn name(&self) -> String {
-        "toy".into()
-    }
-    fn dip(
-        &self,
-        spec: &NetSpec,
-        height: usize,
-        width: usize,
-        capacity: usize,
-    ) -> Result<ReferenceDip> {
-        ReferenceDip::new(spec, height, width, capacity)
-    }
-    fn classifier(&self, _: &Graph, _: usize) -> Result<Linear> {
-        Ok(Linear)
-    }
-    fn dip_capacity(&self, _: &NetSpec, _: usize, _: usize) -> Result<usize> {
-        Ok(64)
-    }
-    fn dip_bytes(&self, _: &NetSpec, _: usize, _: usize, capacity: usize) -> Result<u128> {
-        Ok(1000 * capacity as u128)
-    }
-    fn free_bytes(&self) -> Option<u64> {
-        None
-    }
-}
-
-fn options() -> Options {
-    let mut options = Options::new(ReconstructOptions {
-        spec: NetSpec {
-            input_depth: 1,
-            output_channels: 1,
-            down: vec![2, 2],
-            up: vec![2, 2],
-            skip: vec![0, 0],
-            upsample: Upsample::Bilinear,
-            padding: Padding::Zero,
-            learning_rate: 0.02,
-            optimise_input: false,
-            jitter: 0.0,
-            averaging: 0.0,
-        },
-        tile: Some(8),
-        restarts: 3,
-        shift: true,
-        iterations: 60,
-        probe_interval: 5,
-        seed: 4,
-    });
-    options.eight_bit = false;
-    options
-}
-
-/// A smooth picture of class 0 where `noise` is 0.
-fn picture(phase: f32, noise: f32) -> Picture {
-    let pixel = |i: usize| {
-        let (y, x) = ((i / SHAPE.width) as f32, (i % SHAPE.width) as f32);
-        let sign = if (i / SHAPE.width + i % SHAPE.width).is_multiple_of(2) {
-            1.0
-        } else {
-            -1.0
-        };
-        0.6 + 0.2 * (0.4 * y + 0.3 * x + phase).sin() + noise * sign
-    };
-    Picture {
-        shape: SHAPE,
-        pixels: (0..SHAPE.elements()).map(pixel).collect(),
-        eight_bit: false,
-    }
-}
-
-fn purify(options: &Options, wave: usize, capacity: usize, pictures: &[Picture]) -> Vec<Outcome> {
-    let prober = Prober::new(&Toy, Linear, 7).unwrap();
-    let plan = Plan { wave, capacity };
-    let (_, mut defense) = plan.defense(&Toy, prober, options.clone()).unwrap();
-    let mut outcomes = Vec::new();
-    for wave in pictures.chunks(wave) {
-        outcomes.extend(defense.purify(&wave.iter().collect::<Vec<_>>()).unwrap());
-    }
-    outcomes
-}
-
-/// Every number and pixel of an outcome.
-fn fingerprint(outcome: &Outcome) -> String {
-    format!(
-        "{:?} {:?} {:?} {:?} {:?} {:?} {:?}",
-        outcome.pixels,
-        outcome.verdict,
-        outcome.score,
-        outcome.support,
-        outcome.fallback,
-        outcome.restarts,
-        outcome.output.logits(),
-    )
+fn purify(options: &Options, images: usize, capacity: usize, pictures: &[Picture]) -> Vec<Outcome> {
+    let mut defense = defense(&SOUND, options, images, capacity);
+    let outcomes = defense.purify(&pictures.iter().collect::<Vec<_>>());
+    outcomes.unwrap()
 }
 
 #[test]
@@ -222,7 +50,7 @@ fn noise_is_recognised_and_stepped_back_from() {
 }
 
 #[test]
-fn outcomes_do_not_depend_on_company_wave_or_capacity() {
+fn outcomes_do_not_depend_on_company_places_or_capacity() {
     let pictures: Vec<Picture> = (0..5)
         .map(|i| picture(i as f32, if i % 2 == 0 { 0.05 } else { 0.0 }))
         .collect();
@@ -231,12 +59,12 @@ fn outcomes_do_not_depend_on_company_wave_or_capacity() {
         .flat_map(|picture| purify(&options(), 1, 64, std::slice::from_ref(picture)))
         .map(|outcome| fingerprint(&outcome))
         .collect();
-    for (wave, capacity) in [(5, 60), (2, 1), (3, 7), (4, 1000)] {
-        let together = purify(&options(), wave, capacity, &pictures);
+    for (images, capacity) in [(5, 60), (2, 1), (3, 7), (4, 1000), (2, 20)] {
+        let together = purify(&options(), images, capacity, &pictures);
         for (i, outcome) in together.iter().enumerate() {
             assert!(
                 fingerprint(outcome) == alone[i],
-                "picture {i}, wave {wave}, capacity {capacity}"
+                "picture {i}, {images} images, capacity {capacity}"
             );
         }
     }
@@ -330,18 +158,20 @@ fn eight_bit_outputs_are_judged_as_they_will_be_stored() {
 }
 
 #[test]
-fn the_scheduler_keeps_order_and_passes_unreadable_pictures_on() {
-    let prober = Prober::new(&Toy, Linear, 8).unwrap();
-    let plan = Plan::new(&Toy, &options(), SHAPE, 3, Some(30)).unwrap();
+fn the_plan_keeps_all_slots_busy() {
+    let plan = |capacity| Plan::new(&SOUND, &options(), SHAPE, 3, Some(capacity)).unwrap();
     // 12×10 in tiles of 8: four tiles, three restarts.
-    assert_eq!(
-        plan,
-        Plan {
-            wave: 2,
-            capacity: 30
-        }
-    );
-    let (_, mut defense) = plan.defense(&Toy, prober, options()).unwrap();
+    let an_image = 12;
+    let images = |capacity| plan(capacity).images;
+    assert_eq!(images(2 * an_image), 2);
+    // The third image has 1 slot: a fourth one's instances take those that the first two leave.
+    assert_eq!(images(2 * an_image + 1), 4);
+    assert_eq!(images(1), 2);
+    assert_eq!(plan(5).capacity, 5);
+}
+
+#[test]
+fn the_scheduler_passes_unreadable_pictures_on() {
     let pictures = (0..5).map(|i| {
         let readable = if i == 2 {
             Err(Error::invalid("torn"))
@@ -350,33 +180,34 @@ fn the_scheduler_keeps_order_and_passes_unreadable_pictures_on() {
         };
         (i, readable)
     });
-    let mut seen = Vec::new();
-    scheduler::run(&mut defense, pictures, &|| false, |name, outcome, _| {
-        seen.push((name, outcome.is_ok()));
+    let seen = Mutex::new(Vec::new());
+    let mut defenses = [defense(&SOUND, &options(), 2, 30)];
+    let (usage, ended) = scheduler::run(&mut defenses, pictures, &|| false, |name, outcome, _| {
+        seen.lock().unwrap().push((name, outcome.is_ok()));
         Ok(())
-    })
-    .unwrap();
+    });
+    ended.unwrap();
+    let mut seen = seen.into_inner().unwrap();
+    seen.sort_unstable();
     assert_eq!(
         seen,
         [(0, true), (1, true), (2, false), (3, true), (4, true)]
     );
+    assert!((0.0..=1.0).contains(&usage.engine_busy) && usage.seconds_by_phase.dip > 0.0);
 }
 
 #[test]
-fn a_stopped_run_says_so() {
-    let prober = Prober::new(&Toy, Linear, 8).unwrap();
-    let plan = Plan {
-        wave: 1,
-        capacity: 12,
-    };
-    let (_, mut defense) = plan.defense(&Toy, prober, options()).unwrap();
-    let pictures = (0..3).map(|i| (i, Ok(picture(i as f32, 0.0))));
-    let done = std::sync::atomic::AtomicUsize::new(0);
-    let stop = || done.load(std::sync::atomic::Ordering::Relaxed) > 0;
-    let result = scheduler::run(&mut defense, pictures, &stop, |_, _, _| {
-        done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+fn a_stopped_run_says_so_and_finishes_what_is_in_flight() {
+    // More than the devices and the queues hold.
+    let pictures = (0..).map(|i| (i, Ok(picture(i as f32, 0.0))));
+    let done = AtomicUsize::new(0);
+    let stop = || done.load(Ordering::Relaxed) > 0;
+    let mut defenses = [defense(&SOUND, &options(), 1, 12)];
+    let (_, ended) = scheduler::run(&mut defenses, pictures, &stop, |_, outcome, _| {
+        outcome.unwrap();
+        done.fetch_add(1, Ordering::Relaxed);
         Ok(())
     });
-    assert!(matches!(result, Err(Error::Interrupted)));
-    assert_eq!(done.into_inner(), 1);
+    assert!(matches!(ended, Err(Error::Interrupted)));
+    assert!(done.into_inner() > 0);
 }

@@ -166,7 +166,8 @@ pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
 }
 
 impl device::Command for OnPictures<'_, Args> {
-    fn run_on<B: Backend>(self, backend: &B) -> Result<Outcome> {
+    fn run_on<B: Backend>(self, backends: &[B]) -> Result<Outcome> {
+        let backend = device::only(backends, "attack")?;
         let OnPictures { args, victim, .. } = self;
         let batch = backend.classifier_batch();
         let mut engine = backend.classifier(&victim.graph, batch)?;
@@ -194,7 +195,7 @@ impl device::Command for OnPictures<'_, Args> {
         let prober = Prober::new(backend, backend.classifier(&victim.graph, batch)?, batch)?;
         let (plan, mut defense) = plan.defense(backend, prober, options.clone())?;
         run.attacked = "the classifier behind the defence";
-        run.batch = plan.wave;
+        run.batch = plan.images;
         run.configuration.extend(members([
             ("through", json!(adaptive)),
             ("defense", json!(options)),

@@ -78,7 +78,8 @@ struct Run<'a> {
 }
 
 impl device::Command for Run<'_> {
-    fn run_on<B: Backend>(self, backend: &B) -> Result<Outcome> {
+    fn run_on<B: Backend>(self, backends: &[B]) -> Result<Outcome> {
+        let backend = device::only(backends, "bench")?;
         let args = self.args;
         let peak = backend.peak_gflops();
         let budget = Duration::from_secs_f64(args.seconds);

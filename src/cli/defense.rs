@@ -1,8 +1,8 @@
 //! The defence's options.
 
 use crate::defense::{
-    LocaliseOptions, MapOptions, Options, PushOptions, ReconstructOptions, StitchMode,
-    StitchOptions, VerdictOptions,
+    LocaliseOptions, MapOptions, Options, PushOptions, ReconstructOptions, SettlingOptions,
+    StitchMode, StitchOptions, VerdictOptions,
 };
 use crate::dip::{Padding, Preset, Upsample};
 use crate::error::Result;
@@ -87,6 +87,27 @@ pub struct DefenseArgs {
     /// Purify what looks clean too
     #[arg(long, help_heading = "Decision")]
     pub always: bool,
+    /// End a picture's iterations when its verdict is settled: when, past the warm-up, as many probes of
+    /// the consensus in a row as --settled-probes agree on it, and no score is closer to a threshold
+    /// than --settled-margin
+    #[arg(long, help_heading = "Decision")]
+    pub stop_early: bool,
+    /// Probes in a row that settle a verdict [default: 3]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "stop_early",
+        help_heading = "Decision"
+    )]
+    pub settled_probes: Option<usize>,
+    /// How far a settled verdict's scores are from the thresholds [default: 0.1]
+    #[arg(
+        long,
+        value_name = "SCORE",
+        requires = "stop_early",
+        help_heading = "Decision"
+    )]
+    pub settled_margin: Option<f64>,
 
     /// Points probed in each round of the search for the boundary
     #[arg(long, value_name = "N", help_heading = "Restoration")]
@@ -125,6 +146,7 @@ impl DefenseArgs {
             localise: self.localise(),
             push: self.push(),
             stitch: self.stitch(),
+            stop_early: self.stop_early.then(|| self.settling()),
             always: self.always,
             ..Options::new(self.reconstruct(channels))
         };
@@ -180,6 +202,14 @@ impl DefenseArgs {
         VerdictOptions {
             clean_below: self.clean_below.unwrap_or(default.clean_below),
             adversarial_from: self.adversarial_from.unwrap_or(default.adversarial_from),
+        }
+    }
+
+    fn settling(&self) -> SettlingOptions {
+        let default = SettlingOptions::default();
+        SettlingOptions {
+            probes: self.settled_probes.unwrap_or(default.probes),
+            margin: self.settled_margin.unwrap_or(default.margin),
         }
     }
 

@@ -18,40 +18,82 @@ use crate::io::Dataset;
 #[cfg(any(feature = "cuda", feature = "emulator"))]
 use crate::io::replace::{Replacement, write_error};
 
-/// A place to compute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Device {
+/// One device, or several of one kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Devices {
     /// The first GPU, where there is one that this build has kernels for; else the processor.
     Auto,
-    Cpu,
-    /// The GPU of this number.
-    Cuda(usize),
-    /// The GPU's kernels on the processor.
-    Emulator,
+    /// So many that share the processor's threads.
+    Cpu(usize),
+    /// The GPUs of these numbers.
+    Cuda(Vec<usize>),
+    /// Every GPU that this build can use.
+    AllCuda,
+    /// So many of the GPU's kernels on the processor.
+    Emulator(usize),
 }
 
-impl FromStr for Device {
+/// Beyond this a list of devices is a mistake.
+const MAX_DEVICES: usize = 64;
+
+impl FromStr for Devices {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
-            "auto" => Ok(Device::Auto),
-            "cpu" => Ok(Device::Cpu),
-            "cuda" => Ok(Device::Cuda(0)),
-            "emulator" => Ok(Device::Emulator),
-            _ => text
-                .strip_prefix("cuda:")
-                .and_then(|ordinal| Some(Device::Cuda(ordinal.parse().ok()?)))
-                .ok_or_else(|| {
-                    "write auto, cpu, cuda (the first GPU), cuda:N or emulator".to_owned()
-                }),
+            "auto" => return Ok(Devices::Auto),
+            "cuda:all" => return Ok(Devices::AllCuda),
+            _ => {}
+        }
+        let names: Vec<&str> = text.split(',').collect();
+        let count = names.len();
+        if count > MAX_DEVICES {
+            return Err(format!("name at most {MAX_DEVICES} devices"));
+        }
+        let all = |name| names.iter().all(|other| *other == name);
+        if all("cpu") {
+            return Ok(Devices::Cpu(count));
+        }
+        if all("emulator") {
+            return Ok(Devices::Emulator(count));
+        }
+        let ordinal = |name: &&str| match *name {
+            "cuda" => Some(0),
+            _ => name.strip_prefix("cuda:")?.parse().ok(),
+        };
+        let Some(ordinals) = names.iter().map(ordinal).collect::<Option<Vec<usize>>>() else {
+            return Err(
+                "write auto, cpu, cuda (the first GPU), cuda:N, cuda:all or emulator; or several of \
+                 one kind, with commas"
+                    .to_owned(),
+            );
+        };
+        let twice = |(i, ordinal): (usize, &usize)| ordinals[..i].contains(ordinal);
+        match ordinals.iter().enumerate().any(twice) {
+            true => Err("name each GPU once".to_owned()),
+            false => Ok(Devices::Cuda(ordinals)),
         }
     }
 }
 
 /// What a command does, on any backend.
 pub trait Command {
-    fn run_on<B: Backend>(self, backend: &B) -> Result<Outcome>;
+    /// `backends` has at least one.
+    fn run_on<B: Backend>(self, backends: &[B]) -> Result<Outcome>;
+}
+
+/// The device of a command that runs on one.
+///
+/// # Errors
+/// There are several.
+pub fn only<'b, B>(backends: &'b [B], command: &str) -> Result<&'b B> {
+    match backends {
+        [backend] => Ok(backend),
+        _ => Err(Error::invalid(format!(
+            "{command} runs on one device, not on {}; name one with --device",
+            backends.len()
+        ))),
+    }
 }
 
 /// A command's arguments, and the pictures and the classifier that they name.
@@ -86,20 +128,22 @@ where
     )
 }
 
-/// Runs a command on the device that the command line asks for.
+/// Runs a command on the devices that the command line asks for.
 ///
 /// # Errors
-/// The device is not there, or this build cannot use it; whatever the command fails of.
+/// A device is not there, or this build cannot use it; whatever the command fails of.
 pub fn run(command: impl Command, global: &Global) -> Result<Outcome> {
-    match global.device {
-        Device::Auto if gpu_is_usable() => on_gpu(command, 0, global),
-        Device::Auto | Device::Cpu => on_cpu(command, global),
-        Device::Cuda(ordinal) => on_gpu(command, ordinal, global),
-        Device::Emulator => on_emulator(command, global),
+    match &global.device {
+        Devices::Auto if gpu_is_usable() => on_gpus(command, &[0], global),
+        Devices::Auto => on_cpu(command, 1, global),
+        Devices::Cpu(count) => on_cpu(command, *count, global),
+        Devices::Cuda(ordinals) => on_gpus(command, ordinals, global),
+        Devices::AllCuda => on_gpus(command, &all_gpus()?, global),
+        Devices::Emulator(count) => on_emulator(command, *count, global),
     }
 }
 
-fn on_cpu(command: impl Command, global: &Global) -> Result<Outcome> {
+fn on_cpu(command: impl Command, count: usize, global: &Global) -> Result<Outcome> {
     if global.profile.is_some() {
         return Err(Error::invalid(
             "--profile measures the kernels of GPUs: use it with --device cuda or emulator",
@@ -110,7 +154,7 @@ fn on_cpu(command: impl Command, global: &Global) -> Result<Outcome> {
             "the processor computes in float32: use --precision bf16 with --device cuda or emulator",
         ));
     }
-    command.run_on(&CpuBackend)
+    command.run_on(&vec![CpuBackend; count])
 }
 
 /// Whether this machine has a GPU that this build can use. Where it has one that it cannot, says why.
@@ -128,26 +172,47 @@ fn gpu_is_usable() -> bool {
     false
 }
 
+/// The numbers of all GPUs that this build can use.
+///
+/// # Errors
+/// There is none.
+fn all_gpus() -> Result<Vec<usize>> {
+    #[cfg(feature = "cuda")]
+    return nvidia::usable()
+        .map(|count| (0..count).collect())
+        .map_err(|why| Error::Device(format!("cuda:all: {why}")));
+    #[cfg(not(feature = "cuda"))]
+    Err(without_gpus("cuda:all"))
+}
+
 #[cfg(feature = "cuda")]
-fn on_gpu(command: impl Command, ordinal: usize, global: &Global) -> Result<Outcome> {
-    on_cuda(command, driver::Device::nvidia(ordinal)?, global)
+fn on_gpus(command: impl Command, ordinals: &[usize], global: &Global) -> Result<Outcome> {
+    let devices = ordinals.iter().map(|&gpu| driver::Device::nvidia(gpu));
+    on_cuda(command, &devices.collect::<Result<Vec<_>, _>>()?, global)
 }
 
 #[cfg(not(feature = "cuda"))]
-fn on_gpu(_: impl Command, ordinal: usize, _: &Global) -> Result<Outcome> {
-    Err(Error::Device(format!(
-        "cuda:{ordinal}: this build is without GPUs; build it with --features cuda, or use --device cpu"
-    )))
+fn on_gpus(_: impl Command, ordinals: &[usize], _: &Global) -> Result<Outcome> {
+    Err(without_gpus(&format!("cuda:{}", ordinals[0])))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn without_gpus(device: &str) -> Error {
+    Error::Device(format!(
+        "{device}: this build is without GPUs; build it with --features cuda, or use --device cpu"
+    ))
 }
 
 #[cfg(feature = "emulator")]
-fn on_emulator(command: impl Command, global: &Global) -> Result<Outcome> {
+fn on_emulator(command: impl Command, count: usize, global: &Global) -> Result<Outcome> {
     use driver::emulator::{Emulator, Options};
-    on_cuda(command, Emulator::new(Options::default())?.device(), global)
+    let device = |_| Ok(Emulator::new(Options::default())?.device());
+    let devices = (0..count).map(device).collect::<Result<Vec<_>>>()?;
+    on_cuda(command, &devices, global)
 }
 
 #[cfg(not(feature = "emulator"))]
-fn on_emulator(_: impl Command, _: &Global) -> Result<Outcome> {
+fn on_emulator(_: impl Command, _: usize, _: &Global) -> Result<Outcome> {
     Err(Error::Device(
         "emulator: this build is without it; build it with --features emulator, or use --device cpu"
             .to_owned(),
@@ -157,14 +222,17 @@ fn on_emulator(_: impl Command, _: &Global) -> Result<Outcome> {
 /// Runs a command on the cuda backend; where a profile is asked for, its table goes to stderr and its
 /// trace to the file, also where the command fails.
 #[cfg(any(feature = "cuda", feature = "emulator"))]
-fn on_cuda(command: impl Command, device: driver::Device, global: &Global) -> Result<Outcome> {
-    let backend = CudaBackend::new(device.clone()).with_precision(global.precision);
+fn on_cuda(command: impl Command, devices: &[driver::Device], global: &Global) -> Result<Outcome> {
+    let backend =
+        |device: &driver::Device| CudaBackend::new(device.clone()).with_precision(global.precision);
+    let backends: Vec<CudaBackend> = devices.iter().map(backend).collect();
     let Some(path) = &global.profile else {
-        return command.run_on(&backend);
+        return command.run_on(&backends);
     };
+    let device = only(devices, "--profile")?;
     let mut trace = Replacement::create(path)?;
     let profiling = device.profile()?;
-    let outcome = command.run_on(&backend);
+    let outcome = command.run_on(&backends);
     let profile = profiling.finish()?;
     let written = profile.write_trace(trace.writer());
     written.map_err(write_error(path))?;
@@ -180,17 +248,31 @@ mod tests {
 
     #[test]
     fn devices_are_read() {
-        for (text, device) in [
-            ("auto", Device::Auto),
-            ("cpu", Device::Cpu),
-            ("cuda", Device::Cuda(0)),
-            ("cuda:3", Device::Cuda(3)),
-            ("emulator", Device::Emulator),
+        for (text, devices) in [
+            ("auto", Devices::Auto),
+            ("cpu", Devices::Cpu(1)),
+            ("cpu,cpu,cpu", Devices::Cpu(3)),
+            ("cuda", Devices::Cuda(vec![0])),
+            ("cuda:3", Devices::Cuda(vec![3])),
+            ("cuda:1,cuda:0", Devices::Cuda(vec![1, 0])),
+            ("cuda:all", Devices::AllCuda),
+            ("emulator", Devices::Emulator(1)),
+            ("emulator,emulator", Devices::Emulator(2)),
         ] {
-            assert_eq!(text.parse(), Ok(device));
+            assert_eq!(text.parse(), Ok(devices));
         }
-        for text in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0"] {
-            assert!(text.parse::<Device>().is_err(), "{text}");
+        let wrong =
+            "gpu|cuda:|cuda:x|cuda:-1|cpu:0|cpu,cuda|cpu,|auto,cpu|cuda:all,cuda:0|cuda,cuda:0";
+        for text in [""].into_iter().chain(wrong.split('|')) {
+            assert!(text.parse::<Devices>().is_err(), "{text}");
         }
+        assert!(["cpu"; 1000].join(",").parse::<Devices>().is_err());
+    }
+
+    #[test]
+    fn a_command_for_one_device_refuses_several() {
+        assert_eq!(only(&[7], "bench").unwrap(), &7);
+        let error = only(&[7, 8], "bench").unwrap_err().to_string();
+        assert!(error.contains("bench runs on one device"), "{error}");
     }
 }

@@ -30,7 +30,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use log::Level;
 
-use self::device::Device;
+use self::device::Devices;
 use crate::backend::Precision;
 
 use crate::error::{Error, Result};
@@ -55,14 +55,15 @@ pub struct Global {
     /// Threads to compute with; all cores by default
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
-    /// Where to compute; auto is the first GPU, or else the processor
+    /// Where to compute; auto is the first GPU, or else the processor. purify takes several devices of
+    /// one kind: cuda:all, or a list with commas (cpu,cpu shares the threads between two)
     #[arg(
         long,
         global = true,
-        value_name = "auto|cpu|cuda|cuda:N|emulator",
+        value_name = "auto|cpu|cuda|cuda:N|cuda:all|emulator",
         default_value = "auto"
     )]
-    pub device: Device,
+    pub device: Devices,
     /// What DIP networks' wide convolutions are computed in; bf16 needs a GPU
     #[arg(long, global = true, value_enum, default_value_t = Precision::Float32)]
     pub precision: Precision,
@@ -196,6 +197,7 @@ mod tests {
         for line in [
             "backstitch purify a.png b/ --classifier m.onnx -o out --resume --save npy --no-report",
             "backstitch purify b --classes c.txt --classifier m.onnx -o out --threads 2 --device cpu -v",
+            "backstitch purify b --classifier m.onnx -o out --device cuda:0,cuda:1 --stop-early",
             "backstitch classify a.npy --layout nhwc --classifier m.onnx --json --logits l.npy",
             "backstitch attack b --classifier m.onnx --method pgd --eps 4/255 -o out",
             "backstitch attack b --classifier m.onnx --through trajectory --draws 2 --attacker-seeds fresh \
@@ -232,6 +234,8 @@ mod tests {
             "backstitch merge -o out",
             "backstitch attack a.png --classifier m.onnx --method pgd --eps 4/0 -o out",
             "backstitch trace a.png b.png --classifier m.onnx -o out",
+            "backstitch purify a.png --classifier m.onnx -o out --device cpu,cuda",
+            "backstitch purify a.png --classifier m.onnx -o out --settled-probes 4",
         ] {
             let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

@@ -39,7 +39,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
 }
 
 impl device::Command for OnPictures<'_, Args> {
-    fn run_on<B: Backend>(self, backend: &B) -> Result<Outcome> {
+    fn run_on<B: Backend>(self, backends: &[B]) -> Result<Outcome> {
         let OnPictures {
             args,
             dataset,
@@ -48,26 +48,32 @@ impl device::Command for OnPictures<'_, Args> {
         let shape = victim.graph.input_shape();
         let mut options = args.defense.options(shape.channels)?;
         options.eight_bit = args.run.save == SaveFormat::Png;
-        let plan = Plan::new(
-            backend,
-            &options,
-            shape,
-            victim.graph.classes(),
-            args.defense.capacity,
-        )?;
-        let batch = backend.classifier_batch();
-        let prober = Prober::new(backend, backend.classifier(&victim.graph, batch)?, batch)?;
-        let (plan, mut defense) = plan.defense(backend, prober, options.clone())?;
+        let (mut plans, mut defenses) = (vec![], vec![]);
+        for backend in backends {
+            let plan = Plan::new(
+                backend,
+                &options,
+                shape,
+                victim.graph.classes(),
+                args.defense.capacity,
+            )?;
+            let batch = backend.classifier_batch();
+            let prober = Prober::new(backend, backend.classifier(&victim.graph, batch)?, batch)?;
+            let (plan, defense) = plan.defense(backend, prober, options.clone())?;
+            plans.push(plan);
+            defenses.push(defense);
+        }
+        let names: Vec<String> = backends.iter().map(Backend::name).collect();
         let description = RunDescription {
             command: "purify",
             configuration: json!({
                 "classifier": victim.describe(),
                 "defense": options,
-                "precision": backend.precision(),
+                "precision": backends[0].precision(),
             }),
             more: Map::from_iter([
-                ("device".into(), Value::from(backend.name())),
-                ("plan".into(), json!(plan)),
+                ("device".into(), Value::from(names.join(", "))),
+                ("plan".into(), json!(plans)),
             ]),
         };
         let stop = interrupt::catch()?;
@@ -79,8 +85,8 @@ impl device::Command for OnPictures<'_, Args> {
             let picture = status.time(Phase::Decode, load);
             (item, picture)
         });
-        let ended = scheduler::run(
-            &mut defense,
+        let (usage, ended) = scheduler::run(
+            &mut defenses,
             pictures,
             &|| stop.load(Ordering::Relaxed),
             |item, purified, seconds| match purified {
@@ -111,7 +117,12 @@ impl device::Command for OnPictures<'_, Args> {
             Ok(()) => RunState::Done,
             Err(_) => RunState::Interrupted,
         };
-        let more = Map::from_iter([("probes".into(), defense.probes().into())]);
+        let probes: u64 = defenses.iter().map(|defense| defense.probes()).sum();
+        let more = Map::from_iter([
+            ("probes".into(), probes.into()),
+            ("seconds_by_phase".into(), json!(usage.seconds_by_phase)),
+            ("engine_busy".into(), usage.engine_busy.into()),
+        ]);
         let tally = status.tally();
         let closed = folder.close(state, &more);
         progress.finish();

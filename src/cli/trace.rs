@@ -69,7 +69,8 @@ fn prepare(folder: &Path, overwrite: bool) -> Result<()> {
 }
 
 impl device::Command for OnPictures<'_, Args> {
-    fn run_on<B: Backend>(self, backend: &B) -> Result<Outcome> {
+    fn run_on<B: Backend>(self, backends: &[B]) -> Result<Outcome> {
+        let backend = device::only(backends, "trace")?;
         let OnPictures {
             args,
             dataset,
@@ -89,7 +90,7 @@ impl device::Command for OnPictures<'_, Args> {
         let plan = Plan::new(backend, &options, shape, classes, args.defense.capacity)?;
         let batch = backend.classifier_batch();
         let prober = Prober::new(backend, backend.classifier(&victim.graph, batch)?, batch)?;
-        let (_, mut defense) = Plan { wave: 1, ..plan }.defense(backend, prober, options)?;
+        let (_, mut defense) = Plan { images: 1, ..plan }.defense(backend, prober, options)?;
         let outcomes = defense.purify(&[&picture]);
         let outcome = &outcomes.map_err(|error| error.about(&item.id))?[0];
         let trace = Trace {

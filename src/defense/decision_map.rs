@@ -4,7 +4,9 @@ use crate::backend::{At, Backend, Blend};
 use crate::error::{Error, Result};
 
 use super::probe::MAX_POINTS;
-use super::{Prober, Reading, ReconstructOptions, ReconstructionId, Reconstructions, Trajectory};
+use super::{
+    Placed, Prober, Reading, ReconstructOptions, ReconstructionId, Reconstructions, Trajectory,
+};
 
 /// How the decision map is drawn and read.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -70,21 +72,27 @@ impl MapOptions {
 
     /// Where a line is probed, rising: `t` is 0 at the reconstruction and 1 at the input.
     fn places(&self) -> Vec<f32> {
-        let behind = (1..=self.reach_points).rev();
-        let behind = behind.map(|i| -self.reach * i as f32 / self.reach_points as f32);
         let between =
             (1..=self.segment_points).map(|i| i as f32 / (self.segment_points + 1) as f32);
-        behind.chain([0.0]).chain(between).collect()
+        self.behind().into_iter().chain(between).collect()
     }
 
-    /// First probe that votes.
-    fn settled(&self, probes: usize) -> usize {
-        ((probes as f64 * self.warm_up) as usize).min(probes - 1)
+    /// The places that vote: behind the reconstruction, and the reconstruction itself.
+    pub(super) fn behind(&self) -> Vec<f32> {
+        let behind = (1..=self.reach_points).rev();
+        let behind = behind.map(|i| -self.reach * i as f32 / self.reach_points as f32);
+        behind.chain([0.0]).collect()
     }
 
-    /// Probes whose segments are drawn, in order.
-    fn segment_probes(&self, probes: usize) -> Vec<usize> {
-        let settled = probes - self.settled(probes);
+    /// First probe that votes, of a trajectory that has `whole` probes at its end.
+    pub(super) fn settled(&self, whole: usize) -> usize {
+        ((whole as f64 * self.warm_up) as usize).min(whole - 1)
+    }
+
+    /// Probes whose segments are drawn, in order, of a trajectory that ended after `probes` of `whole`
+    /// probes.
+    fn segment_probes(&self, probes: usize, whole: usize) -> Vec<usize> {
+        let settled = probes - self.settled(whole).min(probes - 1);
         let count = self.segments.min(settled);
         (1..=count)
             .map(|i| probes - settled + (settled * i).div_ceil(count) - 1)
@@ -152,63 +160,110 @@ pub enum Towards {
     Input,
 }
 
-/// Draws the maps of a wave: probes the segments and joins them with the trajectories.
+/// Images whose segments are probed together: enough to fill launches, while the reconstructions at
+/// the segments' ends stay few.
+pub(super) const DRAWN_TOGETHER: usize = 8;
+
+/// Draws the maps of images, with their inputs' readings and their trajectories: probes the segments
+/// and joins them with the trajectories.
 pub fn draw<B: Backend>(
     prober: &mut Prober<'_, B>,
     backend: &B,
     options: &MapOptions,
     reconstruct: &ReconstructOptions,
-    inputs: &[(At<'_, B::Images>, Reading)],
+    images: &[(Placed<'_, B::Images>, Reading)],
     reconstructions: &mut Reconstructions<B::Images>,
     trajectories: Vec<Vec<Trajectory>>,
 ) -> Result<Vec<DecisionMap>> {
-    let probes = options.segment_probes(reconstruct.probes());
     let places = options.places();
     let paths = reconstruct.paths();
-    // One image at a time, so that the reconstructions at the segments' ends stay few.
-    let mut ends = backend.allocate(prober.shape(), paths.len() * probes.len())?;
-    let mut maps = Vec::with_capacity(inputs.len());
-    for (image, ((input, reading), trajectories)) in inputs.iter().zip(trajectories).enumerate() {
-        let mut jobs = Vec::new();
-        for (i, &path) in paths.iter().enumerate() {
-            for (j, &probe) in probes.iter().enumerate() {
-                let id = ReconstructionId { image, path, probe };
-                reconstructions.assemble(backend, id, &mut ends, i * probes.len() + j)?;
-            }
-        }
-        for end in 0..paths.len() * probes.len() {
-            let blend = |t: &f32| Blend {
-                from: At::new(&ends, end),
-                to: *input,
-                t: *t,
-            };
-            // The reconstruction itself is on its trajectory.
-            jobs.extend(places.iter().filter(|t| **t != 0.0).map(blend));
-        }
-        let mut readings = prober.blends(&jobs)?.into_iter();
-        let mut segments = Vec::with_capacity(paths.len());
-        for trajectory in &trajectories {
-            let mut of_path = Vec::with_capacity(probes.len());
-            for &probe in &probes {
-                let mut points = Vec::with_capacity(places.len());
-                for &t in &places {
-                    let reading = match t {
-                        0.0 => Some(trajectory[probe].reading.clone()),
-                        _ => readings.next(),
+    let mut trajectories = trajectories.into_iter();
+    let mut maps = Vec::with_capacity(images.len());
+    for images in images.chunks(DRAWN_TOGETHER) {
+        let segment_probes =
+            |image: &Placed<'_, _>| options.segment_probes(image.probes, reconstruct.probes());
+        let probes: Vec<Vec<usize>> = images.iter().map(|(i, _)| segment_probes(i)).collect();
+        let segments: usize = probes.iter().map(|probes| probes.len()).sum();
+        let mut ends = backend.allocate(prober.shape(), paths.len() * segments)?;
+        // The input at the other end of each segment.
+        let mut inputs = Vec::with_capacity(paths.len() * segments);
+        for ((image, _), probes) in images.iter().zip(&probes) {
+            for &path in &paths {
+                for &probe in probes {
+                    let id = ReconstructionId {
+                        image: image.place,
+                        path,
+                        probe,
                     };
-                    points.extend(reading.map(|reading| SegmentPoint { t, reading }));
+                    reconstructions.assemble(backend, id, &mut ends, inputs.len())?;
+                    inputs.push(image.input);
                 }
-                of_path.push(Segment { probe, points });
             }
-            segments.push(of_path);
         }
-        maps.push(DecisionMap {
-            input: reading.clone(),
-            trajectories,
-            segments,
-        });
+        // A reconstruction itself is on its trajectory.
+        let to_probe = places.iter().filter(|t| **t != 0.0);
+        let ends = &ends;
+        let jobs: Vec<_> = (inputs.iter().enumerate())
+            .flat_map(|(end, &to)| {
+                let from = At::new(ends, end);
+                to_probe.clone().map(move |&t| Blend { from, to, t })
+            })
+            .collect();
+        let mut readings = prober.blends(&jobs)?.into_iter();
+        for (((_, input), probes), trajectories) in
+            images.iter().zip(&probes).zip(trajectories.by_ref())
+        {
+            let mut segments = Vec::with_capacity(paths.len());
+            for trajectory in &trajectories {
+                let mut of_path = Vec::with_capacity(probes.len());
+                for &probe in probes {
+                    let mut points = Vec::with_capacity(places.len());
+                    for &t in &places {
+                        let reading = match t {
+                            0.0 => Some(trajectory[probe].reading.clone()),
+                            _ => readings.next(),
+                        };
+                        points.extend(reading.map(|reading| SegmentPoint { t, reading }));
+                    }
+                    of_path.push(Segment { probe, points });
+                }
+                segments.push(of_path);
+            }
+            maps.push(DecisionMap {
+                input: input.clone(),
+                trajectories,
+                segments,
+            });
+        }
     }
     Ok(maps)
+}
+
+/// Each class's support: its mean probability over the points that vote.
+pub(super) fn support<'r>(
+    classes: usize,
+    votes: impl IntoIterator<Item = &'r Reading>,
+) -> Vec<f64> {
+    let mut support = vec![0.0; classes];
+    let mut count = 0;
+    for reading in votes {
+        for (class, sum) in support.iter_mut().enumerate() {
+            *sum += reading.probability(class);
+        }
+        count += 1;
+    }
+    support.iter().map(|sum| sum / f64::from(count)).collect()
+}
+
+/// The best supported class other than `input`, the first of equals; `None` where there is but one.
+pub(super) fn best_other(support: &[f64], input: usize) -> Option<usize> {
+    let others = support
+        .iter()
+        .enumerate()
+        .filter(|(class, _)| *class != input);
+    others
+        .max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)))
+        .map(|(class, _)| class)
 }
 
 impl DecisionMap {
@@ -238,27 +293,12 @@ impl DecisionMap {
 
     /// Each class's support: its mean probability over the points that vote.
     pub fn support(&self) -> Vec<f64> {
-        let mut support = vec![0.0; self.input.classes()];
-        let mut count = 0;
-        for vote in self.votes() {
-            for (class, sum) in support.iter_mut().enumerate() {
-                *sum += vote.reading.probability(class);
-            }
-            count += 1;
-        }
-        support.iter().map(|sum| sum / f64::from(count)).collect()
+        support(self.input.classes(), self.votes().map(|vote| vote.reading))
     }
 
     /// The best supported class other than the input label; `None` where the classifier has but one.
     pub fn recovered_label(&self, support: &[f64]) -> Option<usize> {
-        let input = self.input_label();
-        let others = support
-            .iter()
-            .enumerate()
-            .filter(|(class, _)| *class != input);
-        others
-            .max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)))
-            .map(|(class, _)| class)
+        best_other(support, self.input_label())
     }
 
     /// Iteration of the last crossing of a path's trajectory from `label` to the input label.
@@ -420,12 +460,15 @@ mod tests {
             segments: 3,
             ..MapOptions::default()
         };
-        assert_eq!(options.segment_probes(10), [5, 7, 9]);
-        assert_eq!(options.segment_probes(1), [0]);
+        assert_eq!(options.segment_probes(10, 10), [5, 7, 9]);
+        assert_eq!(options.segment_probes(1, 1), [0]);
+        // Ended early: the warm-up stays the same.
+        assert_eq!(options.segment_probes(6, 10), [3, 4, 5]);
+        assert_eq!(options.segment_probes(4, 10), [3]);
         let one = MapOptions {
             segments: 1,
             ..options
         };
-        assert_eq!(one.segment_probes(10), [9]);
+        assert_eq!(one.segment_probes(10, 10), [9]);
     }
 }

@@ -1,11 +1,12 @@
-//! What a wave of images keeps in memory, and which option to lower where that is too much.
+//! What images in flight keep in memory, and which option to lower where that is too much.
 
 use crate::backend::ImageShape;
 use crate::error::Result;
 
 use super::Options;
+use super::decision_map::DRAWN_TOGETHER;
 
-/// A part of the memory that a wave takes.
+/// A part of the memory that images in flight take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryPart {
     pub bytes: u128,
@@ -16,7 +17,7 @@ pub struct MemoryPart {
 }
 
 impl Options {
-    /// The memory of a wave of `images` images of shape `image` and a classifier of `classes` classes,
+    /// The memory of `images` images of shape `image` in flight and a classifier of `classes` classes,
     /// without the engines'.
     ///
     /// # Errors
@@ -42,11 +43,14 @@ impl Options {
         // Logits, and the job and bookkeeping of a probe.
         let reading = floats(classes) + 192;
         let readings = images * paths * reading;
-        // Every path's ends, on-boundary and on-manifold image.
-        let pictures = images * (1 + 4 * paths) + restarts + paths * segments;
+        // The input, the latest reconstruction and the output; every path's ends, on-boundary and
+        // on-manifold image.
+        let together = images.min(DRAWN_TOGETHER as u128);
+        let pictures = images * (3 + 4 * paths) + restarts + together * paths * segments;
         Ok([
             MemoryPart {
-                bytes: instances * (probes + 1) * tile + readings * probes,
+                // As many readings again belong to outcomes that wait to be written.
+                bytes: instances * (probes + 1) * tile + 2 * readings * probes,
                 purpose: "reconstructions",
                 way_out: "lower --restarts, --iterations or --tile, or raise --probe-interval",
             },

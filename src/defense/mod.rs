@@ -10,13 +10,18 @@
 //! stitch. How each is done, and every default, is this project's choice.
 
 mod decision_map;
+mod fitting;
 mod localise;
 mod memory;
+mod options;
+mod outcome;
 mod pipeline;
 mod probe;
 mod push;
 mod reading;
 mod reconstruct;
+mod restore;
+mod settling;
 mod stitch;
 mod stopping;
 mod trajectory;
@@ -25,16 +30,21 @@ mod verdict;
 pub use decision_map::{DecisionMap, MapOptions, Pair, Segment, SegmentPoint, Towards, Vote};
 pub use localise::{Boundary, LocaliseOptions};
 pub use memory::MemoryPart;
+pub use options::Options;
+pub use outcome::{Ablations, Fallback, Outcome, PathOutcome, Shown};
 pub(crate) use pipeline::Room;
-pub use pipeline::{Ablations, Defense, Fallback, Options, Outcome, PathOutcome, Shown};
+pub use pipeline::{Defense, Times};
 pub use probe::Prober;
 pub use push::{PushOptions, Step};
 pub use reading::Reading;
-pub use reconstruct::{Path, ReconstructOptions, ReconstructionId, Reconstructions, reconstruct};
+pub use reconstruct::{
+    Path, Placed, ReconstructOptions, ReconstructionId, Reconstructions, reconstruct,
+};
+pub use settling::SettlingOptions;
 pub use stitch::{StitchMode, StitchOptions};
 pub use stopping::smoothed_psnr_maximum;
 pub use trajectory::{Trajectory, TrajectoryPoint, trace};
 pub(crate) use verdict::evidence;
 #[cfg(test)]
 pub(crate) use verdict::score;
-pub use verdict::{Verdict, VerdictOptions};
+pub use verdict::{Judgement, Verdict, VerdictOptions};

@@ -1,9 +1,11 @@
 //! Stage A: every restart of every image is fitted by DIP instances, a tile each.
 
-use crate::backend::{At, Backend, DipEngine, ImageBuffer, ImageShape, Instance, Stitch, TileGrid};
+use std::ops::Range;
+
+use super::fitting::Fitting;
+use crate::backend::{At, Backend, DipEngine, ImageBuffer, ImageShape, Stitch, TileGrid};
 use crate::dip::{NetSpec, Preset};
 use crate::error::{Error, Result};
-use crate::random::RandomKey;
 
 /// What is fitted, and how long.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -116,10 +118,10 @@ fn shift(restart: usize, base: usize, size: usize) -> usize {
     (shift * size as f64) as usize
 }
 
-/// Names one reconstruction of a wave.
+/// Names one reconstruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReconstructionId {
-    /// The image's place in the wave.
+    /// The image's place in [`Reconstructions`].
     pub image: usize,
     pub path: Path,
     pub probe: usize,
@@ -143,7 +145,17 @@ impl ReconstructOptions {
     }
 }
 
-/// The reconstructions of a wave of images at every probe, kept on the device as tiles.
+/// An image whose reconstructions are there.
+pub struct Placed<'a, I> {
+    /// Where they are in [`Reconstructions`].
+    pub place: usize,
+    pub input: At<'a, I>,
+    /// How many there are of each path.
+    pub probes: usize,
+}
+
+/// The reconstructions of several images at every probe, kept on the device as tiles. An image has a
+/// place, which another one takes when it is done.
 pub struct Reconstructions<I> {
     /// One a restart.
     grids: Vec<TileGrid>,
@@ -157,7 +169,7 @@ pub struct Reconstructions<I> {
 }
 
 impl<I: ImageBuffer> Reconstructions<I> {
-    /// Room for a wave of up to `images` images.
+    /// Places for `images` images.
     pub fn allocate<B: Backend<Images = I>>(
         backend: &B,
         options: &ReconstructOptions,
@@ -189,6 +201,46 @@ impl<I: ImageBuffer> Reconstructions<I> {
         self.starts[self.grids.len()]
     }
 
+    /// Places.
+    pub fn places(&self) -> usize {
+        self.instances / self.instances_of_an_image()
+    }
+
+    /// Where the tiles of each restart lie on an image.
+    pub(super) fn grids(&self) -> &[TileGrid] {
+        &self.grids
+    }
+
+    /// The instances of an image that are restart `restart`'s.
+    pub(super) fn instances_of(&self, restart: usize) -> Range<usize> {
+        self.starts[restart]..self.starts[restart + 1]
+    }
+
+    /// A tile's picture at every probe.
+    pub(super) fn tile_shape(&self) -> ImageShape {
+        self.tiles.shape()
+    }
+
+    /// Where instance `instance` of the image at `place` is kept at `probe`.
+    pub(super) fn index(&self, place: usize, instance: usize, probe: usize) -> usize {
+        probe * self.instances + place * self.instances_of_an_image() + instance
+    }
+
+    /// Keeps the reconstructions of an engine's slots, each at the index that comes with it. Those that
+    /// follow one another are written together.
+    pub(super) fn keep(
+        &mut self,
+        engine: &mut impl DipEngine<Images = I>,
+        slots: &mut [(usize, usize)],
+    ) -> Result<()> {
+        slots.sort_unstable();
+        for run in slots.chunk_by(|a, b| a.0 + 1 == b.0) {
+            let slots: Vec<usize> = run.iter().map(|(_, slot)| *slot).collect();
+            engine.reconstructions(&slots, &mut self.tiles, run[0].0)?;
+        }
+        Ok(())
+    }
+
     /// Writes one reconstruction, tiles put together, to image `index` of `out`.
     pub fn assemble<B: Backend<Images = I>>(
         &mut self,
@@ -197,7 +249,7 @@ impl<I: ImageBuffer> Reconstructions<I> {
         out: &mut I,
         index: usize,
     ) -> Result<()> {
-        let first = of.probe * self.instances + of.image * self.instances_of_an_image();
+        let first = self.index(of.image, 0, of.probe);
         match of.path {
             Path::Restart(restart) => {
                 let first = first + self.starts[restart];
@@ -222,10 +274,10 @@ impl<I: ImageBuffer> Reconstructions<I> {
 }
 
 /// Fits all restarts of `images` (with their content hashes) and keeps the reconstruction at every
-/// probe.
+/// probe, in the place of the image's number.
 ///
-/// Instances go through the engine in groups of its capacity. They do not interact, so the grouping
-/// changes nothing in the result.
+/// Instances that the engine has no slot for wait for one. They do not interact, so this changes
+/// nothing in the result.
 pub fn reconstruct<B: Backend>(
     backend: &B,
     engine: &mut B::Dip,
@@ -233,39 +285,12 @@ pub fn reconstruct<B: Backend>(
     images: &[(At<'_, B::Images>, u64)],
     out: &mut Reconstructions<B::Images>,
 ) -> Result<()> {
-    let per_image = out.instances_of_an_image();
-    let mut targets = backend.allocate(out.tiles.shape(), images.len() * per_image)?;
-    let mut keys = Vec::with_capacity(images.len() * per_image);
-    for (image, hash) in images {
-        for (restart, grid) in out.grids.iter().enumerate() {
-            backend.tile(*image, *grid, &mut targets, keys.len())?;
-            keys.extend((0..grid.tiles()).map(|tile| RandomKey {
-                seed: options.seed.wrapping_add(restart as u64),
-                image: *hash,
-                tile: tile as u32,
-            }));
-        }
+    let mut fitting = Fitting::new(backend, out, engine.capacity(), images.len(), false)?;
+    for (place, (image, hash)) in images.iter().enumerate() {
+        fitting.begin(backend, place, *image, *hash, out)?;
     }
-    for (group, keys) in keys.chunks(engine.capacity()).enumerate() {
-        let first = group * engine.capacity();
-        let instances: Vec<_> = keys
-            .iter()
-            .enumerate()
-            .map(|(slot, key)| Instance {
-                slot,
-                target: At::new(&targets, first + slot),
-                key: *key,
-            })
-            .collect();
-        let slots: Vec<usize> = (0..keys.len()).collect();
-        engine.load(&instances)?;
-        for probe in 0..options.probes() {
-            let phase = backend.phase("DIP step");
-            engine.run(options.probe_interval)?;
-            drop(phase);
-            engine.reconstructions(&slots, &mut out.tiles, probe * out.instances + first)?;
-        }
-        engine.release(&slots)?;
+    while (0..images.len()).any(|place| fitting.probes(place) < options.probes()) {
+        fitting.advance(backend, engine, options, out)?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use crate::backend::{At, Backend};
 use crate::error::Result;
 use crate::io::metrics::decibels;
 
-use super::{Path, Prober, Reading, ReconstructOptions, ReconstructionId, Reconstructions};
+use super::{Path, Placed, Prober, Reading, ReconstructOptions, ReconstructionId, Reconstructions};
 
 /// A reconstruction, probed.
 #[derive(Clone, Debug)]
@@ -21,11 +21,11 @@ pub struct TrajectoryPoint {
 /// The probes of one path, in iteration order.
 pub type Trajectory = Vec<TrajectoryPoint>;
 
-/// Probes all reconstructions of a wave: trajectories by image, then path.
+/// Probes all reconstructions of images: trajectories by image, then path.
 pub fn trace<B: Backend>(
     prober: &mut Prober<'_, B>,
     options: &ReconstructOptions,
-    inputs: &[At<'_, B::Images>],
+    images: &[Placed<'_, B::Images>],
     reconstructions: &mut Reconstructions<B::Images>,
 ) -> Result<Vec<Vec<Trajectory>>> {
     let shape = prober.shape();
@@ -33,22 +33,27 @@ pub fn trace<B: Backend>(
     let grid = options.grids(shape)?[0];
     let paths = options.paths();
     let mut ids = Vec::new();
-    for image in 0..inputs.len() {
+    for image in images {
         for &path in &paths {
-            for probe in 0..options.probes() {
-                ids.push(ReconstructionId { image, path, probe });
-            }
+            ids.extend((0..image.probes).map(|probe| {
+                let id = ReconstructionId {
+                    image: image.place,
+                    path,
+                    probe,
+                };
+                (id, image.input)
+            }));
         }
     }
     let mut errors = Vec::with_capacity(ids.len());
     let readings = prober.probe(&ids, |backend, ids, out| {
-        for (index, id) in ids.iter().enumerate() {
+        for (index, (id, _)) in ids.iter().enumerate() {
             reconstructions.assemble(backend, *id, out, index)?;
         }
         let pairs: Vec<_> = ids
             .iter()
             .enumerate()
-            .map(|(index, id)| (At::new(&*out, index), inputs[id.image]))
+            .map(|(index, (_, input))| (At::new(&*out, index), *input))
             .collect();
         let by_tile = backend.squared_error(&pairs, grid)?;
         for tiles in by_tile.chunks_exact(grid.tiles()) {
@@ -64,19 +69,20 @@ pub fn trace<B: Backend>(
         }
         Ok(())
     })?;
-    let mut points = ids
+    let mut points =
+        ids.iter()
+            .zip(readings)
+            .zip(errors)
+            .map(|(((id, _), reading), (psnr, least))| TrajectoryPoint {
+                iteration: options.iteration(id.probe),
+                reading,
+                psnr,
+                least_tile_psnr: least,
+            });
+    Ok(images
         .iter()
-        .zip(readings)
-        .zip(errors)
-        .map(|((id, reading), (psnr, least))| TrajectoryPoint {
-            iteration: options.iteration(id.probe),
-            reading,
-            psnr,
-            least_tile_psnr: least,
-        });
-    Ok((0..inputs.len())
-        .map(|_| {
-            let of_path = |_: &Path| points.by_ref().take(options.probes()).collect();
+        .map(|image| {
+            let of_path = |_: &Path| points.by_ref().take(image.probes).collect();
             paths.iter().map(of_path).collect()
         })
         .collect())

@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Result};
 
-use super::DecisionMap;
+use super::Reading;
+use super::decision_map::best_other;
 
 /// What the map says of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -68,21 +69,44 @@ impl VerdictOptions {
             Verdict::Undecided
         }
     }
+
+    /// Judges an input by the support of all classes.
+    pub fn judge(&self, input: &Reading, support: Vec<f64>) -> Judgement {
+        let recovered = best_other(&support, input.label());
+        let score = recovered.map_or(0.0, |label| score(input, &support, label));
+        Judgement {
+            support,
+            recovered,
+            score,
+            verdict: self.verdict(score),
+        }
+    }
 }
 
-/// How strongly the map speaks for `label` against the input label, in `[0, 1]`; ½ is the even point.
+/// What the support of all classes says of an input.
+#[derive(Clone, Debug)]
+pub struct Judgement {
+    /// By class.
+    pub support: Vec<f64>,
+    /// The best supported label other than the input label; `None` where the classifier has but one.
+    pub recovered: Option<usize>,
+    pub score: f64,
+    pub verdict: Verdict,
+}
+
+/// How strongly the support speaks for `label` against the input label, in `[0, 1]`; ½ is the even
+/// point.
 ///
 /// Two things count. The odds of the two labels where the map votes: behind the reconstructions an
 /// adversarial label fades. And how far these odds have moved from those at the input: a clean
 /// picture's reconstruction is doubted where the picture itself was, an adversarial one's is not.
 /// The second weighs a quarter of the first and is bounded, since attacks can choose the confidence
 /// at the input freely. The numbers were measured on pictures attacked through EfficientNet-Lite0.
-pub fn score(map: &DecisionMap, support: &[f64], label: usize) -> f64 {
-    let input = map.input_label();
+pub(crate) fn score(input: &Reading, support: &[f64], label: usize) -> f64 {
     // Below this a probability is as good as zero, and so that logarithms are finite.
     let log = |p: f64| p.max(1e-12).ln();
-    let odds = log(support[label]) - log(support[input]);
-    let odds_at_input = log(map.input.probability(label)) - log(map.input.probability(input));
+    let odds = log(support[label]) - log(support[input.label()]);
+    let odds_at_input = log(input.probability(label)) - log(input.confidence());
     1.0 / (1.0 + (-evidence(odds, odds_at_input).0).exp())
 }
 
@@ -109,17 +133,11 @@ const MOST_MOVED: f64 = 8.0;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::defense::Reading;
 
     /// The score of label 1 for probabilities of labels 0 and 1 at the input, and their support.
     fn score_of(input: [f64; 2], support: [f64; 2]) -> f64 {
         let logits = input.map(|p| p.ln() as f32);
-        let map = DecisionMap {
-            input: Reading::new(&logits),
-            trajectories: vec![],
-            segments: vec![],
-        };
-        score(&map, &support, 1)
+        score(&Reading::new(&logits), &support, 1)
     }
 
     #[test]

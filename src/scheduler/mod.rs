@@ -1,166 +1,34 @@
-//! From a stream of pictures to their outcomes: which images share the device, and when.
+//! From a stream of pictures to their outcomes: which images share a device, and when.
 //!
-//! Images are taken in waves. All images of a wave are reconstructed, probed, localised and pushed
-//! together, so that every launch of the DIP engine and of the classifier is as full as the wave
-//! allows. Decoding runs ahead on its own thread, by one wave at most.
+//! ```text
+//! reader ─► queue ─► a thread a device ─► queue ─► writers
+//!             ▲             │
+//!             └── images of a device that fails
+//! ```
+//!
+//! Batching is continuous: an image takes its instances' slots of the DIP engine, runs on beside images
+//! that began before or after it, and leaves when it is done; the next one takes its place. Images that
+//! end at the same time share the classifier's launches. Preprocessing has given all of them the
+//! classifier's one size, so that images of different sizes share a batch like any others.
+//!
+//! Reading and writing have threads of their own, with as many pictures between them and the devices as
+//! these have in flight.
 
-use std::sync::mpsc;
+mod plan;
+mod queue;
+mod usage;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, mpsc};
 use std::time::Instant;
 
+pub use self::plan::Plan;
+use self::queue::{Job, Queue};
+pub use self::usage::{Phases, Usage};
 use crate::backend::{Backend, ImageShape};
-use crate::defense::{Defense, MemoryPart, Options, Outcome, Prober, Room};
+use crate::defense::{Defense, Outcome};
 use crate::error::{Error, Result};
 use crate::io::Picture;
-
-/// How many images are in flight together, and on how many DIP instances.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Plan {
-    /// Images in flight.
-    pub wave: usize,
-    /// DIP instances that run at once.
-    pub capacity: usize,
-}
-
-/// Waves beyond this size fill no launch better, but hold more reconstructions in memory.
-const MAX_WAVE: usize = 64;
-
-impl Plan {
-    /// As many images as `capacity` instances (the backend's choice where `None`) hold, at least one;
-    /// fewer where the device's memory is too small for so many.
-    ///
-    /// A capacity below one image's instances is kept: its instances then run in turns. `classes` is
-    /// the length of the classifier's rows.
-    ///
-    /// # Errors
-    /// An option that cannot be used, or more memory for a single image than is free.
-    pub fn new<B: Backend>(
-        backend: &B,
-        options: &Options,
-        image: ImageShape,
-        classes: usize,
-        capacity: Option<usize>,
-    ) -> Result<Plan> {
-        options.validate()?;
-        let reconstruct = &options.reconstruct;
-        let grids = reconstruct.grids(image)?;
-        let most = match capacity {
-            Some(0) => return Err(Error::invalid("the capacity must be at least 1 instance")),
-            Some(capacity) => capacity,
-            None => backend.dip_capacity(
-                &reconstruct.spec,
-                grids[0].tile_height,
-                grids[0].tile_width,
-            )?,
-        };
-        let an_image: usize = grids.iter().map(|grid| grid.tiles()).sum();
-        let mut plan = Plan {
-            wave: (most / an_image).clamp(1, MAX_WAVE),
-            capacity: most,
-        };
-        let Some(free) = backend.free_bytes() else {
-            return Ok(plan);
-        };
-        loop {
-            let instances = plan.capacity.min(plan.wave * an_image);
-            let mut parts = options.memory(image, classes, plan.wave)?.to_vec();
-            parts.push(MemoryPart {
-                bytes: backend.dip_bytes(
-                    &reconstruct.spec,
-                    grids[0].tile_height,
-                    grids[0].tile_width,
-                    instances,
-                )?,
-                purpose: "DIP networks",
-                way_out: "lower --capacity, --tile, --channels, --skip or --input-depth",
-            });
-            if parts.iter().map(|part| part.bytes).sum::<u128>() <= free.into() {
-                return Ok(plan);
-            }
-            plan = match plan.smaller() {
-                Some(smaller) if smaller.wave < plan.wave || capacity.is_none() => smaller,
-                _ => return Err(too_much(&parts, free)),
-            };
-        }
-    }
-
-    /// A defence with this plan's memory. Where the device turns out to have less than it said, the plan
-    /// is made smaller, with a warning; the plan that came of it is returned too.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`]: not even one image and one instance fit. An option that cannot be used;
-    /// the device's errors.
-    pub fn defense<'b, B: Backend>(
-        self,
-        backend: &'b B,
-        prober: Prober<'b, B>,
-        options: Options,
-    ) -> Result<(Plan, Defense<'b, B>)> {
-        let shape = prober.shape();
-        let (plan, room) = self.make(|plan| {
-            let room = Room::new(backend, &options, shape, plan.wave, plan.capacity)?;
-            Ok((plan, room))
-        })?;
-        Ok((plan, Defense::new(backend, prober, options, room)))
-    }
-
-    /// What `make` makes of this plan, or of the largest smaller one that the device's memory allows.
-    fn make<T>(self, make: impl Fn(Plan) -> Result<T>) -> Result<T> {
-        let mut plan = self;
-        loop {
-            let error = match make(plan) {
-                Err(error @ Error::OutOfMemory(_)) => error,
-                made => {
-                    if made.is_ok() && plan != self {
-                        log::warn!(
-                            "the device's memory holds {} images and {} instances at once, not {} and {}",
-                            plan.wave,
-                            plan.capacity,
-                            self.wave,
-                            self.capacity
-                        );
-                    }
-                    return made;
-                }
-            };
-            plan = plan.smaller().ok_or(error)?;
-        }
-    }
-
-    /// With half the images or, where there is only one, half the instances.
-    fn smaller(self) -> Option<Plan> {
-        let Plan { wave, capacity } = self;
-        match (wave, capacity) {
-            (2.., _) => Some(Plan {
-                wave: wave / 2,
-                ..self
-            }),
-            (_, 2..) => Some(Plan {
-                capacity: capacity / 2,
-                ..self
-            }),
-            _ => None,
-        }
-    }
-}
-
-/// What a single image that does not fit the memory gives.
-fn too_much(parts: &[MemoryPart], free: u64) -> Error {
-    let gigabytes = |bytes: u128| bytes as f64 / 1e9;
-    let needed = parts.iter().map(|part| part.bytes).sum();
-    let most = parts.iter().max_by_key(|part| part.bytes);
-    let part = most.map_or(String::new(), |most| {
-        let bytes = gigabytes(most.bytes);
-        format!(
-            " ({bytes:.1} GB of it for {}); {}",
-            most.purpose, most.way_out
-        )
-    });
-    Error::invalid(format!(
-        "an image needs {:.1} GB of memory where {:.1} GB are free{part}",
-        gigabytes(needed),
-        gigabytes(free.into()),
-    ))
-}
 
 /// A picture and what became of it.
 #[derive(Debug)]
@@ -169,102 +37,245 @@ pub struct Purified {
     pub outcome: Outcome,
 }
 
-/// Purifies a stream of pictures.
-///
-/// `pictures` gives each picture with its name, or why it could not be read; it is drawn on a thread
-/// of its own. `done` gets every outcome, in order, with the seconds that it took (its part of its
-/// wave's time), and may fail to end the run.
-///
-/// `stop` is asked before each wave: the images in flight are then finished and the rest is left.
-///
-/// # Errors
-/// [`Error::Interrupted`] where `stop` ended the run; the first error of the device or of `done`.
-pub fn run<B: Backend, T: Send>(
-    defense: &mut Defense<'_, B>,
-    pictures: impl Iterator<Item = (T, Result<Picture>)> + Send,
-    stop: &(dyn Fn() -> bool + Sync),
-    mut done: impl FnMut(T, Result<Purified>, f64) -> Result<()>,
-) -> Result<()> {
-    let wave = defense.wave();
-    std::thread::scope(|scope| {
-        let (sender, receiver) = mpsc::sync_channel(wave);
-        scope.spawn(move || {
-            for picture in pictures {
-                if stop() || sender.send(picture).is_err() {
-                    break;
-                }
-            }
-        });
-        loop {
-            if stop() {
-                return Err(Error::Interrupted);
-            }
-            let _phase = defense.backend().phase("scheduler");
-            let drawn: Vec<(T, Result<Picture>)> = receiver.iter().take(wave).collect();
-            if drawn.is_empty() {
-                break;
-            }
-            let start = Instant::now();
-            let (names, pictures): (Vec<T>, Vec<Result<Picture>>) = drawn.into_iter().unzip();
-            let readable: Vec<&Picture> = pictures.iter().flatten().collect();
-            let mut outcomes = defense.purify(&readable)?.into_iter();
-            let seconds = start.elapsed().as_secs_f64() / readable.len().max(1) as f64;
-            for (name, picture) in names.into_iter().zip(pictures) {
-                let purified = picture.and_then(|picture| match outcomes.next() {
-                    Some(outcome) => {
-                        outcome.input.check()?;
-                        Ok(Purified { picture, outcome })
-                    }
-                    None => Err(Error::Device("an outcome of the wave is missing".into())),
-                });
-                let seconds = if purified.is_ok() { seconds } else { 0.0 };
-                done(name, purified, seconds)?;
-            }
-        }
-        if stop() {
-            Err(Error::Interrupted)
-        } else {
-            Ok(())
-        }
-    })
+/// Threads that hand results on. They wait for the disk most of the time, each for a file of its own.
+const WRITERS: usize = 8;
+
+/// A picture on its way to the writers.
+struct Ended<T> {
+    name: T,
+    purified: Result<Purified>,
+    seconds: f64,
 }
 
-#[cfg(test)]
-mod tests {
-    use std::cell::RefCell;
+/// Purifies a stream of pictures on one or more devices.
+///
+/// `pictures` gives each picture with its name, or why it could not be read; it is drawn on a thread
+/// of its own. `done` gets every outcome, in any order and from several threads, with the image's part of
+/// the seconds that its device worked; it may fail to end the run.
+///
+/// A device that fails is dropped, and its images go to the others. When the last one fails, so does the
+/// run. When `stop` says so, the images in flight are finished and the rest is left.
+///
+/// Gives where the time went, also of a run that failed.
+///
+/// # Errors
+/// [`Error::Interrupted`] where `stop` ended the run; the first error of `done`; the last device's.
+pub fn run<B: Backend, T: Send>(
+    defenses: &mut [Defense<'_, B>],
+    pictures: impl Iterator<Item = (T, Result<Picture>)> + Send,
+    stop: &(dyn Fn() -> bool + Sync),
+    done: impl Fn(T, Result<Purified>, f64) -> Result<()> + Sync,
+) -> (Usage, Result<()>) {
+    let start = Instant::now();
+    let Some(shape) = defenses.first().map(Defense::shape) else {
+        let none = Error::invalid("a run needs a device");
+        return (Usage::default(), Err(none));
+    };
+    let places: usize = defenses.iter().map(Defense::places).sum();
+    let pools = match pools(defenses.len()) {
+        Ok(pools) => pools,
+        Err(error) => return (Usage::default(), Err(error)),
+    };
+    let queue = Queue::new(defenses.len(), places, stop);
+    let (sender, receiver) = mpsc::sync_channel(places);
+    let receiver = Mutex::new(receiver);
+    let broken = AtomicBool::new(false);
+    let devices = defenses.len();
+    let phases = std::thread::scope(|scope| {
+        let to_writers = sender.clone();
+        let (queue, receiver, broken, done) = (&queue, &receiver, &broken, &done);
+        scope.spawn(move || read(pictures, shape, queue, &to_writers));
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|_| scope.spawn(move || write(receiver, queue, broken, done)))
+            .collect();
+        let mut pools = pools.iter();
+        let devices: Vec<_> = defenses
+            .iter_mut()
+            .map(|defense| {
+                let (sender, pool) = (sender.clone(), pools.next());
+                scope.spawn(move || match pool {
+                    Some(pool) => pool.install(|| work(defense, queue, &sender)),
+                    None => work(defense, queue, &sender),
+                })
+            })
+            .collect();
+        drop(sender);
+        let ended = devices
+            .into_iter()
+            .chain(writers)
+            .map(|thread| thread.join());
+        let phases: Vec<Phases> = ended
+            .map(|phases| phases.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect();
+        phases.into_iter().sum()
+    });
+    let usage = Usage::new(phases, devices, start.elapsed().as_secs_f64());
+    let ended = match queue.into_failure() {
+        Some(error) => Err(error),
+        None if stop() => Err(Error::Interrupted),
+        None => Ok(()),
+    };
+    (usage, ended)
+}
 
-    use super::*;
-
-    /// Every plan that is tried where `fits` says what the memory holds.
-    fn tried(plan: Plan, fits: impl Fn(Plan) -> bool) -> (Result<Plan>, Vec<(usize, usize)>) {
-        let tried = RefCell::new(vec![]);
-        let made = plan.make(|plan| {
-            tried.borrow_mut().push((plan.wave, plan.capacity));
-            match fits(plan) {
-                true => Ok(plan),
-                false => Err(Error::OutOfMemory("a chip".to_owned())),
-            }
-        });
-        (made, tried.into_inner())
+/// The threads of each of several devices, whose part they are of all threads; a single device has them
+/// all without a pool of its own.
+fn pools(devices: usize) -> Result<Vec<rayon::ThreadPool>> {
+    if devices == 1 {
+        return Ok(vec![]);
     }
+    let threads = (rayon::current_num_threads() / devices).max(1);
+    let pool = |_| {
+        let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        builder
+            .build()
+            .map_err(|error| Error::Device(format!("{threads} threads cannot be started: {error}")))
+    };
+    (0..devices).map(pool).collect()
+}
 
-    #[test]
-    fn what_the_memory_does_not_hold_is_made_smaller() {
-        let plan = Plan {
-            wave: 5,
-            capacity: 20,
+/// The reader's thread: pictures go to the queue, errors to the writers.
+fn read<T>(
+    pictures: impl Iterator<Item = (T, Result<Picture>)>,
+    shape: ImageShape,
+    queue: &Queue<'_, T>,
+    writers: &mpsc::SyncSender<Ended<T>>,
+) {
+    /// Closes the queue, also where a decoder panics.
+    struct Closing<'q, 's, T>(&'q Queue<'s, T>);
+    impl<T> Drop for Closing<'_, '_, T> {
+        fn drop(&mut self) {
+            self.0.close();
+        }
+    }
+    let closing = Closing(queue);
+    for (name, picture) in pictures {
+        let fits = |picture: Picture| match picture.shape == shape {
+            true => Ok(picture),
+            false => Err(Error::invalid(format!(
+                "a picture of {} where {shape} is needed",
+                picture.shape
+            ))),
         };
-        let (made, all) = tried(plan, |_| true);
-        assert_eq!((made.unwrap(), all.len()), (plan, 1));
-        let (made, all) = tried(plan, |plan| plan.wave == 1 && plan.capacity <= 6);
-        let made = made.unwrap();
-        assert_eq!((made.wave, made.capacity), (1, 5));
-        assert_eq!(all, [(5, 20), (2, 20), (1, 20), (1, 10), (1, 5)]);
-        let (made, all) = tried(plan, |_| false);
-        assert!(matches!(made, Err(Error::OutOfMemory(_))));
-        assert_eq!(all.last(), Some(&(1, 1)));
-        // Other errors are not the memory's.
-        let made = plan.make(|_| Err::<(), _>(Error::invalid("an option")));
-        assert!(matches!(made, Err(Error::Invalid(_))));
+        let goes_on = match picture.and_then(fits) {
+            Ok(picture) => queue.put(Job { name, picture }),
+            Err(error) => {
+                let failed = Ended {
+                    name,
+                    purified: Err(error),
+                    seconds: 0.0,
+                };
+                writers.send(failed).is_ok() && !queue.is_over()
+            }
+        };
+        if !goes_on {
+            break;
+        }
+    }
+    drop(closing);
+}
+
+/// A writer's thread. When writing fails, the run does, and what is left goes unwritten.
+fn write<T>(
+    results: &Mutex<mpsc::Receiver<Ended<T>>>,
+    queue: &Queue<'_, T>,
+    broken: &AtomicBool,
+    done: &(impl Fn(T, Result<Purified>, f64) -> Result<()> + Sync),
+) -> Phases {
+    let mut writing = 0.0;
+    loop {
+        let next = results.lock().expect("no thread panics with it").recv();
+        let Ok(result) = next else { break };
+        if broken.load(Ordering::Relaxed) {
+            continue;
+        }
+        let start = Instant::now();
+        if let Err(error) = done(result.name, result.purified, result.seconds) {
+            broken.store(true, Ordering::Relaxed);
+            queue.fail(error);
+        }
+        writing += start.elapsed().as_secs_f64();
+    }
+    Phases {
+        writing,
+        ..Phases::default()
+    }
+}
+
+/// An image in flight on a device.
+struct Flying<T> {
+    job: Job<T>,
+    /// Its part of the device's time.
+    seconds: f64,
+}
+
+/// A device's thread.
+fn work<B: Backend, T>(
+    defense: &mut Defense<'_, B>,
+    queue: &Queue<'_, T>,
+    writers: &mpsc::SyncSender<Ended<T>>,
+) -> Phases {
+    let mut phases = Phases::default();
+    let mut flying: Vec<Option<Flying<T>>> = (0..defense.places()).map(|_| None).collect();
+    let mut in_flight = 0;
+    while !queue.has_failed() {
+        let start = Instant::now();
+        let jobs = queue.take(defense.places() - in_flight, in_flight == 0);
+        let taken = Instant::now();
+        phases.waiting_for_pictures += (taken - start).as_secs_f64();
+        in_flight += jobs.len();
+        if in_flight == 0 {
+            break;
+        }
+        let _phase = defense.backend().phase("scheduler");
+        let pictures: Vec<&Picture> = jobs.iter().map(|job| &job.picture).collect();
+        let advanced = defense
+            .admit(&pictures)
+            .and_then(|places| Ok((places, defense.advance()?)));
+        let (places, outcomes) = match advanced {
+            Ok(advanced) => advanced,
+            Err(error @ (Error::Device(_) | Error::OutOfMemory(_))) => {
+                let flying = flying.into_iter().flatten().map(|flying| flying.job);
+                let lost = flying.chain(jobs).collect();
+                queue.lose_device(&defense.backend().name(), error, lost);
+                break;
+            }
+            Err(error) => {
+                queue.fail(error);
+                break;
+            }
+        };
+        for (place, job) in places.into_iter().zip(jobs) {
+            flying[place] = Some(Flying { job, seconds: 0.0 });
+        }
+        let part = taken.elapsed().as_secs_f64() / in_flight as f64;
+        for flying in flying.iter_mut().flatten() {
+            flying.seconds += part;
+        }
+        let advanced = Instant::now();
+        for (place, outcome) in outcomes {
+            let Some(Flying { job, seconds }) = flying[place].take() else {
+                continue;
+            };
+            let Job { name, picture } = job;
+            let checked = outcome.input.check();
+            let result = Ended {
+                name,
+                purified: checked.map(|()| Purified { picture, outcome }),
+                seconds,
+            };
+            // The writers' end is the run's.
+            let _ = writers.send(result);
+            in_flight -= 1;
+            queue.done(1);
+        }
+        phases.waiting_for_writers += advanced.elapsed().as_secs_f64();
+    }
+    let times = defense.take_times();
+    Phases {
+        dip: times.dip,
+        probing: times.probing,
+        restoring: times.restoring,
+        ..phases
     }
 }

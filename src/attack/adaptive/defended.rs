@@ -20,7 +20,7 @@ use crate::io::Picture;
 /// the next they are drawn anew, also with the same seed.
 ///
 /// A reading costs a purification an image, a gradient as many as there are draws. Images of a call
-/// share the defence's waves: call with [`batch`](Self::batch) images or more.
+/// share the defence's launches: call with [`batch`](Self::batch) images or more.
 ///
 /// What the rules take for granted:
 ///
@@ -63,7 +63,7 @@ impl<'a, 'b, B: Backend> Defended<'a, 'b, B> {
 
     /// Images that are purified together.
     pub fn batch(&self) -> usize {
-        self.defense.wave()
+        self.defense.places()
     }
 
     /// Purifications so far.
@@ -76,7 +76,7 @@ impl<'a, 'b, B: Backend> Defended<'a, 'b, B> {
         self.defense.probes()
     }
 
-    /// Purifies up to a wave of images.
+    /// Purifies up to a batch of images.
     fn purify(&mut self, images: &[&[f32]], seed: u64) -> Result<Vec<Outcome>> {
         let picture = |pixels: &&[f32]| Picture {
             shape: self.defense.shape(),
@@ -91,7 +91,7 @@ impl<'a, 'b, B: Backend> Defended<'a, 'b, B> {
         outcomes
     }
 
-    /// The rule's slope for image `place` of the wave that gave `outcome`.
+    /// The rule's slope for image `place` of the batch that gave `outcome`.
     fn slope(
         &mut self,
         place: usize,
@@ -168,17 +168,17 @@ impl<B: Backend> Victim for Defended<'_, '_, B> {
 
     fn read(&mut self, images: &[&[f32]]) -> Result<Vec<Reading>> {
         let mut readings = Vec::with_capacity(images.len());
-        for wave in images.chunks(self.batch()) {
-            let outcomes = self.purify(wave, self.seed)?;
+        for batch in images.chunks(self.batch()) {
+            let outcomes = self.purify(batch, self.seed)?;
             readings.extend(outcomes.into_iter().map(|outcome| outcome.output));
         }
         Ok(readings)
     }
 
     fn gradient(&mut self, images: &[&[f32]], losses: &[Loss]) -> Result<Vec<Slope>> {
-        let wave = self.batch();
+        let batch = self.batch();
         let mut slopes = Vec::with_capacity(images.len());
-        for (images, losses) in images.chunks(wave).zip(losses.chunks(wave)) {
+        for (images, losses) in images.chunks(batch).zip(losses.chunks(batch)) {
             let mut draws: Vec<Vec<Slope>> = images.iter().map(|_| Vec::new()).collect();
             for seed in self.adaptive.draws(self.seed) {
                 let outcomes = self.purify(images, seed)?;

@@ -41,7 +41,7 @@ fn ascend(verdict: &VerdictOptions, always: bool, all: &[Reading], loss: Loss) -
     let map = map(input, votes);
     let support = map.support();
     let recovered = map.recovered_label(&support).unwrap();
-    let score = score(&map, &support, recovered);
+    let score = score(&map.input, &support, recovered);
     let undecided = score < verdict.adversarial_from && (always || score > verdict.clean_below);
     let votes = votes.iter().collect();
     let shown = undecided.then_some(shown);
@@ -53,7 +53,7 @@ fn decided(verdict: &VerdictOptions, always: bool, all: &[Reading]) -> usize {
     let map = map(&all[0], &all[2..]);
     let support = map.support();
     let recovered = map.recovered_label(&support).unwrap();
-    let score = score(&map, &support, recovered);
+    let score = score(&map.input, &support, recovered);
     if score >= verdict.adversarial_from {
         recovered
     } else if score <= verdict.clean_below && !always {

@@ -44,7 +44,7 @@ fn with_defense<T>(
     let engine = || CpuBackend.classifier(&graph, 4).unwrap();
     let prober = Prober::new(&CpuBackend, engine(), 8).unwrap();
     let plan = Plan {
-        wave: 2,
+        images: 2,
         capacity: 4,
     };
     let defense = plan.defense(&CpuBackend, prober, options.clone());

@@ -1,0 +1,109 @@
+//! Continuous batching against fixed batches where verdicts settle early: in a fixed batch all images
+//! wait for the slowest.
+//!
+//! `cargo bench --bench continuous_batching -- [PICTURES [MODEL.onnx]]`; the model takes 32×32 pictures, by
+//! default `../shared/models/cifar-resnet20.onnx`.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use backstitch::backend::Backend;
+use backstitch::backend::cpu::CpuBackend;
+use backstitch::classifier::{Graph, LoadOptions};
+use backstitch::defense::{Defense, Options, Outcome, Prober, ReconstructOptions, SettlingOptions};
+use backstitch::dip::Preset;
+use backstitch::io::Picture;
+use backstitch::io::picture::rgb;
+use backstitch::random::{Purpose, RandomKey};
+use backstitch::scheduler::Plan;
+
+/// Of a restart that does not end early.
+const ITERATIONS: u32 = 2000;
+/// Part of the trajectory after which verdicts may settle.
+const WARM_UP: f64 = 0.1;
+
+/// A smooth picture with noise, both of their own strength.
+fn picture(number: u64) -> Picture {
+    let key = RandomKey {
+        image: number,
+        ..RandomKey::default()
+    };
+    let (mut waves, mut noise) = (vec![0.0; 24], vec![0.0; 3 * 32 * 32]);
+    key.normal(Purpose::Input, 0, waves.len(), |i, g| waves[i] = g);
+    key.normal(Purpose::Jitter, 0, noise.len(), |i, g| noise[i] = g);
+    let strength = 0.03 * (number % 4) as f32;
+    let pixel = |i: usize| {
+        let (channel, y, x) = (i / 1024, i / 32 % 32, i % 32);
+        let (y, x) = (y as f32 / 32.0, x as f32 / 32.0);
+        let wave = |w: &[f32]| 0.15 * (6.0 * (w[0] * y + w[1] * x) + 3.0 * w[2]).sin();
+        let of_channel = &waves[8 * channel..][..8];
+        let smooth = 0.5 + wave(&of_channel[..3]) + wave(&of_channel[3..6]) + 0.1 * of_channel[6];
+        (smooth + strength * noise[i]).clamp(0.0, 1.0)
+    };
+    Picture {
+        shape: rgb(32, 32),
+        pixels: (0..noise.len()).map(pixel).collect(),
+        eight_bit: false,
+    }
+}
+
+fn defense<'b>(backend: &'b CpuBackend, graph: &Graph) -> Defense<'b, CpuBackend> {
+    let mut options = Options::new(ReconstructOptions::preset(Preset::Cifar, 3));
+    options.stop_early = Some(SettlingOptions::default());
+    // Long trajectories whose warm-up is over soon, so that images end at very different times.
+    options.reconstruct.iterations = ITERATIONS;
+    options.reconstruct.probe_interval = ITERATIONS / 40;
+    options.map.warm_up = WARM_UP;
+    let shape = graph.input_shape();
+    let plan = Plan::new(backend, &options, shape, graph.classes(), Some(64));
+    let batch = backend.classifier_batch();
+    let classifier = backend.classifier(graph, batch).expect("a classifier");
+    let prober = Prober::new(backend, classifier, batch).expect("memory");
+    let plan = plan.expect("a plan");
+    plan.defense(backend, prober, options).expect("memory").1
+}
+
+fn main() {
+    let mut arguments = std::env::args().skip(1).filter(|a| !a.starts_with("--"));
+    let count = arguments
+        .next()
+        .map_or(100, |n| n.parse().expect("a number of pictures"));
+    let model = arguments.next().map_or_else(
+        || {
+            PathBuf::from(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../shared/models/cifar-resnet20.onnx"
+            ))
+        },
+        PathBuf::from,
+    );
+    if !model.exists() {
+        println!("skipped: {} is not there", model.display());
+        return;
+    }
+    let graph = Graph::load(&model, &LoadOptions::default()).expect("a model");
+    let pictures: Vec<Picture> = (0..count).map(picture).collect();
+    let pictures: Vec<&Picture> = pictures.iter().collect();
+    let mut defense = defense(&CpuBackend, &graph);
+    let mut purify = |name: &str, batch: usize| {
+        let start = Instant::now();
+        let mut outcomes: Vec<Outcome> = vec![];
+        for pictures in pictures.chunks(batch) {
+            outcomes.extend(defense.purify(pictures).expect("a device that works"));
+        }
+        let rate = count as f64 / start.elapsed().as_secs_f64();
+        let mut ends: Vec<u64> = outcomes.iter().map(|o| o.iterations / 4).collect();
+        ends.sort_unstable();
+        let quantiles = [0, 25, 50, 75, 100].map(|q| ends[(ends.len() - 1) * q / 100]);
+        let mean = ends.iter().sum::<u64>() as f64 / ends.len() as f64;
+        println!(
+            "{name}: {rate:.3} pictures a second, {mean:.0} of {ITERATIONS} iterations (quartiles {quantiles:?}); {:?}",
+            defense.take_times()
+        );
+        rate
+    };
+    let places = 16;
+    let fixed = purify("fixed batches", places);
+    let continuous = purify("continuous batching", count as usize);
+    println!("{:.2} times", continuous / fixed);
+}

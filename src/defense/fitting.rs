@@ -1,0 +1,187 @@
+//! Stage A under way: which instance of which image each slot of the DIP engine holds.
+//!
+//! Slots are a pool. An image's instances take the slots that are free, wait for others where these are
+//! too few, and leave them when they are done, so that images that began at different times run
+//! together. An engine counts each slot's iterations, and instances do not interact: when an image
+//! begins, in which slots and beside which others changes nothing in its reconstructions.
+
+use std::collections::VecDeque;
+
+use super::{ReconstructOptions, Reconstructions};
+use crate::backend::{At, Backend, DipEngine, ImageBuffer, Instance};
+use crate::error::Result;
+use crate::random::RandomKey;
+
+/// The instances of the images in flight.
+pub struct Fitting<I> {
+    /// The pictures to fit: all instances of every place.
+    targets: I,
+    slots: Vec<Option<Fit>>,
+    /// By place.
+    images: Vec<Option<Fitted>>,
+    /// Places with instances that wait for slots, the longest wait first.
+    waiting: VecDeque<usize>,
+    /// Whether an image's instances begin together, where there are slots enough for all.
+    together: bool,
+}
+
+/// What a slot holds.
+#[derive(Clone, Copy)]
+struct Fit {
+    place: usize,
+    instance: usize,
+}
+
+/// How far an image is.
+struct Fitted {
+    hash: u64,
+    /// The first instance that waits for a slot.
+    next: usize,
+    /// Probes of each instance.
+    probes: Vec<usize>,
+}
+
+impl<I: ImageBuffer> Fitting<I> {
+    /// Nothing yet, for an engine of `capacity` slots and images in the first `places` places of
+    /// `reconstructions`.
+    ///
+    /// Where images may end before their last iteration they should begin with all their instances
+    /// `together`: one that is ahead of the others runs further than its image needs.
+    pub fn new<B: Backend<Images = I>>(
+        backend: &B,
+        reconstructions: &Reconstructions<I>,
+        capacity: usize,
+        places: usize,
+        together: bool,
+    ) -> Result<Self> {
+        let per_image = reconstructions.instances_of_an_image();
+        Ok(Fitting {
+            targets: backend.allocate(reconstructions.tile_shape(), places * per_image)?,
+            slots: vec![None; capacity],
+            images: (0..places).map(|_| None).collect(),
+            waiting: VecDeque::new(),
+            together: together && per_image <= capacity,
+        })
+    }
+
+    /// Begins with an image of content hash `hash` at a free place.
+    pub fn begin<B: Backend<Images = I>>(
+        &mut self,
+        backend: &B,
+        place: usize,
+        image: At<'_, I>,
+        hash: u64,
+        reconstructions: &Reconstructions<I>,
+    ) -> Result<()> {
+        let per_image = reconstructions.instances_of_an_image();
+        for (restart, grid) in reconstructions.grids().iter().enumerate() {
+            let first = place * per_image + reconstructions.instances_of(restart).start;
+            backend.tile(image, *grid, &mut self.targets, first)?;
+        }
+        self.images[place] = Some(Fitted {
+            hash,
+            next: 0,
+            probes: vec![0; per_image],
+        });
+        self.waiting.push_back(place);
+        Ok(())
+    }
+
+    /// Probes that all instances of the image at `place` have reached; 0 for a free place.
+    pub fn probes(&self, place: usize) -> usize {
+        let image = self.images[place].as_ref();
+        image.map_or(0, |image| image.probes.iter().copied().min().unwrap_or(0))
+    }
+
+    /// Runs all loaded instances to their next probe, after those that wait have taken the free slots,
+    /// and keeps the reconstructions.
+    pub fn advance<B: Backend<Images = I>>(
+        &mut self,
+        backend: &B,
+        engine: &mut B::Dip,
+        options: &ReconstructOptions,
+        out: &mut Reconstructions<I>,
+    ) -> Result<()> {
+        self.load(engine, options, out)?;
+        let phase = backend.phase("DIP step");
+        engine.run(options.probe_interval)?;
+        drop(phase);
+        let (mut reached, mut ended) = (vec![], vec![]);
+        for (slot, fit) in self.slots.iter_mut().enumerate() {
+            let Some(Fit { place, instance }) = *fit else {
+                continue;
+            };
+            let Some(image) = &mut self.images[place] else {
+                continue;
+            };
+            let probes = &mut image.probes[instance];
+            reached.push((out.index(place, instance, *probes), slot));
+            *probes += 1;
+            if *probes == options.probes() {
+                *fit = None;
+                ended.push(slot);
+            }
+        }
+        out.keep(engine, &mut reached)?;
+        engine.release(&ended)
+    }
+
+    /// Gives free slots, the lowest first, to the instances that wait.
+    fn load<D: DipEngine<Images = I>>(
+        &mut self,
+        engine: &mut D,
+        options: &ReconstructOptions,
+        out: &Reconstructions<I>,
+    ) -> Result<()> {
+        let per_image = out.instances_of_an_image();
+        let restarts: Vec<_> = (0..options.restarts).map(|r| out.instances_of(r)).collect();
+        let free: Vec<usize> = (0..self.slots.len())
+            .filter(|&slot| self.slots[slot].is_none())
+            .collect();
+        let mut free = free.as_slice();
+        let mut instances = vec![];
+        while let (Some(&place), [_, ..]) = (self.waiting.front(), free) {
+            let Some(image) = &mut self.images[place] else {
+                break;
+            };
+            if self.together && free.len() < per_image {
+                break;
+            }
+            let (slots, rest) = free.split_at(free.len().min(per_image - image.next));
+            free = rest;
+            for &slot in slots {
+                let instance = image.next;
+                let restart = restarts.partition_point(|of| of.end <= instance);
+                self.slots[slot] = Some(Fit { place, instance });
+                instances.push(Instance {
+                    slot,
+                    target: At::new(&self.targets, place * per_image + instance),
+                    key: RandomKey {
+                        seed: options.seed.wrapping_add(restart as u64),
+                        image: image.hash,
+                        tile: (instance - restarts[restart].start) as u32,
+                    },
+                });
+                image.next += 1;
+            }
+            if image.next == per_image {
+                self.waiting.pop_front();
+            }
+        }
+        engine.load(&instances)
+    }
+
+    /// Frees a place and the slots that its image still has.
+    pub fn leave(&mut self, engine: &mut impl DipEngine<Images = I>, place: usize) -> Result<()> {
+        self.images[place] = None;
+        self.waiting.retain(|waiting| *waiting != place);
+        let mut slots = vec![];
+        for (slot, fit) in self.slots.iter_mut().enumerate() {
+            if fit.is_some_and(|fit| fit.place == place) {
+                *fit = None;
+                slots.push(slot);
+            }
+        }
+        engine.release(&slots)
+    }
+}

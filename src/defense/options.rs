@@ -1,0 +1,61 @@
+//! Every stage's options.
+
+use super::decision_map::MapOptions;
+use super::localise::LocaliseOptions;
+use super::push::PushOptions;
+use super::reconstruct::ReconstructOptions;
+use super::settling::SettlingOptions;
+use super::stitch::StitchOptions;
+use super::verdict::VerdictOptions;
+use crate::error::Result;
+
+/// Every stage's options.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Options {
+    pub reconstruct: ReconstructOptions,
+    pub map: MapOptions,
+    pub verdict: VerdictOptions,
+    pub localise: LocaliseOptions,
+    pub push: PushOptions,
+    pub stitch: StitchOptions,
+    /// When an image's verdict is settled before its last iteration, so that it ends there; `None`: all
+    /// images run to their end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_early: Option<SettlingOptions>,
+    /// Purify what looks clean too.
+    pub always: bool,
+    /// Round outputs to 8 bits before they are judged, as an 8-bit file will.
+    pub eight_bit: bool,
+    /// Show what shorter versions of the method would have given too. Changes no result.
+    #[serde(skip)]
+    pub ablations: bool,
+}
+
+impl Options {
+    /// The defaults for a way to reconstruct.
+    pub fn new(reconstruct: ReconstructOptions) -> Self {
+        Options {
+            reconstruct,
+            map: MapOptions::default(),
+            verdict: VerdictOptions::default(),
+            localise: LocaliseOptions::default(),
+            push: PushOptions::default(),
+            stitch: StitchOptions::default(),
+            stop_early: None,
+            always: false,
+            eight_bit: true,
+            ablations: false,
+        }
+    }
+
+    /// Checks every stage's numbers.
+    pub fn validate(&self) -> Result<()> {
+        self.reconstruct.validate()?;
+        self.map.validate()?;
+        self.verdict.validate()?;
+        self.localise.validate()?;
+        self.push.validate()?;
+        self.stitch.validate()?;
+        self.stop_early.as_ref().map_or(Ok(()), |o| o.validate())
+    }
+}

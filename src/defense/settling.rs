@@ -1,0 +1,133 @@
+//! Early stopping: when an image's verdict is settled, so that more iterations would not change it.
+//!
+//! Each time all of an image's instances have run another interval, past the warm-up, the consensus
+//! (the restart, where there is only one) is probed with the points behind it, which are what votes in
+//! the decision map, and judged as the whole map would be. The image ends when so many of these
+//! judgements in a row agree, each with a score well inside its verdict's range. They are made from the
+//! image's own reconstructions alone, so that company and capacity cannot change where it ends.
+
+use super::verdict::{Judgement, Verdict, VerdictOptions};
+use crate::error::{Error, Result};
+
+/// When a verdict is settled.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct SettlingOptions {
+    /// Judgements in a row that must agree.
+    pub probes: usize,
+    /// How far the scores of all of them must be from both thresholds.
+    pub margin: f64,
+}
+
+impl Default for SettlingOptions {
+    fn default() -> Self {
+        SettlingOptions {
+            probes: 3,
+            margin: 0.1,
+        }
+    }
+}
+
+impl SettlingOptions {
+    /// Checks both numbers.
+    pub fn validate(&self) -> Result<()> {
+        if self.probes == 0 {
+            return Err(Error::invalid(
+                "a verdict is settled by 1 probe or more; change --settled-probes",
+            ));
+        }
+        if !(0.0..=1.0).contains(&self.margin) {
+            return Err(Error::invalid(format!(
+                "the margin of a settled score must be in [0, 1], not {}; change --settled-margin",
+                self.margin
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// The judgements of one image so far.
+#[derive(Debug, Default)]
+pub struct Settling {
+    /// What the last ones say: the verdict and, where it names the picture adversarial, the recovered
+    /// label. A clean picture's second best label is of no consequence.
+    last: Option<(Verdict, Option<usize>)>,
+    /// How many of them say so.
+    agree: usize,
+}
+
+impl Settling {
+    /// Takes the next judgement; whether the verdict is settled now.
+    pub fn add(
+        &mut self,
+        options: &SettlingOptions,
+        verdict: &VerdictOptions,
+        judgement: &Judgement,
+    ) -> bool {
+        let thresholds = [verdict.clean_below, verdict.adversarial_from];
+        let sure = |threshold: f64| (judgement.score - threshold).abs() >= options.margin;
+        if !thresholds.into_iter().all(sure) {
+            *self = Settling::default();
+            return false;
+        }
+        let label = match judgement.verdict {
+            Verdict::Adversarial => judgement.recovered,
+            _ => None,
+        };
+        let now = Some((judgement.verdict, label));
+        self.agree = if now == self.last { self.agree + 1 } else { 1 };
+        self.last = now;
+        self.agree >= options.probes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The place in `judgements`, as score and recovered label, at which the verdict is settled.
+    fn settled_at(judgements: &[(f64, usize)]) -> Option<usize> {
+        let options = SettlingOptions {
+            probes: 3,
+            margin: 0.1,
+        };
+        let verdict = VerdictOptions {
+            clean_below: 0.4,
+            adversarial_from: 0.5,
+        };
+        let mut settling = Settling::default();
+        judgements.iter().position(|&(score, label)| {
+            let judgement = Judgement {
+                support: vec![],
+                recovered: Some(label),
+                score,
+                verdict: verdict.verdict(score),
+            };
+            settling.add(&options, &verdict, &judgement)
+        })
+    }
+
+    #[test]
+    fn so_many_sure_judgements_in_a_row_settle_the_verdict() {
+        assert_eq!(settled_at(&[(0.9, 1), (0.7, 1), (0.8, 1)]), Some(2));
+        assert_eq!(settled_at(&[(0.9, 1), (0.1, 1), (0.9, 1), (0.9, 1)]), None);
+        // Too close to a threshold: the count starts anew.
+        let near = [(0.9, 1), (0.9, 1), (0.55, 1), (0.9, 1), (0.9, 1), (0.9, 1)];
+        assert_eq!(settled_at(&near), Some(5));
+        // Between the thresholds nothing is ever far from both.
+        assert_eq!(settled_at(&[(0.45, 1); 9]), None);
+    }
+
+    #[test]
+    fn the_label_counts_where_it_is_the_answer() {
+        let changes = [(0.9, 1), (0.9, 2), (0.9, 2), (0.9, 2)];
+        assert_eq!(settled_at(&changes), Some(3));
+        assert_eq!(settled_at(&[(0.1, 1), (0.1, 2), (0.1, 3)]), Some(2));
+    }
+
+    #[test]
+    fn unusable_numbers_are_refused() {
+        for (probes, margin) in [(0, 0.1), (3, -0.1), (3, 1.1), (3, f64::NAN)] {
+            assert!(SettlingOptions { probes, margin }.validate().is_err());
+        }
+    }
+}

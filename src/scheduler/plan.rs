@@ -1,0 +1,200 @@
+//! How many images and DIP instances a device holds at once.
+
+use crate::backend::{Backend, ImageShape};
+use crate::defense::{Defense, MemoryPart, Options, Prober, Room};
+use crate::error::{Error, Result};
+
+/// How many images are in flight together, and on how many DIP instances.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Plan {
+    /// Images in flight.
+    pub images: usize,
+    /// DIP instances that run at once.
+    pub capacity: usize,
+}
+
+/// More images fill no launch better, but hold more reconstructions in memory.
+const MAX_IMAGES: usize = 1024;
+
+impl Plan {
+    /// `capacity` instances (the backend's choice where `None`), and as many images as keep them all busy;
+    /// fewer where the device's memory is too small for so many.
+    ///
+    /// A capacity below one image's instances is kept: its instances then run in turns. `classes` is
+    /// the length of the classifier's rows.
+    ///
+    /// # Errors
+    /// An option that cannot be used, or more memory for a single image than is free.
+    pub fn new<B: Backend>(
+        backend: &B,
+        options: &Options,
+        image: ImageShape,
+        classes: usize,
+        capacity: Option<usize>,
+    ) -> Result<Plan> {
+        options.validate()?;
+        let reconstruct = &options.reconstruct;
+        let grids = reconstruct.grids(image)?;
+        let most = match capacity {
+            Some(0) => return Err(Error::invalid("the capacity must be at least 1 instance")),
+            Some(capacity) => capacity,
+            None => backend.dip_capacity(
+                &reconstruct.spec,
+                grids[0].tile_height,
+                grids[0].tile_width,
+            )?,
+        };
+        let an_image: usize = grids.iter().map(|grid| grid.tiles()).sum();
+        // Where images do not fill the engine evenly, one more has the instances for what is left.
+        let images = match most % an_image {
+            0 => most / an_image,
+            _ => most / an_image + 2,
+        };
+        let mut plan = Plan {
+            images: images.min(MAX_IMAGES),
+            capacity: most,
+        };
+        let Some(free) = backend.free_bytes() else {
+            return Ok(plan);
+        };
+        loop {
+            let instances = plan.capacity.min(plan.images * an_image);
+            let mut parts = options.memory(image, classes, plan.images)?.to_vec();
+            parts.push(MemoryPart {
+                bytes: backend.dip_bytes(
+                    &reconstruct.spec,
+                    grids[0].tile_height,
+                    grids[0].tile_width,
+                    instances,
+                )?,
+                purpose: "DIP networks",
+                way_out: "lower --capacity, --tile, --channels, --skip or --input-depth",
+            });
+            if parts.iter().map(|part| part.bytes).sum::<u128>() <= free.into() {
+                return Ok(plan);
+            }
+            plan = match plan.smaller() {
+                Some(smaller) if smaller.images < plan.images || capacity.is_none() => smaller,
+                _ => return Err(too_much(&parts, free)),
+            };
+        }
+    }
+
+    /// A defence with this plan's memory. Where the device turns out to have less than it said, the plan
+    /// is made smaller, with a warning; the plan that came of it is returned too.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]: not even one image and one instance fit. An option that cannot be used;
+    /// the device's errors.
+    pub fn defense<'b, B: Backend>(
+        self,
+        backend: &'b B,
+        prober: Prober<'b, B>,
+        options: Options,
+    ) -> Result<(Plan, Defense<'b, B>)> {
+        let shape = prober.shape();
+        let (plan, room) = self.make(|plan| {
+            let room = Room::new(backend, &options, shape, plan.images, plan.capacity)?;
+            Ok((plan, room))
+        })?;
+        Ok((plan, Defense::new(backend, prober, options, room)))
+    }
+
+    /// What `make` makes of this plan, or of the largest smaller one that the device's memory allows.
+    fn make<T>(self, make: impl Fn(Plan) -> Result<T>) -> Result<T> {
+        let mut plan = self;
+        loop {
+            let error = match make(plan) {
+                Err(error @ Error::OutOfMemory(_)) => error,
+                made => {
+                    if made.is_ok() && plan != self {
+                        log::warn!(
+                            "the device's memory holds {} images and {} instances at once, not {} and {}",
+                            plan.images,
+                            plan.capacity,
+                            self.images,
+                            self.capacity
+                        );
+                    }
+                    return made;
+                }
+            };
+            plan = plan.smaller().ok_or(error)?;
+        }
+    }
+
+    /// With half the images or, where there is only one, half the instances.
+    fn smaller(self) -> Option<Plan> {
+        let Plan { images, capacity } = self;
+        match (images, capacity) {
+            (2.., _) => Some(Plan {
+                images: images / 2,
+                ..self
+            }),
+            (_, 2..) => Some(Plan {
+                capacity: capacity / 2,
+                ..self
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// What a single image that does not fit the memory gives.
+fn too_much(parts: &[MemoryPart], free: u64) -> Error {
+    let gigabytes = |bytes: u128| bytes as f64 / 1e9;
+    let needed = parts.iter().map(|part| part.bytes).sum();
+    let most = parts.iter().max_by_key(|part| part.bytes);
+    let part = most.map_or(String::new(), |most| {
+        let bytes = gigabytes(most.bytes);
+        format!(
+            " ({bytes:.1} GB of it for {}); {}",
+            most.purpose, most.way_out
+        )
+    });
+    Error::invalid(format!(
+        "an image needs {:.1} GB of memory where {:.1} GB are free{part}",
+        gigabytes(needed),
+        gigabytes(free.into()),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    /// Every plan that is tried where `fits` says what the memory holds.
+    fn tried(plan: Plan, fits: impl Fn(Plan) -> bool) -> (Result<Plan>, Vec<(usize, usize)>) {
+        let tried = RefCell::new(vec![]);
+        let made = plan.make(|plan| {
+            tried.borrow_mut().push((plan.images, plan.capacity));
+            match fits(plan) {
+                true => Ok(plan),
+                false => Err(Error::OutOfMemory("a chip".to_owned())),
+            }
+        });
+        (made, tried.into_inner())
+    }
+
+    #[test]
+    fn what_the_memory_does_not_hold_is_made_smaller() {
+        let plan = Plan {
+            images: 5,
+            capacity: 20,
+        };
+        let (made, all) = tried(plan, |_| true);
+        assert_eq!((made.unwrap(), all.len()), (plan, 1));
+        let (made, all) = tried(plan, |plan| plan.images == 1 && plan.capacity <= 6);
+        let made = made.unwrap();
+        assert_eq!((made.images, made.capacity), (1, 5));
+        assert_eq!(all, [(5, 20), (2, 20), (1, 20), (1, 10), (1, 5)]);
+        let (made, all) = tried(plan, |_| false);
+        assert!(matches!(made, Err(Error::OutOfMemory(_))));
+        assert_eq!(all.last(), Some(&(1, 1)));
+        // Other errors are not the memory's.
+        let made = plan.make(|_| Err::<(), _>(Error::invalid("an option")));
+        assert!(matches!(made, Err(Error::Invalid(_))));
+    }
+}
