@@ -256,7 +256,7 @@ impl Run<'_> {
         let folder = RunFolder::open(args.run.options()?, description, dataset)?;
         let status = folder.status().clone();
         let progress = Progress::new(&status);
-        let fail = |item: &Item, error: Error| {
+        let fail = |item: &Item, error: Error| -> Result<()> {
             folder.record(ImageRecord::failed(item, &error), None)?;
             progress.failed(&error);
             Ok(())
