@@ -4,6 +4,7 @@
 
 pub mod attack;
 pub mod backend;
+pub mod baseline;
 pub mod bench;
 pub mod classifier;
 pub mod cli;

@@ -1,0 +1,40 @@
+//! Bit-depth reduction.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Baseline, check, within};
+use crate::error::Result;
+use crate::io::Picture;
+
+/// Bit-depth reduction (Xu et al., "Feature squeezing: detecting adversarial examples in deep neural
+/// networks", 2018): each value goes to the nearest of `2^bits` from 0 to 1, halves to the even one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BitDepth {
+    /// From 1 to 8.
+    pub bits: u32,
+}
+
+impl Default for BitDepth {
+    /// Guo et al.'s 3 bits, with which they compare.
+    fn default() -> Self {
+        BitDepth { bits: 3 }
+    }
+}
+
+impl Baseline for BitDepth {
+    fn name(&self) -> String {
+        format!("bits-{}", self.bits)
+    }
+
+    fn validate(&self) -> Result<()> {
+        within("bits", self.bits, 1, 8)
+    }
+
+    fn apply(&self, picture: &Picture) -> Result<Vec<f32>> {
+        check(self, picture)?;
+        let steps = ((1u32 << self.bits) - 1) as f32;
+        let nearest = |x: &f32| (x * steps).round_ties_even() / steps;
+        Ok(picture.pixels.iter().map(nearest).collect())
+    }
+}

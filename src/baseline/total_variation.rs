@@ -1,0 +1,124 @@
+//! Total-variation minimisation.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Baseline, check, per_channel};
+use crate::error::{Error, Result};
+use crate::io::Picture;
+
+/// The step of the dual ascent: 1 / (2 · axes), which converges in practice (Chambolle 2004, section
+/// 4); half of it is proven to.
+const STEP: f64 = 0.25;
+/// Iteration ends when the energy changes by less than this share of the first energy.
+const TOLERANCE: f64 = 2e-4;
+/// Iteration ends after this many at the latest.
+const MAX_ITERATIONS: usize = 200;
+
+/// Total-variation minimisation (Guo et al., "Countering adversarial images using input
+/// transformations", 2018), of the plain kind: the picture `u` that minimises `½‖u − x‖² +
+/// weight·TV(u)` in each channel on its own (Rudin, Osher and Fatemi 1992), found by Chambolle's
+/// projection ("An algorithm for total variation minimization and applications", 2004). TV is isotropic,
+/// of forward differences. Guo et al. leave out half of the pixels at random as well; here none are, so
+/// that the result is the same every time.
+///
+/// Numbers and stopping are those of scikit-image's `denoise_tv_chambolle`: the energy of
+/// `‖u − x‖² + weight·TV(u)` is watched, and iteration ends when it changes by less than 2·10⁻⁴ of what
+/// it was at first, or after 200 iterations. The result is clipped to `[0, 1]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TotalVariation {
+    /// Above 0 and at most 100; from about 0.5 on, little of a picture but its mean is left.
+    pub weight: f64,
+}
+
+impl Default for TotalVariation {
+    /// scikit-image's default weight, 0.1.
+    fn default() -> Self {
+        TotalVariation { weight: 0.1 }
+    }
+}
+
+impl Baseline for TotalVariation {
+    fn name(&self) -> String {
+        format!("tv-{}", self.weight)
+    }
+
+    fn validate(&self) -> Result<()> {
+        match self.weight > 0.0 && self.weight <= 100.0 {
+            true => Ok(()),
+            false => Err(Error::invalid(format!(
+                "tv: weight must be above 0 and at most 100, not {}",
+                self.weight
+            ))),
+        }
+    }
+
+    fn apply(&self, picture: &Picture) -> Result<Vec<f32>> {
+        check(self, picture)?;
+        Ok(per_channel(picture, |plane, _, width| {
+            let plane: Vec<f64> = plane.iter().map(|&x| x.into()).collect();
+            let smooth = minimize(&plane, width, self.weight, TOLERANCE, MAX_ITERATIONS);
+            smooth.iter().map(|&x| x.clamp(0.0, 1.0) as f32).collect()
+        }))
+    }
+}
+
+/// The `u` with the least `½‖u − x‖² + weight·TV(u)`, for a plane `x` of rows of `width`.
+///
+/// The dual variable is one vector a pixel, no longer than `weight`; `u` is `x` plus its negative
+/// divergence.
+pub(super) fn minimize(
+    x: &[f64],
+    width: usize,
+    weight: f64,
+    tolerance: f64,
+    iterations: usize,
+) -> Vec<f64> {
+    let mut dual = vec![[0.0f64; 2]; x.len()];
+    let mut u = x.to_vec();
+    let mut first_energy = None;
+    let mut last_energy = f64::INFINITY;
+    for _ in 0..iterations {
+        let energy =
+            descend(x, &dual, width, &mut u) + weight * ascend(&u, &mut dual, width, weight);
+        let first = *first_energy.get_or_insert(energy);
+        if (last_energy - energy).abs() <= tolerance * first {
+            break;
+        }
+        last_energy = energy;
+    }
+    u
+}
+
+/// Sets `u` to what the dual says; the squared distance from `x`.
+fn descend(x: &[f64], dual: &[[f64; 2]], width: usize, u: &mut [f64]) -> f64 {
+    let mut distance = 0.0;
+    for (i, (u, x)) in u.iter_mut().zip(x).enumerate() {
+        let above = if i >= width { dual[i - width][0] } else { 0.0 };
+        let left = if i % width > 0 { dual[i - 1][1] } else { 0.0 };
+        let change = above + left - dual[i][0] - dual[i][1];
+        distance += change * change;
+        *u = x + change;
+    }
+    distance
+}
+
+/// One step of the dual along the gradient of `u`, scaled back to its bound; the total variation of
+/// `u`.
+fn ascend(u: &[f64], dual: &mut [[f64; 2]], width: usize, weight: f64) -> f64 {
+    let mut variation = 0.0;
+    for (i, dual) in dual.iter_mut().enumerate() {
+        let down = u.get(i + width).map_or(0.0, |below| below - u[i]);
+        let right = if (i + 1) % width > 0 {
+            u[i + 1] - u[i]
+        } else {
+            0.0
+        };
+        let length = (down * down + right * right).sqrt();
+        variation += length;
+        let scale = 1.0 / (1.0 + STEP / weight * length);
+        dual[0] = (dual[0] - STEP * down) * scale;
+        dual[1] = (dual[1] - STEP * right) * scale;
+    }
+    variation
+}
