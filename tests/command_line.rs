@@ -913,6 +913,111 @@ fn targeted_attacks_reach_their_target() {
 }
 
 #[test]
+fn attacks_go_through_the_defence_where_that_is_asked_for() {
+    let folder = TempDir::new().unwrap();
+    // Colours so close that the perturbation can turn them, which purification does not undo.
+    let photos = folder.path().join("photos");
+    let mut close = smooth(0, 0.0, 0);
+    for pixel in close.pixels_mut() {
+        pixel[0] -= 68;
+    }
+    std::fs::create_dir_all(photos.join("a")).unwrap();
+    close.save(photos.join("a/0.png")).unwrap();
+    let classes = folder.path().join("classes.txt");
+    std::fs::write(&classes, "a\nb\nc\nd\n").unwrap();
+    let model = fixture("toy.onnx");
+    let out = folder.path().join("out");
+    let common = [
+        "attack",
+        text(&photos),
+        "--classes",
+        text(&classes),
+        "--classifier",
+        text(&model),
+        "-o",
+        text(&out),
+        "--overwrite",
+    ];
+    let defense = "--preset cifar --iterations 60 --defense-restarts 2 --defense-seed 5";
+    for (how, spent, rule) in [
+        (
+            "--steps 2 --step-size 8/255 --through identity",
+            4,
+            "identity",
+        ),
+        (
+            "--steps 2 --step-size 8/255 --through trajectory --draws 2 --attacker-seeds fresh",
+            6,
+            "trajectory",
+        ),
+        (
+            "--steps 2 --step-size 8/255 --seed 1 --through decision",
+            4,
+            "decision",
+        ),
+        (
+            "--method square --queries 1 --through queries",
+            3,
+            "queries",
+        ),
+    ] {
+        let more = how.split(' ').chain(defense.split(' '));
+        let said = succeed(&common.into_iter().chain(more).collect::<Vec<_>>());
+        assert!(
+            said.contains("fool the classifier behind the defence"),
+            "{said}"
+        );
+        let run: Value =
+            serde_json::from_str(&std::fs::read_to_string(out.join("run.json")).unwrap()).unwrap();
+        // One to see the clean picture, one for each step and draw, one to judge.
+        assert_eq!(run["purifications"], spent, "{how}");
+        let configuration = &run["configuration"];
+        assert_eq!(configuration["through"]["rule"], rule);
+        let fresh = if how.contains("fresh") {
+            "fresh"
+        } else {
+            "fixed"
+        };
+        assert_eq!(configuration["through"]["seeds"], fresh);
+        assert_eq!(configuration["defense"]["reconstruct"]["seed"], 5);
+        assert_eq!(configuration["defense"]["reconstruct"]["restarts"], 2);
+        // The success is the defence's own error on the stored picture.
+        let purified = folder.path().join("purified");
+        let input = out.join("images");
+        let mut arguments = vec!["purify", text(&input), "-o", text(&purified), "--overwrite"];
+        arguments.extend(&common[2..6]);
+        arguments.extend("--preset cifar --iterations 60 --restarts 2 --seed 5".split(' '));
+        succeed(&arguments);
+        let (attacked, purified) = (&results(&out)["a/0.png"], &results(&purified)["a/0.png"]);
+        assert_eq!(attacked["output_label"], purified["output_label"], "{how}");
+        assert_eq!(attacked["success"], purified["output_label"] != 0, "{how}");
+        if ["trajectory", "decision"].contains(&rule) {
+            assert_eq!(attacked["success"], true, "{how}");
+        }
+    }
+    for (more, said) in [
+        ("--draws 2", "no use for --draws; give --through"),
+        ("--attacker-seeds fresh", "no use for --attacker-seeds"),
+        ("--iterations 60", "no use for --iterations; give --through"),
+        ("--defense-restarts 2", "no use for --defense-restarts"),
+        ("--through queries", "pgd follows gradients"),
+        (
+            "--method square --through identity",
+            "give --through queries",
+        ),
+        (
+            "--method square --through queries --draws 3",
+            "no use for --draws",
+        ),
+        ("--through identity --iterations 0", "0 iterations"),
+    ] {
+        let arguments: Vec<&str> = common.into_iter().chain(more.split(' ')).collect();
+        let line = fail(1, &arguments);
+        assert!(line.contains(said), "{more}: {line}");
+    }
+}
+
+#[test]
 fn a_machine_without_a_gpu_says_so_and_computes_on_the_processor() {
     let folder = TempDir::new().unwrap();
     let (photos, _) = photographs(folder.path());

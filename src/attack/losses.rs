@@ -56,6 +56,16 @@ pub enum Loss {
 const LEAST_SPREAD: f64 = 1e-12;
 
 impl Loss {
+    /// What raising it leads to.
+    pub fn aim(&self) -> Aim {
+        match *self {
+            Loss::CrossEntropy(aim) | Loss::Margin { aim, .. } => aim,
+            Loss::Dlr { label } => Aim::AwayFrom(label),
+            Loss::TargetedDlr { target, .. } => Aim::Towards(target),
+            Loss::Difference { other, .. } => Aim::Towards(other),
+        }
+    }
+
     /// Its value; its derivative by each logit goes to `derivative`.
     ///
     /// At equal logits, where it has a kink, the derivative is that of one side. The ratios need

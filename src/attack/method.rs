@@ -92,6 +92,11 @@ impl Name {
         !matches!(self, Name::DeepFool | Name::ApgdT)
     }
 
+    /// Whether it asks its victim for gradients.
+    pub fn follows_gradients(self) -> bool {
+        !matches!(self, Name::Square)
+    }
+
     /// Whether it draws random numbers.
     pub fn is_random(self) -> bool {
         use Name::{ApgdCe, ApgdDlr, ApgdT, Pgd, PgdL2, Square};

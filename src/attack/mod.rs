@@ -3,8 +3,10 @@
 //! Meaning and defaults are those of torchattacks and AutoAttack; each file says where it differs.
 //! Attacks see a [`Victim`] only: what it says of images, and its losses' gradients. All pictures of a
 //! batch advance together, and what one gets does not depend on the others. The steps themselves are
-//! simple arithmetic on the host.
+//! simple arithmetic on the host. The classifier alone is a [`Classifier`]; the classifier behind the
+//! whole defence an [`adaptive::Defended`].
 
+pub mod adaptive;
 mod apgd;
 mod ball;
 mod carlini_wagner;

@@ -1,7 +1,7 @@
 //! What attacks can ask of what they attack.
 
 use super::losses::Loss;
-use crate::backend::{At, Backend, ClassifierEngine, ImageBuffer};
+use crate::backend::{At, Backend, ClassifierEngine, ImageBuffer, LossGradient};
 use crate::defense::Reading;
 use crate::error::Result;
 
@@ -58,6 +58,35 @@ impl<'a, B: Backend> Classifier<'a, B> {
         }
         Ok(())
     }
+
+    /// What it says of each image, and how a scalar of the image's logits changes with its pixels: 0
+    /// where that is no finite number. `derivative` gives the scalars' derivatives by the logits.
+    pub(super) fn differentiate(
+        &mut self,
+        images: &[&[f32]],
+        derivative: &mut LossGradient<'_>,
+    ) -> Result<Vec<(Reading, Vec<f32>)>> {
+        let mut found = Vec::with_capacity(images.len());
+        for part in images.chunks(self.images.len()) {
+            self.upload(part)?;
+            let first_of_part = found.len();
+            let mut derivative = |i: usize, logits: &[f32], by_logit: &mut [f32]| {
+                derivative(first_of_part + i, logits, by_logit);
+            };
+            let at = first(&self.images, part.len());
+            let logits = self
+                .engine
+                .gradient(&at, &mut derivative, &mut self.gradients, 0)?;
+            for (i, row) in logits.chunks_exact(self.engine.classes()).enumerate() {
+                let mut gradient = self.backend.download(At::new(&self.gradients, i))?;
+                for slope in gradient.iter_mut().filter(|slope| !slope.is_finite()) {
+                    *slope = 0.0;
+                }
+                found.push((Reading::new(row), gradient));
+            }
+        }
+        Ok(found)
+    }
 }
 
 /// The first `count` images of a buffer.
@@ -81,31 +110,18 @@ impl<B: Backend> Victim for Classifier<'_, B> {
     }
 
     fn gradient(&mut self, images: &[&[f32]], losses: &[Loss]) -> Result<Vec<Slope>> {
-        let mut slopes = Vec::with_capacity(images.len());
-        let batch = self.images.len();
-        for (part, losses) in images.chunks(batch).zip(losses.chunks(batch)) {
-            self.upload(part)?;
-            let mut values = vec![0.0; part.len()];
-            let mut derivative = |i: usize, logits: &[f32], derivative: &mut [f32]| {
-                values[i] = losses[i].evaluate(&Reading::new(logits), derivative);
-            };
-            let at = first(&self.images, part.len());
-            let logits = self
-                .engine
-                .gradient(&at, &mut derivative, &mut self.gradients, 0)?;
-            let rows = logits.chunks_exact(self.engine.classes());
-            for (i, (row, loss)) in rows.zip(values).enumerate() {
-                let mut gradient = self.backend.download(At::new(&self.gradients, i))?;
-                for slope in gradient.iter_mut().filter(|slope| !slope.is_finite()) {
-                    *slope = 0.0;
-                }
-                slopes.push(Slope {
-                    reading: Reading::new(row),
-                    loss,
-                    gradient,
-                });
-            }
-        }
-        Ok(slopes)
+        let mut values = vec![0.0; images.len()];
+        let mut derivative = |i: usize, logits: &[f32], derivative: &mut [f32]| {
+            values[i] = losses[i].evaluate(&Reading::new(logits), derivative);
+        };
+        let slopes = self.differentiate(images, &mut derivative)?;
+        let slopes = slopes.into_iter().zip(values);
+        Ok(slopes
+            .map(|((reading, gradient), loss)| Slope {
+                reading,
+                loss,
+                gradient,
+            })
+            .collect())
     }
 }

@@ -1,4 +1,4 @@
-//! `backstitch attack`.
+//! `backstitch attack`: of the classifier alone, or through the defence.
 
 use std::sync::atomic::Ordering;
 
@@ -9,14 +9,20 @@ use super::inputs::Inputs;
 use super::model::{Model, Victim};
 use super::progress::Progress;
 use super::run_folder::RunFolderArgs;
+use super::through::ThroughArgs;
 use super::values::{fraction, not_negative};
 use super::{Global, Outcome, device, interrupt};
-use crate::attack::{AttackOptions, Attacked, Classifier, Method, Name, Norm, Target, attack};
-use crate::backend::{Backend, ClassifierEngine};
+use crate::attack::adaptive::Defended;
+use crate::attack::{
+    self, AttackOptions, Attacked, Classifier, Method, Name, Norm, Target, attack,
+};
+use crate::backend::{Backend, ClassifierEngine, ImageShape};
+use crate::defense::Prober;
 use crate::error::{Error, Result};
 use crate::io::metrics::{psnr, ssim};
 use crate::io::output::{Pixels, RunDescription, RunState};
 use crate::io::{Dataset, ImageRecord, Item, Picture, RunFolder, SaveFormat};
+use crate::scheduler::Plan;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -28,6 +34,8 @@ pub struct Args {
     pub run: RunFolderArgs,
     #[command(flatten)]
     pub attack: AttackArgs,
+    #[command(flatten)]
+    pub through: ThroughArgs,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -57,7 +65,7 @@ pub struct AttackArgs {
     pub no_random_start: bool,
     /// How many random starts to try until one succeeds: apgd-ce, apgd-dlr, apgd-t, square [default: 1,
     /// as AutoAttack]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(id = "attack_restarts", long = "restarts", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub restarts: Option<u32>,
     /// What remains of the accumulated gradient at each step: mi-fgsm [default: 1, as torchattacks]
     #[arg(long, value_name = "X", value_parser = not_negative)]
@@ -77,7 +85,7 @@ pub struct AttackArgs {
     #[arg(long, alias = "kappa", value_name = "X", value_parser = not_negative)]
     pub confidence: Option<f32>,
     /// Adam's learning rate: cw [default: 0.01, as torchattacks]
-    #[arg(long, value_name = "X", value_parser = fraction)]
+    #[arg(id = "attack_learning_rate", long = "learning-rate", value_name = "X", value_parser = fraction)]
     pub learning_rate: Option<f32>,
     /// Images that each restart may show the classifier: square [default: 5000, as AutoAttack]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..1 << 28))]
@@ -91,7 +99,7 @@ pub struct AttackArgs {
     #[arg(long, value_name = "LABEL|least-likely", value_parser = target)]
     pub target: Option<Target>,
     /// Seed of the random numbers: pgd, pgd-l2, apgd-ce, apgd-dlr, apgd-t, square [default: 0]
-    #[arg(long, value_name = "N")]
+    #[arg(id = "attack_seed", long = "seed", value_name = "N")]
     pub seed: Option<u64>,
 }
 
@@ -160,20 +168,89 @@ pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
 
 impl device::Command for OnPictures<'_, Args> {
     fn run_on<B: Backend>(self, backend: &B) -> Result<Outcome> {
+        let OnPictures { args, victim, .. } = self;
+        let batch = backend.classifier_batch();
+        let mut engine = backend.classifier(&victim.graph, batch)?;
+        let (shape, classes) = (engine.input_shape(), engine.classes());
+        let attack = args.attack.options(args.run.save, classes)?;
+        let adaptive = args.through.adaptive(args.attack.method)?;
+        let mut classifier = Classifier::new(backend, &mut engine, batch)?;
+        let configuration = [("classifier", victim.describe()), ("attack", json!(attack))];
+        let mut run = Run {
+            pictures: self,
+            options: attack,
+            shape,
+            batch,
+            configuration: members(configuration),
+            more: members([("device", Value::from(backend.name()))]),
+            attacked: "the classifier",
+        };
+        let Some(adaptive) = adaptive else {
+            return run.attack(&mut classifier, |_| Map::new());
+        };
+        let mut options = args.through.defense.options.options(shape.channels)?;
+        options.eight_bit = args.run.save == SaveFormat::Png;
+        let capacity = args.through.defense.options.capacity;
+        let plan = Plan::new(backend, &options, shape, classes, capacity)?;
+        let prober = Prober::new(backend, backend.classifier(&victim.graph, batch)?, batch)?;
+        let (plan, mut defense) = plan.defense(backend, prober, options.clone())?;
+        run.attacked = "the classifier behind the defence";
+        run.batch = plan.wave;
+        run.configuration.extend(members([
+            ("through", json!(adaptive)),
+            ("defense", json!(options)),
+            ("precision", json!(backend.precision())),
+        ]));
+        run.more.extend(members([("plan", json!(plan))]));
+        let mut defended = Defended::new(&mut defense, classifier, adaptive)?;
+        run.attack(&mut defended, |defended| {
+            members([
+                ("purifications", defended.purifications().into()),
+                ("probes", defended.probes().into()),
+            ])
+        })
+    }
+}
+
+/// The object with these members.
+fn members<const N: usize>(members: [(&str, Value); N]) -> Map<String, Value> {
+    let members = members.into_iter();
+    members
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect()
+}
+
+/// A run against one victim.
+struct Run<'a> {
+    pictures: OnPictures<'a, Args>,
+    options: AttackOptions,
+    shape: ImageShape,
+    /// Pictures at a time.
+    batch: usize,
+    /// For `run.json`.
+    configuration: Map<String, Value>,
+    more: Map<String, Value>,
+    /// What the pictures are to fool.
+    attacked: &'static str,
+}
+
+impl Run<'_> {
+    /// Attacks every picture into the run folder; `spent` is what `run.json` records at the end.
+    fn attack<V: attack::Victim>(
+        self,
+        under_attack: &mut V,
+        spent: impl Fn(&V) -> Map<String, Value>,
+    ) -> Result<Outcome> {
         let OnPictures {
             args,
             dataset,
             victim,
-        } = self;
-        let batch = backend.classifier_batch();
-        let mut engine = backend.classifier(&victim.graph, batch)?;
-        let (shape, classes) = (engine.input_shape(), engine.classes());
-        let options = args.attack.options(args.run.save, classes)?;
-        let mut classifier = Classifier::new(backend, &mut engine, batch)?;
+        } = self.pictures;
+        let classes = under_attack.classes();
         let description = RunDescription {
             command: "attack",
-            configuration: json!({ "classifier": victim.describe(), "attack": options }),
-            more: Map::from_iter([("device".into(), Value::from(backend.name()))]),
+            configuration: Value::Object(self.configuration),
+            more: self.more,
         };
         let stop = interrupt::catch()?;
         let folder = RunFolder::open(&args.run.options(), description, dataset)?;
@@ -183,7 +260,7 @@ impl device::Command for OnPictures<'_, Args> {
         let mut fooled = 0;
         let mut state = RunState::Done;
         loop {
-            let items: Vec<Item> = open.by_ref().take(batch).collect();
+            let items: Vec<Item> = open.by_ref().take(self.batch).collect();
             if items.is_empty() {
                 break;
             }
@@ -198,7 +275,7 @@ impl device::Command for OnPictures<'_, Args> {
             }
             let (items, pictures): (Vec<&Item>, Vec<Picture>) = ready.into_iter().unzip();
             let labels: Vec<Option<usize>> = items.iter().map(|item| item.label).collect();
-            let attacked = attack(&mut classifier, &options, &pictures, &labels)?;
+            let attacked = attack(under_attack, &self.options, &pictures, &labels)?;
             for ((item, picture), attacked) in items.into_iter().zip(&pictures).zip(attacked) {
                 if let Err(error) = attacked.input.check() {
                     let error = error.about(&item.id);
@@ -208,7 +285,7 @@ impl device::Command for OnPictures<'_, Args> {
                 }
                 fooled += usize::from(attacked.success);
                 let pixels = Pixels {
-                    shape,
+                    shape: self.shape,
                     input: &picture.pixels,
                     output: &attacked.pixels,
                 };
@@ -216,12 +293,13 @@ impl device::Command for OnPictures<'_, Args> {
                 progress.done();
             }
         }
-        let more = Map::from_iter([("fooled".into(), Value::from(fooled))]);
+        let mut more = members([("fooled", Value::from(fooled))]);
+        more.extend(spent(under_attack));
         let counts = folder.close(state, &more)?;
         progress.finish();
         super::print(&format!(
-            "{fooled} of {} attacked pictures fool the classifier",
-            counts.done
+            "{fooled} of {} attacked pictures fool {}",
+            counts.done, self.attacked
         ))?;
         Ok(match state {
             RunState::Interrupted => Outcome::Interrupted,

@@ -16,6 +16,7 @@ pub mod model;
 pub mod progress;
 pub mod purify;
 pub mod run_folder;
+pub mod through;
 pub mod values;
 
 use std::io::Write;
@@ -72,7 +73,7 @@ pub enum Command {
     /// Print labels and confidences, without purification
     Classify(classify::Args),
     /// Make adversarial images, to test a defence with
-    Attack(attack::Args),
+    Attack(Box<attack::Args>),
     /// Show what this machine and this build can use
     Devices(devices::Args),
     /// Measure the throughput of the engine on this machine
@@ -209,6 +210,8 @@ mod tests {
             "backstitch purify b --classes c.txt --classifier m.onnx -o out --threads 2 --device cpu -v",
             "backstitch classify a.npy --layout nhwc --classifier m.onnx --json --logits l.npy",
             "backstitch attack b --classifier m.onnx --method pgd --eps 4/255 -o out",
+            "backstitch attack b --classifier m.onnx --through trajectory --draws 2 --attacker-seeds fresh \
+             --restarts 2 --seed 1 --defense-restarts 3 --defense-seed 4 --iterations 300 -o out",
             "backstitch devices --json",
             "backstitch bench --device cpu --json --classifier m.onnx",
         ] {

@@ -109,6 +109,18 @@ pub struct SegmentPoint {
     pub reading: Reading,
 }
 
+/// A point that votes.
+#[derive(Clone, Copy, Debug)]
+pub struct Vote<'a> {
+    /// The place of its path among the map's.
+    pub path: usize,
+    /// The reconstruction whose line it is on, as its place on the trajectory.
+    pub probe: usize,
+    /// Its place on the line: 0 at the reconstruction, negative behind it.
+    pub t: f32,
+    pub reading: &'a Reading,
+}
+
 /// Everything probed of one image.
 #[derive(Clone, Debug)]
 pub struct DecisionMap {
@@ -205,24 +217,32 @@ impl DecisionMap {
         self.input.label()
     }
 
-    /// Readings that vote: on the lines of the consensus (of the restart, where there is only one), the
-    /// reconstructions and what lies behind them.
+    /// The points that vote: on the lines of the consensus (of the restart, where there is only one),
+    /// the reconstructions and what lies behind them.
     ///
     /// Towards the input the adversarial label wins by construction, and a single restart's flaws
     /// mislead the classifier where the mean of several does not.
-    fn votes(&self) -> impl Iterator<Item = &Reading> {
-        let segments = self.segments.last().into_iter().flatten();
-        let behind = segments.flat_map(|segment| segment.points.iter().filter(|p| p.t <= 0.0));
-        behind.map(|point| &point.reading)
+    pub fn votes(&self) -> impl Iterator<Item = Vote<'_>> {
+        let last = self.segments.iter().enumerate().next_back().into_iter();
+        let lines = last.flat_map(|(path, lines)| lines.iter().map(move |line| (path, line)));
+        lines.flat_map(|(path, line)| {
+            let behind = line.points.iter().filter(|point| point.t <= 0.0);
+            behind.map(move |point| Vote {
+                path,
+                probe: line.probe,
+                t: point.t,
+                reading: &point.reading,
+            })
+        })
     }
 
     /// Each class's support: its mean probability over the points that vote.
     pub fn support(&self) -> Vec<f64> {
         let mut support = vec![0.0; self.input.classes()];
         let mut count = 0;
-        for reading in self.votes() {
+        for vote in self.votes() {
             for (class, sum) in support.iter_mut().enumerate() {
-                *sum += reading.probability(class);
+                *sum += vote.reading.probability(class);
             }
             count += 1;
         }

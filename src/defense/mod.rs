@@ -22,7 +22,7 @@ mod stopping;
 mod trajectory;
 mod verdict;
 
-pub use decision_map::{DecisionMap, MapOptions, Pair, Segment, SegmentPoint, Towards};
+pub use decision_map::{DecisionMap, MapOptions, Pair, Segment, SegmentPoint, Towards, Vote};
 pub use localise::{Boundary, LocaliseOptions};
 pub use memory::MemoryPart;
 pub(crate) use pipeline::Room;
@@ -34,4 +34,7 @@ pub use reconstruct::{Path, ReconstructOptions, ReconstructionId, Reconstruction
 pub use stitch::{StitchMode, StitchOptions};
 pub use stopping::smoothed_psnr_maximum;
 pub use trajectory::{Trajectory, TrajectoryPoint, trace};
+pub(crate) use verdict::evidence;
+#[cfg(test)]
+pub(crate) use verdict::score;
 pub use verdict::{Verdict, VerdictOptions};

@@ -12,7 +12,7 @@ use super::stitch::{self, StitchOptions};
 use super::stopping::smoothed_psnr_maximum;
 use super::trajectory::trace;
 use super::verdict::{self, Verdict, VerdictOptions};
-use crate::backend::{At, Backend, DipEngine, ImageShape};
+use crate::backend::{At, Backend, Blend, DipEngine, ImageShape};
 use crate::error::{Error, Result};
 use crate::io::Picture;
 
@@ -631,4 +631,47 @@ struct Manifold<I> {
 enum Made {
     Input,
     Picture(Shown, Option<Fallback>),
+}
+
+/// What attacks through the defence need of it.
+impl<B: Backend> Defense<'_, B> {
+    /// Every stage's options.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Gives restart `r` of the pictures to come the seed `seed + r`.
+    pub fn set_seed(&mut self, seed: u64) {
+        self.options.reconstruct.seed = seed;
+    }
+
+    /// The images behind [`DecisionMap::votes`], in that order: CHW in `[0, 1]`. `map` is that of
+    /// picture `image` of the last call of [`purify`](Self::purify), whose reconstructions are still
+    /// there.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn voters(&mut self, image: usize, map: &DecisionMap) -> Result<Vec<Vec<f32>>> {
+        let paths = self.options.reconstruct.paths();
+        let mut reconstruction = self.backend.allocate(self.shape(), 1)?;
+        let mut point = self.backend.allocate(self.shape(), 1)?;
+        let mut voters = Vec::new();
+        for vote in map.votes() {
+            let id = ReconstructionId {
+                image,
+                path: paths[vote.path],
+                probe: vote.probe,
+            };
+            self.reconstructions
+                .assemble(self.backend, id, &mut reconstruction, 0)?;
+            let on_line = Blend {
+                from: At::new(&reconstruction, 0),
+                to: At::new(&self.inputs, image),
+                t: vote.t,
+            };
+            self.backend.blend(&[on_line], &mut point, 0)?;
+            voters.push(self.backend.download(At::new(&point, 0))?);
+        }
+        Ok(voters)
+    }
 }

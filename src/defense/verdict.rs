@@ -83,8 +83,20 @@ pub fn score(map: &DecisionMap, support: &[f64], label: usize) -> f64 {
     let log = |p: f64| p.max(1e-12).ln();
     let odds = log(support[label]) - log(support[input]);
     let odds_at_input = log(map.input.probability(label)) - log(map.input.probability(input));
-    let moved = (odds - odds_at_input).min(MOST_MOVED);
-    1.0 / (1.0 + (-(odds + WEIGHT_MOVED * (moved - EVEN_MOVED))).exp())
+    1.0 / (1.0 + (-evidence(odds, odds_at_input).0).exp())
+}
+
+/// The score's logit, from the odds of the two labels (as logarithms) where the map votes and at the
+/// input; and its derivatives by the two.
+pub(crate) fn evidence(odds: f64, odds_at_input: f64) -> (f64, [f64; 2]) {
+    let moved = odds - odds_at_input;
+    let weight = if moved < MOST_MOVED {
+        WEIGHT_MOVED
+    } else {
+        0.0
+    };
+    let value = odds + WEIGHT_MOVED * (moved.min(MOST_MOVED) - EVEN_MOVED);
+    (value, [1.0 + weight, -weight])
 }
 
 /// Weight of the odds' movement against the odds themselves.

@@ -1,0 +1,237 @@
+//! The classifier behind the defence, as a victim.
+
+use super::decision::Decision;
+use super::{Adaptive, Rule};
+use crate::attack::losses::Loss;
+use crate::attack::victim::{Classifier, Slope, Victim};
+use crate::backend::Backend;
+use crate::defense::{Defense, Outcome, Reading, Verdict};
+use crate::error::{Error, Result};
+use crate::io::Picture;
+
+/// A classifier and the whole defence before it.
+///
+/// [`read`](Victim::read) says what a user of the defended system sees: the classifier's logits of the
+/// defence's output, by the defence's own seed. [`gradient`](Victim::gradient) is the attacker's
+/// approximation, by the seeds that the attacker has; a [`Slope`]'s reading is the mean of the
+/// logits over the draws, so that of one draw is what the defence says by its seed.
+///
+/// A purification's random numbers depend on its picture's content too: from one step of an attack to
+/// the next they are drawn anew, also with the same seed.
+///
+/// A reading costs a purification an image, a gradient as many as there are draws. Images of a call
+/// share the defence's waves: call with [`batch`](Self::batch) images or more.
+///
+/// What the rules take for granted:
+///
+/// - identity: where the verdict is `clean` the output is the picture itself, and the gradient the
+///   classifier's.
+/// - trajectory: points lie at `(1 − t)·x_t + t·x` on the line from the reconstruction `x_t` to the
+///   picture `x`. With `x_t` taken for the identity of `x`, its derivative is `(1 − t) + t = 1` for
+///   each of them, and each counts as much as its vote. Clipping to `[0, 1]` is taken for the
+///   identity too.
+/// - decision: the votes as in trajectory, the input by its true gradient.
+pub struct Defended<'a, 'b, B: Backend> {
+    defense: &'a mut Defense<'b, B>,
+    classifier: Classifier<'a, B>,
+    adaptive: Adaptive,
+    /// The defence's own.
+    seed: u64,
+    purifications: u64,
+}
+
+impl<'a, 'b, B: Backend> Defended<'a, 'b, B> {
+    /// The victim that `defense` protects, which goes on with its own seed afterwards. `classifier`
+    /// runs the same model, for gradients.
+    ///
+    /// # Errors
+    /// No draws.
+    pub fn new(
+        defense: &'a mut Defense<'b, B>,
+        classifier: Classifier<'a, B>,
+        adaptive: Adaptive,
+    ) -> Result<Self> {
+        adaptive.validate()?;
+        Ok(Defended {
+            seed: defense.options().reconstruct.seed,
+            defense,
+            classifier,
+            adaptive,
+            purifications: 0,
+        })
+    }
+
+    /// Images that are purified together.
+    pub fn batch(&self) -> usize {
+        self.defense.wave()
+    }
+
+    /// Purifications so far.
+    pub fn purifications(&self) -> u64 {
+        self.purifications
+    }
+
+    /// Images classified so far by the defence.
+    pub fn probes(&self) -> u64 {
+        self.defense.probes()
+    }
+
+    /// Purifies up to a wave of images.
+    fn purify(&mut self, images: &[&[f32]], seed: u64) -> Result<Vec<Outcome>> {
+        let picture = |pixels: &&[f32]| Picture {
+            shape: self.defense.shape(),
+            pixels: pixels.to_vec(),
+            eight_bit: false,
+        };
+        let pictures: Vec<Picture> = images.iter().map(picture).collect();
+        self.purifications += images.len() as u64;
+        self.defense.set_seed(seed);
+        let outcomes = self.defense.purify(&pictures.iter().collect::<Vec<_>>());
+        self.defense.set_seed(self.seed);
+        outcomes
+    }
+
+    /// The rule's slope for image `place` of the wave that gave `outcome`.
+    fn slope(
+        &mut self,
+        place: usize,
+        image: &[f32],
+        loss: Loss,
+        outcome: &Outcome,
+    ) -> Result<Slope> {
+        let (loss, gradient) = match self.adaptive.rule {
+            Rule::Queries => {
+                return Err(Error::invalid(
+                    "an attack by queries has no gradient; use --through identity, trajectory or decision",
+                ));
+            }
+            Rule::Identity => mean(self.classifier.gradient(&[&outcome.pixels], &[loss])?),
+            Rule::Trajectory => {
+                let voters = self.defense.voters(place, &outcome.map)?;
+                let losses = vec![loss; voters.len()];
+                mean(self.classifier.gradient(&views(&voters), &losses)?)
+            }
+            Rule::Decision => self.decision_slope(place, image, loss, outcome)?,
+        };
+        Ok(Slope {
+            reading: outcome.output.clone(),
+            loss,
+            gradient,
+        })
+    }
+
+    fn decision_slope(
+        &mut self,
+        place: usize,
+        image: &[f32],
+        loss: Loss,
+        outcome: &Outcome,
+    ) -> Result<(f64, Vec<f32>)> {
+        let options = self.defense.options();
+        let shown = match outcome.verdict {
+            Verdict::Undecided => true,
+            Verdict::Clean => options.always,
+            Verdict::Adversarial => false,
+        };
+        let votes = outcome.map.votes().map(|vote| vote.reading).collect();
+        let decision = Decision::new(
+            &options.verdict,
+            options.always,
+            &outcome.map.input,
+            votes,
+            shown.then_some(&outcome.output),
+        );
+        let ascent = decision.ascent(&loss);
+        let voters = self.defense.voters(place, &outcome.map)?;
+        let mut images = views(&voters);
+        let mut rows = ascent.votes;
+        images.push(image);
+        rows.push(ascent.input);
+        if let Some(shown) = ascent.shown {
+            images.push(&outcome.pixels);
+            rows.push(shown);
+        }
+        let mut by_logit = |i: usize, _: &[f32], out: &mut [f32]| out.copy_from_slice(&rows[i]);
+        let slopes = self.classifier.differentiate(&images, &mut by_logit)?;
+        let mut gradient = vec![0.0; image.len()];
+        for (_, slope) in slopes {
+            add(&mut gradient, &slope);
+        }
+        Ok((ascent.loss, gradient))
+    }
+}
+
+impl<B: Backend> Victim for Defended<'_, '_, B> {
+    fn classes(&self) -> usize {
+        self.classifier.classes()
+    }
+
+    fn read(&mut self, images: &[&[f32]]) -> Result<Vec<Reading>> {
+        let mut readings = Vec::with_capacity(images.len());
+        for wave in images.chunks(self.batch()) {
+            let outcomes = self.purify(wave, self.seed)?;
+            readings.extend(outcomes.into_iter().map(|outcome| outcome.output));
+        }
+        Ok(readings)
+    }
+
+    fn gradient(&mut self, images: &[&[f32]], losses: &[Loss]) -> Result<Vec<Slope>> {
+        let wave = self.batch();
+        let mut slopes = Vec::with_capacity(images.len());
+        for (images, losses) in images.chunks(wave).zip(losses.chunks(wave)) {
+            let mut draws: Vec<Vec<Slope>> = images.iter().map(|_| Vec::new()).collect();
+            for seed in self.adaptive.draws(self.seed) {
+                let outcomes = self.purify(images, seed)?;
+                for (i, outcome) in outcomes.iter().enumerate() {
+                    draws[i].push(self.slope(i, images[i], losses[i], outcome)?);
+                }
+            }
+            slopes.extend(draws.into_iter().map(expectation));
+        }
+        Ok(slopes)
+    }
+}
+
+/// The slope over draws; there is one at least.
+fn expectation(draws: Vec<Slope>) -> Slope {
+    let mut logits = vec![0.0; draws[0].reading.classes()];
+    for draw in &draws {
+        add(&mut logits, draw.reading.logits());
+    }
+    divide(&mut logits, draws.len());
+    let (loss, gradient) = mean(draws);
+    Slope {
+        reading: Reading::new(&logits),
+        loss,
+        gradient,
+    }
+}
+
+/// The means of the slopes' losses and gradients; there is one at least.
+fn mean(slopes: Vec<Slope>) -> (f64, Vec<f32>) {
+    let count = slopes.len();
+    let mut gradient = vec![0.0; slopes[0].gradient.len()];
+    let mut loss = 0.0;
+    for slope in slopes {
+        loss += slope.loss;
+        add(&mut gradient, &slope.gradient);
+    }
+    divide(&mut gradient, count);
+    (loss / count as f64, gradient)
+}
+
+fn views(images: &[Vec<f32>]) -> Vec<&[f32]> {
+    images.iter().map(|image| &image[..]).collect()
+}
+
+fn add(sum: &mut [f32], numbers: &[f32]) {
+    for (sum, x) in sum.iter_mut().zip(numbers) {
+        *sum += x;
+    }
+}
+
+fn divide(numbers: &mut [f32], count: usize) {
+    for x in numbers {
+        *x /= count as f32;
+    }
+}

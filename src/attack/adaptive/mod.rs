@@ -1,0 +1,98 @@
+//! Attacks through the defence: the classifier and all of the defence before it as one [`Victim`].
+//!
+//! A purification has no gradient that could be followed: it fits networks, searches for boundaries,
+//! and decides. What an attack uses in its place is a [`Rule`]; [`Defended`] applies it, so that every
+//! attack of this crate runs against the whole system. What counts in the end is what the real
+//! defence, with its own seed, says of the attacked picture.
+
+mod decision;
+mod defended;
+#[cfg(test)]
+mod tests;
+
+pub use defended::Defended;
+
+#[cfg(doc)]
+use super::Victim;
+use crate::error::{Error, Result};
+
+/// What an attack takes for the gradient of the defended system.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rule {
+    /// No gradient: what the defended system says of the pictures it is asked about. For square
+    Queries,
+    /// BPDA (Athalye et al. 2018): the gradient at the output, as if purification changed nothing
+    Identity,
+    /// The mean gradient at the reconstructions that vote and at the points behind them
+    Trajectory,
+    /// The gradient of the decision itself: label and score, from the votes and the input together
+    Decision,
+}
+
+/// Which seeds an attack's own purifications have.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    clap::ValueEnum,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Seeds {
+    /// The attacker knows the defence's seed
+    #[default]
+    Fixed,
+    /// The attacker knows everything but the seed, and draws others
+    Fresh,
+}
+
+/// How an attack gets through the defence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Adaptive {
+    pub rule: Rule,
+    /// Purifications of different seeds over which each gradient is averaged: expectation over
+    /// transformation (Athalye et al. 2018). Draws share no restart's seed.
+    pub draws: u32,
+    pub seeds: Seeds,
+}
+
+impl Adaptive {
+    /// One draw, with the defence's seed.
+    pub fn new(rule: Rule) -> Self {
+        Adaptive {
+            rule,
+            draws: 1,
+            seeds: Seeds::Fixed,
+        }
+    }
+
+    /// Checks the draws.
+    ///
+    /// # Errors
+    /// There are none.
+    pub fn validate(&self) -> Result<()> {
+        match self.draws {
+            0 => Err(Error::invalid("--draws must be 1 or more")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The seed of each draw, for a defence of seed `own`.
+    fn draws(self, own: u64) -> impl Iterator<Item = u64> {
+        let first = match self.seeds {
+            Seeds::Fixed => 0,
+            Seeds::Fresh => 1,
+        };
+        (0..u64::from(self.draws)).map(move |draw| own.wrapping_add((first + draw) * SEEDS_APART))
+    }
+}
+
+/// Restart `r` of a draw has the draw's seed plus `r`: more than there can be restarts.
+const SEEDS_APART: u64 = 1 << 32;

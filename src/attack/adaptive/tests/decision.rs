@@ -1,0 +1,249 @@
+//! The decision-aware loss on readings made up, against what the defence decides of them.
+
+use crate::attack::adaptive::decision::{Ascent, Decision};
+use crate::attack::losses::{Aim, Loss};
+use crate::defense::{DecisionMap, Reading, Segment, SegmentPoint, VerdictOptions, score};
+use crate::random::{Purpose, RandomKey};
+
+/// Random logits, the first numbers of a sequence.
+fn readings(seed: u64, count: usize, classes: usize) -> Vec<Reading> {
+    let key = RandomKey {
+        seed,
+        ..RandomKey::default()
+    };
+    let mut logits = vec![0.0; count * classes];
+    key.normal(Purpose::Parameters, 0, logits.len(), |i, g| {
+        logits[i] = 2.0 * g
+    });
+    logits.chunks_exact(classes).map(Reading::new).collect()
+}
+
+/// The map on which these readings vote.
+fn map(input: &Reading, votes: &[Reading]) -> DecisionMap {
+    let point = |reading: &Reading| SegmentPoint {
+        t: 0.0,
+        reading: reading.clone(),
+    };
+    DecisionMap {
+        input: input.clone(),
+        trajectories: vec![vec![]],
+        segments: vec![vec![Segment {
+            probe: 0,
+            points: votes.iter().map(point).collect(),
+        }]],
+    }
+}
+
+fn ascend(verdict: &VerdictOptions, always: bool, all: &[Reading], loss: Loss) -> Ascent {
+    let [input, shown, votes @ ..] = all else {
+        panic!("two readings and votes");
+    };
+    let map = map(input, votes);
+    let support = map.support();
+    let recovered = map.recovered_label(&support).unwrap();
+    let score = score(&map, &support, recovered);
+    let undecided = score < verdict.adversarial_from && (always || score > verdict.clean_below);
+    let votes = votes.iter().collect();
+    let shown = undecided.then_some(shown);
+    Decision::new(verdict, always, input, votes, shown).ascent(&loss)
+}
+
+/// What the defence decides of these readings.
+fn decided(verdict: &VerdictOptions, always: bool, all: &[Reading]) -> usize {
+    let map = map(&all[0], &all[2..]);
+    let support = map.support();
+    let recovered = map.recovered_label(&support).unwrap();
+    let score = score(&map, &support, recovered);
+    if score >= verdict.adversarial_from {
+        recovered
+    } else if score <= verdict.clean_below && !always {
+        map.input_label()
+    } else {
+        all[1].label()
+    }
+}
+
+#[test]
+fn the_decision_loss_is_above_0_exactly_where_the_decision_is_wrong() {
+    // Wide bands, so that all verdicts occur.
+    let verdict = VerdictOptions {
+        clean_below: 0.25,
+        adversarial_from: 0.6,
+    };
+    let mut seen = [[0; 2]; 2];
+    for classes in [2, 3, 5] {
+        for seed in 0..300 {
+            let all = readings(seed, 5, classes);
+            for always in [false, true] {
+                let label = decided(&verdict, always, &all);
+                for class in 0..classes {
+                    for (kind, aim) in [Aim::AwayFrom(class), Aim::Towards(class)]
+                        .into_iter()
+                        .enumerate()
+                    {
+                        let met = match aim {
+                            Aim::AwayFrom(class) => label != class,
+                            Aim::Towards(class) => label == class,
+                        };
+                        let loss = Loss::CrossEntropy(aim);
+                        let value = ascend(&verdict, always, &all, loss).loss;
+                        assert_eq!(value > 0.0, met, "seed {seed}, {aim:?}, {always}: {value}");
+                        seen[kind][usize::from(met)] += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert!(
+        seen.as_flattened().iter().all(|count| *count > 500),
+        "{seen:?}"
+    );
+}
+
+/// Probabilities of four classes as a reading.
+fn reading(probabilities: [f64; 4]) -> Reading {
+    Reading::new(&probabilities.map(|p| p.ln() as f32))
+}
+
+#[test]
+fn each_way_to_the_wrong_answer_is_climbed_where_it_is_the_nearest() {
+    let verdict = VerdictOptions::default();
+    let sure = |class: usize| {
+        let mut probabilities = [0.001; 4];
+        probabilities[class] = 0.997;
+        reading(probabilities)
+    };
+    let split = |a: usize, b: usize| {
+        let mut probabilities = [0.01; 4];
+        probabilities[a] = 0.6;
+        probabilities[b] = 0.38;
+        reading(probabilities)
+    };
+    let second = reading([0.96, 0.03, 0.005, 0.005]);
+    let away = Loss::CrossEntropy(Aim::AwayFrom(0));
+    let towards = Loss::CrossEntropy(Aim::Towards(2));
+    let signs = |row: &[f32]| {
+        let sign = |x: &f32| {
+            if x.abs() < 1e-6 {
+                '0'
+            } else if *x > 0.0 {
+                '+'
+            } else {
+                '-'
+            }
+        };
+        row.iter().map(sign).collect::<String>()
+    };
+    // The input, the votes, the loss; whether it is reached; signs of the input's slopes by logit and
+    // of the first vote's.
+    for (what, input, vote, loss, reached, by_input, by_vote) in [
+        // Recovered: the support of the own label must fall behind the input's. The input's is ahead
+        // already and stays so; its lead counts against the attack.
+        ("recovered", sure(1), second, away, false, "0000", "-+00"),
+        // The adversarial label holds through the reconstructions: clean, and wrong.
+        ("kept", sure(1), sure(1), away, true, "", ""),
+        // Right, but the map is in two minds: a false alarm is nearer than another input label.
+        ("doubted", sure(0), split(0, 3), away, true, "", ""),
+        // Right at the input, wrong on the map.
+        ("alarmed", sure(0), sure(2), away, true, "", ""),
+        // A third label is recovered.
+        ("third", sure(1), sure(2), away, true, "", ""),
+        // Towards 2: the map must support it.
+        ("aimed", sure(1), sure(0), towards, false, "0000", "-0+0"),
+        ("there", sure(1), sure(2), towards, true, "", ""),
+    ] {
+        let all = [input, sure(0), vote.clone(), vote];
+        let ascent = ascend(&verdict, false, &all, loss);
+        assert_eq!(ascent.loss > 0.0, reached, "{what}: {}", ascent.loss);
+        if !reached {
+            assert_eq!(signs(&ascent.input), by_input, "{what}");
+            assert_eq!(signs(&ascent.votes[0]), by_vote, "{what}");
+            assert_eq!(ascent.votes[0], ascent.votes[1], "{what}");
+        }
+    }
+    // A margin is bounded by its confidence, and has no slope beyond.
+    let margin = Loss::Margin {
+        aim: Aim::AwayFrom(0),
+        confidence: 0.125,
+    };
+    let all = [sure(1), sure(0), sure(1)];
+    let ascent = ascend(&verdict, false, &all, margin);
+    assert_eq!(ascent.loss, 0.125);
+    assert!(
+        ascent.votes[0]
+            .iter()
+            .chain(&ascent.input)
+            .all(|x| *x == 0.0)
+    );
+}
+
+#[test]
+fn the_decision_s_derivatives_are_those_of_its_loss() {
+    let verdict = VerdictOptions {
+        clean_below: 0.25,
+        adversarial_from: 0.6,
+    };
+    let step = 1.0 / 512.0;
+    let (mut checked, mut kinks) = (0, 0);
+    for seed in 0..60 {
+        let all = readings(seed, 5, 4);
+        for aim in [
+            Aim::AwayFrom(all[0].label()),
+            Aim::AwayFrom(1),
+            Aim::Towards(2),
+        ] {
+            let loss = Loss::CrossEntropy(aim);
+            let ascent = ascend(&verdict, false, &all, loss);
+            for place in 0..5 {
+                let slopes = match place {
+                    0 => Some(&ascent.input),
+                    1 => ascent.shown.as_ref(),
+                    vote => Some(&ascent.votes[vote - 2]),
+                };
+                for class in 0..4 {
+                    let value = |change: f32| {
+                        let mut logits = all[place].logits().to_vec();
+                        logits[class] += change;
+                        let mut moved = all.clone();
+                        moved[place] = Reading::new(&logits);
+                        ascend(&verdict, false, &moved, loss).loss
+                    };
+                    let [below, at, above] = [value(-step), value(0.0), value(step)];
+                    let width = f64::from(step);
+                    // Not where another way, or another class, is the nearest on one side.
+                    if ((above - at) - (at - below)).abs() / width > 0.02 {
+                        kinks += 1;
+                        continue;
+                    }
+                    let slope = (above - below) / (2.0 * width);
+                    let found = slopes.map_or(0.0, |slopes| f64::from(slopes[class]));
+                    assert!(
+                        (slope - found).abs() < 0.02,
+                        "seed {seed}, {aim:?}, {place}: {slope} {found}"
+                    );
+                    checked += 1;
+                }
+            }
+        }
+    }
+    assert!(checked > 20 * kinks, "{checked} {kinks}");
+}
+
+#[test]
+fn a_class_that_is_ruled_out_gives_finite_numbers() {
+    let infinite = f32::NEG_INFINITY;
+    let logits = Reading::new(&[infinite, 1.0, infinite, 0.0]);
+    let all = vec![logits; 4];
+    for aim in [
+        Aim::AwayFrom(1),
+        Aim::AwayFrom(0),
+        Aim::Towards(0),
+        Aim::Towards(2),
+    ] {
+        let loss = Loss::CrossEntropy(aim);
+        let ascent = ascend(&VerdictOptions::default(), false, &all, loss);
+        assert!(ascent.loss.is_finite(), "{aim:?}");
+        let rows = ascent.votes.iter().flatten().chain(&ascent.input);
+        assert!(rows.into_iter().all(|x| x.is_finite()), "{aim:?}");
+    }
+}

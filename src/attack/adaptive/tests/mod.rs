@@ -1,0 +1,306 @@
+//! Attacks through the defence of a small classifier: mean colours and texture (`tests/fixtures`).
+
+mod decision;
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::*;
+use crate::attack::losses::{Aim, Loss};
+use crate::attack::{AttackOptions, Attacked, Classifier, Method, Name, Target, Victim, attack};
+use crate::backend::Backend;
+use crate::backend::cpu::CpuBackend;
+use crate::classifier::{Graph, LoadOptions};
+use crate::defense::{Defense, Options, Prober, Reading, ReconstructOptions};
+use crate::dip::Preset;
+use crate::io::Picture;
+use crate::io::picture::rgb;
+use crate::scheduler::Plan;
+
+/// Short optimisations of two restarts, for pictures of 32×32.
+fn options() -> Options {
+    let mut options = Options::new(ReconstructOptions {
+        restarts: 2,
+        iterations: 60,
+        probe_interval: 10,
+        seed: 4,
+        ..ReconstructOptions::preset(Preset::Cifar, 3)
+    });
+    options.eight_bit = false;
+    options
+}
+
+fn graph() -> Graph {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/toy.onnx");
+    Graph::load(&file, &LoadOptions::default()).unwrap()
+}
+
+fn with_defense<T>(
+    options: &Options,
+    f: impl FnOnce(&mut Defense<'_, CpuBackend>, Classifier<'_, CpuBackend>) -> T,
+) -> T {
+    let graph = graph();
+    let engine = || CpuBackend.classifier(&graph, 4).unwrap();
+    let prober = Prober::new(&CpuBackend, engine(), 8).unwrap();
+    let plan = Plan {
+        wave: 2,
+        capacity: 4,
+    };
+    let defense = plan.defense(&CpuBackend, prober, options.clone());
+    let mut engine = engine();
+    let classifier = Classifier::new(&CpuBackend, &mut engine, 4).unwrap();
+    f(&mut defense.unwrap().1, classifier)
+}
+
+fn with_defended<T>(
+    options: &Options,
+    adaptive: Adaptive,
+    f: impl FnOnce(&mut Defended<'_, '_, CpuBackend>) -> T,
+) -> T {
+    with_defense(options, |defense, classifier| {
+        f(&mut Defended::new(defense, classifier, adaptive).unwrap())
+    })
+}
+
+/// A smooth picture of the colour `label`, which leads by `lead` levels, with a checkerboard of
+/// `noise` levels.
+fn picture(label: usize, lead: f32, noise: f32) -> Picture {
+    let shape = rgb(32, 32);
+    let pixel = |i: usize| {
+        let (channel, y, x) = (i / 1024, i / 32 % 32, i % 32);
+        let wave = 20.0 * (0.2 * x as f32 + 0.15 * y as f32 + label as f32).sin();
+        let sign = if (x + y).is_multiple_of(2) { 1.0 } else { -1.0 };
+        let lead = if channel == label % 3 { lead } else { 0.0 };
+        (120.0 + lead + wave + noise * sign).round() / 255.0
+    };
+    Picture {
+        shape,
+        pixels: (0..shape.elements()).map(pixel).collect(),
+        eight_bit: true,
+    }
+}
+
+const LOSS: Loss = Loss::CrossEntropy(Aim::AwayFrom(1));
+
+/// What three pictures, more than a wave, give.
+fn slopes(options: &Options, adaptive: Adaptive) -> Vec<(Vec<f32>, f64, Vec<f32>)> {
+    let pictures: Vec<Picture> = (0..3).map(|i| picture(i, 20.0, 4.0)).collect();
+    let images: Vec<&[f32]> = pictures.iter().map(|p| &p.pixels[..]).collect();
+    with_defended(options, adaptive, |defended| {
+        let slopes = defended.gradient(&images, &[LOSS; 3]).unwrap();
+        assert_eq!(
+            defended.purifications(),
+            3 * u64::from(adaptive.draws),
+            "{adaptive:?}"
+        );
+        let slopes = slopes.into_iter();
+        slopes
+            .map(|s| (s.reading.logits().to_vec(), s.loss, s.gradient))
+            .collect()
+    })
+}
+
+#[test]
+fn the_identity_rule_has_the_gradient_at_the_output() {
+    let found = slopes(&options(), Adaptive::new(Rule::Identity));
+    with_defense(&options(), |defense, mut classifier| {
+        for (label, (logits, loss, gradient)) in found.into_iter().enumerate() {
+            let outcome = defense.purify(&[&picture(label, 20.0, 4.0)]).unwrap();
+            let at_output = classifier
+                .gradient(&[&outcome[0].pixels], &[LOSS])
+                .unwrap()
+                .remove(0);
+            assert_eq!(gradient, at_output.gradient);
+            assert_eq!(loss, at_output.loss);
+            assert_eq!(logits, outcome[0].output.logits());
+            assert!(gradient.iter().any(|slope| *slope != 0.0));
+        }
+    });
+}
+
+#[test]
+fn the_trajectory_rule_has_the_mean_gradient_at_the_votes() {
+    let found = slopes(&options(), Adaptive::new(Rule::Trajectory));
+    with_defense(&options(), |defense, mut classifier| {
+        for (label, (_, loss, gradient)) in found.into_iter().enumerate() {
+            let picture = picture(label, 20.0, 4.0);
+            let outcome = defense.purify(&[&picture]).unwrap().remove(0);
+            let voters = defense.voters(0, &outcome.map).unwrap();
+            let votes: Vec<_> = outcome.map.votes().collect();
+            assert_eq!((voters.len(), votes.len()), (12, 12));
+            let mut mean = vec![0.0; picture.pixels.len()];
+            let mut losses = 0.0;
+            for (voter, vote) in voters.iter().zip(&votes) {
+                let at_vote = classifier.gradient(&[voter], &[LOSS]).unwrap().remove(0);
+                // They are what the map has read, and lie on the line to the picture.
+                for (a, b) in at_vote.reading.logits().iter().zip(vote.reading.logits()) {
+                    assert!((a - b).abs() < 1e-4, "{a} {b}");
+                }
+                let start = votes
+                    .iter()
+                    .position(|v| v.probe == vote.probe && v.t == 0.0);
+                let line = voters[start.unwrap()].iter().zip(&picture.pixels);
+                for (x, (from, to)) in voter.iter().zip(line) {
+                    let on_line = ((1.0 - vote.t) * from + vote.t * to).clamp(0.0, 1.0);
+                    assert!((x - on_line).abs() < 1e-6);
+                }
+                losses += at_vote.loss / 12.0;
+                for (mean, slope) in mean.iter_mut().zip(&at_vote.gradient) {
+                    *mean += f64::from(*slope) / 12.0;
+                }
+            }
+            assert!((loss - losses).abs() < 1e-9);
+            let most = mean.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
+            for (slope, mean) in gradient.iter().zip(&mean) {
+                assert!((f64::from(*slope) - mean).abs() < 1e-5 * most);
+            }
+        }
+    });
+}
+
+#[test]
+fn draws_are_averaged_and_fresh_ones_are_not_the_defence_s() {
+    for rule in [Rule::Identity, Rule::Decision] {
+        let of = |draws, seeds| {
+            let adaptive = Adaptive { rule, draws, seeds };
+            slopes(&options(), adaptive)
+        };
+        let (one, two, fresh) = (
+            of(1, Seeds::Fixed),
+            of(2, Seeds::Fixed),
+            of(1, Seeds::Fresh),
+        );
+        // One draw is the rule's by the defence's seed; a fresh one is that of another defence.
+        assert_eq!(one, slopes(&options(), Adaptive::new(rule)));
+        let mut other = options();
+        other.reconstruct.seed += SEEDS_APART;
+        assert_eq!(fresh, slopes(&other, Adaptive::new(rule)));
+        for i in 0..3 {
+            assert_ne!(one[i].2, fresh[i].2, "{rule:?}");
+            for ((a, b), both) in one[i].2.iter().zip(&fresh[i].2).zip(&two[i].2) {
+                assert_eq!((a + b) / 2.0, *both, "{rule:?}");
+            }
+            assert_eq!((one[i].1 + fresh[i].1) / 2.0, two[i].1);
+        }
+    }
+    // What the system says is the defence's own answer, also after a fresh attack.
+    let picture = picture(0, 20.0, 4.0);
+    let read = |adaptive| {
+        with_defended(&options(), adaptive, |defended| {
+            defended.gradient(&[&picture.pixels], &[LOSS]).unwrap();
+            defended.read(&[&picture.pixels]).unwrap()[0]
+                .logits()
+                .to_vec()
+        })
+    };
+    let fresh = Adaptive {
+        seeds: Seeds::Fresh,
+        ..Adaptive::new(Rule::Identity)
+    };
+    assert_eq!(read(fresh), read(Adaptive::new(Rule::Identity)));
+}
+
+#[test]
+fn queries_have_no_gradient_and_no_draws_are_refused() {
+    let clean = picture(0, 20.0, 0.0);
+    with_defended(&options(), Adaptive::new(Rule::Queries), |defended| {
+        let error = defended.gradient(&[&clean.pixels], &[LOSS]).unwrap_err();
+        assert!(error.to_string().contains("--through identity"), "{error}");
+    });
+    let none = Adaptive {
+        draws: 0,
+        ..Adaptive::new(Rule::Identity)
+    };
+    with_defense(&options(), |defense, classifier| {
+        assert!(Defended::new(defense, classifier, none).is_err());
+    });
+}
+
+fn attack_options(name: Name, options: serde_json::Value) -> AttackOptions {
+    AttackOptions {
+        method: Method::with(name, options.as_object().unwrap()).unwrap(),
+        target: Target::Untargeted,
+        seed: 3,
+        eight_bit: true,
+    }
+}
+
+fn fooled(attacked: &[Attacked]) -> usize {
+    attacked.iter().filter(|attacked| attacked.success).count()
+}
+
+#[test]
+fn attacks_through_the_defence_fool_what_others_do_not() {
+    let pictures: Vec<Picture> = (0..3).map(|i| picture(i, 12.0, 0.0)).collect();
+    let labels = [Some(0), Some(1), Some(2)];
+    let steps = attack_options(Name::Pgd, json!({"steps": 4, "step_size": 4.0f32 / 255.0}));
+    let blind = with_defense(&options(), |defense, mut classifier| {
+        let attacked = attack(&mut classifier, &steps, &pictures, &labels).unwrap();
+        assert_eq!(fooled(&attacked), 3, "the classifier alone falls");
+        let adaptive = Adaptive::new(Rule::Queries);
+        let mut defended = Defended::new(defense, classifier, adaptive).unwrap();
+        let images: Vec<&[f32]> = attacked.iter().map(|a| &a.pixels[..]).collect();
+        let readings = defended.read(&images).unwrap();
+        let labels = readings.iter().map(Reading::label);
+        labels
+            .zip(0..)
+            .filter(|(found, label)| found != label)
+            .count()
+    });
+    assert_eq!(blind, 0, "behind the defence it stands");
+    for (rule, seeds) in [
+        (Rule::Trajectory, Seeds::Fixed),
+        (Rule::Decision, Seeds::Fresh),
+    ] {
+        let adaptive = Adaptive {
+            rule,
+            draws: 1,
+            seeds,
+        };
+        let attacked = with_defended(&options(), adaptive, |defended| {
+            let attacked = attack(defended, &steps, &pictures, &labels).unwrap();
+            // The clean pictures, four steps, and the judgement.
+            assert_eq!(defended.purifications(), 3 * 6);
+            attacked
+        });
+        assert_eq!(fooled(&attacked), 3, "{rule:?} {seeds:?}");
+        let outputs = with_defended(&options(), Adaptive::new(Rule::Queries), |defended| {
+            let images: Vec<&[f32]> = attacked.iter().map(|a| &a.pixels[..]).collect();
+            defended.read(&images).unwrap()
+        });
+        for (attacked, output) in attacked.iter().zip(outputs) {
+            assert!(attacked.linf <= 8.0 / 255.0 + 1e-6);
+            assert_eq!(attacked.output.logits(), output.logits());
+        }
+    }
+}
+
+#[test]
+fn square_asks_the_defended_system_for_nothing_but_readings() {
+    let pictures = [picture(0, 12.0, 0.0)];
+    let queries = attack_options(Name::Square, json!({"queries": 2}));
+    let adaptive = Adaptive::new(Rule::Queries);
+    let (attacked, spent) = with_defended(&options(), adaptive, |defended| {
+        let attacked = attack(defended, &queries, &pictures, &[Some(0)]).unwrap();
+        (attacked, defended.purifications())
+    });
+    assert!(attacked[0].linf > 0.0);
+    assert!((3..=4).contains(&spent), "{spent}");
+}
+
+#[test]
+fn a_picture_without_a_gradient_stays_as_it_is() {
+    let black = Picture {
+        shape: rgb(32, 32),
+        pixels: vec![0.0; 3072],
+        eight_bit: true,
+    };
+    let steps = attack_options(Name::Bim, json!({"steps": 2}));
+    let adaptive = Adaptive::new(Rule::Identity);
+    let attacked = with_defended(&options(), adaptive, |defended| {
+        attack(defended, &steps, std::slice::from_ref(&black), &[None]).unwrap()
+    });
+    assert_eq!(attacked[0].pixels, black.pixels);
+    assert!(!attacked[0].success);
+}
