@@ -10,6 +10,7 @@ pub mod classify;
 pub mod defense;
 pub mod device;
 pub mod devices;
+pub mod evaluate;
 pub mod inputs;
 pub mod interrupt;
 pub mod model;
@@ -74,6 +75,8 @@ pub enum Command {
     Classify(classify::Args),
     /// Make adversarial images, to test a defence with
     Attack(Box<attack::Args>),
+    /// Measure the defence against attacks and other defences, as a table
+    Evaluate(Box<evaluate::Args>),
     /// Show what this machine and this build can use
     Devices(devices::Args),
     /// Measure the throughput of the engine on this machine
@@ -112,6 +115,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Command::Purify(args) => purify::run(args, &cli.global),
         Command::Classify(args) => classify::run(args, &cli.global),
         Command::Attack(args) => attack::run(args, &cli.global),
+        Command::Evaluate(args) => evaluate::run(args, &cli.global),
         Command::Devices(args) => devices::run(args),
         Command::Bench(args) => bench::run(args, &cli.global),
     }
@@ -212,6 +216,8 @@ mod tests {
             "backstitch attack b --classifier m.onnx --method pgd --eps 4/255 -o out",
             "backstitch attack b --classifier m.onnx --through trajectory --draws 2 --attacker-seeds fresh \
              --restarts 2 --seed 1 --defense-restarts 3 --defense-seed 4 --iterations 300 -o out",
+            "backstitch evaluate b --classes c.txt --classifier m.onnx -o out --suite adaptive --limit 9",
+            "backstitch evaluate b --classifier m.onnx -o out --attacks noise,pgd@decision:4/255 --eps 2/255,8/255",
             "backstitch devices --json",
             "backstitch bench --device cpu --json --classifier m.onnx",
         ] {

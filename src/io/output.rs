@@ -56,7 +56,8 @@ pub enum SaveFormat {
 }
 
 impl SaveFormat {
-    fn extension(self) -> &'static str {
+    /// Of its files, without the dot.
+    pub(crate) fn extension(self) -> &'static str {
         match self {
             SaveFormat::Png => "png",
             SaveFormat::Npy => "npy",
@@ -143,11 +144,12 @@ struct Journal {
     counts: Counts,
 }
 
-/// What resuming reads of a result.
+/// What resuming and removing read of a result.
 #[derive(Deserialize)]
 struct Line {
     image: String,
     error: Option<String>,
+    #[serde(alias = "saved")]
     output: Option<PathBuf>,
 }
 
@@ -163,32 +165,15 @@ impl RunFolder {
         dataset: &Dataset,
     ) -> Result<RunFolder> {
         let path = &options.path;
-        if path.exists() && !path.is_dir() {
-            return Err(Error::file(path, "is a file; -o takes a folder"));
-        }
-        std::fs::create_dir_all(path).map_err(Error::io(path))?;
-        let lock = lock(path)?;
-        let holds_run = ["run.json", "results.jsonl", "report.html"]
-            .iter()
-            .any(|name| path.join(name).exists());
-        let mut finished = HashSet::new();
-        match options.existing {
-            Existing::Refuse if holds_run => {
-                return Err(Error::file(
-                    path,
-                    "holds another run; continue it with --resume, replace it with --overwrite, or \
-                     name another folder",
-                ));
-            }
-            Existing::Overwrite => remove_run(path)?,
-            Existing::Resume if holds_run => {
-                check_same(path, &description)?;
+        let lock = take_folder(path, options.existing, RESULTS, &description)?;
+        let finished = match options.existing {
+            Existing::Resume => {
                 remove_unfinished(path);
-                finished = read_journal(&path.join("results.jsonl"))?;
+                read_journal(&path.join(RESULTS))?
             }
-            _ => {}
-        }
-        let journal = path.join("results.jsonl");
+            _ => HashSet::new(),
+        };
+        let journal = path.join(RESULTS);
         let file = OpenOptions::new().create(true).append(true).open(&journal);
         let report = path.join("report.html");
         let report = match options.report {
@@ -246,13 +231,18 @@ impl RunFolder {
     pub fn record(&self, mut record: ImageRecord, pixels: Option<Pixels<'_>>) -> Result<()> {
         if let Some(pixels) = pixels {
             let name = Path::new("images").join(self.names.path(&record.image));
-            self.save(&self.path.join(&name), pixels)?;
+            save_picture(
+                &self.path.join(&name),
+                self.save,
+                pixels.shape,
+                pixels.output,
+            )?;
             record.output = Some(super::names::id_of(&name));
         }
         if let Some(report) = &self.report {
             report.add(&record, pixels)?;
         }
-        let path = self.path.join("results.jsonl");
+        let path = self.path.join(RESULTS);
         let mut line = serde_json::to_vec(&record).expect("a record is plain data");
         line.push(b'\n');
         let mut journal = self.journal();
@@ -281,25 +271,6 @@ impl RunFolder {
             .expect("no thread panics with the journal")
     }
 
-    fn save(&self, path: &Path, pixels: Pixels<'_>) -> Result<()> {
-        let folder = path.parent().expect("it is in images/");
-        std::fs::create_dir_all(folder).map_err(write_error(folder))?;
-        let ImageShape {
-            channels,
-            height,
-            width,
-        } = pixels.shape;
-        let mut bytes = Vec::new();
-        match self.save {
-            SaveFormat::Png => write_png(&mut bytes, pixels.shape, pixels.output),
-            SaveFormat::Npy => {
-                npy::write_f32(&mut bytes, &[channels, height, width], pixels.output)
-            }
-        }
-        .map_err(Error::io(path))?;
-        replace(path, &bytes)
-    }
-
     /// Writes `run.json`.
     fn describe(&self, state: RunState, more: &Map<String, Value>) -> Result<()> {
         let counts = self.counts();
@@ -326,6 +297,76 @@ impl RunFolder {
     }
 }
 
+/// Writes a picture's file, with the folders on the way.
+pub(crate) fn save_picture(
+    path: &Path,
+    format: SaveFormat,
+    shape: ImageShape,
+    pixels: &[f32],
+) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).map_err(write_error(folder))?;
+    let ImageShape {
+        channels,
+        height,
+        width,
+    } = shape;
+    let mut bytes = Vec::new();
+    match format {
+        SaveFormat::Png => write_png(&mut bytes, shape, pixels),
+        SaveFormat::Npy => npy::write_f32(&mut bytes, &[channels, height, width], pixels),
+    }
+    .map_err(Error::io(path))?;
+    replace(path, &bytes)
+}
+
+/// The journal of runs on single pictures.
+const RESULTS: &str = "results.jsonl";
+/// The files of a run, of any command.
+const FILES: [&str; 8] = [
+    RESULTS,
+    crate::evaluate::CELLS,
+    "report.html",
+    "evaluation.json",
+    "evaluation.md",
+    "evaluation.html",
+    "attacked.jsonl",
+    "run.json",
+];
+
+/// Makes a folder for a run whose journal is called `journal`, and takes its lock. What is in it is
+/// removed or kept, as `existing` says.
+///
+/// # Errors
+/// The folder cannot be written, another process writes it, it holds a run and `existing` does not
+/// allow that, or the run to resume is not the same.
+pub(crate) fn take_folder(
+    path: &Path,
+    existing: Existing,
+    journal: &str,
+    description: &RunDescription,
+) -> Result<File> {
+    if path.exists() && !path.is_dir() {
+        return Err(Error::file(path, "is a file; -o takes a folder"));
+    }
+    std::fs::create_dir_all(path).map_err(Error::io(path))?;
+    let lock = lock(path)?;
+    let holds_run = FILES.iter().any(|name| path.join(name).exists());
+    match existing {
+        Existing::Refuse if holds_run => {
+            return Err(Error::file(
+                path,
+                "holds another run; continue it with --resume, replace it with --overwrite, or \
+                 name another folder",
+            ));
+        }
+        Existing::Overwrite => remove_run(path)?,
+        Existing::Resume if holds_run => check_same(path, journal, description)?,
+        _ => {}
+    }
+    Ok(lock)
+}
+
 /// Takes the folder's lock.
 fn lock(folder: &Path) -> Result<File> {
     let path = folder.join(".lock");
@@ -345,12 +386,21 @@ fn lock(folder: &Path) -> Result<File> {
     }
 }
 
-/// Removes what a run wrote, and nothing else: the outputs that its results name, its own files, and
+/// Removes what a run wrote, and nothing else: the pictures that its journal names, its own files, and
 /// folders that this leaves empty.
 fn remove_run(folder: &Path) -> Result<()> {
     remove_unfinished(folder);
-    let journal = folder.join("results.jsonl");
-    let images = folder.join("images");
+    remove_pictures(folder, RESULTS, "images")?;
+    remove_pictures(folder, crate::evaluate::CELLS, crate::evaluate::ATTACKED)?;
+    for name in FILES {
+        remove_file(&folder.join(name))?;
+    }
+    Ok(())
+}
+
+/// Removes the pictures in the run's folder `pictures` that a journal names.
+fn remove_pictures(folder: &Path, journal: &str, pictures: &str) -> Result<()> {
+    let journal = folder.join(journal);
     if let Ok(file) = File::open(&journal) {
         for line in BufReader::new(file).split(b'\n') {
             let line = line.map_err(Error::io(&journal))?;
@@ -361,7 +411,7 @@ fn remove_run(folder: &Path) -> Result<()> {
             else {
                 continue;
             };
-            let inside = output.starts_with("images")
+            let inside = output.starts_with(pictures)
                 && output
                     .components()
                     .all(|part| matches!(part, Component::Normal(_)));
@@ -370,7 +420,7 @@ fn remove_run(folder: &Path) -> Result<()> {
             }
         }
     }
-    for entry in walkdir::WalkDir::new(&images)
+    for entry in walkdir::WalkDir::new(folder.join(pictures))
         .contents_first(true)
         .into_iter()
         .flatten()
@@ -379,9 +429,6 @@ fn remove_run(folder: &Path) -> Result<()> {
             // Fails where something is left in it, which is the point.
             let _ = std::fs::remove_dir(entry.path());
         }
-    }
-    for name in ["results.jsonl", "report.html", "run.json"] {
-        remove_file(&folder.join(name))?;
     }
     Ok(())
 }
@@ -394,11 +441,13 @@ fn remove_file(path: &Path) -> Result<()> {
 }
 
 /// Refuses to resume a run that would have given other results.
-fn check_same(folder: &Path, description: &RunDescription) -> Result<()> {
+fn check_same(folder: &Path, journal: &str, description: &RunDescription) -> Result<()> {
     let path = folder.join("run.json");
     let text = match std::fs::read_to_string(&path) {
         // A run that was killed before it began.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && is_empty_run(folder) => {
+        Err(error)
+            if error.kind() == std::io::ErrorKind::NotFound && is_empty(&folder.join(journal)) =>
+        {
             return Ok(());
         }
         text => text.map_err(Error::io(&path))?,
@@ -423,9 +472,9 @@ fn check_same(folder: &Path, description: &RunDescription) -> Result<()> {
     Ok(())
 }
 
-/// Whether no picture is recorded.
-fn is_empty_run(folder: &Path) -> bool {
-    std::fs::metadata(folder.join("results.jsonl")).is_ok_and(|journal| journal.len() == 0)
+/// Whether a journal has no line.
+fn is_empty(journal: &Path) -> bool {
+    std::fs::metadata(journal).is_ok_and(|journal| journal.len() == 0)
 }
 
 /// The first value in which two configurations differ.
