@@ -268,6 +268,45 @@ fn a_cut_journal_goes_on_to_the_same_evaluation() {
     assert!(!journal.exists() && !cut.join("evaluation.html").exists());
 }
 
+#[cfg(unix)]
+#[test]
+fn an_interrupted_evaluation_is_kept() {
+    use std::os::unix::process::ExitStatusExt;
+    use std::time::{Duration, Instant};
+
+    let pictures = Pictures::new();
+    let out = pictures.path("out");
+    // Long enough that the signal comes in the middle: the second attack asks for hours.
+    let options = [
+        "--attacks",
+        "fgsm,square@queries",
+        "--defended-queries",
+        "100000000",
+    ];
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_backstitch"));
+    command.args(pictures.evaluate(&out, &options).get_args());
+    let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+    let cells = || std::fs::read_to_string(out.join("cells.jsonl")).unwrap_or_default();
+    let started = Instant::now();
+    // The excluded picture, and clean and FGSM of the others.
+    while cells().lines().count() < 1 + 6 + 6 {
+        assert!(started.elapsed() < Duration::from_secs(300));
+        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let kill = std::process::Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(kill.unwrap().success());
+    let status = child.wait().unwrap();
+    assert_eq!((status.code(), status.signal()), (Some(130), None));
+    let evaluation = json(&out.join("evaluation.json"));
+    assert_eq!(evaluation["state"], "interrupted");
+    assert_eq!(json(&out.join("run.json"))["state"], "interrupted");
+    assert_eq!(cell(&evaluation, "fgsm-linf-4", "none")["right"]["of"], 6);
+    assert_eq!(evaluation["attacks"][2]["pictures"], 0);
+}
+
 #[test]
 fn what_cannot_be_evaluated_is_refused_in_one_line() {
     let pictures = Pictures::new();
@@ -299,6 +338,11 @@ fn what_cannot_be_evaluated_is_refused_in_one_line() {
         !out.exists(),
         "nothing is written for input that is refused"
     );
+    let others = pictures.path("others.txt");
+    std::fs::write(&others, "d\nc\na\nb\n").unwrap();
+    let said = evaluate(&photos, Some(&others));
+    assert!(said.contains("none of 7 pictures right"), "{said}");
+    std::fs::remove_dir_all(&out).unwrap();
     let twice = ["--attacks", "pgd,pgd:4/255"];
     let said = fail(&mut pictures.evaluate(&out, &twice));
     assert!(said.contains("pgd-linf-4 is asked for twice"), "{said}");

@@ -262,6 +262,13 @@ impl device::Command for OnPictures<'_, Args> {
             Err(Error::Interrupted) => return Ok(Outcome::Interrupted),
             ended => ended?,
         }
+        if evaluation.pictures.counted == 0 {
+            return Err(Error::invalid(format!(
+                "the classifier has none of {} pictures right when clean, so that there is nothing to defend; \
+                 check the labels and the preprocessing",
+                evaluation.pictures.seen
+            )));
+        }
         super::print(&evaluation.line())?;
         Ok(outcome(&evaluation))
     }

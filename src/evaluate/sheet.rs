@@ -105,7 +105,7 @@ fn lead(evaluation: &Evaluation) -> Vec<String> {
         );
     }
     lead.push(format!(
-        "Rows marked “static” are attacks on the classifier alone. For every defence they are {STATIC}."
+        "Rows marked “static” are attacks on the classifier alone; for every defence: {STATIC}."
     ));
     if !evaluation.attacks.iter().any(|a| a.case.is_adaptive()) {
         lead.push(
