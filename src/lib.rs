@@ -11,6 +11,7 @@ pub mod cli;
 pub mod defense;
 pub mod dip;
 pub mod error;
+pub mod evaluate;
 pub mod io;
 pub mod random;
 pub mod report;

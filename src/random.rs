@@ -18,6 +18,8 @@ pub enum Purpose {
     AttackStart = 3,
     /// A random search's proposals, one sequence a query.
     AttackSearch = 4,
+    /// Noise that attacks are compared with; `index` counts elements in CHW order.
+    Noise = 5,
 }
 
 /// Names one random sequence source: which instance of which image in which run.

@@ -11,6 +11,7 @@ pub mod classify;
 pub mod defense;
 pub mod device;
 pub mod devices;
+pub mod evaluate;
 pub mod inputs;
 pub mod interrupt;
 pub mod merge;
@@ -87,6 +88,8 @@ pub enum Command {
     Trace(Box<trace::Args>),
     /// Join the run folders of a dataset's shards
     Merge(merge::Args),
+    /// Measure the defence against attacks and other defences, as a table
+    Evaluate(Box<evaluate::Args>),
     /// Show what this machine and this build can use
     Devices(devices::Args),
     /// Measure the throughput of the engine on this machine
@@ -127,6 +130,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Command::Attack(args) => attack::run(args, &cli.global),
         Command::Trace(args) => trace::run(args, &cli.global),
         Command::Merge(args) => merge::run(args),
+        Command::Evaluate(args) => evaluate::run(args, &cli.global),
         Command::Devices(args) => devices::run(args),
         Command::Bench(args) => bench::run(args, &cli.global),
     }
@@ -207,6 +211,8 @@ mod tests {
             "backstitch purify a.tar --classifier m.onnx -o out --tar-out --metrics m.prom",
             "backstitch classify a --shard 7/8 --classifier m.onnx",
             "backstitch merge out-0 out-1 -o out --partial",
+            "backstitch evaluate b --classes c.txt --classifier m.onnx -o out --suite adaptive --limit 9",
+            "backstitch evaluate b --classifier m.onnx -o out --attacks noise,pgd@decision:4/255 --eps 2/255,8/255",
             "backstitch devices --json",
             "backstitch bench --device cpu --json --classifier m.onnx",
         ] {

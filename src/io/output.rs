@@ -17,10 +17,11 @@ mod pictures;
 mod prometheus;
 mod same;
 mod status;
+mod taking;
 mod tally;
 
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -29,22 +30,26 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use xxhash_rust::xxh3::xxh3_128;
 
-use self::journal::{Finished, Journal, Line};
+use self::journal::{Finished, Journal};
 pub use self::pictures::TarSize;
 use self::pictures::TarWriter;
 use self::prometheus::Exporter;
-use self::same::{Changes, identity};
+pub(crate) use self::same::identity;
 pub use self::status::{Counts, Phase, Status};
+pub(crate) use self::taking::{Taken, take_folder};
 pub use self::tally::Tally;
 use super::dataset::{Dataset, Item};
 use super::names::{Form, OutputNames, id_of};
 use super::npy;
 use super::picture::write_png;
 use super::record::ImageRecord;
-use super::replace::{remove_unfinished, replace, write_error};
+use super::replace::{replace, write_error};
 use crate::backend::ImageShape;
 use crate::error::{Error, Result};
 use crate::report::{Report, Trajectories};
+
+/// The journal of runs on single pictures.
+const RESULTS: &str = "results.jsonl";
 
 /// What may already be in the output folder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,7 +77,7 @@ pub enum SaveFormat {
 }
 
 impl SaveFormat {
-    fn extension(self) -> &'static str {
+    pub(crate) fn extension(self) -> &'static str {
         match self {
             SaveFormat::Png => "png",
             SaveFormat::Npy => "npy",
@@ -178,48 +183,20 @@ impl RunFolder {
         dataset: &Dataset,
     ) -> Result<RunFolder> {
         let path = &options.path;
-        if path.exists() && !path.is_dir() {
-            return Err(Error::file(path, "is a file; -o takes a folder"));
-        }
-        std::fs::create_dir_all(path).map_err(Error::io(path))?;
-        let lock = lock(path)?;
-        let holds_run = ["run.json", "results.jsonl", "report.html"]
-            .iter()
-            .any(|name| path.join(name).exists());
         let output = json!({ "save": options.save, "tar": options.tar.is_some() });
         let identity = identity(&description, output, json!(dataset.shard()));
-        let mut finished = Finished::default();
-        let mut changes = Vec::new();
-        match options.existing {
-            Existing::Refuse if holds_run => {
-                return Err(Error::file(
-                    path,
-                    "holds another run; continue it with --resume, replace it with --overwrite, or \
-                     name another folder",
-                ));
-            }
-            Existing::Overwrite => remove_run(path)?,
-            existing @ (Existing::Resume | Existing::ResumeChanged) if holds_run => {
-                let Changes { now, before } = same::compare(path, &identity)?;
-                if let (Existing::Resume, Some(change)) = (existing, now.first()) {
-                    return Err(Error::file(
-                        path,
-                        format!(
-                            "cannot be resumed: {change}; use the same options, --allow-changes, or \
-                             --overwrite"
-                        ),
-                    ));
-                }
-                changes = before;
-                changes.extend(now.into_iter().map(Value::from));
-                remove_unfinished(path);
-                let there = |output: &str| pictures::file_of(path, output).is_some();
-                finished = journal::recover(&path.join("results.jsonl"), |output| {
-                    options.tar.is_none() || there(output)
-                })?;
-            }
-            _ => {}
-        }
+        let Taken {
+            lock,
+            resumes,
+            changes,
+        } = take_folder(path, options.existing, RESULTS, &identity)?;
+        let there = |output: &str| pictures::file_of(path, output).is_some();
+        let finished = match resumes {
+            true => journal::recover(&path.join(RESULTS), |output| {
+                options.tar.is_none() || there(output)
+            })?,
+            false => Finished::default(),
+        };
         let report = path.join("report.html");
         let report = match options.report {
             true => Some(Report::open(
@@ -265,7 +242,7 @@ impl RunFolder {
             started: SystemTime::now(),
             finished,
             status,
-            journal: Journal::open(&path.join("results.jsonl"))?,
+            journal: Journal::open(&path.join(RESULTS))?,
             tars: tars.transpose()?.map(Mutex::new),
             report,
             copy: options.copy.map(Mutex::new),
@@ -323,7 +300,11 @@ impl RunFolder {
         let status = &self.status;
         status.time(Phase::Write, || self.journal.check_in_place())?;
         let name = self.names.path(&record.image);
-        let encoded = pixels.map(|pixels| status.time(Phase::Encode, || self.encode(pixels)));
+        let encoded = pixels.map(|pixels| {
+            status.time(Phase::Encode, || {
+                encode(self.save, pixels.shape, pixels.output)
+            })
+        });
         let encoded = encoded.transpose().map_err(Error::io(&name))?;
         match (&self.tars, encoded) {
             (Some(writer), Some(bytes)) => {
@@ -403,23 +384,6 @@ impl RunFolder {
         Ok(counts)
     }
 
-    /// An output file's bytes.
-    fn encode(&self, pixels: Pixels<'_>) -> std::io::Result<Vec<u8>> {
-        let ImageShape {
-            channels,
-            height,
-            width,
-        } = pixels.shape;
-        let mut bytes = Vec::new();
-        match self.save {
-            SaveFormat::Png => write_png(&mut bytes, pixels.shape, pixels.output)?,
-            SaveFormat::Npy => {
-                npy::write_f32(&mut bytes, &[channels, height, width], pixels.output)?;
-            }
-        }
-        Ok(bytes)
-    }
-
     /// Writes `run.json`.
     fn describe(&self, state: RunState, more: &Map<String, Value>) -> Result<()> {
         let started = self.started.duration_since(UNIX_EPOCH);
@@ -453,67 +417,31 @@ impl Finished {
     }
 }
 
-/// Takes the folder's lock.
-fn lock(folder: &Path) -> Result<File> {
-    let path = folder.join(".lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|error| Error::file(folder, format!("cannot be written: {error}")))?;
-    match fs4::FileExt::try_lock(&file) {
-        Ok(()) => Ok(file),
-        Err(fs4::TryLockError::WouldBlock) => Err(Error::file(
-            folder,
-            "is being written by another run; wait for it or name another folder",
-        )),
-        Err(fs4::TryLockError::Error(error)) => Err(Error::io(path)(error)),
+/// A picture file's bytes; `pixels` are CHW in `[0, 1]`.
+fn encode(format: SaveFormat, shape: ImageShape, pixels: &[f32]) -> std::io::Result<Vec<u8>> {
+    let ImageShape {
+        channels,
+        height,
+        width,
+    } = shape;
+    let mut bytes = Vec::new();
+    match format {
+        SaveFormat::Png => write_png(&mut bytes, shape, pixels)?,
+        SaveFormat::Npy => npy::write_f32(&mut bytes, &[channels, height, width], pixels)?,
     }
+    Ok(bytes)
 }
 
-/// Removes what a run wrote, and nothing else: the outputs that its results name, its own files, and
-/// folders that this leaves empty.
-fn remove_run(folder: &Path) -> Result<()> {
-    remove_unfinished(folder);
-    let journal = folder.join("results.jsonl");
-    let images = folder.join("images");
-    if let Ok(file) = File::open(&journal) {
-        for line in BufReader::new(file).split(b'\n') {
-            let line = line.map_err(Error::io(&journal))?;
-            let Ok(Line {
-                output: Some(output),
-                ..
-            }) = serde_json::from_slice(&line)
-            else {
-                continue;
-            };
-            if let Some(file) = pictures::file_of(folder, &output) {
-                remove_file(&folder.join(file))?;
-            }
-        }
-    }
-    for entry in walkdir::WalkDir::new(&images)
-        .contents_first(true)
-        .into_iter()
-        .flatten()
-    {
-        if entry.file_type().is_dir() {
-            // Fails where something is left in it, which is the point.
-            let _ = std::fs::remove_dir(entry.path());
-        }
-    }
-    for name in ["results.jsonl", "report.html", "run.json"] {
-        remove_file(&folder.join(name))?;
-    }
-    Ok(())
-}
-
-fn remove_file(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path)(error)),
-        _ => Ok(()),
-    }
+/// Writes a picture to the file `name` of a run folder, with the folders on the way.
+pub(crate) fn save_picture(
+    run: &Path,
+    name: &Path,
+    format: SaveFormat,
+    shape: ImageShape,
+    pixels: &[f32],
+) -> Result<()> {
+    let bytes = encode(format, shape, pixels).map_err(Error::io(name))?;
+    pictures::write_file(run, name, &bytes)
 }
 
 #[cfg(test)]

@@ -114,6 +114,7 @@ pub struct Line {
     pub verdict: Option<Verdict>,
     pub success: Option<bool>,
     pub error: Option<String>,
+    #[serde(alias = "saved")]
     pub output: Option<String>,
 }
 

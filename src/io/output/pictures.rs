@@ -44,15 +44,20 @@ impl std::fmt::Debug for OpenTar {
 /// Writes `images/name` of the run folder.
 pub fn write_file(run: &Path, name: &Path, bytes: &[u8]) -> Result<()> {
     let path = run.join(name);
-    let folder = path.parent().expect("it is in images/");
+    let folder = path.parent().expect("it is in a folder of the run");
     std::fs::create_dir_all(folder).map_err(write_error(folder))?;
     replace(&path, bytes)
 }
 
 /// The file that has a result's `output`: the output itself or, for a shard's member, the shard.
 pub fn file_of(run: &Path, output: &str) -> Option<PathBuf> {
+    file_in(run, "images", output)
+}
+
+/// The same for a result in the run's folder `pictures`.
+pub fn file_in(run: &Path, pictures: &str, output: &str) -> Option<PathBuf> {
     let output = Path::new(output);
-    let inside = output.starts_with("images")
+    let inside = output.starts_with(pictures)
         && output
             .components()
             .all(|part| matches!(part, std::path::Component::Normal(_)));

@@ -28,13 +28,13 @@ pub struct Changes {
     pub before: Vec<Value>,
 }
 
-/// Compares the run that `folder` holds with `identity`.
+/// Compares the run that `folder` holds, with a journal of that name, with `identity`.
 ///
 /// # Errors
 /// `run.json` is missing or damaged.
-pub fn compare(folder: &Path, identity: &Value) -> Result<Changes> {
+pub fn compare(folder: &Path, journal: &str, identity: &Value) -> Result<Changes> {
     let path = folder.join("run.json");
-    if !path.exists() && is_empty_run(folder) {
+    if !path.exists() && is_empty(&folder.join(journal)) {
         // A run that was killed before it began.
         return Ok(Changes::default());
     }
@@ -62,9 +62,9 @@ pub fn read(folder: &Path) -> Result<Value> {
         .map_err(|error| Error::file(&path, format!("is damaged: {error}; use --overwrite")))
 }
 
-/// Whether no picture is recorded.
-fn is_empty_run(folder: &Path) -> bool {
-    std::fs::metadata(folder.join("results.jsonl")).is_ok_and(|journal| journal.len() == 0)
+/// Whether a journal has no line.
+fn is_empty(journal: &Path) -> bool {
+    std::fs::metadata(journal).is_ok_and(|journal| journal.len() == 0)
 }
 
 /// The values in which two configurations differ.

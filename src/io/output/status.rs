@@ -118,6 +118,15 @@ impl Status {
         }
     }
 
+    /// Counts something done, or failed, that has no record.
+    pub fn count(&self, failed: bool) {
+        let mut ends = self.ends.lock().expect("no thread panics with the counts");
+        match failed {
+            true => ends.failed += 1,
+            false => ends.done += 1,
+        }
+    }
+
     fn ends(&self) -> Ends {
         *self.ends.lock().expect("no thread panics with the counts")
     }

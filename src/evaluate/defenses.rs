@@ -1,0 +1,84 @@
+//! The rows of the table: what is compared.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::suite::NONE;
+use crate::baseline::{self, Baseline};
+use crate::defense::{Options, Outcome, Shown};
+
+/// The name of the whole defence.
+pub const BACKSTITCH: &str = "backstitch";
+/// The name of the baseline that is a part of its run.
+pub const DIPDEFEND: &str = "dipdefend";
+
+/// One row of the table.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    pub name: String,
+    pub description: &'static str,
+    /// Its options; those of DIPDefend and of the ablations are the whole defence's.
+    pub parameters: Value,
+}
+
+/// Every row, in the order of the table: no defence, the baselines, DIPDefend, what shorter versions of
+/// the method give, the method.
+pub fn rows(baselines: &[baseline::Method], options: &Options) -> Vec<Row> {
+    let of_baseline = |baseline: &baseline::Method| Row {
+        name: baseline.name(),
+        description: match baseline {
+            baseline::Method::None(_) => "no defence",
+            baseline::Method::Jpeg(_) => "JPEG compression",
+            baseline::Method::Bits(_) => "bit depth reduction",
+            baseline::Method::Median(_) => "median filter",
+            baseline::Method::Tv(_) => "total variation minimisation",
+        },
+        parameters: json!(baseline),
+    };
+    let mut rows: Vec<Row> = baselines.iter().map(of_baseline).collect();
+    let part = |name: &str, description| Row {
+        name: name.into(),
+        description,
+        parameters: json!({ "part_of": BACKSTITCH }),
+    };
+    rows.extend([
+        part(
+            DIPDEFEND,
+            "DIPDefend: one reconstruction, stopped at the smoothed PSNR's maximum (Dai et al. 2020), \
+             probed as often as backstitch probes",
+        ),
+        part(
+            RECONSTRUCTION,
+            "ablation: one restart's last reconstruction",
+        ),
+        part(
+            BOUNDARY,
+            "ablation: verdict and on-boundary image, without push and stitch",
+        ),
+        part(PUSH, "ablation: verdict and pushed image, without stitch"),
+    ]);
+    rows.push(Row {
+        name: BACKSTITCH.into(),
+        description: "the whole method",
+        parameters: json!(options),
+    });
+    debug_assert!(rows.first().is_none_or(|row| row.name == NONE));
+    rows
+}
+
+const RECONSTRUCTION: &str = "reconstruction";
+const BOUNDARY: &str = "boundary";
+const PUSH: &str = "push";
+
+/// The outputs of an outcome's shorter versions, by row; takes them out of it.
+pub fn ablations(outcome: &mut Outcome) -> Vec<(&'static str, Shown)> {
+    let Some(ablations) = outcome.ablations.take() else {
+        return Vec::new();
+    };
+    vec![
+        (DIPDEFEND, ablations.early_stop),
+        (RECONSTRUCTION, ablations.reconstruction),
+        (BOUNDARY, ablations.boundary),
+        (PUSH, ablations.push),
+    ]
+}

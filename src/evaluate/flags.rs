@@ -1,0 +1,408 @@
+//! Signs that a result is too good to be true, raised without being asked.
+//!
+//! The checks are those of Athalye, Carlini and Wagner, "Obfuscated gradients give a false sense of
+//! security" (2018), section 3.1, and of Carlini et al., "On evaluating adversarial robustness" (2019).
+//! A flag is no proof, and one that is not raised none either: each comes with its numbers.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::defenses::BACKSTITCH;
+use super::statistics::Proportion;
+use super::suite::{Case, Kind, LARGE, NONE, Threat};
+use super::summary::{Paired, View};
+use crate::attack::{Ball, Method, Norm};
+
+/// One check.
+#[derive(Clone, Debug, Serialize)]
+pub struct Flag {
+    /// `black-box-beats-white-box`.
+    pub id: &'static str,
+    /// What it says where it is raised.
+    pub title: &'static str,
+    /// Why that is a bad sign.
+    pub reason: &'static str,
+    pub state: State,
+    /// Where it is not checked, what it needs.
+    pub needs: &'static str,
+    /// What raised it; where it is not raised, what was looked at and found in order.
+    pub findings: Vec<Finding>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    Raised,
+    NotRaised,
+    /// The evaluation lacks what the check needs.
+    NotChecked,
+}
+
+/// One comparison of a check.
+#[derive(Clone, Debug, Serialize)]
+pub struct Finding {
+    /// Absent where it is about the classifier's gradients or the pictures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub defense: Option<String>,
+    pub raised: bool,
+    /// One sentence with the numbers.
+    pub text: String,
+    pub numbers: Value,
+}
+
+impl Flag {
+    pub fn is_raised(&self) -> bool {
+        self.state == State::Raised
+    }
+
+    fn new(
+        id: &'static str,
+        title: &'static str,
+        reason: &'static str,
+        needs: &'static str,
+        mut findings: Vec<Finding>,
+    ) -> Flag {
+        let raised = findings.iter().any(|finding| finding.raised);
+        let state = match (findings.is_empty(), raised) {
+            (true, _) => State::NotChecked,
+            (_, true) => State::Raised,
+            (_, false) => State::NotRaised,
+        };
+        if raised {
+            findings.retain(|finding| finding.raised);
+        }
+        Flag {
+            id,
+            title,
+            reason,
+            state,
+            needs,
+            findings,
+        }
+    }
+}
+
+/// Every check.
+pub fn raise(view: &View<'_>) -> Vec<Flag> {
+    vec![
+        Flag::new(
+            "black-box-beats-white-box",
+            "an attack without gradients beats those with them",
+            "An attack that sees gradients can do all that one without them can. Where it does less, the \
+             gradients mislead it (masked gradients), and the accuracy under it says nothing. Of a row \
+             that the attacks were not made for: what they find does not carry over to it.",
+            "Square and a gradient attack of the same size, both made on the same",
+            black_box(view),
+        ),
+        Flag::new(
+            "one-step-as-good-as-many",
+            "one step does as well as many",
+            "Iterated attacks contain the one step. Where they are not stronger, they are stuck, or what \
+             they find does not carry over to the row.",
+            "FGSM and PGD of the same size",
+            one_step(view),
+        ),
+        Flag::new(
+            "not-chance-at-large-eps",
+            "accuracy does not fall to chance at a large size",
+            "A change of this size can remove all that the picture shows. Accuracy above chance means that \
+             the attack fails, not that the row is robust.",
+            "PGD of size 32/255 or more",
+            large_eps(view),
+        ),
+        Flag::new(
+            "accuracy-rises-with-eps",
+            "a larger attack does less",
+            "A larger ball contains the smaller one. Where accuracy rises with the size, the attack is not \
+             the strongest of its size.",
+            "one attack at two sizes",
+            rising(view),
+        ),
+        Flag::new(
+            "zero-gradients",
+            "gradients vanish",
+            "Attacks that follow a gradient of zero go nowhere. What they leave unharmed is not robust.",
+            "clean pictures that count",
+            zero_gradients(view),
+        ),
+        Flag::new(
+            "noise-beats-attack",
+            "random noise does more than an attack",
+            "An attack of the same size that does less than coins do is broken, or what it finds does not \
+             carry over to the row.",
+            "noise and an attack of the same size",
+            noise(view),
+        ),
+        Flag::new(
+            "adaptive-beats-static",
+            "attacks that know the defence do far better",
+            "The accuracy under attacks on the classifier alone then rests on the attacker's ignorance; only \
+             the accuracy under adaptive attacks describes the defence.",
+            "adaptive attacks and attacks on the classifier alone, of the same size",
+            adaptive(view),
+        ),
+        Flag::new(
+            "too-few-pictures",
+            "too few pictures for the digits shown",
+            "Accuracies are shown to a whole point. Where the 95% interval is wider than ten, differences of \
+             a few points between rows are chance.",
+            "pictures that count",
+            too_few(view),
+        ),
+    ]
+}
+
+fn same_size(a: &Case, b: &Case) -> bool {
+    a.budget().is_some() && a.budget() == b.budget()
+}
+
+fn is_square(case: &Case) -> bool {
+    matches!(case.method(), Some(Method::Square(_)))
+}
+
+fn count_of(count: usize, of: usize) -> String {
+    format!("{count} of {of}")
+}
+
+/// What a comparison of two attacks found.
+fn compare(
+    raised: bool,
+    defense: &str,
+    threat: Threat,
+    attacks: [&Case; 2],
+    paired: Paired,
+) -> Finding {
+    let [a, b] = attacks;
+    Finding {
+        defense: Some(defense.to_owned()),
+        raised,
+        text: format!(
+            "{defense} ({}): right under {} {}, under {} {}; wrong under the first alone {}, under the \
+             second alone {}",
+            threat.name(),
+            a.name,
+            count_of(paired.right[0], paired.pictures),
+            b.name,
+            count_of(paired.right[1], paired.pictures),
+            paired.only_wrong[0],
+            paired.only_wrong[1],
+        ),
+        numbers: json!({ "attacks": [a.name, b.name], "threat": threat, "paired": paired }),
+    }
+}
+
+/// All pairs of cases that `fit`, against every defence; `raised` says which pairs are a bad sign.
+fn pairs(
+    view: &View<'_>,
+    fit: impl Fn(&Case, &Case) -> bool,
+    raised: impl Fn(&Paired) -> bool,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for a in view.cases {
+        for b in view.cases.iter().filter(|b| fit(a, b)) {
+            for row in view.rows {
+                let paired = view.paired([&a.name, &b.name], &row.name);
+                if paired.pictures > 0 {
+                    let threat = b.threat(&row.name);
+                    findings.push(compare(raised(&paired), &row.name, threat, [a, b], paired));
+                }
+            }
+        }
+    }
+    findings
+}
+
+fn black_box(view: &View<'_>) -> Vec<Finding> {
+    pairs(
+        view,
+        |a, b| {
+            let gradients = b.is_attack() && !is_square(b);
+            is_square(a) && gradients && same_size(a, b) && a.is_adaptive() == b.is_adaptive()
+        },
+        |paired| paired.right[0] < paired.right[1],
+    )
+}
+
+fn one_step(view: &View<'_>) -> Vec<Finding> {
+    let is = |case: &Case, one: bool| match case.method() {
+        Some(Method::Fgsm(_)) => one,
+        Some(Method::Pgd(_) | Method::Bim(_)) => !one,
+        _ => false,
+    };
+    pairs(
+        view,
+        |a, b| {
+            let same_victim = a.is_adaptive() == b.is_adaptive();
+            is(a, true) && is(b, false) && same_size(a, b) && same_victim
+        },
+        // Where both fool all pictures, or none, neither is stuck for all that is known.
+        |paired| {
+            let [one, many] = paired.right;
+            one <= many && many > 0 && one < paired.pictures
+        },
+    )
+}
+
+fn large_eps(view: &View<'_>) -> Vec<Finding> {
+    let chance = 1.0 / view.classes.max(1) as f64;
+    let mut findings = Vec::new();
+    for case in view.cases {
+        let (Some(Method::Pgd(pgd)), false) = (case.method(), case.is_adaptive()) else {
+            continue;
+        };
+        if pgd.eps < LARGE / 2.0 {
+            continue;
+        }
+        for row in view.rows {
+            let right = view.right(&case.name, &row.name);
+            let Some(low) = right.low else { continue };
+            let threat = case.threat(&row.name);
+            findings.push(Finding {
+                defense: Some(row.name.clone()),
+                raised: low > chance.max(LEAST_CHANCE),
+                text: format!(
+                    "{} ({}): right under {} {}, {:.0}% at the least; chance is {:.1}%",
+                    row.name,
+                    threat.name(),
+                    case.name,
+                    count_of(right.count, right.of),
+                    100.0 * low,
+                    100.0 * chance
+                ),
+                numbers: json!({ "attack": case.name, "threat": threat, "right": right, "chance": chance }),
+            });
+        }
+    }
+    findings
+}
+
+/// Accuracies up to this are as good as chance, whatever the number of classes.
+const LEAST_CHANCE: f64 = 0.05;
+
+fn rising(view: &View<'_>) -> Vec<Finding> {
+    let size = |case: &Case| match case.budget() {
+        Some(Ball {
+            norm: Norm::Linf,
+            eps,
+        }) => Some(eps),
+        _ => None,
+    };
+    let same = |a: &Case, b: &Case| match (&a.kind, &b.kind) {
+        (Kind::Static { attack: a }, Kind::Static { attack: b }) => {
+            std::mem::discriminant(&a.method) == std::mem::discriminant(&b.method)
+        }
+        (
+            Kind::Adaptive {
+                attack: a,
+                through: by_a,
+            },
+            Kind::Adaptive {
+                attack: b,
+                through: by_b,
+            },
+        ) => by_a == by_b && std::mem::discriminant(&a.method) == std::mem::discriminant(&b.method),
+        _ => false,
+    };
+    pairs(
+        view,
+        |a, b| {
+            matches!((size(a), size(b)), (Some(small), Some(large)) if small < large) && same(a, b)
+        },
+        |paired| paired.right[0] < paired.right[1],
+    )
+}
+
+/// A gradient has vanished where more of it than this is zero.
+const VANISHED: f64 = 0.5;
+/// The share of pictures from which on vanished gradients are many.
+const MANY: f64 = 0.05;
+
+fn zero_gradients(view: &View<'_>) -> Vec<Finding> {
+    let cells = view.cells(&Case::clean().name);
+    let shares = cells.iter().filter_map(|cell| cell.zero_gradient);
+    let vanished = Proportion::of(shares.map(|share| share > VANISHED));
+    let Some(share) = vanished.share else {
+        return Vec::new();
+    };
+    vec![Finding {
+        defense: None,
+        raised: share >= MANY,
+        text: format!(
+            "the classifier's cross-entropy has a gradient that is zero or no number in more than half of \
+             the values for {} clean pictures",
+            count_of(vanished.count, vanished.of)
+        ),
+        numbers: json!({ "pictures": vanished }),
+    }]
+}
+
+fn noise(view: &View<'_>) -> Vec<Finding> {
+    pairs(
+        view,
+        |a, b| matches!(a.kind, Kind::Noise { .. }) && b.is_attack() && same_size(a, b),
+        |paired| paired.right[0] < paired.right[1],
+    )
+}
+
+/// How far adaptive accuracy may be below static accuracy, as a share of the pictures.
+const FAR: f64 = 0.1;
+
+fn adaptive(view: &View<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for a in view.cases.iter().filter(|case| case.is_adaptive()) {
+        for b in view.cases {
+            if !b.is_attack() || b.is_adaptive() || !same_size(a, b) {
+                continue;
+            }
+            let paired = view.paired([&a.name, &b.name], BACKSTITCH);
+            if paired.pictures == 0 {
+                continue;
+            }
+            let [knowing, ignorant] = paired.right.map(|n| n as f64 / paired.pictures as f64);
+            let raised = ignorant - knowing > FAR;
+            let found = compare(raised, BACKSTITCH, a.threat(BACKSTITCH), [a, b], paired);
+            let points = 100.0 * (ignorant - knowing);
+            findings.push(Finding {
+                text: format!("{}: {points:+.0} points", found.text),
+                ..found
+            });
+        }
+    }
+    findings
+}
+
+/// The widest interval that whole points are shown for.
+const WIDEST: f64 = 0.1;
+
+fn too_few(view: &View<'_>) -> Vec<Finding> {
+    let mut widest: Option<(Proportion, &str, &str)> = None;
+    for case in view.cases {
+        for defense in [NONE, BACKSTITCH] {
+            let right = view.right(&case.name, defense);
+            let wider = widest.is_none_or(|(other, ..)| right.width() > other.width());
+            if right.of > 0 && wider {
+                widest = Some((right, &case.name, defense));
+            }
+        }
+    }
+    let Some((right, attack, defense)) = widest else {
+        return Vec::new();
+    };
+    let ends = [right.low, right.high].map(|end| 100.0 * end.unwrap_or_default());
+    vec![Finding {
+        defense: None,
+        raised: right.width() > WIDEST,
+        text: format!(
+            "{} pictures: one is {:.1} points, and the widest 95% interval ({defense} under {attack}) is from \
+             {:.0}% to {:.0}%",
+            right.of,
+            100.0 / right.of as f64,
+            ends[0],
+            ends[1]
+        ),
+        numbers: json!({ "right": right, "attack": attack, "defense": defense }),
+    }]
+}
+
+#[cfg(test)]
+mod tests;

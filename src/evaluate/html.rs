@@ -1,0 +1,124 @@
+//! `evaluation.html`: one file that needs no network.
+
+use std::fmt::Write;
+
+use super::sheet::{Document, Entry, Sheet};
+
+/// The page around the tables.
+const PAGE: &str = include_str!("page.html");
+
+/// A document as a page with tables that a click sorts.
+pub fn render(document: &Document) -> String {
+    let mut body = format!("<h1>{}</h1>\n", escape(&document.title));
+    for paragraph in &document.lead {
+        let _ = writeln!(body, "<p>{}</p>", escape(paragraph));
+    }
+    for sheet in document.sheets.iter().filter(|s| !s.rows.is_empty()) {
+        table(&mut body, sheet);
+    }
+    let _ = writeln!(
+        body,
+        "<details><summary>Configuration</summary><pre>{}</pre></details>",
+        escape(&document.configuration)
+    );
+    let (head, tail) = PAGE.split_once("{body}").unwrap_or((PAGE, ""));
+    let head = head.replace("{title}", &escape(&document.title));
+    format!("{head}{body}{tail}")
+}
+
+fn table(body: &mut String, sheet: &Sheet) {
+    let _ = writeln!(
+        body,
+        "<section><h2>{}</h2>\n<p>{}</p>\n<div><table><thead><tr>",
+        escape(sheet.title),
+        escape(&sheet.note)
+    );
+    for name in &sheet.head {
+        let _ = write!(body, "<th scope=\"col\">{}</th>", escape(name));
+    }
+    body.push_str("</tr></thead>\n<tbody>\n");
+    for row in &sheet.rows {
+        body.push_str("<tr>");
+        row.iter().for_each(|entry| cell(body, entry));
+        body.push_str("</tr>\n");
+    }
+    body.push_str("</tbody></table></div></section>\n");
+}
+
+fn cell(body: &mut String, entry: &Entry) {
+    let class = match entry.text.as_str() {
+        "RAISED" => " class=\"raised\"",
+        _ => "",
+    };
+    let _ = match entry.number {
+        Some(number) => write!(body, "<td data-number=\"{number}\">"),
+        None => write!(body, "<td{class}>"),
+    };
+    let _ = write!(body, "{}</td>", escape(&entry.text));
+}
+
+/// Text that HTML shows as it is, in elements and in quoted attributes.
+fn escape(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document(text: &str) -> Document {
+        Document {
+            title: text.into(),
+            lead: vec![text.into()],
+            sheets: vec![Sheet {
+                title: "S",
+                note: text.into(),
+                head: vec![text.into()],
+                rows: vec![vec![
+                    Entry {
+                        text: text.into(),
+                        number: None,
+                    },
+                    Entry {
+                        text: "1".into(),
+                        number: Some(0.5),
+                    },
+                ]],
+            }],
+            configuration: text.into(),
+        }
+    }
+
+    #[test]
+    fn markup_in_names_stays_text() {
+        let plain = render(&document("x"));
+        let hostile = render(&document("</pre><script>alert(1)</script>\"'&{body}"));
+        assert_eq!(
+            hostile.matches("<script").count(),
+            plain.matches("<script").count()
+        );
+        assert_eq!(hostile.matches("</pre>").count(), 1);
+        assert!(hostile.contains("&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#39;&amp;"));
+        assert_eq!(hostile.matches("<table>").count(), 1);
+    }
+
+    #[test]
+    fn the_page_needs_nothing_else() {
+        let text = render(&document("x"));
+        for outside in ["http:", "https:", "src=", "href=", "@import", "url("] {
+            assert!(!text.contains(outside), "{outside}");
+        }
+        assert!(text.contains("data-number=\"0.5\""));
+    }
+}

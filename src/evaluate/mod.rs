@@ -1,0 +1,50 @@
+//! Evaluation: from pictures with true labels to a table of attacks and defences.
+//!
+//! ```text
+//! pictures ─► right when clean? ─► attacked ─► every defence ─► cells.jsonl ─► summary ─► flags
+//!             (else excluded)      (a case)    (a row)          (journal)         └► JSON, Markdown, HTML
+//! ```
+//!
+//! Each attacked picture costs one purification, of which DIPDefend and the ablations are parts; all
+//! defences see the same one. The tables are a function of the cells and the configuration alone.
+
+mod attacked;
+mod cell;
+mod defenses;
+mod flags;
+mod html;
+mod journal;
+mod markdown;
+mod run;
+mod sheet;
+mod statistics;
+mod suite;
+mod summary;
+
+pub use cell::{Answer, Cell, Excluded};
+pub use defenses::{BACKSTITCH, DIPDEFEND, Row, rows};
+pub use flags::{Finding, Flag, State};
+pub use journal::{CELLS, Journal};
+pub use run::{ATTACKED, Evaluator, Watch, save_format};
+pub use statistics::{Proportion, roc_area};
+pub use suite::{Case, Choice, Kind, NONE, Suite, Threat, Wanted};
+pub use summary::{
+    AttackSummary, Defended, DefenseSummary, Detected, Detection, Evaluation, NotCounted, Pictures,
+    STATIC, Source, WorstCase, summarise,
+};
+
+use crate::error::Result;
+
+impl Evaluation {
+    /// Writes `evaluation.json`, `.md` and `.html` into the run folder.
+    ///
+    /// # Errors
+    /// The disk is full or fails; each file is then whole or as it was.
+    pub fn write(&self, journal: &Journal) -> Result<()> {
+        let json = serde_json::to_string_pretty(self).expect("it is plain data") + "\n";
+        journal.write("evaluation.json", json.as_bytes())?;
+        let document = sheet::document(self);
+        journal.write("evaluation.md", markdown::render(&document).as_bytes())?;
+        journal.write("evaluation.html", html::render(&document).as_bytes())
+    }
+}

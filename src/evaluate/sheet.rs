@@ -1,0 +1,334 @@
+//! An evaluation as tables of text, for Markdown and HTML alike.
+
+use super::flags::State;
+use super::statistics::Proportion;
+use super::summary::{AttackSummary, Evaluation, STATIC};
+
+/// A report, before it has a form.
+#[derive(Clone, Debug)]
+pub struct Document {
+    pub title: String,
+    /// Paragraphs before the tables.
+    pub lead: Vec<String>,
+    pub sheets: Vec<Sheet>,
+    /// Everything that the results depend on, as JSON.
+    pub configuration: String,
+}
+
+/// A table.
+#[derive(Clone, Debug)]
+pub struct Sheet {
+    pub title: &'static str,
+    pub note: String,
+    pub head: Vec<String>,
+    pub rows: Vec<Vec<Entry>>,
+}
+
+/// A cell of a table.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Entry {
+    pub text: String,
+    /// What it is sorted by; text where there is none.
+    pub number: Option<f64>,
+}
+
+impl Entry {
+    fn text(text: impl Into<String>) -> Entry {
+        Entry {
+            text: text.into(),
+            number: None,
+        }
+    }
+
+    fn number(number: Option<f64>, digits: usize) -> Entry {
+        Entry {
+            text: number.map_or("–".into(), |x| format!("{x:.digits$}")),
+            number,
+        }
+    }
+
+    /// `93 (85–97)`: percent and the interval's ends.
+    fn percent(proportion: Proportion) -> Entry {
+        let Proportion {
+            share, low, high, ..
+        } = proportion;
+        let text = match (share, low, high) {
+            (Some(share), Some(low), Some(high)) => format!(
+                "{:.0} ({:.0}–{:.0})",
+                100.0 * share,
+                100.0 * low,
+                100.0 * high
+            ),
+            _ => "–".into(),
+        };
+        Entry {
+            text,
+            number: share,
+        }
+    }
+}
+
+/// The tables of an evaluation.
+pub fn document(evaluation: &Evaluation) -> Document {
+    let configuration = serde_json::to_string_pretty(&evaluation.configuration);
+    Document {
+        title: "backstitch evaluate".into(),
+        lead: lead(evaluation),
+        sheets: vec![
+            accuracy(evaluation),
+            of_fooled(evaluation),
+            worst_cases(evaluation),
+            quality(evaluation),
+            detection(evaluation),
+            flags(evaluation),
+            defenses(evaluation),
+            attacks(evaluation),
+        ],
+        configuration: configuration.unwrap_or_default(),
+    }
+}
+
+fn lead(evaluation: &Evaluation) -> Vec<String> {
+    let pictures = &evaluation.pictures;
+    let mut lead = vec![format!(
+        "{} pictures count: those that the classifier has right when clean. Of {} seen, {} are excluded \
+         because it is wrong about them, {} because they have no true label; {} failed.",
+        pictures.counted,
+        pictures.seen,
+        pictures.wrong_when_clean,
+        pictures.without_label,
+        pictures.failed
+    )];
+    if evaluation.state != "done" {
+        lead.push(
+            "This evaluation was interrupted: the numbers are of what is done so far.".into(),
+        );
+    }
+    lead.push(format!(
+        "Rows marked “static” are attacks on the classifier alone; for every defence: {STATIC}."
+    ));
+    if !evaluation.attacks.iter().any(|a| a.case.is_adaptive()) {
+        lead.push(
+            "No attack here knows the defence. Use --suite adaptive before you rely on any of this.".into(),
+        );
+    }
+    let raised: Vec<&str> = evaluation
+        .flags
+        .iter()
+        .filter(|flag| flag.is_raised())
+        .map(|flag| flag.title)
+        .collect();
+    lead.push(match raised.is_empty() {
+        true => "No flag is raised.".into(),
+        false => format!("Flags raised: {}.", raised.join("; ")),
+    });
+    lead
+}
+
+/// What a row's attack is, in a word.
+fn kind(attack: &AttackSummary) -> &'static str {
+    match (attack.case.is_attack(), attack.case.is_adaptive()) {
+        (false, _) => "no attack",
+        (_, true) => "adaptive",
+        (_, false) => "static",
+    }
+}
+
+fn names(evaluation: &Evaluation) -> impl Iterator<Item = String> + '_ {
+    evaluation.defenses.iter().map(|d| d.row.name.clone())
+}
+
+/// A head of `first` and the defences.
+fn head(first: &[&str], evaluation: &Evaluation) -> Vec<String> {
+    let first = first.iter().map(|name| (*name).to_owned());
+    first.chain(names(evaluation)).collect()
+}
+
+fn accuracy(evaluation: &Evaluation) -> Sheet {
+    let row = |attack: &AttackSummary| {
+        let mut row = vec![
+            Entry::text(&attack.case.title),
+            Entry::text(kind(attack)),
+            Entry::number(Some(attack.pictures as f64), 0),
+        ];
+        row.extend(attack.defenses.iter().map(|d| Entry::percent(d.right)));
+        row
+    };
+    Sheet {
+        title: "Accuracy",
+        note: "Percent of the pictures with the true label, with the 95% interval (Wilson 1927)."
+            .into(),
+        head: head(&["attack", "kind", "pictures"], evaluation),
+        rows: evaluation.attacks.iter().map(row).collect(),
+    }
+}
+
+fn of_fooled(evaluation: &Evaluation) -> Sheet {
+    let row = |attack: &AttackSummary| {
+        let mut row = vec![
+            Entry::text(&attack.case.title),
+            Entry::text(kind(attack)),
+            Entry::number(Some(attack.fooled.count as f64), 0),
+        ];
+        let defended = attack.defenses.iter();
+        row.extend(defended.map(|d| Entry::percent(d.right_of_fooled)));
+        row
+    };
+    let attacks = evaluation.attacks.iter().filter(|a| a.fooled.count > 0);
+    Sheet {
+        title: "Accuracy on the fooled pictures",
+        note: "The same of those pictures alone that fool the classifier without defence.".into(),
+        head: head(&["attack", "kind", "fooled"], evaluation),
+        rows: attacks.map(row).collect(),
+    }
+}
+
+fn worst_cases(evaluation: &Evaluation) -> Sheet {
+    let rows = evaluation.worst_cases.iter().map(|worst| {
+        let mut row = vec![
+            Entry::text(&worst.title),
+            Entry::number(Some(worst.attacks.len() as f64), 0),
+        ];
+        row.extend(names(evaluation).map(|name| {
+            let right = worst.right.get(&name).copied().unwrap_or_default();
+            Entry::percent(right)
+        }));
+        row
+    });
+    Sheet {
+        title: "Worst case",
+        note: "Percent of the pictures with the true label under each of the attacks.".into(),
+        head: head(&["attacks", "number"], evaluation),
+        rows: rows.collect(),
+    }
+}
+
+fn quality(evaluation: &Evaluation) -> Sheet {
+    let row = |attack: &AttackSummary| {
+        let mut row = vec![Entry::text(&attack.case.title)];
+        row.extend(attack.defenses.iter().map(|defended| {
+            let [psnr, ssim] = [(defended.psnr, 1), (defended.ssim, 3)]
+                .map(|(number, digits)| Entry::number(number, digits).text);
+            Entry {
+                text: format!("{psnr} / {ssim}"),
+                number: defended.psnr,
+            }
+        }));
+        row
+    };
+    Sheet {
+        title: "Likeness to the clean picture",
+        note: "Mean PSNR in dB and SSIM of the output against the clean picture. Outputs that are equal to \
+               it have no PSNR and are left out of its mean."
+            .into(),
+        head: head(&["attack"], evaluation),
+        rows: evaluation.attacks.iter().map(row).collect(),
+    }
+}
+
+fn detection(evaluation: &Evaluation) -> Sheet {
+    let detection = &evaluation.detection;
+    let rows = detection.attacks.iter().map(|detected| {
+        vec![
+            Entry::text(&detected.attack),
+            Entry::number(detected.area, 3),
+            Entry::number(detected.area_of_fooled, 3),
+            Entry::percent(detected.detected),
+            Entry::percent(detected.detected_of_fooled),
+        ]
+    });
+    Sheet {
+        title: "Detection",
+        note: format!(
+            "ROC area of backstitch's score, attacked against clean pictures, and percent with the verdict \
+             adversarial. Clean pictures with that verdict (false alarms): {} of {}; undecided: {}.",
+            detection.false_alarms.count, detection.false_alarms.of, detection.undecided.count
+        ),
+        head: ["attack", "area", "area, fooled", "found", "found, fooled"]
+            .map(str::to_owned)
+            .to_vec(),
+        rows: rows.collect(),
+    }
+}
+
+fn flags(evaluation: &Evaluation) -> Sheet {
+    let mut rows = Vec::new();
+    for flag in &evaluation.flags {
+        let state = match flag.state {
+            State::Raised => "RAISED",
+            State::NotRaised => "not raised",
+            State::NotChecked => "not checked",
+        };
+        let first = [Entry::text(flag.title), Entry::text(state)];
+        if flag.is_raised() {
+            for finding in &flag.findings {
+                let mut row = first.to_vec();
+                row.extend([Entry::text(&finding.text), Entry::text(flag.reason)]);
+                rows.push(row);
+            }
+            continue;
+        }
+        let found = match flag.state {
+            State::NotChecked => format!("needs {}", flag.needs),
+            _ => format!("{} comparisons", flag.findings.len()),
+        };
+        let mut row = first.to_vec();
+        row.extend([Entry::text(found), Entry::text(flag.reason)]);
+        rows.push(row);
+    }
+    Sheet {
+        title: "Flags",
+        note: "Signs of masked gradients and of attacks that are too weak (Athalye et al. 2018, Carlini et al. \
+               2019)."
+            .into(),
+        head: ["flag", "state", "numbers", "why it is a bad sign"]
+            .map(str::to_owned)
+            .to_vec(),
+        rows,
+    }
+}
+
+fn defenses(evaluation: &Evaluation) -> Sheet {
+    let rows = evaluation.defenses.iter().map(|defense| {
+        vec![
+            Entry::text(&defense.row.name),
+            Entry::text(defense.row.description),
+            Entry::number(defense.seconds, 4),
+        ]
+    });
+    Sheet {
+        title: "Defences",
+        note: format!(
+            "Seconds an image on {}, without classifying the output; none for a part of backstitch's run.",
+            evaluation.device
+        ),
+        head: ["defence", "what it is", "seconds"]
+            .map(str::to_owned)
+            .to_vec(),
+        rows: rows.collect(),
+    }
+}
+
+fn attacks(evaluation: &Evaluation) -> Sheet {
+    let rows = evaluation.attacks.iter().map(|attack| {
+        let parameters = serde_json::to_value(&attack.case.kind).unwrap_or_default();
+        vec![
+            Entry::text(&attack.case.name),
+            Entry::text(attack.statement),
+            Entry::number(attack.mean_linf.map(|x| 255.0 * x), 2),
+            Entry::number(attack.mean_l2, 3),
+            Entry::number(attack.seconds, 3),
+            Entry::text(parameters.to_string()),
+        ]
+    });
+    Sheet {
+        title: "Attacks",
+        note: "Mean of the largest change of a value (of 255), mean Euclidean length of the change for values \
+               from 0 to 1, mean seconds a picture, parameters."
+            .into(),
+        head: ["attack", "how to read it", "L∞", "L2", "seconds", "parameters"]
+            .map(str::to_owned)
+            .to_vec(),
+        rows: rows.collect(),
+    }
+}
