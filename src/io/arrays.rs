@@ -1,11 +1,9 @@
-//! Pictures in `.npy` and `.npz` arrays, read row by row.
+//! Pictures in `.npy` arrays, and in those of `.npz` archives once they are unpacked, read row by row.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-
-use npyz::zip::ZipArchive;
 
 use super::npy::Header;
 use super::picture::{Picture, check_size, open_regular, rgb};
@@ -28,7 +26,7 @@ impl Layout {
     ///
     /// # Errors
     /// The shape leaves it open, or is that of no pictures at all.
-    fn infer(shape: &[usize]) -> Result<Layout, String> {
+    pub(super) fn infer(shape: &[usize]) -> Result<Layout, String> {
         let channels = |n: usize| n == 1 || n == 3;
         let (first, last, [channels_first, channels_last]) = match *shape {
             [_, a, _, b] => (a, b, [Layout::Nchw, Layout::Nhwc]),
@@ -65,7 +63,7 @@ impl Layout {
     }
 
     /// Pictures, channels, height and width of an array of `shape`.
-    fn dimensions(self, shape: &[usize]) -> Result<[usize; 4], String> {
+    pub(super) fn dimensions(self, shape: &[usize]) -> Result<[usize; 4], String> {
         let dimensions = match (self, shape) {
             (Layout::Nchw, &[n, c, h, w]) | (Layout::Nhwc, &[n, h, w, c]) => [n, c, h, w],
             (Layout::Chw, &[c, h, w]) | (Layout::Hwc, &[h, w, c]) => [1, c, h, w],
@@ -87,7 +85,7 @@ impl Layout {
     }
 
     /// Whether a pixel's channels lie side by side.
-    fn interleaved(self) -> bool {
+    pub(super) fn interleaved(self) -> bool {
         matches!(self, Layout::Nhwc | Layout::Hwc)
     }
 }
@@ -126,7 +124,7 @@ pub struct ArrayFile {
     /// The file, with the array's name in it for `.npz`: for messages.
     name: PathBuf,
     /// The file that holds the numbers as they are; a nameless temporary one for `.npz`.
-    data: Mutex<File>,
+    pub(super) data: Mutex<File>,
     offset: u64,
     sample: Sample,
     layout: Layout,
@@ -134,7 +132,7 @@ pub struct ArrayFile {
     /// Pictures, channels, height, width.
     dimensions: [usize; 4],
     /// The pictures' true labels, where the file has them.
-    labels: Option<Vec<usize>>,
+    pub(super) labels: Option<Vec<usize>>,
 }
 
 impl ArrayFile {
@@ -156,88 +154,7 @@ impl ArrayFile {
         Ok(array)
     }
 
-    /// Opens a `.npz` archive: the array called `images` or `x` (`x_test` and the like), or the only
-    /// one of 3 or 4 axes; labels are an integer array of one axis called `labels`, `label` or `y`.
-    /// The pictures are unpacked once, to a temporary file.
-    ///
-    /// # Errors
-    /// As [`open_npy`](Self::open_npy); or no array, or several, can be the pictures; or the labels
-    /// are not as many as the pictures.
-    pub fn open_npz(path: &Path, layout: Option<Layout>) -> Result<ArrayFile> {
-        let named = |message: String| Error::file(path, message);
-        let damaged = |error: npyz::zip::result::ZipError| {
-            named(format!("is a damaged .npz archive: {error}"))
-        };
-        let mut archive = ZipArchive::new(BufReader::new(open_regular(path)?)).map_err(damaged)?;
-        let members = Self::list(&mut archive).map_err(named)?;
-        let pictures = choose_pictures(&members).map_err(named)?;
-        let labels = members.iter().find(|m| m.is_labels());
-
-        let full_name =
-            |member: &Member| PathBuf::from(format!("{}[{}]", path.display(), member.name));
-        let mut entry = archive.by_index(pictures.index).map_err(damaged)?;
-        let header = Header::read(&mut entry).map_err(named)?;
-        let file = tempfile::tempfile().map_err(Error::io(std::env::temp_dir()))?;
-        let mut array = Self::new(
-            full_name(pictures),
-            file,
-            &Header {
-                data_offset: 0,
-                ..header
-            },
-            layout,
-        )
-        .map_err(|message| Error::file(full_name(pictures), message))?;
-        let bytes = array.bytes().map_err(named)?;
-        let mut unpacked = array.data.lock().expect("no thread panics with the file");
-        let copied = copy(
-            &mut // One byte more, so that the end is reached and the checksum compared.
-        entry.take(bytes.saturating_add(1)),
-            &mut unpacked,
-        )
-        .map_err(|error| named(format!("cannot be unpacked: {error}")))?;
-        drop(unpacked);
-        array
-            .check_length(copied)
-            .map_err(|message| Error::file(full_name(pictures), message))?;
-
-        if let Some(member) = labels {
-            let mut entry = archive.by_index(member.index).map_err(damaged)?;
-            let labels = read_labels(&mut entry)
-                .map_err(|message| Error::file(full_name(member), message))?;
-            if labels.len() != array.len() {
-                return Err(Error::file(
-                    full_name(member),
-                    format!("has {} labels for {} pictures", labels.len(), array.len()),
-                ));
-            }
-            array.labels = Some(labels);
-        }
-        Ok(array)
-    }
-
-    /// Every array of an archive, with its header.
-    fn list(archive: &mut ZipArchive<BufReader<File>>) -> Result<Vec<Member>, String> {
-        let mut members = Vec::new();
-        for index in 0..archive.len() {
-            let mut entry = archive
-                .by_index(index)
-                .map_err(|error| format!("is a damaged .npz archive: {error}"))?;
-            let Some(name) = entry.name().strip_suffix(".npy").map(str::to_owned) else {
-                continue;
-            };
-            let header = Header::read(&mut entry)
-                .map_err(|message| format!("is no .npz to read: its array {name} {message}"))?;
-            members.push(Member {
-                index,
-                name,
-                header,
-            });
-        }
-        Ok(members)
-    }
-
-    fn new(
+    pub(super) fn new(
         name: PathBuf,
         data: File,
         header: &Header,
@@ -271,7 +188,7 @@ impl ArrayFile {
     }
 
     /// Bytes of the whole array.
-    fn bytes(&self) -> Result<u64, String> {
+    pub(super) fn bytes(&self) -> Result<u64, String> {
         let elements = self
             .shape
             .iter()
@@ -282,7 +199,7 @@ impl ArrayFile {
             .ok_or_else(|| format!("has shape {:?}, more than a file can hold", self.shape))
     }
 
-    fn check_length(&self, there: u64) -> Result<(), String> {
+    pub(super) fn check_length(&self, there: u64) -> Result<(), String> {
         let needed = self.bytes()?;
         if there < needed {
             return Err(format!(
@@ -314,6 +231,11 @@ impl ArrayFile {
     /// The file cannot be read, or a float is not a number from 0 to 1; the message has its index in
     /// the array.
     pub fn load(&self, row: usize) -> Result<Picture> {
+        self.load_near(row, 0.0)
+    }
+
+    /// [`load`](Self::load) of floats that may lie up to `slack` beyond 0 and 1, and are clipped.
+    pub fn load_near(&self, row: usize, slack: f32) -> Result<Picture> {
         let [_, channels, height, width] = self.dimensions;
         let plane = height * width;
         let elements = channels * plane;
@@ -341,12 +263,13 @@ impl ArrayFile {
                 }
             }
         };
-        if let Some(bad) = (0..elements).find(|&i| !(0.0..=1.0).contains(&value(i))) {
+        if let Some(bad) = (0..elements).find(|&i| !(-slack..=1.0 + slack).contains(&value(i))) {
             return Err(Error::file(
                 &self.name,
                 self.describe_bad(row, bad, value(bad)),
             ));
         }
+        let value = |i: usize| value(i).clamp(0.0, 1.0);
         let mut pixels = Vec::with_capacity(3 * plane);
         for channel in 0..3 {
             let channel = channel.min(channels - 1);
@@ -381,98 +304,4 @@ impl ArrayFile {
         };
         format!("has {value} at {index:?}; pixels must be from 0 to 1{hint}")
     }
-}
-
-/// An array of a `.npz` archive.
-struct Member {
-    index: usize,
-    name: String,
-    header: Header,
-}
-
-impl Member {
-    fn is_labels(&self) -> bool {
-        let kind = self.header.descr.trim_start_matches(['<', '>', '|', '=']);
-        self.header.shape.len() == 1
-            && kind.starts_with(['i', 'u'])
-            && ["labels", "label", "y"]
-                .iter()
-                .any(|name| self.is_called(name))
-    }
-
-    /// Whether this is `name`, or `name_train` and the like.
-    fn is_called(&self, name: &str) -> bool {
-        let own = self.name.to_ascii_lowercase();
-        own == name
-            || own
-                .strip_prefix(name)
-                .is_some_and(|rest| rest.starts_with('_'))
-    }
-}
-
-/// The array of an archive that holds the pictures.
-fn choose_pictures(members: &[Member]) -> Result<&Member, String> {
-    let candidates: Vec<&Member> = members
-        .iter()
-        .filter(|m| matches!(m.header.shape.len(), 3 | 4))
-        .collect();
-    let called: Vec<&Member> = candidates
-        .iter()
-        .copied()
-        .filter(|m| m.is_called("images") || m.is_called("x"))
-        .collect();
-    match (called.as_slice(), candidates.as_slice()) {
-        ([one], _) | ([], [one]) => Ok(one),
-        (_, []) => Err("has no array of 3 or 4 axes".into()),
-        _ => {
-            let names: Vec<&str> = candidates.iter().map(|m| m.name.as_str()).collect();
-            Err(format!(
-                "has several arrays that could be the pictures ({}); call one of them images, or \
-                 save it alone",
-                names.join(", ")
-            ))
-        }
-    }
-}
-
-/// The non-negative integers of a `.npy` of one axis.
-fn read_labels(reader: &mut impl Read) -> Result<Vec<usize>, String> {
-    let header = Header::read(reader)?;
-    let big_endian = header.descr.starts_with('>');
-    let kind = header.descr.trim_start_matches(['<', '>', '|', '=']);
-    let (signed, size) = match kind {
-        "i1" | "i2" | "i4" | "i8" => (true, kind.as_bytes()[1] - b'0'),
-        _ => (false, kind.as_bytes()[1] - b'0'),
-    };
-    let size = usize::from(size);
-    if !matches!(size, 1 | 2 | 4 | 8) {
-        return Err(format!(
-            "has dtype {}; labels must be integers",
-            header.descr
-        ));
-    }
-    let count = header.elements().unwrap_or(usize::MAX);
-    let mut labels = Vec::new();
-    for index in 0..count {
-        let mut word = [0; 8];
-        reader.read_exact(&mut word[..size]).map_err(|_| {
-            format!("is truncated: {count} labels are announced, {index} are there")
-        })?;
-        if big_endian {
-            word[..size].reverse();
-        }
-        if signed && word[size - 1] >= 0x80 {
-            return Err(format!("has a negative label at [{index}]"));
-        }
-        let label = u64::from_le_bytes(word);
-        labels.push(usize::try_from(label).map_err(|_| format!("has label {label} at [{index}]"))?);
-    }
-    Ok(labels)
-}
-
-/// Copies all of `from`; bytes copied.
-fn copy(from: &mut impl Read, to: &mut File) -> std::io::Result<u64> {
-    let bytes = std::io::copy(from, to)?;
-    to.flush()?;
-    Ok(bytes)
 }

@@ -7,6 +7,7 @@
 //! ```
 
 pub mod arrays;
+pub mod attacked;
 pub mod cifar;
 pub mod classes;
 pub mod dataset;
@@ -15,7 +16,9 @@ pub mod manifest;
 pub mod metrics;
 pub mod names;
 pub mod npy;
+pub mod npz;
 pub mod output;
+pub mod pickle;
 pub mod picture;
 pub mod preprocess;
 pub mod record;
@@ -25,7 +28,9 @@ pub mod shard;
 pub mod sidecar;
 pub mod stream;
 pub mod webdataset;
+pub mod torch;
 
+pub use attacked::{Attacked, AttackedSet};
 pub use classes::Classes;
 pub use dataset::{Dataset, Item, Layout};
 pub use output::{RunFolder, RunOptions, SaveFormat};
