@@ -25,7 +25,9 @@ fn all(path: &Path) -> Vec<Attacked> {
 
 /// The one-line message of an input that is refused, without the folder.
 fn refusal(path: &Path) -> String {
-    let error = AttackedSet::open(path, Some(Layout::Nchw)).unwrap_err().to_string();
+    let error = AttackedSet::open(path, Some(Layout::Nchw))
+        .unwrap_err()
+        .to_string();
     assert!(error.starts_with(&path.display().to_string()), "{error}");
     assert!(!error.contains('\n'), "{error}");
     error

@@ -211,7 +211,7 @@ fn the_table_has_every_attack_and_every_defence() {
     }
     // The kept pictures are what was judged, and can be read as a data set.
     let manifest = std::fs::read_to_string(out.join("attacked.jsonl")).unwrap();
-    assert_eq!(manifest.lines().count(), 6 * 6);
+    assert_eq!(manifest.lines().count(), 6 * 7);
     for line in manifest.lines() {
         let line: Value = serde_json::from_str(line).unwrap();
         assert!(out.join(line["file"].as_str().unwrap()).exists());
@@ -266,6 +266,98 @@ fn a_cut_journal_goes_on_to_the_same_evaluation() {
     assert!(fail(&mut purify("--resume")).contains("cannot be resumed"));
     succeed(&mut purify("--overwrite"));
     assert!(!journal.exists() && !cut.join("evaluation.html").exists());
+}
+
+#[test]
+fn pictures_that_others_attacked_are_judged_as_our_own() {
+    let pictures = Pictures::new();
+    let (made, given) = (pictures.path("made"), pictures.path("given"));
+    let attacks = [
+        "--attacks",
+        "fgsm:8/255,cw",
+        "--save-attacked",
+        "--limit",
+        "3",
+    ];
+    succeed(&mut pictures.evaluate(&made, &attacks));
+    let made_by_us = timeless(&made);
+    let manifest = made.join("attacked.jsonl");
+    let mut alone = Command::cargo_bin("backstitch").unwrap();
+    alone.arg("evaluate").arg("--attacked").arg(&manifest);
+    alone.arg("--classifier").arg(model()).arg("-o").arg(&given);
+    alone.args([
+        "--preset",
+        "cifar",
+        "--iterations",
+        "100",
+        "--restarts",
+        "2",
+    ]);
+    succeed(&mut alone);
+    let evaluation = timeless(&given);
+    assert_eq!(evaluation["pictures"]["counted"], 2);
+    assert_eq!(evaluation["pictures"]["without_clean"], 0);
+    for attack in ["fgsm-linf-8", "cw-l2"] {
+        for defense in ["none", "jpeg-75", "dipdefend", "backstitch"] {
+            let ours = cell(&made_by_us, attack, defense);
+            let theirs = cell(&evaluation, &format!("given:{attack}"), defense);
+            assert_eq!(theirs["threat"], "unknown");
+            for field in ["right", "right_of_fooled", "psnr", "ssim"] {
+                assert_eq!(ours[field], theirs[field], "{attack} {defense} {field}");
+            }
+        }
+    }
+    // Beside a data set they belong to its pictures.
+    let both = pictures.path("both");
+    let beside = [
+        "--attacks",
+        "noise",
+        "--attacked",
+        text(&manifest),
+        "--limit",
+        "3",
+    ];
+    succeed(&mut pictures.evaluate(&both, &beside));
+    let evaluation = timeless(&both);
+    assert_eq!(evaluation["pictures"]["counted"], 2);
+    let theirs = cell(&evaluation, "given:cw-l2", "backstitch");
+    assert_eq!(
+        theirs["right"],
+        cell(&made_by_us, "cw-l2", "backstitch")["right"]
+    );
+}
+
+#[test]
+fn attacked_pictures_alone_count_on_trust() {
+    let pictures = Pictures::new();
+    let out = pictures.path("out");
+    let values: Vec<f32> = [0, 1]
+        .into_iter()
+        .flat_map(|label| {
+            let picture = smooth(label, 0.5);
+            let at = move |i: usize| picture.as_raw()[3 * (i % 1024) + i / 1024];
+            (0..3072).map(move |i| f32::from(at(i)) / 255.0)
+        })
+        .collect();
+    let archive = common::npz(&[
+        ("adv", common::npy_f32(&[2, 3, 32, 32], &values)),
+        ("labels", common::npy_i64(&[0, 1])),
+    ]);
+    let path = common::write(pictures.folder.path(), "theirs.npz", archive);
+    let mut command = Command::cargo_bin("backstitch").unwrap();
+    command.arg("evaluate").arg("--attacked").arg(&path);
+    command.arg("--classifier").arg(model()).arg("-o").arg(&out);
+    command.args(["--preset", "cifar", "--iterations", "50", "--restarts", "1"]);
+    succeed(&mut command);
+    let evaluation = json(&out.join("evaluation.json"));
+    assert_eq!(evaluation["pictures"]["without_clean"], 2);
+    let none = cell(&evaluation, "given:theirs", "none");
+    assert_eq!(
+        (&none["right"]["count"], &none["psnr"]),
+        (&2.into(), &Value::Null)
+    );
+    let page = std::fs::read_to_string(out.join("evaluation.md")).unwrap();
+    assert!(page.contains("is taken on trust"), "{page}");
 }
 
 #[cfg(unix)]

@@ -1,6 +1,6 @@
 //! `backstitch evaluate`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,9 +10,7 @@ use serde_json::{Map, Value, json};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::defense::DefenseArgs;
-use super::device::OnPictures;
-use super::inputs::Inputs;
-use super::model::Model;
+use super::model::{Model, Victim};
 use super::progress::Progress;
 use super::values::fraction;
 use super::{Global, Outcome, device, interrupt};
@@ -23,18 +21,30 @@ use crate::baseline;
 use crate::defense::Prober;
 use crate::error::{Error, Result};
 use crate::evaluate::{
-    Cell, Choice, Evaluation, Evaluator, Journal, Source, Suite, Wanted, Watch, rows, save_format,
-    summarise,
+    Case, Cell, Choice, Entry, Evaluation, Evaluator, Given, Journal, Load, Source, Suite, Wanted,
+    Watch, entries, rows, save_format, summarise,
 };
-use crate::io::Item;
 use crate::io::names::{Form, OutputNames};
 use crate::io::output::{Existing, RunDescription, RunState, Status, Tally};
+use crate::io::{Attacked, AttackedSet, Classes, Dataset, Item, Layout, Picture};
 use crate::scheduler::Plan;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    #[command(flatten)]
-    pub inputs: Inputs,
+    /// Pictures with true labels: class folders (with --classes), .npz with labels, CIFAR-10 .bin files,
+    /// .jsonl manifests
+    #[arg(value_name = "DATA", required_unless_present = "attacked")]
+    pub data: Vec<PathBuf>,
+    /// File with one class-folder name a line, in label order: pictures in such folders get true labels
+    #[arg(long, value_name = "FILE")]
+    pub classes: Option<PathBuf>,
+    /// Order of an array's axes, where its shape leaves it open
+    #[arg(long, value_enum)]
+    pub layout: Option<Layout>,
+    /// Pictures that others attacked: a folder with manifest.jsonl, a .jsonl, .npz, .npy, or a .pt of
+    /// torchattacks; may be given several times
+    #[arg(long, value_name = "PATH")]
+    pub attacked: Vec<PathBuf>,
     #[command(flatten)]
     pub model: Model,
     #[command(flatten)]
@@ -157,35 +167,72 @@ impl EvaluationArgs {
 
 /// Evaluates the defence and everything that it is compared with.
 pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
-    device::run_on_pictures(args, &args.inputs, &args.model, global)
+    let classes = args.classes.as_deref().map(Classes::open).transpose()?;
+    let dataset = match args.data.is_empty() {
+        true => None,
+        false => Some(Dataset::open(&args.data, args.layout, classes)?),
+    };
+    let open = |path: &PathBuf| AttackedSet::open(path, args.layout);
+    let sets = args.attacked.iter().map(open).collect::<Result<_>>()?;
+    let victim = args.model.load()?;
+    let inputs = Inputs {
+        args,
+        dataset,
+        sets,
+        victim,
+    };
+    device::run(inputs, global)
 }
 
-impl device::Command for OnPictures<'_, Args> {
+/// What an evaluation is about.
+struct Inputs<'a> {
+    args: &'a Args,
+    dataset: Option<Dataset>,
+    sets: Vec<AttackedSet>,
+    victim: Victim,
+}
+
+impl Load for Inputs<'_> {
+    fn item(&self, item: &Item) -> Result<Picture> {
+        match &self.dataset {
+            Some(dataset) => self.victim.preprocess.load(dataset, item),
+            None => Err(Error::invalid("is in no data set")),
+        }
+    }
+
+    fn given(&self, given: &Given) -> Result<Attacked> {
+        let attacked = self.sets[given.set].load(given.index)?;
+        let (is, takes) = (attacked.adversarial.shape, self.victim.graph.input_shape());
+        match is == takes {
+            true => Ok(attacked),
+            false => Err(Error::invalid(format!(
+                "is {is} where the classifier takes {takes}; an attacked picture is not resized, as that removes \
+                 the attack"
+            ))),
+        }
+    }
+}
+
+impl device::Command for Inputs<'_> {
     fn run_on<B: Backend>(self, backends: &[B]) -> Result<Outcome> {
         let backend = device::only(backends, "evaluate")?;
-        let OnPictures {
-            args,
-            dataset,
-            victim,
-        } = self;
+        let Inputs { args, victim, .. } = &self;
         let (shape, classes) = (victim.graph.input_shape(), victim.graph.classes());
-        if dataset.as_stream().is_some() {
-            return Err(Error::invalid(
-                "evaluate needs all pictures at once: give a manifest's file in place of -",
-            ));
-        }
-        let items: Vec<Item> = dataset
-            .items()
-            .take(args.evaluation.pictures(dataset.len()))
-            .collect();
-        check_labels(&items, classes)?;
+        let items = self.dataset.iter().flat_map(Dataset::items);
+        let (mut pictures, given) = entries(items, &self.sets)?;
+        pictures.truncate(args.evaluation.pictures(pictures.len()));
+        check_labels(&pictures, classes)?;
         let eight_bit = !args.output.exact;
         let mut options = args.defense.options(shape.channels)?;
         options.eight_bit = eight_bit;
         options.ablations = true;
         let baselines = baseline::defaults();
         let rows = rows(&baselines, &options);
-        let cases = args.evaluation.choice(eight_bit).cases(classes)?;
+        let mut cases = match &self.dataset {
+            Some(_) => args.evaluation.choice(eight_bit).cases(classes)?,
+            None => vec![Case::clean()],
+        };
+        cases.extend(given);
 
         let description = RunDescription {
             command: "evaluate",
@@ -198,8 +245,8 @@ impl device::Command for OnPictures<'_, Args> {
                 "precision": backend.precision(),
                 "eight_bit": eight_bit,
                 "save_attacked": args.output.save_attacked,
-                "pictures": items.len(),
-                "pictures_hash": hash(&items),
+                "pictures": pictures.len(),
+                "pictures_hash": hash(&pictures),
             }),
             more: Map::from_iter([("device".into(), Value::from(backend.name()))]),
         };
@@ -215,7 +262,7 @@ impl device::Command for OnPictures<'_, Args> {
         let batch = backend.classifier_batch();
         let prober = Prober::new(backend, backend.classifier(&victim.graph, batch)?, batch)?;
         let (plan, defense) = plan.defense(backend, prober, options)?;
-        let ids = || items.iter().map(|item| item.id.clone());
+        let ids = || pictures.iter().map(|picture| picture.id.clone());
         let keep = args.output.save_attacked.then(|| {
             let extension = save_format(eight_bit).extension();
             let key = false;
@@ -231,12 +278,11 @@ impl device::Command for OnPictures<'_, Args> {
             keep,
             chunk: plan.images.max(batch),
         };
-        let open: Vec<(Item, usize)> = open_items(&items, &journal, &cases);
-        let cells = open.iter().map(|(_, cells)| cells).sum();
+        let open = open(&pictures, &journal, &cases);
         let status = Arc::new(Status::new(
             "evaluate",
             None,
-            Some(cells),
+            Some(open.iter().map(|(_, cells)| cells).sum()),
             0,
             Tally::default(),
         ));
@@ -246,8 +292,8 @@ impl device::Command for OnPictures<'_, Args> {
             status,
         };
         let ended = evaluator.run(
-            open.into_iter().map(|(item, _)| item),
-            |item| victim.preprocess.load(dataset, item),
+            open.into_iter().map(|(picture, _)| picture).collect(),
+            &self,
             &mut journal,
             &watch,
         );
@@ -303,73 +349,81 @@ fn outcome(evaluation: &Evaluation) -> Outcome {
 }
 
 /// Refuses pictures that cannot be evaluated: without any true label, or with one that is no class.
-fn check_labels(items: &[Item], classes: usize) -> Result<()> {
-    let wrong = items
-        .iter()
-        .find(|item| item.label.is_some_and(|label| label >= classes));
-    if let Some(Item {
-        id,
-        label: Some(label),
-        ..
-    }) = wrong
-    {
-        return Err(Error::file(
-            id,
-            format!("has label {label}; the classifier has {classes} classes, from 0 on"),
-        ));
+fn check_labels(pictures: &[Entry], classes: usize) -> Result<()> {
+    let items = || pictures.iter().filter_map(|picture| picture.item.as_ref());
+    for item in items() {
+        if let Some(label) = item.label.filter(|label| *label >= classes) {
+            return Err(Error::file(
+                &item.id,
+                format!("has label {label}; the classifier has {classes} classes, from 0 on"),
+            ));
+        }
     }
-    if items.iter().all(|item| item.label.is_none()) {
-        return Err(Error::invalid(
+    let unlabelled = items().filter(|item| item.label.is_none()).count();
+    match unlabelled == pictures.len() {
+        true => Err(Error::invalid(
             "no picture has a true label: give class folders with --classes, or a manifest with labels",
-        ));
+        )),
+        false => Ok(()),
     }
-    Ok(())
 }
 
-/// A number that names the pictures by their ids and labels.
-fn hash(items: &[Item]) -> String {
+/// A number that names the pictures by their ids and labels, and the attacked ones by their places.
+fn hash(pictures: &[Entry]) -> String {
     let mut hash = Xxh3::new();
-    for item in items {
-        hash.update(&(item.id.len() as u64).to_le_bytes());
-        hash.update(item.id.as_bytes());
-        hash.update(&item.label.map_or(0, |label| label as u64 + 1).to_le_bytes());
+    let mut number = |number: usize| hash.update(&(number as u64).to_le_bytes());
+    for picture in pictures {
+        let label = picture.item.as_ref().and_then(|item| item.label);
+        number(picture.id.len());
+        picture.id.bytes().for_each(|byte| number(byte.into()));
+        number(label.map_or(0, |label| label + 1));
+        for given in &picture.given {
+            number(given.set);
+            number(given.index);
+        }
     }
     format!("{:032x}", hash.digest128())
 }
 
 /// The pictures that are not done, and how many cells each lacks.
-fn open_items(
-    items: &[Item],
-    journal: &Journal,
-    cases: &[crate::evaluate::Case],
-) -> Vec<(Item, usize)> {
+fn open(pictures: &[Entry], journal: &Journal, cases: &[Case]) -> Vec<(Entry, usize)> {
     let excluded: HashSet<&str> = journal
         .cells()
         .iter()
         .filter(|cell| cell.excluded.is_some())
         .map(|cell| cell.image.as_str())
         .collect();
-    let open = |item: &Item| {
-        let lacks = cases
-            .iter()
-            .filter(|case| !journal.has(&item.id, &case.name));
-        match excluded.contains(item.id.as_str()) {
+    let lacks = |picture: &&Entry| {
+        let lacks = |case: &&Case| picture.has(case) && !journal.has(&picture.id, &case.name);
+        match excluded.contains(picture.id.as_str()) {
             true => 0,
-            false => lacks.count(),
+            false => cases.iter().filter(lacks).count(),
         }
     };
-    let with_count = items.iter().map(|item| (item.clone(), open(item)));
-    with_count.filter(|(_, cells)| *cells > 0).collect()
+    let open = pictures
+        .iter()
+        .map(|picture| (picture.clone(), lacks(&picture)));
+    open.filter(|(_, cells)| *cells > 0).collect()
 }
 
-/// The kept pictures, as a manifest: `file`, `label`, `attack`.
+/// The kept pictures, as a manifest that `--attacked` reads: `file`, `label`, `attack` (`none` for the
+/// pictures themselves), `clean`.
 fn manifest(cells: &[Cell]) -> String {
+    let clean: HashMap<&str, &String> = cells
+        .iter()
+        .filter(|cell| cell.attack == Case::clean().name)
+        .filter_map(|cell| Some((cell.image.as_str(), cell.saved.as_ref()?)))
+        .collect();
     let line = |cell: &Cell| {
         let file = cell.saved.as_ref()?;
-        Some(format!(
-            "{}\n",
-            json!({ "file": file, "label": cell.label, "attack": cell.attack, "image": cell.image })
-        ))
+        let clean = clean.get(cell.image.as_str()).copied();
+        let line = match clean == Some(file) {
+            true => json!({ "file": file, "label": cell.label, "attack": "none" }),
+            false => {
+                json!({ "file": file, "label": cell.label, "attack": cell.attack, "clean": clean })
+            }
+        };
+        Some(format!("{line}\n"))
     };
     cells.iter().filter_map(line).collect()
 }

@@ -8,47 +8,39 @@ use crate::random::{Purpose, RandomKey};
 
 use super::suite::Kind;
 
-/// A picture that counts: the classifier is right about it when it is clean.
-#[derive(Clone, Debug)]
-pub struct Subject {
-    pub id: String,
-    pub label: usize,
-    pub picture: Picture,
-}
-
-/// What a case makes of each subject, in their order; `victim` is what it attacks.
+/// What a case of this program's makes of each picture with its true label, in their order; `victim` is
+/// what it attacks.
 ///
 /// # Errors
 /// A failing device, or [`Error::Interrupted`] where `stop` says so in the middle of an attack.
 pub fn make(
     kind: &Kind,
-    subjects: &[&Subject],
+    pictures: &[Picture],
+    labels: &[Option<usize>],
     eight_bit: bool,
     victim: &mut dyn Victim,
     stop: &dyn Fn() -> bool,
 ) -> Result<Vec<Picture>> {
-    let changed = |subject: &Subject, pixels| Picture {
-        shape: subject.picture.shape,
+    let changed = |picture: &Picture, pixels| Picture {
+        shape: picture.shape,
         pixels,
         eight_bit,
     };
     match kind {
-        Kind::Clean => Ok(subjects.iter().map(|s| s.picture.clone()).collect()),
-        Kind::Noise { eps, seed } => Ok(subjects
+        Kind::Clean | Kind::Given => Ok(pictures.to_vec()),
+        Kind::Noise { eps, seed } => Ok(pictures
             .iter()
-            .map(|s| changed(s, noisy(&s.picture, *eps, *seed, eight_bit)))
+            .map(|picture| changed(picture, noisy(picture, *eps, *seed, eight_bit)))
             .collect()),
         Kind::Static { attack: options }
         | Kind::Adaptive {
             attack: options, ..
         } => {
-            let pictures: Vec<Picture> = subjects.iter().map(|s| s.picture.clone()).collect();
-            let labels: Vec<Option<usize>> = subjects.iter().map(|s| Some(s.label)).collect();
             let mut victim = Stoppable { victim, stop };
-            let attacked = attack(&mut victim, options, &pictures, &labels)?;
-            let of = subjects.iter().zip(attacked);
+            let attacked = attack(&mut victim, options, pictures, labels)?;
+            let of = pictures.iter().zip(attacked);
             Ok(of
-                .map(|(s, attacked)| changed(s, attacked.pixels))
+                .map(|(picture, attacked)| changed(picture, attacked.pixels))
                 .collect())
         }
     }

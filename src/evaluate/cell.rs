@@ -8,7 +8,8 @@ use crate::defense::Verdict;
 
 /// One line of `cells.jsonl`.
 ///
-/// Fields that do not apply are left out.
+/// Fields that do not apply are left out. A picture whose clean version is not known (others may leave
+/// attacked ones alone) has a line `clean` without answers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
     /// The picture's id.
@@ -66,10 +67,10 @@ pub struct Answer {
     pub label: usize,
     /// Its probability.
     pub confidence: f64,
-    /// Of the output against the clean picture, in dB; null where they are equal.
+    /// Of the output against the clean picture, in dB; null where they are equal or it is not known.
     pub psnr: Option<f64>,
-    /// Of the output against the clean picture.
-    pub ssim: f64,
+    /// Of the output against the clean picture; null where that is not known.
+    pub ssim: Option<f64>,
     /// Time of this defence alone; absent where it is a part of another's run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,

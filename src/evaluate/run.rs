@@ -1,26 +1,28 @@
 //! Running an evaluation: every picture through every case and every defence, a chunk at a time.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
 use rayon::prelude::*;
 
-use super::attacked::{Subject, make};
+use super::attacked::make;
 use super::cell::{Answer, Cell, Excluded};
 use super::defenses::{self, BACKSTITCH};
 use super::journal::Journal;
+use super::pictures::{Entry, Given, Load};
 use super::suite::{Case, Kind, NONE};
 use crate::attack::adaptive::Defended;
 use crate::attack::{Aim, Classifier, Loss, Victim};
-use crate::backend::Backend;
+use crate::backend::{Backend, ClassifierEngine};
 use crate::baseline::{self, Baseline};
 use crate::defense::{Defense, Outcome, Reading};
 use crate::error::{Error, Result};
 use crate::io::metrics::{psnr, ssim};
 use crate::io::names::{OutputNames, id_of};
 use crate::io::output::save_picture;
-use crate::io::{Item, Picture, SaveFormat};
+use crate::io::{Picture, SaveFormat};
 
 /// The folder of attacked pictures in the run folder.
 pub const ATTACKED: &str = "attacked";
@@ -53,11 +55,96 @@ pub trait Watch {
     fn failed(&self, error: &Error);
 }
 
+/// A picture that counts: the classifier is right about it when it is clean, for all that is known.
+struct Subject {
+    entry: Entry,
+    label: usize,
+    /// `None` where only its attacked versions are known.
+    clean: Option<Picture>,
+}
+
 /// An attacked picture on its way through the defences.
 struct Attacked<'s> {
     subject: &'s Subject,
+    /// What it was before the attack, where that is known.
+    clean: Option<Cow<'s, Picture>>,
     picture: Picture,
-    seconds: f64,
+    /// The attack's time, where it was made here.
+    seconds: Option<f64>,
+}
+
+/// What is known of a picture before any attack.
+struct Known {
+    label: Option<usize>,
+    clean: Option<Picture>,
+}
+
+/// Reads a picture and its label, from the data set or, where it has none of it, from the first set of
+/// attacked ones.
+fn know(entry: &Entry, load: &dyn Load) -> Result<Known> {
+    match (&entry.item, entry.given.first()) {
+        (Some(item), _) => Ok(Known {
+            label: item.label,
+            clean: Some(load.item(item)?),
+        }),
+        (None, Some(given)) => {
+            let attacked = load.given(given)?;
+            Ok(Known {
+                label: Some(attacked.label),
+                clean: attacked.clean,
+            })
+        }
+        (None, None) => Err(Error::invalid("is in no input")),
+    }
+}
+
+/// What others made of the subjects; those that cannot be read are recorded.
+fn given<'s>(
+    case: &Case,
+    subjects: &[&'s Subject],
+    load: &dyn Load,
+    journal: &mut Journal,
+    watch: &dyn Watch,
+) -> Result<Vec<Attacked<'s>>> {
+    let mut attacked = Vec::new();
+    for &subject in subjects {
+        let all = &subject.entry.given;
+        let Some(given) = all.iter().find(|given| given.case == case.name) else {
+            continue;
+        };
+        match read_given(subject, given, load) {
+            Ok(read) => attacked.push(read),
+            Err(error) => {
+                let error = error.about(&subject.entry.id);
+                watch.failed(&error);
+                journal.record(Cell {
+                    image: subject.entry.id.clone(),
+                    label: Some(subject.label),
+                    attack: case.name.clone(),
+                    error: Some(error.to_string()),
+                    ..Cell::default()
+                })?;
+            }
+        }
+    }
+    Ok(attacked)
+}
+
+fn read_given<'s>(subject: &'s Subject, given: &Given, load: &dyn Load) -> Result<Attacked<'s>> {
+    let read = load.given(given)?;
+    if read.label != subject.label {
+        return Err(Error::invalid(format!(
+            "has label {} in one input and {} in another",
+            subject.label, read.label
+        )));
+    }
+    let own = read.clean.map(Cow::Owned);
+    Ok(Attacked {
+        subject,
+        clean: own.or(subject.clean.as_ref().map(Cow::Borrowed)),
+        picture: read.adversarial,
+        seconds: None,
+    })
 }
 
 /// A defence's output on its way to be judged.
@@ -71,33 +158,31 @@ struct Shown {
 impl<B: Backend> Evaluator<'_, B> {
     /// Runs every open case of every picture.
     ///
-    /// `load` reads a picture in the classifier's size. Pictures that fail are recorded as such; those
-    /// that do not count, with the reason.
+    /// Pictures that fail are recorded as such; those that do not count, with the reason.
     ///
     /// # Errors
     /// [`Error::Interrupted`] where the user stopped it; a failing device or disk. What is in the
     /// journal then is whole.
     pub fn run(
         &mut self,
-        items: impl Iterator<Item = Item>,
-        load: impl Fn(&Item) -> Result<Picture> + Sync,
+        entries: Vec<Entry>,
+        load: &dyn Load,
         journal: &mut Journal,
         watch: &dyn Watch,
     ) -> Result<()> {
-        let mut items = items.peekable();
-        while items.peek().is_some() {
-            let chunk: Vec<Item> = items.by_ref().take(self.chunk).collect();
+        let mut entries = entries.into_iter().peekable();
+        while entries.peek().is_some() {
+            let chunk: Vec<Entry> = entries.by_ref().take(self.chunk).collect();
             if watch.stop() {
                 return Err(Error::Interrupted);
             }
-            let pictures: Vec<Result<Picture>> = chunk.par_iter().map(&load).collect();
-            let subjects = self.admit(chunk, pictures, journal, watch)?;
+            let subjects = self.admit(chunk, load, journal, watch)?;
             for case in self.cases {
                 let open: Vec<&Subject> = subjects
                     .iter()
-                    .filter(|subject| !journal.has(&subject.id, &case.name))
+                    .filter(|s| s.entry.has(case) && !journal.has(&s.entry.id, &case.name))
                     .collect();
-                self.case(case, &open, journal, watch)?;
+                self.case(case, &open, load, journal, watch)?;
             }
         }
         Ok(())
@@ -111,57 +196,93 @@ impl<B: Backend> Evaluator<'_, B> {
     /// The pictures that count.
     fn admit(
         &mut self,
-        items: Vec<Item>,
-        pictures: Vec<Result<Picture>>,
+        entries: Vec<Entry>,
+        load: &dyn Load,
         journal: &mut Journal,
         watch: &dyn Watch,
     ) -> Result<Vec<Subject>> {
-        let views: Vec<&[f32]> = pictures.iter().flatten().map(|p| &p.pixels[..]).collect();
+        let known: Vec<Result<Known>> = entries.par_iter().map(|entry| know(entry, load)).collect();
+        let clean = known
+            .iter()
+            .flatten()
+            .filter_map(|known| known.clean.as_ref());
+        let views: Vec<&[f32]> = clean.map(|picture| &picture.pixels[..]).collect();
         let mut readings = self.classifier()?.read(&views)?.into_iter();
         let mut subjects = Vec::new();
-        for (item, picture) in items.into_iter().zip(pictures) {
-            let judged = picture.and_then(|picture| {
-                let reading = readings.next();
-                let reading =
-                    reading.ok_or_else(|| Error::Device("an answer is missing".into()))?;
-                reading.check()?;
-                Ok((picture, reading.label()))
-            });
+        for (entry, known) in entries.into_iter().zip(known) {
+            let open = |case: &&Case| entry.has(case) && !journal.has(&entry.id, &case.name);
+            let cells = self.cases.iter().filter(open).count();
+            let label = match &known {
+                Ok(known) => known.label,
+                Err(_) => entry.item.as_ref().and_then(|item| item.label),
+            };
             let line = Cell {
-                image: item.id.clone(),
-                label: item.label,
+                image: entry.id.clone(),
+                label,
                 attack: Case::clean().name,
                 ..Cell::default()
             };
-            let excluded = match (judged, item.label) {
-                (Err(error), _) => {
-                    let error = error.about(&item.id);
-                    journal.record(Cell {
-                        error: Some(error.to_string()),
-                        ..line
-                    })?;
-                    watch.failed(&error);
-                    watch.done(self.cases.len().saturating_sub(1));
-                    continue;
+            let judged = known.and_then(|known| {
+                let reading = known.clean.as_ref().and_then(|_| readings.next());
+                if let Some(reading) = &reading {
+                    reading.check()?;
                 }
-                (Ok((picture, predicted)), Some(label)) if predicted == label => {
+                self.check_label(known.label)?;
+                Ok((known, reading.map(|reading| reading.label())))
+            });
+            let (excluded, error) = match judged {
+                Err(error) => (None, Some(error.about(&entry.id))),
+                Ok((Known { label: None, .. }, _)) => (Some(Excluded::NoLabel), None),
+                Ok((
+                    Known {
+                        label: Some(label), ..
+                    },
+                    Some(predicted),
+                )) if predicted != label => (Some(Excluded::WrongWhenClean { predicted }), None),
+                Ok((
+                    Known {
+                        label: Some(label),
+                        clean,
+                    },
+                    _,
+                )) => {
+                    if clean.is_none() && !journal.has(&entry.id, &line.attack) {
+                        journal.record(line)?;
+                        watch.done(1);
+                    }
                     subjects.push(Subject {
-                        id: item.id,
+                        entry,
                         label,
-                        picture,
+                        clean,
                     });
                     continue;
                 }
-                (Ok((_, predicted)), Some(_)) => Excluded::WrongWhenClean { predicted },
-                (Ok(_), None) => Excluded::NoLabel,
             };
+            match &error {
+                Some(error) => {
+                    watch.failed(error);
+                    watch.done(cells.saturating_sub(1));
+                }
+                None => watch.done(cells),
+            }
             journal.record(Cell {
-                excluded: Some(excluded),
+                excluded,
+                error: error.map(|error| error.to_string()),
                 ..line
             })?;
-            watch.done(self.cases.len());
         }
         Ok(subjects)
+    }
+
+    /// Refuses a label that the classifier does not have.
+    fn check_label(&self, label: Option<usize>) -> Result<()> {
+        let classes = self.engine.classes();
+        match label {
+            Some(label) if label >= classes => Err(Error::invalid(format!(
+                "has label {label}; the classifier has {classes} classes, from 0 on"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// One case of a chunk.
@@ -169,32 +290,17 @@ impl<B: Backend> Evaluator<'_, B> {
         &mut self,
         case: &Case,
         subjects: &[&Subject],
+        load: &dyn Load,
         journal: &mut Journal,
         watch: &dyn Watch,
     ) -> Result<()> {
         if subjects.is_empty() {
             return Ok(());
         }
-        let clock = Instant::now();
-        let (stop, eight_bit) = (|| watch.stop(), self.eight_bit);
-        let backend = self.defense.backend();
-        let mut classifier = Classifier::new(backend, &mut self.engine, self.batch)?;
-        let made = match &case.kind {
-            Kind::Adaptive { through, .. } => {
-                let mut victim = Defended::new(&mut self.defense, classifier, *through)?;
-                make(&case.kind, subjects, eight_bit, &mut victim, &stop)?
-            }
-            _ => make(&case.kind, subjects, eight_bit, &mut classifier, &stop)?,
+        let attacked = match case.is_given() {
+            true => given(case, subjects, load, journal, watch)?,
+            false => self.attack(case, subjects, watch)?,
         };
-        let seconds = clock.elapsed().as_secs_f64() / subjects.len() as f64;
-        let of = subjects.iter().zip(made);
-        let attacked: Vec<Attacked<'_>> = of
-            .map(|(&subject, picture)| Attacked {
-                subject,
-                picture,
-                seconds,
-            })
-            .collect();
         for batch in attacked.chunks(self.defense.places()) {
             if watch.stop() {
                 return Err(Error::Interrupted);
@@ -217,6 +323,50 @@ impl<B: Backend> Evaluator<'_, B> {
             }
         }
         Ok(())
+    }
+
+    /// What a case of this program's makes of the subjects.
+    fn attack<'s>(
+        &mut self,
+        case: &Case,
+        subjects: &[&'s Subject],
+        watch: &dyn Watch,
+    ) -> Result<Vec<Attacked<'s>>> {
+        let clock = Instant::now();
+        // Those without a clean picture have cases of others' alone.
+        let subjects: Vec<(&Subject, &Picture)> = subjects
+            .iter()
+            .filter_map(|&subject| Some((subject, subject.clean.as_ref()?)))
+            .collect();
+        let pictures: Vec<Picture> = subjects.iter().map(|(_, clean)| (*clean).clone()).collect();
+        let labels: Vec<Option<usize>> = subjects.iter().map(|(s, _)| Some(s.label)).collect();
+        let (stop, eight_bit) = (|| watch.stop(), self.eight_bit);
+        let backend = self.defense.backend();
+        let mut classifier = Classifier::new(backend, &mut self.engine, self.batch)?;
+        let made = match &case.kind {
+            Kind::Adaptive { through, .. } => {
+                let mut victim = Defended::new(&mut self.defense, classifier, *through)?;
+                make(
+                    &case.kind,
+                    &pictures,
+                    &labels,
+                    eight_bit,
+                    &mut victim,
+                    &stop,
+                )?
+            }
+            kind => make(kind, &pictures, &labels, eight_bit, &mut classifier, &stop)?,
+        };
+        let seconds = clock.elapsed().as_secs_f64() / subjects.len().max(1) as f64;
+        let of = subjects.into_iter().zip(made);
+        Ok(of
+            .map(|((subject, clean), picture)| Attacked {
+                subject,
+                clean: Some(Cow::Borrowed(clean)),
+                picture,
+                seconds: case.is_attack().then_some(seconds),
+            })
+            .collect())
     }
 
     /// For each picture the share of values by which the loss does not change.
@@ -308,11 +458,12 @@ impl<B: Backend> Evaluator<'_, B> {
     ) -> Result<Cell> {
         let Attacked {
             subject,
+            clean,
             picture,
             seconds,
         } = attacked;
         let line = Cell {
-            image: subject.id.clone(),
+            image: subject.entry.id.clone(),
             label: Some(subject.label),
             attack: case.name.clone(),
             ..Cell::default()
@@ -323,28 +474,27 @@ impl<B: Backend> Evaluator<'_, B> {
                 ..line
             });
         }
-        let clean = &subject.picture;
+        let clean = clean.as_deref();
         let answer = |shown: Shown| {
-            let psnr = psnr(&shown.pixels, &clean.pixels);
+            let psnr = clean.map(|clean| psnr(&shown.pixels, &clean.pixels));
             let answer = Answer {
                 label: shown.reading.label(),
                 confidence: shown.reading.confidence(),
-                psnr: psnr.is_finite().then_some(psnr),
-                ssim: ssim(clean.shape, &shown.pixels, &clean.pixels),
+                psnr: psnr.filter(|psnr| psnr.is_finite()),
+                ssim: clean.map(|clean| ssim(clean.shape, &shown.pixels, &clean.pixels)),
                 seconds: shown.seconds,
             };
             (shown.name, answer)
         };
         let answers: BTreeMap<String, Answer> = shown.into_par_iter().map(answer).collect();
-        let change = || {
-            let pixels = picture.pixels.iter().zip(&clean.pixels);
-            pixels.map(|(a, b)| f64::from(*a) - f64::from(*b))
+        let change = match (clean, case.is_clean()) {
+            (Some(clean), false) => Some(change(&picture.pixels, &clean.pixels)),
+            _ => None,
         };
-        let is_attacked = !matches!(case.kind, Kind::Clean);
         Ok(Cell {
-            linf: is_attacked.then(|| change().fold(0.0, |most: f64, x| most.max(x.abs()))),
-            l2: is_attacked.then(|| change().map(|x| x * x).sum::<f64>().sqrt()),
-            attack_seconds: case.is_attack().then_some(*seconds),
+            linf: change.map(|[linf, _]| linf),
+            l2: change.map(|[_, l2]| l2),
+            attack_seconds: *seconds,
             saved: self.keep(case, attacked, folder)?,
             score: Some(outcome.score),
             verdict: Some(outcome.verdict),
@@ -355,17 +505,27 @@ impl<B: Backend> Evaluator<'_, B> {
 
     /// Stores an attacked picture, where that is wanted; gives its path in the run folder.
     fn keep(&self, case: &Case, attacked: &Attacked<'_>, folder: &Path) -> Result<Option<String>> {
-        let (Some(names), false) = (&self.keep, matches!(case.kind, Kind::Clean)) else {
+        let (Some(names), false) = (&self.keep, case.is_given()) else {
             return Ok(None);
         };
         let format = save_format(self.eight_bit);
         let name = Path::new(ATTACKED)
             .join(&case.name)
-            .join(names.path(&attacked.subject.id));
+            .join(names.path(&attacked.subject.entry.id));
         let picture = &attacked.picture;
         save_picture(folder, &name, format, picture.shape, &picture.pixels)?;
         Ok(Some(id_of(&name)))
     }
+}
+
+/// The largest change of a value, and the change's Euclidean length.
+fn change(attacked: &[f32], clean: &[f32]) -> [f64; 2] {
+    let pixels = attacked.iter().zip(clean);
+    let change = || pixels.clone().map(|(a, b)| f64::from(*a) - f64::from(*b));
+    [
+        change().fold(0.0, |most: f64, x| most.max(x.abs())),
+        change().map(|x| x * x).sum::<f64>().sqrt(),
+    ]
 }
 
 /// The form of attacked pictures that loses nothing.

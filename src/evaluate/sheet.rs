@@ -104,6 +104,13 @@ fn lead(evaluation: &Evaluation) -> Vec<String> {
             "This evaluation was interrupted: the numbers are of what is done so far.".into(),
         );
     }
+    if pictures.without_clean > 0 {
+        lead.push(format!(
+            "Of {} pictures only attacked versions are known: that the classifier has them right when clean \
+             is taken on trust.",
+            pictures.without_clean
+        ));
+    }
     lead.push(format!(
         "Rows marked “static” are attacks on the classifier alone; for every defence: {STATIC}."
     ));
@@ -129,6 +136,7 @@ fn lead(evaluation: &Evaluation) -> Vec<String> {
 fn kind(attack: &AttackSummary) -> &'static str {
     match (attack.case.is_attack(), attack.case.is_adaptive()) {
         (false, _) => "no attack",
+        _ if attack.case.is_given() => "given",
         (_, true) => "adaptive",
         (_, false) => "static",
     }

@@ -60,6 +60,8 @@ pub enum Kind {
         attack: AttackOptions,
         through: Adaptive,
     },
+    /// An attack that others made.
+    Given,
 }
 
 /// What the attack that made a picture knew of the defence that is judged.
@@ -78,6 +80,8 @@ pub enum Threat {
     Adaptive,
     /// The attack was made on something else than what is judged.
     Transfer,
+    /// Others made the attack: what it knew is not known here.
+    Unknown,
 }
 
 impl Threat {
@@ -90,6 +94,7 @@ impl Threat {
             Threat::BlackBox => "black-box",
             Threat::Adaptive => "adaptive",
             Threat::Transfer => "transfer",
+            Threat::Unknown => "unknown",
         }
     }
 }
@@ -104,6 +109,15 @@ impl Case {
             name: "clean".into(),
             title: "clean".into(),
             kind: Kind::Clean,
+        }
+    }
+
+    /// The attack that others call so.
+    pub fn given(attack: &str) -> Case {
+        Case {
+            name: format!("given:{attack}"),
+            title: format!("{attack} (given)"),
+            kind: Kind::Given,
         }
     }
 
@@ -165,7 +179,7 @@ impl Case {
     /// What bounds the change; `None` where nothing does.
     pub fn budget(&self) -> Option<Ball> {
         match &self.kind {
-            Kind::Clean => None,
+            Kind::Clean | Kind::Given => None,
             Kind::Noise { eps, .. } => Some(Ball {
                 norm: Norm::Linf,
                 eps: *eps,
@@ -180,13 +194,23 @@ impl Case {
     pub fn method(&self) -> Option<&Method> {
         match &self.kind {
             Kind::Static { attack } | Kind::Adaptive { attack, .. } => Some(&attack.method),
-            Kind::Clean | Kind::Noise { .. } => None,
+            Kind::Clean | Kind::Noise { .. } | Kind::Given => None,
         }
     }
 
     /// Whether this is an attack: neither clean nor noise.
     pub fn is_attack(&self) -> bool {
         !matches!(self.kind, Kind::Clean | Kind::Noise { .. })
+    }
+
+    /// Whether these are the pictures themselves.
+    pub fn is_clean(&self) -> bool {
+        matches!(self.kind, Kind::Clean)
+    }
+
+    /// Whether others made the attack.
+    pub fn is_given(&self) -> bool {
+        matches!(self.kind, Kind::Given)
     }
 
     /// Whether the attack went through the whole defence.
@@ -199,6 +223,7 @@ impl Case {
         match &self.kind {
             Kind::Clean => Threat::Clean,
             Kind::Noise { .. } => Threat::Noise,
+            Kind::Given => Threat::Unknown,
             Kind::Static { attack } if defense == NONE => match attack.method {
                 Method::Square(_) => Threat::BlackBox,
                 _ => Threat::WhiteBox,

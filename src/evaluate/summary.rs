@@ -41,6 +41,8 @@ pub struct Pictures {
     pub seen: usize,
     /// Those that the classifier has right when clean: all numbers are about these.
     pub counted: usize,
+    /// Of these, those whose clean version is not known: they count on trust.
+    pub without_clean: usize,
     pub wrong_when_clean: usize,
     pub without_label: usize,
     pub failed: usize,
@@ -294,10 +296,12 @@ fn pictures(source: &Source<'_>, view: &View<'_>) -> Pictures {
         .collect();
     failed.sort_unstable();
     failed.dedup();
-    let counted = view.cells(&Case::clean().name).len();
+    let clean = view.cells(&Case::clean().name);
+    let counted = clean.len();
     Pictures {
         seen: counted + excluded.len() + failed.len(),
         counted,
+        without_clean: clean.iter().filter(|cell| cell.defenses.is_empty()).count(),
         wrong_when_clean,
         without_label: excluded.len() - wrong_when_clean,
         failed: failed.len(),
@@ -329,8 +333,10 @@ fn attack(view: &View<'_>, case: &Case) -> AttackSummary {
             right: view.right(&case.name, &row.name),
             right_of_fooled: Proportion::of(fooled.filter_map(|cell| cell.is_right(&row.name))),
             psnr: mean(answers().filter_map(|answer| answer.psnr)),
-            equal_to_clean: answers().filter(|answer| answer.psnr.is_none()).count(),
-            ssim: mean(answers().map(|answer| answer.ssim)),
+            equal_to_clean: answers()
+                .filter(|answer| answer.psnr.is_none() && answer.ssim.is_some())
+                .count(),
+            ssim: mean(answers().filter_map(|answer| answer.ssim)),
         }
     };
     AttackSummary {
@@ -352,6 +358,9 @@ fn statement(case: &Case) -> &'static str {
         Kind::Clean => "no attack",
         Kind::Noise { .. } => "no attack: random noise of the same size",
         Kind::Static { .. } => STATIC,
+        Kind::Given => {
+            "made by others: what it knew is not known here; no robustness claim unless it knew the defence"
+        }
         Kind::Adaptive { .. } => {
             "made for backstitch; for every other row a transfer, and no robustness claim"
         }

@@ -67,7 +67,7 @@ struct Row {
 enum Pictures {
     /// Attacked and clean files.
     Files(Vec<(PathBuf, Option<PathBuf>)>),
-    Arrays(Array, Option<Array>),
+    Arrays(Box<Array>, Option<Box<Array>>),
 }
 
 /// Pictures in one array.
@@ -201,7 +201,7 @@ impl AttackedSet {
         };
         Ok(AttackedSet {
             rows: labels.into_iter().enumerate().map(row).collect(),
-            pictures: Pictures::Arrays(adversarial, clean),
+            pictures: Pictures::Arrays(Box::new(adversarial), clean.map(Box::new)),
         })
     }
 }

@@ -27,8 +27,8 @@ pub mod resample;
 pub mod shard;
 pub mod sidecar;
 pub mod stream;
-pub mod webdataset;
 pub mod torch;
+pub mod webdataset;
 
 pub use attacked::{Attacked, AttackedSet};
 pub use classes::Classes;

@@ -38,7 +38,7 @@ fn cells(attack: &str, right: &str) -> Vec<Cell> {
             label: usize::from(right != '1'),
             confidence: 1.0,
             psnr: None,
-            ssim: 1.0,
+            ssim: Some(1.0),
             seconds: None,
         };
         let answers = [NONE, BACKSTITCH].map(|name| (name.to_owned(), answer.clone()));
