@@ -295,7 +295,7 @@ fn open_npy(path: &Path, layout: Option<Layout>) -> Result<AttackedSet> {
         let other = path.with_file_name(name);
         (other.is_file() && other != path).then_some(other)
     };
-    let integers = |name: &str| {
+    let integers = |name: &str| -> Result<Option<Vec<usize>>> {
         let Some(other) = beside(name) else {
             return Ok(None);
         };
