@@ -208,9 +208,7 @@ impl Run {
     }
 
     fn signal(&self, name: &str) {
-        let line = format!("kill -s {name} {}", self.child.id());
-        let status = Command::new("sh").args(["-c", &line]).status();
-        assert!(status.unwrap().success(), "{line}");
+        common::signal(&self.child, name);
     }
 
     fn wait(mut self) -> ExitStatus {

@@ -406,14 +406,7 @@ fn a_stream_that_waits_is_interrupted() {
     while !out.join("run.json").exists() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    let line = format!("kill -s TERM {}", child.id());
-    assert!(
-        Command::new("sh")
-            .args(["-c", &line])
-            .status()
-            .unwrap()
-            .success()
-    );
+    common::signal(&child, "TERM");
     assert_eq!(child.wait().unwrap().code(), Some(130));
     drop(stdin);
     assert_eq!(run_json(&out)["state"], "interrupted");
@@ -697,14 +690,7 @@ fn a_list_of_a_million_fits() {
         assert_eq!(child.try_wait().unwrap(), None);
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
-    let line = format!("kill -s INT {}", child.id());
-    assert!(
-        Command::new("sh")
-            .args(["-c", &line])
-            .status()
-            .unwrap()
-            .success()
-    );
+    common::signal(&child, "INT");
     assert_eq!(child.wait().unwrap().code(), Some(130));
     let run = run_json(&out);
     assert_eq!(run["images"]["total"], 1_000_000);

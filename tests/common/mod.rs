@@ -13,6 +13,14 @@ pub const TURNED_JPEG: &[u8] = include_bytes!("../data/orientation-6.jpg");
 /// A progressive JPEG, 24×16, written by Pillow.
 pub const PROGRESSIVE_JPEG: &[u8] = include_bytes!("../data/progressive.jpg");
 
+/// Sends a process the signal called `name`: `TERM`, `INT`.
+pub fn signal(child: &std::process::Child, name: &str) {
+    let line = format!("kill -s {name} {}", child.id());
+    let mut shell = std::process::Command::new("sh");
+    let status = shell.args(["-c", &line]).status();
+    assert!(status.unwrap().success(), "{line}");
+}
+
 /// Writes `bytes` to `folder/name`, with the folders on the way.
 pub fn write(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
     let path = folder.join(name);
