@@ -121,11 +121,15 @@ fn cell<'a>(evaluation: &'a Value, attack: &str, defense: &str) -> &'a Value {
     find(&attack["defenses"], "defense", defense)
 }
 
-const DEFENSES: [&str; 10] = [
+const DEFENSES: [&str; 14] = [
     "none",
     "jpeg-75",
+    "jpeg-50",
     "bits-3",
+    "bits-2",
     "median-3",
+    "median-5",
+    "tv-0.05",
     "tv-0.1",
     "dipdefend",
     "reconstruction",
@@ -458,4 +462,23 @@ fn a_bad_picture_is_a_line_and_not_the_end() {
     succeed(&mut pictures.evaluate(&out, &resume));
     let evaluation = json(&out.join("evaluation.json"));
     assert_eq!(evaluation["pictures"]["counted"], 7);
+}
+
+#[test]
+fn the_baselines_can_be_chosen() {
+    let pictures = Pictures::new();
+    let out = pictures.path("out");
+    let some = ["--attacks", "noise", "--limit", "1", "--baselines"];
+    let chosen = [&some[..], &["bits-1,none,bits-1"]].concat();
+    succeed(&mut pictures.evaluate(&out, &chosen));
+    let evaluation = json(&out.join("evaluation.json"));
+    let rows = evaluation["defenses"].as_array().unwrap();
+    let names: Vec<&str> = rows.iter().map(|r| r["name"].as_str().unwrap()).collect();
+    assert_eq!(names[..3], ["none", "bits-1", "dipdefend"]);
+
+    let unknown = [&some[..], &["bits-9"]].concat();
+    let said = pictures.evaluate(&out, &unknown).output().unwrap();
+    assert_eq!(said.status.code(), Some(2));
+    let said = String::from_utf8(said.stderr).unwrap();
+    assert!(said.contains("bits must be from 1 to 8, not 9"), "{said}");
 }

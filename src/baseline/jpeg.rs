@@ -2,8 +2,9 @@
 
 use std::io::Cursor;
 
-use image::codecs::jpeg::{JpegDecoder, JpegEncoder};
-use image::{ExtendedColorType, ImageDecoder};
+use image::ImageDecoder;
+use image::codecs::jpeg::JpegDecoder;
+use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use serde::{Deserialize, Serialize};
 
 use super::{Baseline, check, within};
@@ -15,8 +16,7 @@ use crate::io::picture::planes_of;
 /// images", 2016; Guo et al., "Countering adversarial images using input transformations", 2018).
 ///
 /// The picture is rounded to 8 bits, encoded, and decoded. Baseline JPEG with the standard tables,
-/// scaled by quality as libjpeg does, and chroma at full resolution (4:4:4). libjpeg's own default, and
-/// Pillow's, halves the chroma (4:2:0).
+/// scaled by quality, and chroma at half the resolution (4:2:0), both as libjpeg's and Pillow's default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Jpeg {
@@ -42,21 +42,23 @@ impl Baseline for Jpeg {
 
     fn apply(&self, picture: &Picture) -> Result<Vec<f32>> {
         check(self, picture)?;
-        let failed = |error: image::ImageError| {
-            let (height, width) = (picture.shape.height, picture.shape.width);
+        let (height, width) = (picture.shape.height, picture.shape.width);
+        let failed = |error: &dyn std::fmt::Display| {
             let name = self.name();
             Error::invalid(format!("{name}: a picture of {width}×{height}: {error}"))
         };
-        let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
-        let (height, width) = (side(picture.shape.height), side(picture.shape.width));
+        // JPEG's own limit.
+        let side = |pixels: usize| u16::try_from(pixels).map_err(|error| failed(&error));
         let mut file = Vec::new();
-        JpegEncoder::new_with_quality(&mut file, self.quality)
-            .encode(&picture.to_rgb8(), width, height, ExtendedColorType::Rgb8)
-            .map_err(failed)?;
+        let mut encoder = Encoder::new(&mut file, self.quality);
+        encoder.set_sampling_factor(SamplingFactor::R_4_2_0);
+        let (columns, rows) = (side(width)?, side(height)?);
+        (encoder.encode(&picture.to_rgb8(), columns, rows, ColorType::Rgb))
+            .map_err(|error| failed(&error))?;
         let mut bytes = vec![0; picture.pixels.len()];
         JpegDecoder::new(Cursor::new(file))
             .and_then(|decoder| decoder.read_image(&mut bytes))
-            .map_err(failed)?;
+            .map_err(|error| failed(&error))?;
         Ok(planes_of(&bytes))
     }
 }

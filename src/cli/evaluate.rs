@@ -92,6 +92,9 @@ pub struct EvaluationArgs {
     /// Sizes of attacks in the maximum norm that name none [default: the suite's, 4/255 for most]
     #[arg(long, value_name = "EPS,...", value_delimiter = ',', value_parser = fraction)]
     pub eps: Vec<f32>,
+    /// Baselines to compare with, the number being the strength; "none" is always there
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', default_value = COMPARED)]
+    pub baselines: Vec<baseline::Method>,
     /// Images that Square may show the classifier
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..1 << 28))]
     pub queries: u32,
@@ -105,6 +108,9 @@ pub struct EvaluationArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub attack_seed: u64,
 }
+
+/// Each kind of baseline at its usual strength and at one that removes more.
+const COMPARED: &str = "jpeg-75,jpeg-50,bits-3,bits-2,median-3,median-5,tv-0.05,tv-0.1";
 
 /// `NAME[@GRADIENT][:EPS]`.
 fn wanted(text: &str) -> Result<Wanted, String> {
@@ -145,6 +151,17 @@ fn one_of<T: ValueEnum>(text: &str) -> Result<T, String> {
 }
 
 impl EvaluationArgs {
+    /// "none" and the others, each once.
+    fn baselines(&self) -> Vec<baseline::Method> {
+        let mut all = vec![baseline::Method::None(baseline::Nothing {})];
+        for method in &self.baselines {
+            if !all.contains(method) {
+                all.push(method.clone());
+            }
+        }
+        all
+    }
+
     fn choice(&self, eight_bit: bool) -> Choice {
         Choice {
             suite: self.suite,
@@ -226,7 +243,7 @@ impl device::Command for Inputs<'_> {
         let mut options = args.defense.options(shape.channels)?;
         options.eight_bit = eight_bit;
         options.ablations = true;
-        let baselines = baseline::defaults();
+        let baselines = args.evaluation.baselines();
         let rows = rows(&baselines, &options);
         let mut cases = match &self.dataset {
             Some(_) => args.evaluation.choice(eight_bit).cases(classes)?,
