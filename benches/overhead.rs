@@ -60,6 +60,9 @@ impl ImageOps for Idle {
     fn copy(&self, _: &[At<'_, Nothing>], _: &mut Nothing, _: usize) -> Result<()> {
         Ok(())
     }
+    fn mirror(&self, _: &[At<'_, Nothing>], _: &mut Nothing, _: usize) -> Result<()> {
+        Ok(())
+    }
     fn tile(&self, _: At<'_, Nothing>, _: TileGrid, _: &mut Nothing, _: usize) -> Result<()> {
         Ok(())
     }

@@ -25,6 +25,26 @@ KERNEL(image_copy, ImageCopyArgs, 256) {
     out[i] = from[i];
 }
 
+struct ImageMirrorArgs {
+    Buffer<const float> from[JOBS];
+    Buffer<float> out;
+    uint32_t elements;
+    uint32_t width;
+};
+ARGUMENTS(ImageMirrorArgs, from, out, elements, width)
+
+// Image blockIdx.y, its rows reversed.
+KERNEL(image_mirror, ImageMirrorArgs, 256) {
+    const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= args.elements) {
+        return;
+    }
+    const uint32_t x = i % args.width;
+    const Global<const float> from = args.from[blockIdx.y];
+    const Global<float> out = args.out + size_t(blockIdx.y) * args.elements;
+    out[i] = from[i - x + (args.width - 1 - x)];
+}
+
 // Pairs of images, each with an amount to join them by.
 struct ImagePairArgs {
     Buffer<const float> first[JOBS];

@@ -5,14 +5,15 @@ mod toy;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use backstitch::backend::{At, ClassifierEngine, ImageOps};
 use backstitch::defense::{
-    Fallback, Options, Outcome, Shown, StitchMode, TrajectoryPoint, Verdict,
+    Defense, Fallback, Options, Outcome, Shown, StitchMode, TrajectoryPoint, Verdict, Vote,
 };
 use backstitch::error::Error;
 use backstitch::io::Picture;
 use backstitch::scheduler::{self, Plan};
 
-use toy::{SHAPE, SOUND, defense, fingerprint, options, picture};
+use toy::{Linear, SHAPE, SOUND, Toy, defense, fingerprint, options, picture};
 
 fn purify(options: &Options, images: usize, capacity: usize, pictures: &[Picture]) -> Vec<Outcome> {
     let mut defense = defense(&SOUND, options, images, capacity);
@@ -82,6 +83,49 @@ fn a_seed_changes_the_outcome_and_the_same_seed_does_not() {
         fingerprint(&purify(&other, 1, 64, &noisy)[0]),
         fingerprint(&first[0])
     );
+}
+
+#[test]
+fn votes_are_taken_of_the_picture_and_of_its_mirror_image() {
+    let mut unmirrored = options();
+    unmirrored.map.mirror = false;
+    let pictures = [picture(0.0, 0.05), picture(1.0, 0.0)];
+    let mut plain = defense(&SOUND, &unmirrored, 2, 64);
+    let mut both = defense(&SOUND, &options(), 2, 64);
+    let purify = |defense: &mut Defense<'_, Toy>| {
+        let outcomes = defense.purify(&pictures.iter().collect::<Vec<_>>());
+        outcomes.unwrap()
+    };
+    let (plain, mirrored) = (purify(&mut plain), purify(&mut both));
+    for (image, (plain, mirrored)) in plain.iter().zip(&mirrored).enumerate() {
+        let logits = |vote: Vote<'_>| vote.reading.logits().to_vec();
+        let votes = || mirrored.map.votes();
+        let as_they_are: Vec<_> = votes().filter(|vote| !vote.mirrored).map(logits).collect();
+        let without: Vec<_> = plain.map.votes().map(logits).collect();
+        assert_eq!(as_they_are, without, "the mirror changes no other probe");
+        assert_eq!(votes().count(), 2 * without.len());
+        // Each twin is what the classifier sees with left and right exchanged.
+        let voters = both.voters(image, &mirrored.map).unwrap();
+        for (pair, readings) in voters
+            .chunks_exact(2)
+            .zip(votes().collect::<Vec<_>>().chunks(2))
+        {
+            let rows = pair[0].chunks_exact(SHAPE.width);
+            let reversed: Vec<f32> = rows.flat_map(|row| row.iter().rev().copied()).collect();
+            assert_eq!(pair[1], reversed);
+            assert_eq!((readings[0].mirrored, readings[1].mirrored), (false, true));
+            for (voter, vote) in pair.iter().zip(readings) {
+                let mut images = SOUND.allocate(SHAPE, 1).unwrap();
+                SOUND.upload(voter, &mut images, 0).unwrap();
+                let seen = Linear.logits(&[At::new(&images, 0)]).unwrap();
+                for (seen, read) in seen.iter().zip(vote.reading.logits()) {
+                    assert!((seen - read).abs() < 1e-4, "{seen} {read}");
+                }
+            }
+        }
+        // A checkerboard of even width is its own opposite in the mirror.
+        assert_ne!(mirrored.map.support(), plain.map.support());
+    }
 }
 
 #[test]

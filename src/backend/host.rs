@@ -172,6 +172,14 @@ impl<B: HostDevice> ImageOps for B {
     ) -> Result<()> {
         copy(from, out, first)
     }
+    fn mirror(
+        &self,
+        from: &[At<'_, Self::Images>],
+        out: &mut Self::Images,
+        first: usize,
+    ) -> Result<()> {
+        mirror(from, out, first)
+    }
     fn tile(
         &self,
         image: At<'_, Self::Images>,
@@ -261,6 +269,28 @@ fn copy<T: Real>(
     images
         .zip(from)
         .for_each(|(to, from)| to.copy_from_slice(from.pixels()));
+    Ok(())
+}
+
+/// Copies images flipped from left to right.
+fn mirror<T: Real>(
+    from: &[At<'_, HostImages<T>>],
+    out: &mut HostImages<T>,
+    first: usize,
+) -> Result<()> {
+    for image in from {
+        check_shape(image.buffer, out.shape)?;
+    }
+    let width = out.shape.width.max(1);
+    let images = out.par_images_mut(first, from.len())?;
+    images.zip(from).for_each(|(to, from)| {
+        let rows = to.chunks_exact_mut(width);
+        for (to, from) in rows.zip(from.pixels().chunks_exact(width)) {
+            for (to, from) in to.iter_mut().zip(from.iter().rev()) {
+                *to = *from;
+            }
+        }
+    });
     Ok(())
 }
 
@@ -641,6 +671,18 @@ mod tests {
     }
 
     #[test]
+    fn mirror_images_have_their_rows_reversed() {
+        let input = image(|c, y, x| (100 * c + 10 * y + x) as f64);
+        let mirrored = image(|c, y, x| (100 * c + 10 * y + SHAPE.width - 1 - x) as f64);
+        let mut out = Host.allocate(SHAPE, 3).unwrap();
+        let from = [At::new(&input, 0), At::new(&mirrored, 0)];
+        Host.mirror(&from, &mut out, 1).unwrap();
+        assert_eq!(out.image(0), [0.0; 70]);
+        assert_eq!(out.image(1), mirrored.image(0));
+        assert_eq!(out.image(2), input.image(0));
+    }
+
+    #[test]
     fn blend_push_and_error_follow_their_formulas() {
         let input = image(|_, y, _| 0.1 * y as f64);
         let other = image(|_, y, x| 0.1 * y as f64 + 0.125 * x as f64);
@@ -741,6 +783,8 @@ mod tests {
         assert!(Host.copy(&[At::new(&input, 0)], &mut small, 0).is_err());
         let mut out = Host.allocate(SHAPE, 1).unwrap();
         assert!(Host.copy(&[At::new(&input, 0)], &mut out, 1).is_err());
+        assert!(Host.mirror(&[At::new(&input, 0)], &mut small, 0).is_err());
+        assert!(Host.mirror(&[At::new(&input, 0)], &mut out, 1).is_err());
         assert!(Host.upload(&[0.0; 3], &mut out, 0).is_err());
         assert!(Host.untile(&input, 0, grid(5, 7), &mut out, 1).is_err());
         let huge = ImageShape {

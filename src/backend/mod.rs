@@ -232,6 +232,13 @@ pub trait ImageOps {
         out: &mut Self::Images,
         first: usize,
     ) -> Result<()>;
+    /// Copies images flipped from left to right: pixel `x` of a row comes from `width − 1 − x`.
+    fn mirror(
+        &self,
+        from: &[At<'_, Self::Images>],
+        out: &mut Self::Images,
+        first: usize,
+    ) -> Result<()>;
     /// Cuts one image into its tiles, `out[first + tile]`.
     fn tile(
         &self,

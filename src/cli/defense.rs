@@ -75,6 +75,10 @@ pub struct DefenseArgs {
     /// Points behind a reconstruction
     #[arg(long, value_name = "N", help_heading = "Decision")]
     pub reach_points: Option<usize>,
+    /// Take votes of pictures as they are alone. Otherwise their mirror images, left and right exchanged,
+    /// vote as much: not right for text, digits or whatever else is another thing in the mirror
+    #[arg(long, help_heading = "Decision")]
+    pub no_mirror: bool,
     /// Points of a segment
     #[arg(long, value_name = "N", help_heading = "Decision")]
     pub segment_points: Option<usize>,
@@ -194,6 +198,7 @@ impl DefenseArgs {
             segment_points: self.segment_points.unwrap_or(default.segment_points),
             reach: self.reach.unwrap_or(default.reach),
             reach_points: self.reach_points.unwrap_or(default.reach_points),
+            mirror: !self.no_mirror,
         }
     }
 

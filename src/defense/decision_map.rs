@@ -1,9 +1,10 @@
-//! Stage C: the decision map, what it supports, and where it crosses the boundary.
+//! Stage C: the decision map, and where it crosses the boundary.
 
 use crate::backend::{At, Backend, Blend};
 use crate::error::{Error, Result};
 
 use super::probe::MAX_POINTS;
+use super::votes::votes;
 use super::{
     Placed, Prober, Reading, ReconstructOptions, ReconstructionId, Reconstructions, Trajectory,
 };
@@ -24,6 +25,9 @@ pub struct MapOptions {
     pub reach: f32,
     /// Points behind the reconstruction.
     pub reach_points: usize,
+    /// Whether each point that votes is read in the mirror too, left and right exchanged, and votes with
+    /// both. Not for classifiers of what is another thing there: text, digits, traffic signs.
+    pub mirror: bool,
 }
 
 impl Default for MapOptions {
@@ -34,6 +38,7 @@ impl Default for MapOptions {
             segment_points: 11,
             reach: 0.375,
             reach_points: 3,
+            mirror: true,
         }
     }
 }
@@ -72,16 +77,16 @@ impl MapOptions {
 
     /// Where a line is probed, rising: `t` is 0 at the reconstruction and 1 at the input.
     fn places(&self) -> Vec<f32> {
-        let between =
-            (1..=self.segment_points).map(|i| i as f32 / (self.segment_points + 1) as f32);
-        self.behind().into_iter().chain(between).collect()
-    }
-
-    /// The places that vote: behind the reconstruction, and the reconstruction itself.
-    pub(super) fn behind(&self) -> Vec<f32> {
         let behind = (1..=self.reach_points).rev();
         let behind = behind.map(|i| -self.reach * i as f32 / self.reach_points as f32);
-        behind.chain([0.0]).collect()
+        let between =
+            (1..=self.segment_points).map(|i| i as f32 / (self.segment_points + 1) as f32);
+        behind.chain([0.0]).chain(between).collect()
+    }
+
+    /// The places that vote.
+    pub(super) fn voting_places(&self) -> Vec<f32> {
+        self.places().into_iter().filter(|&t| votes(t)).collect()
     }
 
     /// First probe that votes, of a trajectory that has `whole` probes at its end.
@@ -115,18 +120,8 @@ pub struct SegmentPoint {
     /// 0 at the reconstruction, 1 at the input, negative behind the reconstruction.
     pub t: f32,
     pub reading: Reading,
-}
-
-/// A point that votes.
-#[derive(Clone, Copy, Debug)]
-pub struct Vote<'a> {
-    /// The place of its path among the map's.
-    pub path: usize,
-    /// The reconstruction whose line it is on, as its place on the trajectory.
-    pub probe: usize,
-    /// Its place on the line: 0 at the reconstruction, negative behind it.
-    pub t: f32,
-    pub reading: &'a Reading,
+    /// Of its mirror image; of points that vote alone, where [`MapOptions::mirror`] asks for it.
+    pub mirrored: Option<Reading>,
 }
 
 /// Everything probed of one image.
@@ -175,7 +170,7 @@ pub fn draw<B: Backend>(
     reconstructions: &mut Reconstructions<B::Images>,
     trajectories: Vec<Vec<Trajectory>>,
 ) -> Result<Vec<DecisionMap>> {
-    let places = options.places();
+    let (places, voting) = (options.places(), options.voting_places());
     let paths = reconstruct.paths();
     let mut trajectories = trajectories.into_iter();
     let mut maps = Vec::with_capacity(images.len());
@@ -187,6 +182,8 @@ pub fn draw<B: Backend>(
         let mut ends = backend.allocate(prober.shape(), paths.len() * segments)?;
         // The input at the other end of each segment.
         let mut inputs = Vec::with_capacity(paths.len() * segments);
+        // The ends of the segments that vote, each with its input's mirror image, where there is one.
+        let mut to_mirror = Vec::new();
         for ((image, _), probes) in images.iter().zip(&probes) {
             for &path in &paths {
                 for &probe in probes {
@@ -199,22 +196,38 @@ pub fn draw<B: Backend>(
                     inputs.push(image.input);
                 }
             }
+            // The last path's.
+            for end in inputs.len() - probes.len()..inputs.len() {
+                to_mirror.extend(image.mirrored.map(|input| (end, input)));
+            }
         }
         // A reconstruction itself is on its trajectory.
         let to_probe = places.iter().filter(|t| **t != 0.0);
         let ends = &ends;
-        let jobs: Vec<_> = (inputs.iter().enumerate())
+        let mut jobs: Vec<_> = (inputs.iter().enumerate())
             .flat_map(|(end, &to)| {
                 let from = At::new(ends, end);
                 to_probe.clone().map(move |&t| Blend { from, to, t })
             })
             .collect();
-        let mut readings = prober.blends(&jobs)?.into_iter();
+        // A point's mirror image is on the line between the ends' mirror images.
+        let mut mirrored = backend.allocate(prober.shape(), to_mirror.len())?;
+        let from: Vec<_> = to_mirror.iter().map(|of| At::new(ends, of.0)).collect();
+        backend.mirror(&from, &mut mirrored, 0)?;
+        let (as_they_are, mirrored) = (jobs.len(), &mirrored);
+        jobs.extend(to_mirror.iter().enumerate().flat_map(|(end, &(_, to))| {
+            let from = At::new(mirrored, end);
+            voting.iter().map(move |&t| Blend { from, to, t })
+        }));
+        let mut readings = prober.blends(&jobs)?;
+        let mut mirrored = readings.split_off(as_they_are).into_iter();
+        let mut readings = readings.into_iter();
         for (((_, input), probes), trajectories) in
             images.iter().zip(&probes).zip(trajectories.by_ref())
         {
             let mut segments = Vec::with_capacity(paths.len());
-            for trajectory in &trajectories {
+            for (path, trajectory) in trajectories.iter().enumerate() {
+                let may_vote = path + 1 == paths.len();
                 let mut of_path = Vec::with_capacity(probes.len());
                 for &probe in probes {
                     let mut points = Vec::with_capacity(places.len());
@@ -223,7 +236,13 @@ pub fn draw<B: Backend>(
                             0.0 => Some(trajectory[probe].reading.clone()),
                             _ => readings.next(),
                         };
-                        points.extend(reading.map(|reading| SegmentPoint { t, reading }));
+                        let votes = may_vote && votes(t);
+                        let mirrored = if votes { mirrored.next() } else { None };
+                        points.extend(reading.map(|reading| SegmentPoint {
+                            t,
+                            reading,
+                            mirrored,
+                        }));
                     }
                     of_path.push(Segment { probe, points });
                 }
@@ -239,66 +258,10 @@ pub fn draw<B: Backend>(
     Ok(maps)
 }
 
-/// Each class's support: its mean probability over the points that vote.
-pub(super) fn support<'r>(
-    classes: usize,
-    votes: impl IntoIterator<Item = &'r Reading>,
-) -> Vec<f64> {
-    let mut support = vec![0.0; classes];
-    let mut count = 0;
-    for reading in votes {
-        for (class, sum) in support.iter_mut().enumerate() {
-            *sum += reading.probability(class);
-        }
-        count += 1;
-    }
-    support.iter().map(|sum| sum / f64::from(count)).collect()
-}
-
-/// The best supported class other than `input`, the first of equals; `None` where there is but one.
-pub(super) fn best_other(support: &[f64], input: usize) -> Option<usize> {
-    let others = support
-        .iter()
-        .enumerate()
-        .filter(|(class, _)| *class != input);
-    others
-        .max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)))
-        .map(|(class, _)| class)
-}
-
 impl DecisionMap {
     /// The input label.
     pub fn input_label(&self) -> usize {
         self.input.label()
-    }
-
-    /// The points that vote: on the lines of the consensus (of the restart, where there is only one),
-    /// the reconstructions and what lies behind them.
-    ///
-    /// Towards the input the adversarial label wins by construction, and a single restart's flaws
-    /// mislead the classifier where the mean of several does not.
-    pub fn votes(&self) -> impl Iterator<Item = Vote<'_>> {
-        let last = self.segments.iter().enumerate().next_back().into_iter();
-        let lines = last.flat_map(|(path, lines)| lines.iter().map(move |line| (path, line)));
-        lines.flat_map(|(path, line)| {
-            let behind = line.points.iter().filter(|point| point.t <= 0.0);
-            behind.map(move |point| Vote {
-                path,
-                probe: line.probe,
-                t: point.t,
-                reading: &point.reading,
-            })
-        })
-    }
-
-    /// Each class's support: its mean probability over the points that vote.
-    pub fn support(&self) -> Vec<f64> {
-        support(self.input.classes(), self.votes().map(|vote| vote.reading))
-    }
-
-    /// The best supported class other than the input label; `None` where the classifier has but one.
-    pub fn recovered_label(&self, support: &[f64]) -> Option<usize> {
-        best_other(support, self.input_label())
     }
 
     /// Iteration of the last crossing of a path's trajectory from `label` to the input label.
@@ -388,6 +351,7 @@ mod tests {
                     let point = |(i, c)| SegmentPoint {
                         t: 0.25 * i as f32 - 0.25,
                         reading: read(c),
+                        mirrored: None,
                     };
                     let points = segment.chars().enumerate().map(point).collect();
                     vec![Segment {
@@ -397,14 +361,6 @@ mod tests {
                 })
                 .collect(),
         }
-    }
-
-    #[test]
-    fn only_the_last_path_s_reconstructions_and_what_is_behind_them_vote() {
-        let map = map(&[("oooo", "oooAA"), ("oTTT", "TTooA")]);
-        let support = map.support();
-        assert_eq!(map.recovered_label(&support), Some(1));
-        assert!((support[1] - 0.8).abs() < 1e-6 && (support[2] - 0.05).abs() < 1e-6);
     }
 
     #[test]
@@ -439,6 +395,7 @@ mod tests {
             ..MapOptions::default()
         };
         assert_eq!(options.places(), [-0.5, -0.25, 0.0, 0.25, 0.5, 0.75]);
+        assert_eq!(options.voting_places(), [-0.5, -0.25, 0.0]);
         let none = MapOptions {
             reach_points: 0,
             ..options

@@ -40,13 +40,19 @@ impl Options {
         let probes = reconstruct.probes() as u128;
         let segments = probes.min(self.map.segments as u128);
         let points = (self.map.reach_points + 1 + self.map.segment_points) as u128;
+        let mirror = u128::from(self.map.mirror);
+        // Of the path that votes.
+        let mirrored_points = mirror * self.map.voting_places().len() as u128;
         // Logits, and the job and bookkeeping of a probe.
         let reading = floats(classes) + 192;
-        let readings = images * paths * reading;
+        let readings_of_a_path = images * reading;
+        let readings = paths * readings_of_a_path;
         // The input, the latest reconstruction and the output; every path's ends, on-boundary and
-        // on-manifold image.
+        // on-manifold image. In the mirror the input, the latest reconstruction and the ends that vote.
         let together = images.min(DRAWN_TOGETHER as u128);
-        let pictures = images * (3 + 4 * paths) + restarts + together * paths * segments;
+        let pictures = images * (3 + 2 * mirror + 4 * paths)
+            + restarts
+            + together * (paths + mirror) * segments;
         Ok([
             MemoryPart {
                 // As many readings again belong to outcomes that wait to be written.
@@ -60,7 +66,7 @@ impl Options {
                 way_out: "lower --restarts or --segments",
             },
             MemoryPart {
-                bytes: readings * segments * points,
+                bytes: (readings * points + readings_of_a_path * mirrored_points) * segments,
                 purpose: "the segments' probes",
                 way_out: "lower --segment-points, --segments or --restarts",
             },
@@ -110,6 +116,8 @@ mod tests {
         for (part, larger) in larger.iter().enumerate() {
             assert!(larger[part] > before[part], "{part}");
         }
+        let unmirrored = bytes(&|options| options.map.mirror = false);
+        assert!(unmirrored[1] < before[1] && unmirrored[2] < before[2]);
         let all = bytes(&|options| options.reconstruct.restarts *= 2);
         assert!(before.iter().zip(&all).all(|(before, all)| all > before));
     }

@@ -26,8 +26,9 @@ mod stitch;
 mod stopping;
 mod trajectory;
 mod verdict;
+mod votes;
 
-pub use decision_map::{DecisionMap, MapOptions, Pair, Segment, SegmentPoint, Towards, Vote};
+pub use decision_map::{DecisionMap, MapOptions, Pair, Segment, SegmentPoint, Towards};
 pub use localise::{Boundary, LocaliseOptions};
 pub use memory::MemoryPart;
 pub use options::Options;
@@ -48,3 +49,4 @@ pub(crate) use verdict::evidence;
 #[cfg(test)]
 pub(crate) use verdict::score;
 pub use verdict::{Judgement, Verdict, VerdictOptions};
+pub use votes::Vote;

@@ -12,6 +12,7 @@ use super::reconstruct::{Placed, ReconstructionId, Reconstructions};
 use super::settling::Settling;
 use super::trajectory::trace;
 use super::verdict::{Judgement, Verdict};
+use super::votes;
 use crate::backend::{At, Backend, Blend, DipEngine, ImageShape};
 use crate::error::{Error, Result};
 use crate::io::Picture;
@@ -21,11 +22,15 @@ pub(crate) struct Room<B: Backend> {
     pub(super) dip: B::Dip,
     /// By place.
     pub(super) inputs: B::Images,
+    /// Their mirror images, by place; none where votes are not read mirrored.
+    mirrored_inputs: B::Images,
     pub(super) reconstructions: Reconstructions<B::Images>,
     fitting: Fitting<B::Images>,
     /// Where images that may end early have their latest reconstruction: as many as there are places, or
     /// none.
     latest: B::Images,
+    /// Their mirror images, where votes are read mirrored.
+    mirrored_latest: B::Images,
 }
 
 impl<B: Backend> Room<B> {
@@ -49,6 +54,8 @@ impl<B: Backend> Room<B> {
         let grid = reconstruct.grids(shape)?[0];
         let capacity = capacity.clamp(1, images * reconstructions.instances_of_an_image());
         let early = options.stop_early.is_some();
+        let mirror = options.map.mirror;
+        let pictures = |needed| backend.allocate(shape, if needed { images } else { 0 });
         Ok(Room {
             dip: backend.dip(
                 &reconstruct.spec,
@@ -56,9 +63,11 @@ impl<B: Backend> Room<B> {
                 grid.tile_width,
                 capacity,
             )?,
-            inputs: backend.allocate(shape, images)?,
+            inputs: pictures(true)?,
+            mirrored_inputs: pictures(mirror)?,
             fitting: Fitting::new(backend, &reconstructions, capacity, images, early)?,
-            latest: backend.allocate(shape, if early { images } else { 0 })?,
+            latest: pictures(early)?,
+            mirrored_latest: pictures(early && mirror)?,
             reconstructions,
         })
     }
@@ -213,6 +222,11 @@ impl<'b, B: Backend> Defense<'b, B> {
             (self.backend).upload(&picture.pixels, &mut room.inputs, place)?;
         }
         let inputs: Vec<_> = places.iter().map(|&i| At::new(&room.inputs, i)).collect();
+        if self.options.map.mirror {
+            for (&place, input) in places.iter().zip(&inputs) {
+                (self.backend).mirror(&[*input], &mut room.mirrored_inputs, place)?;
+            }
+        }
         let readings = self.prober.images(&inputs)?;
         for (((&place, picture), input), reading) in
             places.iter().zip(pictures).zip(inputs).zip(readings)
@@ -301,19 +315,32 @@ impl<'b, B: Backend> Defense<'b, B> {
             };
             (room.reconstructions).assemble(self.backend, id, &mut room.latest, i)?;
         }
-        let behind = self.options.map.behind();
+        let mirror = self.options.map.mirror;
+        if mirror {
+            let latest = |i| At::new(&room.latest, i);
+            let latest: Vec<_> = (0..to_judge.len()).map(latest).collect();
+            (self.backend).mirror(&latest, &mut room.mirrored_latest, 0)?;
+        }
+        let voting = self.options.map.voting_places();
         let jobs: Vec<_> = (to_judge.iter().enumerate())
             .flat_map(|(i, &place)| {
-                let (from, to) = (At::new(&room.latest, i), At::new(&room.inputs, place));
-                behind.iter().map(move |&t| Blend { from, to, t })
+                let line = (At::new(&room.latest, i), At::new(&room.inputs, place));
+                let mirrored = || {
+                    let from = At::new(&room.mirrored_latest, i);
+                    (from, At::new(&room.mirrored_inputs, place))
+                };
+                let lines = [Some(line), mirror.then(mirrored)];
+                let on = |(from, to)| voting.iter().map(move |&t| Blend { from, to, t });
+                lines.into_iter().flatten().flat_map(on)
             })
             .collect();
         let readings = self.prober.blends(&jobs)?;
-        for (&place, readings) in to_judge.iter().zip(readings.chunks_exact(behind.len())) {
+        let of_image = voting.len() * if mirror { 2 } else { 1 };
+        for (&place, readings) in to_judge.iter().zip(readings.chunks_exact(of_image)) {
             let Some(flight) = &mut self.flights[place] else {
                 continue;
             };
-            let support = decision_map::support(flight.reading.classes(), readings);
+            let support = votes::support(flight.reading.classes(), readings);
             let judgement = self.options.verdict.judge(&flight.reading, support);
             let verdict = &self.options.verdict;
             flight.ends = flight.settling.add(settling, verdict, &judgement);
@@ -323,11 +350,13 @@ impl<'b, B: Backend> Defense<'b, B> {
 
     /// Stages B and C for the images that end.
     fn judge_ended(&mut self) -> Result<Vec<Judged>> {
+        let mirror = self.options.map.mirror;
         let ended = |(place, flight): (usize, &Option<Flight>)| {
             let flight = flight.as_ref().filter(|flight| flight.ends)?;
             let placed = Placed {
                 place,
                 input: At::new(&self.room.inputs, place),
+                mirrored: mirror.then(|| At::new(&self.room.mirrored_inputs, place)),
                 probes: flight.probes,
             };
             Some((placed, flight.reading.clone()))
@@ -385,9 +414,9 @@ impl<B: Backend> Defense<'_, B> {
         self.options.reconstruct.seed = seed;
     }
 
-    /// The images behind [`DecisionMap::votes`], in that order: CHW in `[0, 1]`. `map` is that of
-    /// picture `image` of the last call of [`purify`](Self::purify), which must have had no more than
-    /// [`places`](Self::places) pictures: their reconstructions are still there.
+    /// The images behind [`DecisionMap::votes`], mirror images included, in that order: CHW in `[0, 1]`.
+    /// `map` is that of picture `image` of the last call of [`purify`](Self::purify), which must have had
+    /// no more than [`places`](Self::places) pictures: their reconstructions are still there.
     ///
     /// # Errors
     /// The device's.
@@ -395,6 +424,8 @@ impl<B: Backend> Defense<'_, B> {
         let paths = self.options.reconstruct.paths();
         let mut reconstruction = self.backend.allocate(self.shape(), 1)?;
         let mut point = self.backend.allocate(self.shape(), 1)?;
+        let mut mirrored = self.backend.allocate(self.shape(), 1)?;
+        let mut assembled = None;
         let mut voters = Vec::new();
         for vote in map.votes() {
             let id = ReconstructionId {
@@ -402,16 +433,22 @@ impl<B: Backend> Defense<'_, B> {
                 path: paths[vote.path],
                 probe: vote.probe,
             };
-            self.room
-                .reconstructions
-                .assemble(self.backend, id, &mut reconstruction, 0)?;
+            if assembled != Some(id) {
+                (self.room.reconstructions).assemble(self.backend, id, &mut reconstruction, 0)?;
+                assembled = Some(id);
+            }
             let on_line = Blend {
                 from: At::new(&reconstruction, 0),
                 to: At::new(&self.room.inputs, image),
                 t: vote.t,
             };
             self.backend.blend(&[on_line], &mut point, 0)?;
-            voters.push(self.backend.download(At::new(&point, 0))?);
+            let mut voter = At::new(&point, 0);
+            if vote.mirrored {
+                self.backend.mirror(&[voter], &mut mirrored, 0)?;
+                voter = At::new(&mirrored, 0);
+            }
+            voters.push(self.backend.download(voter)?);
         }
         Ok(voters)
     }

@@ -150,6 +150,8 @@ pub struct Placed<'a, I> {
     /// Where they are in [`Reconstructions`].
     pub place: usize,
     pub input: At<'a, I>,
+    /// The input's mirror image; where votes are read mirrored too.
+    pub mirrored: Option<At<'a, I>>,
     /// How many there are of each path.
     pub probes: usize,
 }

@@ -1,8 +1,8 @@
 //! Early stopping: when an image's verdict is settled, so that more iterations would not change it.
 //!
 //! Each time all of an image's instances have run another interval, past the warm-up, the consensus
-//! (the restart, where there is only one) is probed with the points behind it, which are what votes in
-//! the decision map, and judged as the whole map would be. The image ends when so many of these
+//! (the restart, where there is only one) is probed at the points that vote in the decision map, and
+//! judged as the whole map would be. The image ends when so many of these
 //! judgements in a row agree, each with a score well inside its verdict's range. They are made from the
 //! image's own reconstructions alone, so that company and capacity cannot change where it ends.
 

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 
 use super::Reading;
-use super::decision_map::best_other;
+use super::votes::best_other;
 
 /// What the map says of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

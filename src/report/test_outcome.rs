@@ -34,6 +34,7 @@ pub fn outcome(paths: &[(&str, &str)]) -> Outcome {
         let point = |(i, c)| SegmentPoint {
             t: 0.25 * i as f32 - 0.25,
             reading: read(c),
+            mirrored: None,
         };
         vec![Segment {
             probe: probes.len() - 1,

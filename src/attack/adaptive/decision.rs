@@ -16,7 +16,7 @@ pub(super) struct Decision<'a> {
     /// Whether what looks clean is purified too.
     pub always: bool,
     pub input: &'a Reading,
-    /// Of the points that vote on the map.
+    /// The map's votes.
     pub votes: Vec<&'a Reading>,
     /// Of the reconstruction, where one is the output.
     pub shown: Option<&'a Reading>,

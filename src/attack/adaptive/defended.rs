@@ -5,7 +5,7 @@ use super::{Adaptive, Rule};
 use crate::attack::losses::Loss;
 use crate::attack::victim::{Classifier, Slope, Victim};
 use crate::backend::Backend;
-use crate::defense::{Defense, Outcome, Reading, Verdict};
+use crate::defense::{DecisionMap, Defense, Outcome, Reading, Verdict};
 use crate::error::{Error, Result};
 use crate::io::Picture;
 
@@ -29,7 +29,8 @@ use crate::io::Picture;
 /// - trajectory: points lie at `(1 − t)·x_t + t·x` on the line from the reconstruction `x_t` to the
 ///   picture `x`. With `x_t` taken for the identity of `x`, its derivative is `(1 − t) + t = 1` for
 ///   each of them, and each counts as much as its vote. Clipping to `[0, 1]` is taken for the
-///   identity too.
+///   identity too. The derivative of a vote in the mirror, by the pixels of the point's mirror image,
+///   is mirrored back: by the chain rule, exactly.
 /// - decision: the votes as in trajectory, the input by its true gradient.
 pub struct Defended<'a, 'b, B: Backend> {
     defense: &'a mut Defense<'b, B>,
@@ -109,7 +110,10 @@ impl<'a, 'b, B: Backend> Defended<'a, 'b, B> {
             Rule::Trajectory => {
                 let voters = self.defense.voters(place, &outcome.map)?;
                 let losses = vec![loss; voters.len()];
-                mean(self.classifier.gradient(&views(&voters), &losses)?)
+                let mut slopes = self.classifier.gradient(&views(&voters), &losses)?;
+                let gradients = slopes.iter_mut().map(|slope| &mut slope.gradient);
+                self.mirror_back(&outcome.map, gradients);
+                mean(slopes)
             }
             Rule::Decision => self.decision_slope(place, image, loss, outcome)?,
         };
@@ -152,12 +156,26 @@ impl<'a, 'b, B: Backend> Defended<'a, 'b, B> {
             rows.push(shown);
         }
         let mut by_logit = |i: usize, _: &[f32], out: &mut [f32]| out.copy_from_slice(&rows[i]);
-        let slopes = self.classifier.differentiate(&images, &mut by_logit)?;
+        let mut slopes = self.classifier.differentiate(&images, &mut by_logit)?;
+        self.mirror_back(&outcome.map, slopes.iter_mut().map(|(_, slope)| slope));
         let mut gradient = vec![0.0; image.len()];
         for (_, slope) in slopes {
             add(&mut gradient, &slope);
         }
         Ok((ascent.loss, gradient))
+    }
+
+    /// Mirrors the gradients of the votes in the mirror; the map's votes come first, in their order.
+    fn mirror_back<'g>(
+        &self,
+        map: &DecisionMap,
+        gradients: impl IntoIterator<Item = &'g mut Vec<f32>>,
+    ) {
+        let width = self.defense.shape().width;
+        let gradients = map.votes().zip(gradients);
+        for (_, gradient) in gradients.filter(|(vote, _)| vote.mirrored) {
+            gradient.chunks_exact_mut(width).for_each(<[f32]>::reverse);
+        }
     }
 }
 

@@ -26,7 +26,7 @@ pub enum Rule {
     Queries,
     /// BPDA (Athalye et al. 2018): the gradient at the output, as if purification changed nothing
     Identity,
-    /// The mean gradient at the reconstructions that vote and at the points behind them
+    /// The mean gradient at the votes: reconstructions, points behind them, their mirror images
     Trajectory,
     /// The gradient of the decision itself: label and score, from the votes and the input together
     Decision,

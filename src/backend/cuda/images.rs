@@ -25,6 +25,13 @@ driver::arguments! {
         elements: u32,
     }
 
+    struct ImageMirrorArgs {
+        from: [Address; JOBS],
+        out: Address,
+        elements: u32,
+        width: u32,
+    }
+
     struct ImagePairArgs {
         first: [Address; JOBS],
         second: [Address; JOBS],
@@ -311,6 +318,27 @@ impl ImageOps for CudaBackend {
     ) -> Result<()> {
         let to = out.range(first, from.len())?;
         self.gather(from, out.shape, to)
+    }
+
+    fn mirror(
+        &self,
+        from: &[At<'_, DeviceImages>],
+        out: &mut DeviceImages,
+        first: usize,
+    ) -> Result<()> {
+        out.range(first, from.len())?;
+        let shape = out.shape;
+        for (i, from) in from.chunks(JOBS).enumerate() {
+            let arguments = ImageMirrorArgs {
+                from: lay_out(from, |&image| source(image, shape))?,
+                out: out.at(first + i * JOBS),
+                elements: to_u32(shape.elements(), "pixels")?,
+                width: to_u32(shape.width, "columns")?,
+            };
+            let kernel = &kernels::IMAGE_MIRROR;
+            self.launch_per_image(kernel, shape.elements(), from.len(), 2, &arguments)?;
+        }
+        Ok(())
     }
 
     fn tile(

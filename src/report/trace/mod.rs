@@ -43,8 +43,9 @@ impl Trace<'_> {
     /// Everything that was probed, with what the drawing shows of it.
     ///
     /// `margin` of a point is the recovered label's logit less the input label's. `place` is 0 at the
-    /// reconstruction, 1 at the input, negative behind the reconstruction. Numbers that are not finite
-    /// are null.
+    /// reconstruction, 1 at the input, negative behind the reconstruction; `mirrored` is what the
+    /// classifier sees in the point's mirror image, where that votes too. Numbers that are not finite are
+    /// null.
     pub fn json(&self) -> Value {
         let outcome = self.outcome;
         let map = &outcome.map;
@@ -58,6 +59,9 @@ impl Trace<'_> {
             let point = |point: &crate::defense::SegmentPoint| {
                 let mut value = self.reading(&point.reading);
                 value["place"] = json!(point.t);
+                if let Some(mirrored) = &point.mirrored {
+                    value["mirrored"] = self.reading(mirrored);
+                }
                 value
             };
             json!({
@@ -196,7 +200,9 @@ mod tests {
 
     #[test]
     fn the_json_has_every_probe() {
-        let outcome = outcome(&[("oTAT", "TTAA"), ("ooTT", "TTTA")]);
+        let mut outcome = outcome(&[("oTAT", "TTAA"), ("ooTT", "TTTA")]);
+        let mirrored = Reading::new(&[0.0, 0.0, 0.0, 1.0]);
+        outcome.map.segments[1][0].points[0].mirrored = Some(mirrored);
         let (_, json) = traced(&outcome, "x.png");
         assert_eq!(
             (&json["label"], &json["recovered_label"]),
@@ -216,7 +222,14 @@ mod tests {
             (&segment["iteration"], &segment["points"][0]["place"]),
             (&80.into(), &(-0.25).into())
         );
-        assert_eq!(json["paths"][1]["path"], "consensus");
+        let consensus = &json["paths"][1];
+        assert_eq!(consensus["path"], "consensus");
+        let points = &consensus["segments"][0]["points"];
+        assert_eq!(
+            (&points[0]["label"], &points[0]["mirrored"]["label"]),
+            (&1.into(), &3.into())
+        );
+        assert!(points[1].get("mirrored").is_none());
     }
 
     #[test]

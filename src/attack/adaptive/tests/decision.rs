@@ -23,6 +23,7 @@ fn map(input: &Reading, votes: &[Reading]) -> DecisionMap {
     let point = |reading: &Reading| SegmentPoint {
         t: 0.0,
         reading: reading.clone(),
+        mirrored: None,
     };
     DecisionMap {
         input: input.clone(),

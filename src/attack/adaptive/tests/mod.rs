@@ -6,13 +6,14 @@ use std::path::Path;
 
 use serde_json::json;
 
+use super::decision::Decision;
 use super::*;
 use crate::attack::losses::{Aim, Loss};
 use crate::attack::{AttackOptions, Attacked, Classifier, Method, Name, Target, Victim, attack};
 use crate::backend::Backend;
 use crate::backend::cpu::CpuBackend;
 use crate::classifier::{Graph, LoadOptions};
-use crate::defense::{Defense, Options, Prober, Reading, ReconstructOptions};
+use crate::defense::{Defense, Options, Prober, Reading, ReconstructOptions, Verdict};
 use crate::dip::Preset;
 use crate::io::Picture;
 use crate::io::picture::rgb;
@@ -119,6 +120,13 @@ fn the_identity_rule_has_the_gradient_at_the_output() {
     });
 }
 
+/// A picture of 32×32 with left and right exchanged.
+fn mirrored(image: &[f32]) -> Vec<f32> {
+    (0..image.len())
+        .map(|i| image[i / 32 * 32 + 31 - i % 32])
+        .collect()
+}
+
 #[test]
 fn the_trajectory_rule_has_the_mean_gradient_at_the_votes() {
     let found = slopes(&options(), Adaptive::new(Rule::Trajectory));
@@ -128,7 +136,8 @@ fn the_trajectory_rule_has_the_mean_gradient_at_the_votes() {
             let outcome = defense.purify(&[&picture]).unwrap().remove(0);
             let voters = defense.voters(0, &outcome.map).unwrap();
             let votes: Vec<_> = outcome.map.votes().collect();
-            assert_eq!((voters.len(), votes.len()), (12, 12));
+            // Three segments of four points, each as it is and mirrored.
+            assert_eq!((voters.len(), votes.len()), (24, 24));
             let mut mean = vec![0.0; picture.pixels.len()];
             let mut losses = 0.0;
             for (voter, vote) in voters.iter().zip(&votes) {
@@ -139,15 +148,21 @@ fn the_trajectory_rule_has_the_mean_gradient_at_the_votes() {
                 }
                 let start = votes
                     .iter()
-                    .position(|v| v.probe == vote.probe && v.t == 0.0);
+                    .position(|v| v.probe == vote.probe && v.t == 0.0 && !v.mirrored);
                 let line = voters[start.unwrap()].iter().zip(&picture.pixels);
-                for (x, (from, to)) in voter.iter().zip(line) {
+                let upright = |image: &Vec<f32>| match vote.mirrored {
+                    true => mirrored(image),
+                    false => image.clone(),
+                };
+                for (x, (from, to)) in upright(voter).iter().zip(line) {
                     let on_line = ((1.0 - vote.t) * from + vote.t * to).clamp(0.0, 1.0);
                     assert!((x - on_line).abs() < 1e-6);
                 }
-                losses += at_vote.loss / 12.0;
-                for (mean, slope) in mean.iter_mut().zip(&at_vote.gradient) {
-                    *mean += f64::from(*slope) / 12.0;
+                losses += at_vote.loss / 24.0;
+                let gradient = upright(&at_vote.gradient);
+                assert_ne!(gradient, mirrored(&gradient), "the sides tell them apart");
+                for (mean, slope) in mean.iter_mut().zip(&gradient) {
+                    *mean += f64::from(*slope) / 24.0;
                 }
             }
             assert!((loss - losses).abs() < 1e-9);
@@ -155,6 +170,59 @@ fn the_trajectory_rule_has_the_mean_gradient_at_the_votes() {
             for (slope, mean) in gradient.iter().zip(&mean) {
                 assert!((f64::from(*slope) - mean).abs() < 1e-5 * most);
             }
+        }
+    });
+}
+
+#[test]
+fn the_decision_rule_has_the_derivative_of_what_the_defence_decides_by() {
+    let options = options();
+    let found = slopes(&options, Adaptive::new(Rule::Decision));
+    with_defense(&options, |defense, mut classifier| {
+        for (label, (_, loss, gradient)) in found.into_iter().enumerate() {
+            let picture = picture(label, 20.0, 4.0);
+            let outcome = defense.purify(&[&picture]).unwrap().remove(0);
+            let mut images = defense.voters(0, &outcome.map).unwrap();
+            let mirrored_votes: Vec<bool> = outcome.map.votes().map(|v| v.mirrored).collect();
+            images.push(picture.pixels.clone());
+            let shown = outcome.verdict == Verdict::Undecided;
+            images.extend(shown.then(|| outcome.pixels.clone()));
+            // Uphill, but on the left side alone: it is the right side of what is seen in the mirror.
+            let left = |i: usize| if i % 32 < 16 { 1.0 } else { 0.0 };
+            let way: Vec<f32> = (gradient.iter().enumerate())
+                .map(|(i, slope)| slope.signum() * left(i))
+                .collect();
+            let mut after = |step: f32| {
+                let moved = |(i, image): (usize, &Vec<f32>)| -> Vec<f32> {
+                    let way = match mirrored_votes.get(i) {
+                        Some(true) => mirrored(&way),
+                        _ => way.clone(),
+                    };
+                    image.iter().zip(way).map(|(x, d)| x + step * d).collect()
+                };
+                let moved: Vec<Vec<f32>> = images.iter().enumerate().map(moved).collect();
+                let moved: Vec<&[f32]> = moved.iter().map(|image| &image[..]).collect();
+                let readings = classifier.read(&moved).unwrap();
+                let (votes, rest) = readings.split_at(mirrored_votes.len());
+                let votes = votes.iter().collect();
+                let verdict = &options.verdict;
+                Decision::new(verdict, false, &rest[0], votes, rest.get(1))
+                    .ascent(&LOSS)
+                    .loss
+            };
+            // So small that no Laplacian of 8-bit levels, which the classifier takes the magnitude of,
+            // changes its sign.
+            let step = 1.0 / 16384.0;
+            let slope = (after(step) - after(-step)) / (2.0 * f64::from(step));
+            let claimed: f64 = (gradient.iter().zip(&way))
+                .map(|(g, d)| f64::from(g * d))
+                .sum();
+            assert!((after(0.0) - loss).abs() < 1e-4 * (1.0 + loss.abs()));
+            assert!(claimed > 0.0);
+            assert!(
+                (slope - claimed).abs() < 0.02 * claimed,
+                "{slope} {claimed}"
+            );
         }
     });
 }

@@ -123,6 +123,12 @@ fn check_every_operation(
     });
     out.assert_within(0.0);
 
+    run!(out, |ops, images, to| {
+        let from: Vec<_> = (0..count).map(|i| pick(images, 2 * i)).collect();
+        ops.mirror(&from, to, 2)
+    });
+    out.assert_within(0.0);
+
     // Two products and a sum, each rounded, and 1 - t, all of at most 2 in size: the host has 1 - t
     // rounded alike.
     let weights = noise(seed + 2, count);
@@ -290,6 +296,9 @@ fn wrong_shapes_and_ranges_are_errors() {
         assert!(backend.copy(&[image], &mut out, 1).is_err());
         assert!(backend.copy(&[At::new(&input, 1)], &mut out, 0).is_err());
         assert!(backend.copy(&[image], &mut out, usize::MAX).is_err());
+        assert!(backend.mirror(&[image], &mut small, 0).is_err());
+        assert!(backend.mirror(&[image], &mut out, 1).is_err());
+        assert!(backend.mirror(&[At::new(&input, 1)], &mut out, 0).is_err());
         assert!(backend.upload(&[0.0; 3], &mut out, 0).is_err());
         assert!(backend.download(At::new(&input, 1)).is_err());
         let grid = TileGrid::new(5, 7, 5, 7);
@@ -360,6 +369,7 @@ fn structs_have_the_kernels_layout() {
     use crate::backend::cuda::driver::{assert_mirrored, mirror};
     let mirrors = [
         mirror::<ImageCopyArgs>(),
+        mirror::<ImageMirrorArgs>(),
         mirror::<ImagePairArgs>(),
         mirror::<Grid>(),
         mirror::<ImageTileArgs>(),

@@ -179,6 +179,7 @@ fn move_images(backend: &CudaBackend) -> Result<()> {
     let cells = TileGrid::new(PICTURE, PICTURE, 32, 32);
     let mut tiles = backend.allocate(shape(32), cells.tiles())?;
     backend.copy(&[from], &mut out, 0)?;
+    backend.mirror(&[from], &mut out, 0)?;
     backend.blend(&[Blend { from, to, t: 0.5 }], &mut out, 0)?;
     let push = Push {
         boundary: from,

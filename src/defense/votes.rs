@@ -1,0 +1,170 @@
+//! Which points of a decision map vote, and what they support.
+//!
+//! The points are on the lines of the consensus (of the restart, where there is only one): the
+//! reconstructions and what lies behind them. Towards the input the adversarial label wins by
+//! construction, and a single restart's flaws mislead the classifier where the mean of several does not.
+//!
+//! A point's vote is the mean of the class probabilities that the classifier sees in the point and in its
+//! mirror image ([`MapOptions::mirror`](super::MapOptions::mirror)). Photographs are as good mirrored,
+//! and what is left of the noise in a reconstruction was made for the picture as it stands. In a map
+//! these are two votes of equal weight, so that the support is the mean over all of them.
+
+use super::{DecisionMap, Reading};
+
+/// Whether the point at `t` of a line votes: 0 is the reconstruction, 1 the input, and what is negative
+/// lies behind the reconstruction.
+pub(super) fn votes(t: f32) -> bool {
+    t <= 0.0
+}
+
+/// What one point, or the mirror image of one, has to say.
+#[derive(Clone, Copy, Debug)]
+pub struct Vote<'a> {
+    /// The place of its path among the map's.
+    pub path: usize,
+    /// The reconstruction whose line it is on, as its place on the trajectory.
+    pub probe: usize,
+    /// Its place on the line: 0 at the reconstruction, negative behind it.
+    pub t: f32,
+    /// Whether it is the mirror image of the point.
+    pub mirrored: bool,
+    pub reading: &'a Reading,
+}
+
+impl DecisionMap {
+    /// All votes: line by line, on each line by rising place, a point before its mirror image.
+    pub fn votes(&self) -> impl Iterator<Item = Vote<'_>> {
+        let last = self.segments.iter().enumerate().next_back().into_iter();
+        let lines = last.flat_map(|(path, lines)| lines.iter().map(move |line| (path, line)));
+        lines.flat_map(|(path, line)| {
+            let points = line.points.iter().filter(|point| votes(point.t));
+            points.flat_map(move |point| {
+                let vote = move |mirrored, reading| Vote {
+                    path,
+                    probe: line.probe,
+                    t: point.t,
+                    mirrored,
+                    reading,
+                };
+                let twin = point.mirrored.as_ref();
+                [
+                    Some(vote(false, &point.reading)),
+                    twin.map(|reading| vote(true, reading)),
+                ]
+                .into_iter()
+                .flatten()
+            })
+        })
+    }
+
+    /// Each class's support: its mean probability over the votes.
+    pub fn support(&self) -> Vec<f64> {
+        support(self.input.classes(), self.votes().map(|vote| vote.reading))
+    }
+
+    /// The best supported class other than the input label; `None` where the classifier has but one.
+    pub fn recovered_label(&self, support: &[f64]) -> Option<usize> {
+        best_other(support, self.input_label())
+    }
+}
+
+/// Each class's support: its mean probability over the votes.
+pub(super) fn support<'r>(
+    classes: usize,
+    votes: impl IntoIterator<Item = &'r Reading>,
+) -> Vec<f64> {
+    let mut support = vec![0.0; classes];
+    let mut count = 0;
+    for reading in votes {
+        for (class, sum) in support.iter_mut().enumerate() {
+            *sum += reading.probability(class);
+        }
+        count += 1;
+    }
+    support.iter().map(|sum| sum / f64::from(count)).collect()
+}
+
+/// The best supported class other than `input`, the first of equals; `None` where there is but one.
+pub(super) fn best_other(support: &[f64], input: usize) -> Option<usize> {
+    let others = support
+        .iter()
+        .enumerate()
+        .filter(|(class, _)| *class != input);
+    others
+        .max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)))
+        .map(|(class, _)| class)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::defense::{Segment, SegmentPoint};
+
+    /// A reading of three classes of these probabilities.
+    fn reading(probabilities: [f64; 3]) -> Reading {
+        Reading::new(&probabilities.map(|p| p.ln() as f32))
+    }
+
+    const INPUT: [f64; 3] = [0.8, 0.1, 0.1];
+    const OTHER: [f64; 3] = [0.1, 0.2, 0.7];
+
+    /// A place on a line, and the probabilities of what is there and of its mirror image.
+    type Point = (f32, [f64; 3], Option<[f64; 3]>);
+
+    /// The map whose paths have one line each of these points.
+    fn map(paths: &[&[Point]]) -> DecisionMap {
+        let line = |points: &&[Point]| {
+            let point = |&(t, seen, mirrored): &Point| SegmentPoint {
+                t,
+                reading: reading(seen),
+                mirrored: mirrored.map(reading),
+            };
+            vec![Segment {
+                probe: 7,
+                points: points.iter().map(point).collect(),
+            }]
+        };
+        DecisionMap {
+            input: reading(INPUT),
+            trajectories: paths.iter().map(|_| vec![]).collect(),
+            segments: paths.iter().map(line).collect(),
+        }
+    }
+
+    #[test]
+    fn only_the_last_path_s_reconstructions_and_what_is_behind_them_vote() {
+        let seen = [0.2, 0.6, 0.2];
+        let map = map(&[
+            &[(-0.25, OTHER, None), (0.0, OTHER, None)],
+            &[(-0.25, seen, None), (0.0, seen, None), (0.25, OTHER, None)],
+        ]);
+        let support = map.support();
+        assert_eq!(map.recovered_label(&support), Some(1));
+        for (support, seen) in support.iter().zip(seen) {
+            assert!((support - seen).abs() < 1e-6);
+        }
+        let votes: Vec<_> = map.votes().map(|v| (v.path, v.probe, v.t)).collect();
+        assert_eq!(votes, [(1, 7, -0.25), (1, 7, 0.0)]);
+    }
+
+    #[test]
+    fn a_vote_is_the_mean_of_a_point_s_probabilities_and_its_mirror_image_s() {
+        let map = map(&[&[
+            (-0.25, [0.2, 0.6, 0.2], Some([0.1, 0.1, 0.8])),
+            (0.0, [0.3, 0.5, 0.2], Some([0.4, 0.2, 0.4])),
+            (0.25, INPUT, None),
+        ]]);
+        // The means of the two points' means: 0.25, 0.35 and 0.4.
+        let support = map.support();
+        for (support, want) in support.iter().zip([0.25, 0.35, 0.4]) {
+            assert!((support - want).abs() < 1e-6, "{support} for {want}");
+        }
+        // Without the mirror the other label would be ahead.
+        assert_eq!(map.recovered_label(&support), Some(2));
+        let votes: Vec<_> = map.votes().map(|v| (v.t, v.mirrored)).collect();
+        assert_eq!(
+            votes,
+            [(-0.25, false), (-0.25, true), (0.0, false), (0.0, true)]
+        );
+    }
+}
