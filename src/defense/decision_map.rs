@@ -36,8 +36,8 @@ impl Default for MapOptions {
             warm_up: 0.5,
             segments: 3,
             segment_points: 11,
-            reach: 0.375,
-            reach_points: 3,
+            reach: 0.25,
+            reach_points: 2,
             mirror: true,
         }
     }
@@ -105,6 +105,14 @@ impl MapOptions {
     }
 }
 
+/// What the classifier sees in an input.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub input: Reading,
+    /// In its mirror image, where [`MapOptions::mirror`] asks for it.
+    pub mirrored: Option<Reading>,
+}
+
 /// The line from behind a reconstruction to the input, probed.
 #[derive(Clone, Debug)]
 pub struct Segment {
@@ -128,6 +136,8 @@ pub struct SegmentPoint {
 #[derive(Clone, Debug)]
 pub struct DecisionMap {
     pub input: Reading,
+    /// Of the input's mirror image, where [`MapOptions::mirror`] asks for it.
+    pub mirrored_input: Option<Reading>,
     /// One a path: the restarts', then their consensus'.
     pub trajectories: Vec<Trajectory>,
     /// One list a path.
@@ -161,12 +171,12 @@ pub(super) const DRAWN_TOGETHER: usize = 8;
 
 /// Draws the maps of images, with their inputs' readings and their trajectories: probes the segments
 /// and joins them with the trajectories.
-pub fn draw<B: Backend>(
+pub(super) fn draw<B: Backend>(
     prober: &mut Prober<'_, B>,
     backend: &B,
     options: &MapOptions,
     reconstruct: &ReconstructOptions,
-    images: &[(Placed<'_, B::Images>, Reading)],
+    images: &[(Placed<'_, B::Images>, Seen)],
     reconstructions: &mut Reconstructions<B::Images>,
     trajectories: Vec<Vec<Trajectory>>,
 ) -> Result<Vec<DecisionMap>> {
@@ -222,7 +232,7 @@ pub fn draw<B: Backend>(
         let mut readings = prober.blends(&jobs)?;
         let mut mirrored = readings.split_off(as_they_are).into_iter();
         let mut readings = readings.into_iter();
-        for (((_, input), probes), trajectories) in
+        for (((_, seen), probes), trajectories) in
             images.iter().zip(&probes).zip(trajectories.by_ref())
         {
             let mut segments = Vec::with_capacity(paths.len());
@@ -249,7 +259,8 @@ pub fn draw<B: Backend>(
                 segments.push(of_path);
             }
             maps.push(DecisionMap {
-                input: input.clone(),
+                input: seen.input.clone(),
+                mirrored_input: seen.mirrored.clone(),
                 trajectories,
                 segments,
             });
@@ -332,6 +343,7 @@ mod tests {
         };
         DecisionMap {
             input: read('A'),
+            mirrored_input: None,
             trajectories: restarts
                 .iter()
                 .map(|(trajectory, _)| {

@@ -45,8 +45,8 @@ pub use settling::SettlingOptions;
 pub use stitch::{StitchMode, StitchOptions};
 pub use stopping::smoothed_psnr_maximum;
 pub use trajectory::{Trajectory, TrajectoryPoint, trace};
-pub(crate) use verdict::evidence;
 #[cfg(test)]
 pub(crate) use verdict::score;
 pub use verdict::{Judgement, Verdict, VerdictOptions};
+pub(crate) use verdict::{Odds, evidence};
 pub use votes::Vote;

@@ -2,12 +2,11 @@
 
 use std::time::Instant;
 
-use super::decision_map::{self, DecisionMap, Pair};
+use super::decision_map::{self, DecisionMap, Pair, Seen};
 use super::fitting::Fitting;
 use super::options::Options;
 use super::outcome::Outcome;
 use super::probe::Prober;
-use super::reading::Reading;
 use super::reconstruct::{Placed, ReconstructionId, Reconstructions};
 use super::settling::Settling;
 use super::trajectory::trace;
@@ -102,7 +101,7 @@ pub struct Defense<'b, B: Backend> {
 /// An image in flight.
 struct Flight {
     /// What the classifier says of the input.
-    reading: Reading,
+    seen: Seen,
     settling: Settling,
     /// Probes that all its instances have reached.
     probes: usize,
@@ -222,19 +221,27 @@ impl<'b, B: Backend> Defense<'b, B> {
             (self.backend).upload(&picture.pixels, &mut room.inputs, place)?;
         }
         let inputs: Vec<_> = places.iter().map(|&i| At::new(&room.inputs, i)).collect();
-        if self.options.map.mirror {
+        let mirror = self.options.map.mirror;
+        if mirror {
             for (&place, input) in places.iter().zip(&inputs) {
                 (self.backend).mirror(&[*input], &mut room.mirrored_inputs, place)?;
             }
         }
-        let readings = self.prober.images(&inputs)?;
+        let mirrored = |&place: &usize| At::new(&room.mirrored_inputs, place);
+        let mirrored = places.iter().filter(|_| mirror).map(mirrored);
+        let to_read: Vec<_> = inputs.iter().copied().chain(mirrored).collect();
+        let mut readings = self.prober.images(&to_read)?;
+        let mut mirrored = readings.split_off(inputs.len()).into_iter();
         for (((&place, picture), input), reading) in
             places.iter().zip(pictures).zip(inputs).zip(readings)
         {
             let hash = picture.hash();
             (room.fitting).begin(self.backend, place, input, hash, &room.reconstructions)?;
             self.flights[place] = Some(Flight {
-                reading,
+                seen: Seen {
+                    input: reading,
+                    mirrored: mirrored.next(),
+                },
                 settling: Settling::default(),
                 probes: 0,
                 ends: false,
@@ -340,8 +347,9 @@ impl<'b, B: Backend> Defense<'b, B> {
             let Some(flight) = &mut self.flights[place] else {
                 continue;
             };
-            let support = votes::support(flight.reading.classes(), readings);
-            let judgement = self.options.verdict.judge(&flight.reading, support);
+            let Seen { input, mirrored } = &flight.seen;
+            let support = votes::support(input.classes(), readings);
+            let judgement = (self.options.verdict).judge(input, mirrored.as_ref(), support);
             let verdict = &self.options.verdict;
             flight.ends = flight.settling.add(settling, verdict, &judgement);
         }
@@ -359,9 +367,9 @@ impl<'b, B: Backend> Defense<'b, B> {
                 mirrored: mirror.then(|| At::new(&self.room.mirrored_inputs, place)),
                 probes: flight.probes,
             };
-            Some((placed, flight.reading.clone()))
+            Some((placed, flight.seen.clone()))
         };
-        let (images, readings): (Vec<_>, Vec<_>) =
+        let (images, seen): (Vec<_>, Vec<_>) =
             self.flights.iter().enumerate().filter_map(ended).unzip();
         let trajectories = trace(
             &mut self.prober,
@@ -370,7 +378,7 @@ impl<'b, B: Backend> Defense<'b, B> {
             &mut self.room.reconstructions,
         )?;
         let places: Vec<usize> = images.iter().map(|image| image.place).collect();
-        let read: Vec<_> = images.into_iter().zip(readings).collect();
+        let read: Vec<_> = images.into_iter().zip(seen).collect();
         let maps = decision_map::draw(
             &mut self.prober,
             self.backend,
@@ -386,7 +394,8 @@ impl<'b, B: Backend> Defense<'b, B> {
 
     /// Stage C's decisions about one map.
     fn judge(&self, place: usize, map: DecisionMap) -> Judged {
-        let judgement = self.options.verdict.judge(&map.input, map.support());
+        let mirrored = map.mirrored_input.as_ref();
+        let judgement = (self.options.verdict).judge(&map.input, mirrored, map.support());
         let pairs = match (judgement.verdict, judgement.recovered) {
             (Verdict::Adversarial, Some(label)) => (0..map.trajectories.len())
                 .map(|path| map.pair(path, label))

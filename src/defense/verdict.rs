@@ -71,9 +71,16 @@ impl VerdictOptions {
     }
 
     /// Judges an input by the support of all classes.
-    pub fn judge(&self, input: &Reading, support: Vec<f64>) -> Judgement {
+    ///
+    /// `mirrored` is what the classifier sees in the input's mirror image, where that is asked for.
+    pub fn judge(
+        &self,
+        input: &Reading,
+        mirrored: Option<&Reading>,
+        support: Vec<f64>,
+    ) -> Judgement {
         let recovered = best_other(&support, input.label());
-        let score = recovered.map_or(0.0, |label| score(input, &support, label));
+        let score = recovered.map_or(0.0, |label| score(input, mirrored, &support, label));
         Judgement {
             support,
             recovered,
@@ -97,30 +104,60 @@ pub struct Judgement {
 /// How strongly the support speaks for `label` against the input label, in `[0, 1]`; ½ is the even
 /// point.
 ///
-/// Two things count. The odds of the two labels where the map votes: behind the reconstructions an
-/// adversarial label fades. And how far these odds have moved from those at the input: a clean
-/// picture's reconstruction is doubted where the picture itself was, an adversarial one's is not.
-/// The second weighs a quarter of the first and is bounded, since attacks can choose the confidence
-/// at the input freely. The numbers were measured on pictures attacked through EfficientNet-Lite0.
-pub(crate) fn score(input: &Reading, support: &[f64], label: usize) -> f64 {
+/// Three things count. The odds of the two labels where the map votes: behind the reconstructions an
+/// adversarial label fades. How far these odds have moved from those at the input: a clean picture's
+/// reconstruction is doubted where the picture itself was, an adversarial one's is not. And how far they
+/// move when the input is merely mirrored: a photograph is as good either way, noise that was made for
+/// one of them is not. The latter two weigh less than the first and are bounded, since attacks can choose
+/// the confidence at the input freely. The numbers were measured on pictures attacked through
+/// EfficientNet-Lite0 (docs/tuning.md).
+pub(crate) fn score(
+    input: &Reading,
+    mirrored: Option<&Reading>,
+    support: &[f64],
+    label: usize,
+) -> f64 {
     // Below this a probability is as good as zero, and so that logarithms are finite.
     let log = |p: f64| p.max(1e-12).ln();
-    let odds = log(support[label]) - log(support[input.label()]);
-    let odds_at_input = log(input.probability(label)) - log(input.confidence());
-    1.0 / (1.0 + (-evidence(odds, odds_at_input).0).exp())
+    let odds = |of: &dyn Fn(usize) -> f64| log(of(label)) - log(of(input.label()));
+    let odds = Odds {
+        support: odds(&|class| support[class]),
+        input: odds(&|class| input.probability(class)),
+        mirrored: mirrored.map(|mirrored| odds(&|class| mirrored.probability(class))),
+    };
+    1.0 / (1.0 + (-evidence(odds).0).exp())
 }
 
-/// The score's logit, from the odds of the two labels (as logarithms) where the map votes and at the
-/// input; and its derivatives by the two.
-pub(crate) fn evidence(odds: f64, odds_at_input: f64) -> (f64, [f64; 2]) {
-    let moved = odds - odds_at_input;
-    let weight = if moved < MOST_MOVED {
+/// The odds, as logarithms, of a label against the input label.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Odds {
+    /// Where the map votes.
+    pub support: f64,
+    /// At the input.
+    pub input: f64,
+    /// At the input's mirror image, where it was read.
+    pub mirrored: Option<f64>,
+}
+
+/// The score's logit, and its derivatives by the odds: of the support, at the input, in the mirror.
+pub(crate) fn evidence(odds: Odds) -> (f64, [f64; 3]) {
+    let moved = odds.support - odds.input;
+    let by_moved = if moved < MOST_MOVED {
         WEIGHT_MOVED
     } else {
         0.0
     };
-    let value = odds + WEIGHT_MOVED * (moved.min(MOST_MOVED) - EVEN_MOVED);
-    (value, [1.0 + weight, -weight])
+    let mut value = odds.support + WEIGHT_MOVED * (moved.min(MOST_MOVED) - EVEN_MOVED);
+    let mut by_mirrored = 0.0;
+    if let Some(mirrored) = odds.mirrored {
+        let turned = mirrored - odds.input;
+        if turned.abs() < MOST_TURNED {
+            by_mirrored = WEIGHT_TURNED;
+        }
+        value += WEIGHT_TURNED * (turned.clamp(-MOST_TURNED, MOST_TURNED) - EVEN_TURNED);
+    }
+    let by_input = -by_moved - by_mirrored;
+    (value, [1.0 + by_moved, by_input, by_mirrored])
 }
 
 /// Weight of the odds' movement against the odds themselves.
@@ -130,6 +167,13 @@ const EVEN_MOVED: f64 = 4.5;
 /// Movement, in nats, beyond which more says nothing more.
 const MOST_MOVED: f64 = 8.0;
 
+/// Weight of the odds' change in the mirror.
+const WEIGHT_TURNED: f64 = 0.5;
+/// Change in the mirror, in nats, that speaks for neither verdict.
+const EVEN_TURNED: f64 = 1.0;
+/// Change in the mirror, in nats, either way, beyond which more says nothing more.
+const MOST_TURNED: f64 = 4.0;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,7 +181,50 @@ mod tests {
     /// The score of label 1 for probabilities of labels 0 and 1 at the input, and their support.
     fn score_of(input: [f64; 2], support: [f64; 2]) -> f64 {
         let logits = input.map(|p| p.ln() as f32);
-        score(&Reading::new(&logits), &support, 1)
+        score(&Reading::new(&logits), None, &support, 1)
+    }
+
+    #[test]
+    fn an_input_whose_label_the_mirror_does_not_share_is_suspect() {
+        let input = Reading::new(&[1.0, 0.0]);
+        let judged = |mirrored: Option<[f32; 2]>| {
+            let mirrored = mirrored.map(|logits| Reading::new(&logits));
+            score(&input, mirrored.as_ref(), &[0.5, 0.5], 1)
+        };
+        let same = judged(Some([1.0, 0.0]));
+        let turned = judged(Some([0.0, 2.0]));
+        assert!(same < judged(None) && judged(None) < turned);
+        // More than the bound counts no more.
+        assert_eq!(judged(Some([0.0, 9.0])), judged(Some([0.0, 30.0])));
+        assert_eq!(judged(Some([9.0, 0.0])), judged(Some([30.0, 0.0])));
+    }
+
+    #[test]
+    fn the_evidence_has_the_derivatives_that_it_says() {
+        for (support, input, mirrored) in [
+            (0.4, -3.0, Some(-1.0)),
+            (0.4, -3.0, None),
+            (6.0, -9.0, Some(-3.0)),
+            (-2.0, 1.0, Some(-4.5)),
+        ] {
+            let at = |step: [f64; 3]| {
+                let odds = Odds {
+                    support: support + step[0],
+                    input: input + step[1],
+                    mirrored: mirrored.map(|odds: f64| odds + step[2]),
+                };
+                evidence(odds)
+            };
+            let (_, slopes) = at([0.0; 3]);
+            for (i, slope) in slopes.into_iter().enumerate() {
+                let mut step = [0.0; 3];
+                step[i] = 1e-4;
+                let up = at(step).0;
+                step[i] = -1e-4;
+                let numeric = (up - at(step).0) / 2e-4;
+                assert!((numeric - slope).abs() < 1e-9, "{i}: {numeric} {slope}");
+            }
+        }
     }
 
     #[test]

@@ -126,6 +126,7 @@ mod tests {
         };
         DecisionMap {
             input: reading(INPUT),
+            mirrored_input: None,
             trajectories: paths.iter().map(|_| vec![]).collect(),
             segments: paths.iter().map(line).collect(),
         }

@@ -8,7 +8,7 @@
 //! the quantity that decides.
 
 use crate::attack::losses::{Aim, Loss};
-use crate::defense::{Reading, VerdictOptions, evidence};
+use crate::defense::{Odds, Reading, VerdictOptions, evidence};
 
 /// What the defence read of a picture.
 pub(super) struct Decision<'a> {
@@ -16,6 +16,8 @@ pub(super) struct Decision<'a> {
     /// Whether what looks clean is purified too.
     pub always: bool,
     pub input: &'a Reading,
+    /// Of the input's mirror image, where it counts.
+    pub mirrored: Option<&'a Reading>,
     /// The map's votes.
     pub votes: Vec<&'a Reading>,
     /// Of the reconstruction, where one is the output.
@@ -30,6 +32,7 @@ pub(super) struct Ascent {
     /// Above 0 where the decision is the wrong one, in nats.
     pub loss: f64,
     pub input: Vec<f32>,
+    pub mirrored: Option<Vec<f32>>,
     /// One row a vote.
     pub votes: Vec<Vec<f32>>,
     pub shown: Option<Vec<f32>>,
@@ -39,6 +42,7 @@ pub(super) struct Ascent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Input,
+    Mirror,
     Support,
     Shown,
 }
@@ -94,7 +98,7 @@ impl<'a> Decision<'a> {
     pub(super) fn new(
         verdict: &'a VerdictOptions,
         always: bool,
-        input: &'a Reading,
+        (input, mirrored): (&'a Reading, Option<&'a Reading>),
         votes: Vec<&'a Reading>,
         shown: Option<&'a Reading>,
     ) -> Self {
@@ -110,6 +114,7 @@ impl<'a> Decision<'a> {
             verdict,
             always,
             input,
+            mirrored,
             votes,
             shown,
         }
@@ -209,15 +214,18 @@ impl<'a> Decision<'a> {
     /// The logit of the score that the map would have with these two labels.
     fn score(&self, input: usize, recovered: usize) -> Term {
         let odds = |place| self.log(place, recovered) - self.log(place, input);
-        let (value, [by_odds, by_input]) = evidence(odds(Place::Support), odds(Place::Input));
+        let (value, by_odds) = evidence(Odds {
+            support: odds(Place::Support),
+            input: odds(Place::Input),
+            mirrored: self.mirrored.map(|_| odds(Place::Mirror)),
+        });
+        let places = [Place::Support, Place::Input, Place::Mirror];
+        let slopes = places.into_iter().zip(by_odds);
         Term {
             value,
-            slopes: vec![
-                (Place::Support, recovered, by_odds),
-                (Place::Support, input, -by_odds),
-                (Place::Input, recovered, by_input),
-                (Place::Input, input, -by_input),
-            ],
+            slopes: slopes
+                .flat_map(|(place, slope)| [(place, recovered, slope), (place, input, -slope)])
+                .collect(),
         }
     }
 
@@ -244,6 +252,7 @@ impl<'a> Decision<'a> {
     fn log(&self, place: Place, class: usize) -> f64 {
         match place {
             Place::Input => log(self.input, class),
+            Place::Mirror => self.mirrored.map_or(LEAST_LOG, |seen| log(seen, class)),
             Place::Support => self.support[class],
             Place::Shown => self.shown.map_or(LEAST_LOG, |shown| log(shown, class)),
         }
@@ -265,6 +274,9 @@ impl<'a> Decision<'a> {
         Ascent {
             loss: term.value,
             input: by_logits(self.input, weights(Place::Input)),
+            mirrored: self
+                .mirrored
+                .map(|seen| by_logits(seen, weights(Place::Mirror))),
             votes: self.votes.iter().map(vote).collect(),
             shown: self
                 .shown

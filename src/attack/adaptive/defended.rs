@@ -5,7 +5,7 @@ use super::{Adaptive, Rule};
 use crate::attack::losses::Loss;
 use crate::attack::victim::{Classifier, Slope, Victim};
 use crate::backend::Backend;
-use crate::defense::{DecisionMap, Defense, Outcome, Reading, Verdict};
+use crate::defense::{Defense, Outcome, Reading, Verdict};
 use crate::error::{Error, Result};
 use crate::io::Picture;
 
@@ -111,8 +111,11 @@ impl<'a, 'b, B: Backend> Defended<'a, 'b, B> {
                 let voters = self.defense.voters(place, &outcome.map)?;
                 let losses = vec![loss; voters.len()];
                 let mut slopes = self.classifier.gradient(&views(&voters), &losses)?;
-                let gradients = slopes.iter_mut().map(|slope| &mut slope.gradient);
-                self.mirror_back(&outcome.map, gradients);
+                for (vote, slope) in outcome.map.votes().zip(&mut slopes) {
+                    if vote.mirrored {
+                        self.mirror(&mut slope.gradient);
+                    }
+                }
                 mean(slopes)
             }
             Rule::Decision => self.decision_slope(place, image, loss, outcome)?,
@@ -137,45 +140,48 @@ impl<'a, 'b, B: Backend> Defended<'a, 'b, B> {
             Verdict::Clean => options.always,
             Verdict::Adversarial => false,
         };
-        let votes = outcome.map.votes().map(|vote| vote.reading).collect();
+        let map = &outcome.map;
+        let votes = map.votes().map(|vote| vote.reading).collect();
         let decision = Decision::new(
             &options.verdict,
             options.always,
-            &outcome.map.input,
+            (&map.input, map.mirrored_input.as_ref()),
             votes,
             shown.then_some(&outcome.output),
         );
         let ascent = decision.ascent(&loss);
-        let voters = self.defense.voters(place, &outcome.map)?;
+        let voters = self.defense.voters(place, map)?;
+        let mut in_the_mirror = image.to_vec();
+        self.mirror(&mut in_the_mirror);
         let mut images = views(&voters);
+        let mut mirrored: Vec<bool> = map.votes().map(|vote| vote.mirrored).collect();
         let mut rows = ascent.votes;
-        images.push(image);
-        rows.push(ascent.input);
-        if let Some(shown) = ascent.shown {
-            images.push(&outcome.pixels);
-            rows.push(shown);
+        let others = [
+            Some((image, false)).zip(Some(ascent.input)),
+            Some((&in_the_mirror[..], true)).zip(ascent.mirrored),
+            Some((&outcome.pixels[..], false)).zip(ascent.shown),
+        ];
+        for ((image, is_mirrored), row) in others.into_iter().flatten() {
+            images.push(image);
+            mirrored.push(is_mirrored);
+            rows.push(row);
         }
         let mut by_logit = |i: usize, _: &[f32], out: &mut [f32]| out.copy_from_slice(&rows[i]);
         let mut slopes = self.classifier.differentiate(&images, &mut by_logit)?;
-        self.mirror_back(&outcome.map, slopes.iter_mut().map(|(_, slope)| slope));
         let mut gradient = vec![0.0; image.len()];
-        for (_, slope) in slopes {
-            add(&mut gradient, &slope);
+        for ((_, slope), is_mirrored) in slopes.iter_mut().zip(mirrored) {
+            if is_mirrored {
+                self.mirror(slope);
+            }
+            add(&mut gradient, slope);
         }
         Ok((ascent.loss, gradient))
     }
 
-    /// Mirrors the gradients of the votes in the mirror; the map's votes come first, in their order.
-    fn mirror_back<'g>(
-        &self,
-        map: &DecisionMap,
-        gradients: impl IntoIterator<Item = &'g mut Vec<f32>>,
-    ) {
+    /// Exchanges left and right.
+    fn mirror(&self, image: &mut [f32]) {
         let width = self.defense.shape().width;
-        let gradients = map.votes().zip(gradients);
-        for (_, gradient) in gradients.filter(|(vote, _)| vote.mirrored) {
-            gradient.chunks_exact_mut(width).for_each(<[f32]>::reverse);
-        }
+        image.chunks_exact_mut(width).for_each(<[f32]>::reverse);
     }
 }
 

@@ -19,7 +19,7 @@ fn readings(seed: u64, count: usize, classes: usize) -> Vec<Reading> {
 }
 
 /// The map on which these readings vote.
-fn map(input: &Reading, votes: &[Reading]) -> DecisionMap {
+fn map(input: &Reading, mirrored: Option<&Reading>, votes: &[Reading]) -> DecisionMap {
     let point = |reading: &Reading| SegmentPoint {
         t: 0.0,
         reading: reading.clone(),
@@ -27,6 +27,7 @@ fn map(input: &Reading, votes: &[Reading]) -> DecisionMap {
     };
     DecisionMap {
         input: input.clone(),
+        mirrored_input: mirrored.cloned(),
         trajectories: vec![vec![]],
         segments: vec![vec![Segment {
             probe: 0,
@@ -35,26 +36,39 @@ fn map(input: &Reading, votes: &[Reading]) -> DecisionMap {
     }
 }
 
-fn ascend(verdict: &VerdictOptions, always: bool, all: &[Reading], loss: Loss) -> Ascent {
+/// The ascent for the readings of an input, of what is shown, and of the votes; and of the input's mirror
+/// image.
+fn ascend(
+    verdict: &VerdictOptions,
+    always: bool,
+    all: &[Reading],
+    mirrored: Option<&Reading>,
+    loss: Loss,
+) -> Ascent {
     let [input, shown, votes @ ..] = all else {
         panic!("two readings and votes");
     };
-    let map = map(input, votes);
+    let map = map(input, mirrored, votes);
     let support = map.support();
     let recovered = map.recovered_label(&support).unwrap();
-    let score = score(&map.input, &support, recovered);
+    let score = score(&map.input, mirrored, &support, recovered);
     let undecided = score < verdict.adversarial_from && (always || score > verdict.clean_below);
     let votes = votes.iter().collect();
     let shown = undecided.then_some(shown);
-    Decision::new(verdict, always, input, votes, shown).ascent(&loss)
+    Decision::new(verdict, always, (input, mirrored), votes, shown).ascent(&loss)
 }
 
 /// What the defence decides of these readings.
-fn decided(verdict: &VerdictOptions, always: bool, all: &[Reading]) -> usize {
-    let map = map(&all[0], &all[2..]);
+fn decided(
+    verdict: &VerdictOptions,
+    always: bool,
+    all: &[Reading],
+    mirrored: Option<&Reading>,
+) -> usize {
+    let map = map(&all[0], mirrored, &all[2..]);
     let support = map.support();
     let recovered = map.recovered_label(&support).unwrap();
-    let score = score(&map.input, &support, recovered);
+    let score = score(&map.input, mirrored, &support, recovered);
     if score >= verdict.adversarial_from {
         recovered
     } else if score <= verdict.clean_below && !always {
@@ -74,9 +88,11 @@ fn the_decision_loss_is_above_0_exactly_where_the_decision_is_wrong() {
     let mut seen = [[0; 2]; 2];
     for classes in [2, 3, 5] {
         for seed in 0..300 {
-            let all = readings(seed, 5, classes);
+            let mut all = readings(seed, 6, classes);
+            let mirrored = all.pop().filter(|_| seed % 3 > 0);
+            let mirrored = mirrored.as_ref();
             for always in [false, true] {
-                let label = decided(&verdict, always, &all);
+                let label = decided(&verdict, always, &all, mirrored);
                 for class in 0..classes {
                     for (kind, aim) in [Aim::AwayFrom(class), Aim::Towards(class)]
                         .into_iter()
@@ -87,7 +103,7 @@ fn the_decision_loss_is_above_0_exactly_where_the_decision_is_wrong() {
                             Aim::Towards(class) => label == class,
                         };
                         let loss = Loss::CrossEntropy(aim);
-                        let value = ascend(&verdict, always, &all, loss).loss;
+                        let value = ascend(&verdict, always, &all, mirrored, loss).loss;
                         assert_eq!(value > 0.0, met, "seed {seed}, {aim:?}, {always}: {value}");
                         seen[kind][usize::from(met)] += 1;
                     }
@@ -154,7 +170,7 @@ fn each_way_to_the_wrong_answer_is_climbed_where_it_is_the_nearest() {
         ("there", sure(1), sure(2), towards, true, "", ""),
     ] {
         let all = [input, sure(0), vote.clone(), vote];
-        let ascent = ascend(&verdict, false, &all, loss);
+        let ascent = ascend(&verdict, false, &all, None, loss);
         assert_eq!(ascent.loss > 0.0, reached, "{what}: {}", ascent.loss);
         if !reached {
             assert_eq!(signs(&ascent.input), by_input, "{what}");
@@ -168,7 +184,7 @@ fn each_way_to_the_wrong_answer_is_climbed_where_it_is_the_nearest() {
         confidence: 0.125,
     };
     let all = [sure(1), sure(0), sure(1)];
-    let ascent = ascend(&verdict, false, &all, margin);
+    let ascent = ascend(&verdict, false, &all, None, margin);
     assert_eq!(ascent.loss, 0.125);
     assert!(
         ascent.votes[0]
@@ -187,18 +203,24 @@ fn the_decision_s_derivatives_are_those_of_its_loss() {
     let step = 1.0 / 512.0;
     let (mut checked, mut kinks) = (0, 0);
     for seed in 0..60 {
-        let all = readings(seed, 5, 4);
+        // The last one is that of the input's mirror image.
+        let all = readings(seed, 6, 4);
+        let ascend = |all: &[Reading], loss| {
+            let (mirrored, all) = all.split_last().unwrap();
+            ascend(&verdict, false, all, Some(mirrored), loss)
+        };
         for aim in [
             Aim::AwayFrom(all[0].label()),
             Aim::AwayFrom(1),
             Aim::Towards(2),
         ] {
             let loss = Loss::CrossEntropy(aim);
-            let ascent = ascend(&verdict, false, &all, loss);
-            for place in 0..5 {
+            let ascent = ascend(&all, loss);
+            for place in 0..6 {
                 let slopes = match place {
                     0 => Some(&ascent.input),
                     1 => ascent.shown.as_ref(),
+                    5 => ascent.mirrored.as_ref(),
                     vote => Some(&ascent.votes[vote - 2]),
                 };
                 for class in 0..4 {
@@ -207,7 +229,7 @@ fn the_decision_s_derivatives_are_those_of_its_loss() {
                         logits[class] += change;
                         let mut moved = all.clone();
                         moved[place] = Reading::new(&logits);
-                        ascend(&verdict, false, &moved, loss).loss
+                        ascend(&moved, loss).loss
                     };
                     let [below, at, above] = [value(-step), value(0.0), value(step)];
                     let width = f64::from(step);
@@ -242,9 +264,11 @@ fn a_class_that_is_ruled_out_gives_finite_numbers() {
         Aim::Towards(2),
     ] {
         let loss = Loss::CrossEntropy(aim);
-        let ascent = ascend(&VerdictOptions::default(), false, &all, loss);
+        let mirrored = Some(&all[0]);
+        let ascent = ascend(&VerdictOptions::default(), false, &all, mirrored, loss);
         assert!(ascent.loss.is_finite(), "{aim:?}");
         let rows = ascent.votes.iter().flatten().chain(&ascent.input);
+        let rows = rows.chain(ascent.mirrored.iter().flatten());
         assert!(rows.into_iter().all(|x| x.is_finite()), "{aim:?}");
     }
 }

@@ -136,8 +136,8 @@ fn the_trajectory_rule_has_the_mean_gradient_at_the_votes() {
             let outcome = defense.purify(&[&picture]).unwrap().remove(0);
             let voters = defense.voters(0, &outcome.map).unwrap();
             let votes: Vec<_> = outcome.map.votes().collect();
-            // Three segments of four points, each as it is and mirrored.
-            assert_eq!((voters.len(), votes.len()), (24, 24));
+            // Three segments of three points, each as it is and mirrored.
+            assert_eq!((voters.len(), votes.len()), (18, 18));
             let mut mean = vec![0.0; picture.pixels.len()];
             let mut losses = 0.0;
             for (voter, vote) in voters.iter().zip(&votes) {
@@ -158,11 +158,11 @@ fn the_trajectory_rule_has_the_mean_gradient_at_the_votes() {
                     let on_line = ((1.0 - vote.t) * from + vote.t * to).clamp(0.0, 1.0);
                     assert!((x - on_line).abs() < 1e-6);
                 }
-                losses += at_vote.loss / 24.0;
+                losses += at_vote.loss / 18.0;
                 let gradient = upright(&at_vote.gradient);
                 assert_ne!(gradient, mirrored(&gradient), "the sides tell them apart");
                 for (mean, slope) in mean.iter_mut().zip(&gradient) {
-                    *mean += f64::from(*slope) / 24.0;
+                    *mean += f64::from(*slope) / 18.0;
                 }
             }
             assert!((loss - losses).abs() < 1e-9);
@@ -183,8 +183,11 @@ fn the_decision_rule_has_the_derivative_of_what_the_defence_decides_by() {
             let picture = picture(label, 20.0, 4.0);
             let outcome = defense.purify(&[&picture]).unwrap().remove(0);
             let mut images = defense.voters(0, &outcome.map).unwrap();
-            let mirrored_votes: Vec<bool> = outcome.map.votes().map(|v| v.mirrored).collect();
-            images.push(picture.pixels.clone());
+            let votes = outcome.map.votes();
+            let mut in_the_mirror: Vec<bool> = votes.map(|vote| vote.mirrored).collect();
+            let votes = in_the_mirror.len();
+            in_the_mirror.extend([false, true]);
+            images.extend([picture.pixels.clone(), mirrored(&picture.pixels)]);
             let shown = outcome.verdict == Verdict::Undecided;
             images.extend(shown.then(|| outcome.pixels.clone()));
             // Uphill, but on the left side alone: it is the right side of what is seen in the mirror.
@@ -194,7 +197,7 @@ fn the_decision_rule_has_the_derivative_of_what_the_defence_decides_by() {
                 .collect();
             let mut after = |step: f32| {
                 let moved = |(i, image): (usize, &Vec<f32>)| -> Vec<f32> {
-                    let way = match mirrored_votes.get(i) {
+                    let way = match in_the_mirror.get(i) {
                         Some(true) => mirrored(&way),
                         _ => way.clone(),
                     };
@@ -203,10 +206,11 @@ fn the_decision_rule_has_the_derivative_of_what_the_defence_decides_by() {
                 let moved: Vec<Vec<f32>> = images.iter().enumerate().map(moved).collect();
                 let moved: Vec<&[f32]> = moved.iter().map(|image| &image[..]).collect();
                 let readings = classifier.read(&moved).unwrap();
-                let (votes, rest) = readings.split_at(mirrored_votes.len());
+                let (votes, rest) = readings.split_at(votes);
                 let votes = votes.iter().collect();
                 let verdict = &options.verdict;
-                Decision::new(verdict, false, &rest[0], votes, rest.get(1))
+                let input = (&rest[0], Some(&rest[1]));
+                Decision::new(verdict, false, input, votes, rest.get(2))
                     .ascent(&LOSS)
                     .loss
             };
