@@ -12,6 +12,8 @@ use backstitch::io::Picture;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use common::{fixture, run_json};
+
 /// One picture at a time, a few milliseconds each.
 const QUICK: [&str; 14] = [
     "--preset",
@@ -29,12 +31,6 @@ const QUICK: [&str; 14] = [
     "--device",
     "cpu",
 ];
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures")
-        .join(name)
-}
 
 fn backstitch(command: &str) -> Command {
     let mut backstitch = Command::new(env!("CARGO_BIN_EXE_backstitch"));
@@ -72,12 +68,7 @@ fn refusal(command: &mut Command) -> String {
 
 /// A PNG of 32×32 pixels.
 fn png(phase: u32) -> Vec<u8> {
-    let picture = image::RgbImage::from_fn(32, 32, |x, y| {
-        let wave = ((x * 3 + y * 2 + 5 * phase) % 32) as u8;
-        let noise = 8 * ((x + y) % 2) as u8;
-        image::Rgb([160 + wave + noise, 80 + wave + noise, 90 + noise])
-    });
-    common::encode(&picture.into(), image::ImageFormat::Png)
+    common::encode(&common::waves(phase), image::ImageFormat::Png)
 }
 
 /// A folder of `n` pictures in two folders.
@@ -120,10 +111,6 @@ fn files(out: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             (name, std::fs::read(path).unwrap())
         })
         .collect()
-}
-
-fn run_json(out: &Path) -> Value {
-    serde_json::from_str(&std::fs::read_to_string(out.join("run.json")).unwrap()).unwrap()
 }
 
 /// The members of a tar file.
