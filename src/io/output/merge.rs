@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::journal::{self, Line};
+use super::journal::Line;
 use super::pictures::file_of;
 use super::same::{self, SAME, differences};
 use super::taking::lock;
 use super::{Counts, Tally};
 use crate::error::{Error, Result};
 use crate::io::Shard;
+use crate::io::jsonl;
 use crate::io::replace::{Replacement, replace, write_error};
 use crate::report::Report;
 
@@ -182,7 +183,7 @@ fn index(runs: &[Run], partial: bool) -> Result<Vec<Place>> {
         let path = path.join("results.jsonl");
         let file = File::open(&path).map_err(Error::io(&path))?;
         let mut start = 0;
-        journal::read(&path, &file, |line, size| {
+        jsonl::read(&path, &file, |line: Option<Line>, size| {
             let here = start;
             start += size;
             let Some(line) = line else {
