@@ -120,9 +120,18 @@ impl device::Command for OnPictures<'_, Args> {
         let probes: u64 = defenses.iter().map(|defense| defense.probes()).sum();
         let more = Map::from_iter([
             ("probes".into(), probes.into()),
-            ("seconds_by_phase".into(), json!(usage.seconds_by_phase)),
             ("engine_busy".into(), usage.engine_busy.into()),
         ]);
+        let phases = usage.seconds_by_phase;
+        for (phase, seconds) in [
+            (Phase::WaitForPictures, phases.waiting_for_pictures),
+            (Phase::Dip, phases.dip),
+            (Phase::Probe, phases.probing),
+            (Phase::Restore, phases.restoring),
+            (Phase::WaitForWriters, phases.waiting_for_writers),
+        ] {
+            status.spend(phase, Duration::from_secs_f64(seconds));
+        }
         let tally = status.tally();
         let closed = folder.close(state, &more);
         progress.finish();

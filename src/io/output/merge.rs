@@ -388,14 +388,14 @@ fn describe(runs: &[Run], counts: Counts, tally: &Tally) -> Value {
     let mut phases = Map::new();
     for (phase, seconds) in runs
         .iter()
-        .filter_map(|run| run.about["phases"].as_object())
+        .filter_map(|run| run.about["seconds_by_phase"].as_object())
         .flatten()
     {
         let before = phases.get(phase).and_then(Value::as_f64).unwrap_or(0.0);
         let seconds = before + seconds.as_f64().unwrap_or(0.0);
         phases.insert(phase.clone(), seconds.into());
     }
-    fields.insert("phases".into(), phases.into());
+    fields.insert("seconds_by_phase".into(), phases.into());
     let peak = runs
         .iter()
         .filter_map(|run| run.about["peak_memory_bytes"].as_u64());
