@@ -182,10 +182,16 @@ fn the_scheduler_passes_unreadable_pictures_on() {
     });
     let seen = Mutex::new(Vec::new());
     let mut defenses = [defense(&SOUND, &options(), 2, 30)];
-    let (usage, ended) = scheduler::run(&mut defenses, pictures, &|| false, |name, outcome, _| {
-        seen.lock().unwrap().push((name, outcome.is_ok()));
-        Ok(())
-    });
+    let (usage, ended) = scheduler::run(
+        &mut defenses,
+        pictures,
+        &|| false,
+        || {},
+        |name, outcome, _| {
+            seen.lock().unwrap().push((name, outcome.is_ok()));
+            Ok(())
+        },
+    );
     ended.unwrap();
     let mut seen = seen.into_inner().unwrap();
     seen.sort_unstable();
@@ -203,11 +209,17 @@ fn a_stopped_run_says_so_and_finishes_what_is_in_flight() {
     let done = AtomicUsize::new(0);
     let stop = || done.load(Ordering::Relaxed) > 0;
     let mut defenses = [defense(&SOUND, &options(), 1, 12)];
-    let (_, ended) = scheduler::run(&mut defenses, pictures, &stop, |_, outcome, _| {
-        outcome.unwrap();
-        done.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    });
+    let (_, ended) = scheduler::run(
+        &mut defenses,
+        pictures,
+        &stop,
+        || {},
+        |_, outcome, _| {
+            outcome.unwrap();
+            done.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        },
+    );
     assert!(matches!(ended, Err(Error::Interrupted)));
     assert!(done.into_inner() > 0);
 }

@@ -139,6 +139,9 @@ pub fn run(cli: Cli) -> Result<Outcome> {
 /// Parses the command line, prepares logging and threads, runs the command, and makes its end an exit
 /// code.
 pub fn start(run: impl FnOnce(Cli) -> Result<Outcome>) -> ExitCode {
+    // What FAILPOINTS says is to fail does so from here on.
+    #[cfg(feature = "faults")]
+    let _faults = fail::FailScenario::setup();
     let cli = Cli::parse();
     messages::start(cli.global.verbose, cli.global.log);
     let result = use_threads(cli.global.threads).and_then(|()| run(cli));

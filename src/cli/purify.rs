@@ -89,6 +89,7 @@ impl device::Command for OnPictures<'_, Args> {
             &mut defenses,
             pictures,
             &|| stop.load(Ordering::Relaxed),
+            || dataset.end(),
             |item, purified, seconds| match purified {
                 Ok(Purified { picture, outcome }) => {
                     status.spend(Phase::Compute, Duration::from_secs_f64(seconds));
@@ -99,15 +100,13 @@ impl device::Command for OnPictures<'_, Args> {
                         output: &outcome.pixels,
                     };
                     let trajectories = Trajectories::new(&outcome, item.label);
-                    let recorded = folder.record_with(record, Some(pixels), trajectories.as_ref());
-                    recorded.inspect_err(|_| dataset.end())?;
+                    folder.record_with(record, Some(pixels), trajectories.as_ref())?;
                     progress.done();
                     Ok(())
                 }
                 Err(error) => {
                     let error = error.about(&item.id);
-                    let recorded = folder.record(ImageRecord::failed(&item, &error), None);
-                    recorded.inspect_err(|_| dataset.end())?;
+                    folder.record(ImageRecord::failed(&item, &error), None)?;
                     progress.failed(&error);
                     Ok(())
                 }
