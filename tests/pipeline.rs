@@ -10,7 +10,7 @@ use backstitch::defense::{
 };
 use backstitch::error::Error;
 use backstitch::io::Picture;
-use backstitch::scheduler::{self, Plan};
+use backstitch::scheduler::{self, Limits, Plan};
 
 use toy::{SHAPE, SOUND, defense, fingerprint, options, picture};
 
@@ -159,7 +159,13 @@ fn eight_bit_outputs_are_judged_as_they_will_be_stored() {
 
 #[test]
 fn the_plan_keeps_all_slots_busy() {
-    let plan = |capacity| Plan::new(&SOUND, &options(), SHAPE, 3, Some(capacity)).unwrap();
+    let plan = |capacity| {
+        let limits = Limits {
+            capacity: Some(capacity),
+            ..Limits::default()
+        };
+        Plan::new(&SOUND, &options(), SHAPE, 3, limits).unwrap()
+    };
     // 12×10 in tiles of 8: four tiles, three restarts.
     let an_image = 12;
     let images = |capacity| plan(capacity).images;

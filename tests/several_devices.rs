@@ -113,3 +113,64 @@ fn commands_for_one_device_refuse_several() {
         "{said}"
     );
 }
+
+/// The one line of a run that is refused.
+fn refusal(pictures: &Path, out: &Path, more: &[&str]) -> String {
+    let output = purify(pictures, out, more);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    said
+}
+
+/// Instances of each device, from `run.json`.
+fn capacities(out: &Path) -> Vec<u64> {
+    let run = run_json(out);
+    let plans = run["plan"].as_array().unwrap().iter();
+    plans
+        .map(|plan| plan["capacity"].as_u64().unwrap())
+        .collect()
+}
+
+#[test]
+fn capacity_follows_the_memory_and_results_do_not() {
+    let folder = TempDir::new().unwrap();
+    let pictures = pictures(folder.path());
+    let out = folder.path().join("too small");
+    let said = refusal(&pictures, &out, &["--device", "cpu", "--memory", "1M"]);
+    assert!(
+        said.contains("where a device has 1 MB, its share of --memory"),
+        "{said}"
+    );
+    let (_, needed) = said.split_once("an image needs ").unwrap();
+    let (needed, _) = needed.split_once(" MB of memory").unwrap();
+    let needed: u64 = needed.parse().unwrap();
+    let run = |name: &str, device: &str, memory: Option<u64>| {
+        let out = folder.path().join(name);
+        let memory = memory.map(|megabytes| format!("--memory={megabytes}M"));
+        let memory: Vec<&str> = memory.iter().map(String::as_str).collect();
+        purify_all(
+            &pictures,
+            &out,
+            &[&["--device", device], &memory[..]].concat(),
+        );
+        (found(&out), capacities(&out))
+    };
+    let (want, free) = run("free", "cpu", None);
+    // What is said to be needed is enough, and more is used.
+    let (least, one) = run("least", "cpu", Some(needed));
+    let (more, some) = run("more", "cpu", Some(4 * needed));
+    assert!(
+        one[0] < some[0] && some[0] < free[0],
+        "{one:?} {some:?} {free:?}"
+    );
+    // Two devices share it: each has what one alone has of half.
+    let (shared, two) = run("two", "cpu,cpu", Some(8 * needed));
+    assert_eq!(two, [some[0]; 2]);
+    assert!(least == want && more == want && shared == want);
+    let half = needed - needed / 4;
+    let memory = format!("--memory={}M", 2 * half);
+    let said = refusal(&pictures, &out, &["--device", "cpu,cpu", &memory]);
+    let allows = format!("where a device has {half} MB, its share of --memory");
+    assert!(said.contains(&allows), "{said}");
+}

@@ -40,7 +40,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
 }
 
 impl device::Command for OnPictures<'_, Args> {
-    fn run_on<B: Backend>(self, backends: &[B]) -> Result<Outcome> {
+    fn run_on<B: Backend>(self, backends: &[B], _: Option<u64>) -> Result<Outcome> {
         let backend = device::only(backends, "classify")?;
         let OnPictures {
             args,

@@ -214,7 +214,7 @@ impl Load for Inputs<'_> {
 }
 
 impl device::Command for Inputs<'_> {
-    fn run_on<B: Backend>(self, backends: &[B]) -> Result<Outcome> {
+    fn run_on<B: Backend>(self, backends: &[B], memory: Option<u64>) -> Result<Outcome> {
         let backend = device::only(backends, "evaluate")?;
         let Inputs { args, victim, .. } = &self;
         let (shape, classes) = (victim.graph.input_shape(), victim.graph.classes());
@@ -258,7 +258,8 @@ impl device::Command for Inputs<'_> {
         };
         let mut journal = Journal::open(&args.output.output, existing, description.clone())?;
 
-        let plan = Plan::new(backend, &options, shape, classes, args.defense.capacity)?;
+        let limits = args.defense.limits(memory);
+        let plan = Plan::new(backend, &options, shape, classes, limits)?;
         let batch = backend.classifier_batch();
         let prober = Prober::new(backend, backend.classifier(&victim.graph, batch)?, batch)?;
         let (plan, defense) = plan.defense(backend, prober, options)?;

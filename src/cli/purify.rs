@@ -39,7 +39,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
 }
 
 impl device::Command for OnPictures<'_, Args> {
-    fn run_on<B: Backend>(self, backends: &[B]) -> Result<Outcome> {
+    fn run_on<B: Backend>(self, backends: &[B], memory: Option<u64>) -> Result<Outcome> {
         let OnPictures {
             args,
             dataset,
@@ -50,13 +50,9 @@ impl device::Command for OnPictures<'_, Args> {
         options.eight_bit = args.run.save == SaveFormat::Png;
         let (mut plans, mut defenses) = (vec![], vec![]);
         for backend in backends {
-            let plan = Plan::new(
-                backend,
-                &options,
-                shape,
-                victim.graph.classes(),
-                args.defense.capacity,
-            )?;
+            let limits = args.defense.limits(memory);
+            let classes = victim.graph.classes();
+            let plan = Plan::new(backend, &options, shape, classes, limits)?;
             let batch = backend.classifier_batch();
             let prober = Prober::new(backend, backend.classifier(&victim.graph, batch)?, batch)?;
             let (plan, defense) = plan.defense(backend, prober, options.clone())?;

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::time::Instant;
 
-pub use self::plan::Plan;
+pub use self::plan::{Limits, Plan};
 use self::queue::{Job, Queue};
 pub use self::usage::{Phases, Usage};
 use crate::backend::{Backend, ImageShape};
