@@ -610,6 +610,49 @@ fn a_run_tells_machines_how_far_it_is() {
 }
 
 #[test]
+fn classifying_tells_machines_the_same() {
+    let folder = TempDir::new().unwrap();
+    let root = pictures(folder.path(), 3);
+    common::write(&root, "torn.png", common::truncated_png());
+    let (lines, metrics) = (
+        folder.path().join("lines.jsonl"),
+        folder.path().join("backstitch.prom"),
+    );
+    let classify = |jsonl: &Path| {
+        let mut command = backstitch("classify");
+        command.arg(&root).arg("--classifier");
+        command.arg(fixture("toy.onnx")).arg("--jsonl").arg(jsonl);
+        command
+    };
+    let (said, _) = ends(1, classify(&lines).arg("--metrics").arg(&metrics));
+    assert_eq!(said.lines().count(), 3, "{said}");
+    let written = std::fs::read_to_string(&lines).unwrap();
+    let found: Vec<Value> = written
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(found.len(), 4);
+    for (record, said) in found.iter().zip(said.lines()) {
+        let class = record["top"][0]["label"].as_u64().unwrap();
+        let image = record["image"].as_str().unwrap();
+        assert!(said.starts_with(&format!("{image}: {class} ")), "{said}");
+    }
+    let last = &found[3];
+    assert_eq!(last["image"], "torn.png");
+    assert!(last["error"].is_string() && last["top"].is_null(), "{last}");
+    let text = std::fs::read_to_string(&metrics).unwrap();
+    for sample in [
+        "backstitch_pictures_total{command=\"classify\",end=\"done\"} 3",
+        "backstitch_pictures_total{command=\"classify\",end=\"failed\"} 1",
+        "backstitch_running{command=\"classify\"} 0",
+    ] {
+        assert!(text.lines().any(|line| line == sample), "{sample}\n{text}");
+    }
+    let (said, _) = ends(1, &mut classify(Path::new("-")));
+    assert_eq!(said, written, "nothing but results");
+}
+
+#[test]
 fn changes_are_allowed_when_told_and_recorded() {
     let folder = TempDir::new().unwrap();
     let root = pictures(folder.path(), 2);

@@ -299,7 +299,7 @@ impl Run<'_> {
         let closed = folder.close(state, &spent(under_attack));
         progress.finish();
         let counts = ended.and(closed)?;
-        args.run.print(&format!(
+        args.run.follow.print(&format!(
             "{} of {} attacked pictures fool {}",
             tally.fooled, tally.pictures, self.attacked
         ))?;

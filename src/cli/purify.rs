@@ -132,7 +132,7 @@ impl device::Command for OnPictures<'_, Args> {
         progress.finish();
         let counts = ended.and(closed)?;
         for line in tally.lines() {
-            args.run.print(&line)?;
+            args.run.follow.print(&line)?;
         }
         Ok(Outcome::of(counts))
     }
