@@ -15,7 +15,7 @@ use backstitch::dip::Preset;
 use backstitch::io::Picture;
 use backstitch::io::picture::rgb;
 use backstitch::random::{Purpose, RandomKey};
-use backstitch::scheduler::Plan;
+use backstitch::scheduler::{Limits, Plan};
 
 /// Of a restart that does not end early.
 const ITERATIONS: u32 = 2000;
@@ -55,7 +55,11 @@ fn defense<'b>(backend: &'b CpuBackend, graph: &Graph) -> Defense<'b, CpuBackend
     options.reconstruct.probe_interval = ITERATIONS / 40;
     options.map.warm_up = WARM_UP;
     let shape = graph.input_shape();
-    let plan = Plan::new(backend, &options, shape, graph.classes(), Some(64));
+    let limits = Limits {
+        capacity: Some(64),
+        ..Limits::default()
+    };
+    let plan = Plan::new(backend, &options, shape, graph.classes(), limits);
     let batch = backend.classifier_batch();
     let classifier = backend.classifier(graph, batch).expect("a classifier");
     let prober = Prober::new(backend, classifier, batch).expect("memory");

@@ -220,7 +220,7 @@ fn main() {
         dataset: &dataset,
         victim: &victim,
     };
-    command.run_on(&[Idle]).expect("a run");
+    command.run_on(&[Idle], None).expect("a run");
     let seconds = start.elapsed().as_secs_f64();
     let run = std::fs::read(out.join("run.json")).expect("the run's description");
     let run: serde_json::Value = serde_json::from_slice(&run).expect("JSON");

@@ -56,8 +56,8 @@ say "Rust: formatting"
 cargo fmt --check
 
 say "Rust: clippy"
-cargo clippy --all-targets --features emulator --locked -- -D warnings
-for features in "" emulator; do # the default is what quickstart.sh builds
+cargo clippy --all-targets --features emulator,faults --locked -- -D warnings
+for features in "" emulator faults; do # the default is what quickstart.sh builds
     cargo clippy --lib --no-default-features --features "$features" --locked -- -D warnings
 done
 
@@ -65,8 +65,8 @@ say "Rust: tests"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 {
-    cargo test --doc --features emulator --locked
-    cargo test --all-targets --features emulator --locked
+    cargo test --doc --features emulator,faults --locked
+    cargo test --all-targets --features emulator,faults --locked
 } | tee "$log"
 
 # Cargo sums up each test binary by itself; this is the sum of all.

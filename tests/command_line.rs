@@ -2,18 +2,13 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures")
-        .join(name)
-}
+use common::{fixture, results};
 
 fn backstitch() -> Command {
     Command::cargo_bin("backstitch").unwrap()
@@ -67,16 +62,6 @@ fn photographs(folder: &Path) -> (PathBuf, PathBuf) {
     let classes = folder.join("classes.txt");
     std::fs::write(&classes, "a\nb\nc\nd\n").unwrap();
     (root, classes)
-}
-
-/// `results.jsonl`, by image.
-fn results(out: &Path) -> BTreeMap<String, Value> {
-    let lines = std::fs::read_to_string(out.join("results.jsonl")).unwrap();
-    lines
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .map(|record: Value| (record["image"].as_str().unwrap().to_owned(), record))
-        .collect()
 }
 
 /// Short optimisations: enough for 32×32 pictures.

@@ -3,7 +3,6 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -11,8 +10,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use image::ImageFormat;
 use serde_json::Value;
 use tempfile::TempDir;
+
+use common::{fixture, results, run_json};
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -20,12 +22,10 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// Pictures of a run; one is in flight at a time.
 const PICTURES: usize = 6;
 
-/// One picture at a time, a few tenths of a second each.
-const OPTIONS: [&str; 12] = [
+/// One picture at a time.
+const OPTIONS: [&str; 10] = [
     "--preset",
     "cifar",
-    "--iterations",
-    "200",
     "--restarts",
     "2",
     "--capacity",
@@ -44,9 +44,10 @@ const ENDLESS: [&str; 4] = [
     "1000000000",
 ];
 
-/// The folder of pictures that all runs have, and what an undisturbed run finds.
+/// The folder of pictures that runs have, and what an undisturbed run finds.
 struct Undisturbed {
     folder: TempDir,
+    iterations: u32,
     found: Vec<Found>,
 }
 
@@ -54,34 +55,39 @@ struct Undisturbed {
 type Found = (String, String, Vec<u8>);
 
 impl Undisturbed {
+    /// Of pictures that take a few tenths of a second each.
     fn get() -> &'static Undisturbed {
         static ONCE: OnceLock<Undisturbed> = OnceLock::new();
-        ONCE.get_or_init(|| {
-            let folder = TempDir::new().unwrap();
-            for i in 0..PICTURES {
-                let phase = i as u32;
-                let picture = image::RgbImage::from_fn(32, 32, |x, y| {
-                    let noise = 8 * ((x + y) % 2) as u8;
-                    let wave = ((x * 3 + y * 2 + 5 * phase) % 32) as u8;
-                    image::Rgb([160 + wave + noise, 80 + wave + noise, 90 + noise])
-                });
-                let path = folder.path().join(format!("pictures/{i}.png"));
-                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-                picture.save(path).unwrap();
-            }
-            let out = folder.path().join("out");
-            let mut command = purify(&folder.path().join("pictures"), &out);
-            let run = Run::start(&mut command, &out);
-            assert_eq!(run.wait().code(), Some(0));
-            let found = found(&out);
-            assert_eq!(found.len(), PICTURES);
-            Undisturbed { folder, found }
-        })
+        ONCE.get_or_init(|| Undisturbed::new(200))
+    }
+
+    fn new(iterations: u32) -> Undisturbed {
+        let folder = TempDir::new().unwrap();
+        for i in 0..PICTURES {
+            let picture = common::encode(&common::waves(i as u32), ImageFormat::Png);
+            common::write(folder.path(), &format!("pictures/{i}.png"), picture);
+        }
+        let mut undisturbed = Undisturbed {
+            folder,
+            iterations,
+            found: vec![],
+        };
+        let out = undisturbed.folder.path().join("out");
+        succeed(&mut undisturbed.purify(&out));
+        undisturbed.found = found(&out);
+        assert_eq!(undisturbed.found.len(), PICTURES);
+        undisturbed
     }
 
     /// A run into `out` of the pictures.
     fn purify(&self, out: &Path) -> Command {
-        purify(&self.folder.path().join("pictures"), out)
+        let mut command = backstitch();
+        let pictures = self.folder.path().join("pictures");
+        command.arg("purify").arg(pictures).arg("-o").arg(out);
+        command.arg("--classifier").arg(fixture("toy.onnx"));
+        command.args(OPTIONS).arg("--iterations");
+        command.arg(self.iterations.to_string());
+        command
     }
 
     /// Goes on with the run in `out`, which must end as if nothing had happened.
@@ -90,7 +96,7 @@ impl Undisturbed {
         let said = succeed(self.purify(out).arg("--resume"));
         assert!(!said.contains('\u{1b}') && !said.contains('\r'), "{said:?}");
         assert_eq!(found(out), self.found);
-        let run = describe(out);
+        let run = run_json(out);
         assert_eq!(run["state"], "done");
         assert_eq!(run["images"]["resumed"], kept.len());
         assert_eq!(run["images"]["done"], PICTURES - kept.len());
@@ -104,22 +110,8 @@ impl Undisturbed {
     }
 }
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures")
-        .join(name)
-}
-
 fn backstitch() -> Command {
     Command::new(env!("CARGO_BIN_EXE_backstitch"))
-}
-
-fn purify(pictures: &Path, out: &Path) -> Command {
-    let mut command = backstitch();
-    command.arg("purify").arg(pictures).arg("-o").arg(out);
-    command.arg("--classifier").arg(fixture("toy.onnx"));
-    command.args(OPTIONS);
-    command
 }
 
 /// Runs a command that must succeed; gives its stderr.
@@ -130,17 +122,6 @@ fn succeed(command: &mut Command) -> String {
     stderr
 }
 
-/// `results.jsonl`, by image; a line that is being written is left out.
-fn results(out: &Path) -> BTreeMap<String, Value> {
-    let text = std::fs::read_to_string(out.join("results.jsonl")).unwrap_or_default();
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    whole
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .map(|record: Value| (record["image"].as_str().unwrap().to_owned(), record))
-        .collect()
-}
-
 /// All that a run found so far.
 fn found(out: &Path) -> Vec<Found> {
     let of = |(image, mut record): (String, Value)| {
@@ -149,11 +130,6 @@ fn found(out: &Path) -> Vec<Found> {
         (image, record.to_string(), pixels)
     };
     results(out).into_iter().map(of).collect()
-}
-
-/// `run.json`.
-fn describe(out: &Path) -> Value {
-    serde_json::from_str(&std::fs::read_to_string(out.join("run.json")).unwrap()).unwrap()
 }
 
 /// Names of the files in a folder.
@@ -246,7 +222,7 @@ fn the_first_signal_finishes_what_is_in_flight() {
         let last = said.lines().last().unwrap();
         assert_eq!(last, "backstitch: interrupted; what was finished is kept");
         assert!(said.contains("once more to stop at once"), "{said}");
-        let run = describe(&out);
+        let run = run_json(&out);
         assert_eq!(run["state"], "interrupted");
         let done = results(&out).len();
         assert!((1..PICTURES).contains(&done), "{signal}: {done}");
@@ -293,7 +269,7 @@ fn a_killed_run_is_resumed() {
     run.until_the_first_result();
     run.signal("KILL");
     assert_eq!(run.wait().code(), None);
-    assert_eq!(describe(&out)["state"], "running");
+    assert_eq!(run_json(&out)["state"], "running");
     // As if the machine had lost power in the middle of a line and of a file.
     let journal = out.join("results.jsonl");
     let mut torn = std::fs::read(&journal).unwrap();
@@ -397,10 +373,10 @@ impl Random {
     }
 }
 
-/// How many times runs are killed: few by default, as `BACKSTITCH_KILLS` says otherwise.
+/// How many times runs are killed: 50, or as `BACKSTITCH_KILLS` says.
 fn kills() -> usize {
     let kills = std::env::var("BACKSTITCH_KILLS");
-    kills.map_or(8, |kills| {
+    kills.map_or(50, |kills| {
         kills.parse().expect("BACKSTITCH_KILLS is a number")
     })
 }
@@ -434,7 +410,8 @@ fn check_nothing_is_torn(undisturbed: &Undisturbed, out: &Path) {
 
 #[test]
 fn runs_killed_at_random_moments_end_as_if_nothing_had_happened() {
-    let undisturbed = Undisturbed::get();
+    // Short computations: much of a run is starting, writing and ending.
+    let undisturbed = &Undisturbed::new(20);
     let folder = TempDir::new().unwrap();
     let out = folder.path().join("out");
     let mut random = Random(6);
@@ -465,6 +442,7 @@ fn runs_killed_at_random_moments_end_as_if_nothing_had_happened() {
         }
     }
     undisturbed.resume(&out);
+    println!("{killed} kills in {:.1} s", start.elapsed().as_secs_f64());
 }
 
 #[test]

@@ -12,6 +12,8 @@ use backstitch::io::Picture;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use common::{fixture, run_json};
+
 /// One picture at a time, a few milliseconds each.
 const QUICK: [&str; 14] = [
     "--preset",
@@ -29,12 +31,6 @@ const QUICK: [&str; 14] = [
     "--device",
     "cpu",
 ];
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures")
-        .join(name)
-}
 
 fn backstitch(command: &str) -> Command {
     let mut backstitch = Command::new(env!("CARGO_BIN_EXE_backstitch"));
@@ -72,12 +68,7 @@ fn refusal(command: &mut Command) -> String {
 
 /// A PNG of 32×32 pixels.
 fn png(phase: u32) -> Vec<u8> {
-    let picture = image::RgbImage::from_fn(32, 32, |x, y| {
-        let wave = ((x * 3 + y * 2 + 5 * phase) % 32) as u8;
-        let noise = 8 * ((x + y) % 2) as u8;
-        image::Rgb([160 + wave + noise, 80 + wave + noise, 90 + noise])
-    });
-    common::encode(&picture.into(), image::ImageFormat::Png)
+    common::encode(&common::waves(phase), image::ImageFormat::Png)
 }
 
 /// A folder of `n` pictures in two folders.
@@ -120,10 +111,6 @@ fn files(out: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             (name, std::fs::read(path).unwrap())
         })
         .collect()
-}
-
-fn run_json(out: &Path) -> Value {
-    serde_json::from_str(&std::fs::read_to_string(out.join("run.json")).unwrap()).unwrap()
 }
 
 /// The members of a tar file.
@@ -610,16 +597,59 @@ fn a_run_tells_machines_how_far_it_is() {
         assert!(text.lines().any(|line| line == sample), "{sample}\n{text}");
     }
     let run = run_json(&out);
-    for phase in ["decode", "compute", "encode", "write"] {
+    for phase in ["decode", "compute", "dip", "probe", "encode", "write"] {
         assert!(
-            run["phases"][phase].as_f64().unwrap() > 0.0,
+            run["seconds_by_phase"][phase].as_f64().unwrap() > 0.0,
             "{phase}: {}",
-            run["phases"]
+            run["seconds_by_phase"]
         );
     }
     assert!(run["images_per_second"].as_f64().unwrap() > 0.0);
     #[cfg(target_os = "linux")]
     assert!(run["peak_memory_bytes"].as_u64().unwrap() > 1 << 20);
+}
+
+#[test]
+fn classifying_tells_machines_the_same() {
+    let folder = TempDir::new().unwrap();
+    let root = pictures(folder.path(), 3);
+    common::write(&root, "torn.png", common::truncated_png());
+    let (lines, metrics) = (
+        folder.path().join("lines.jsonl"),
+        folder.path().join("backstitch.prom"),
+    );
+    let classify = |jsonl: &Path| {
+        let mut command = backstitch("classify");
+        command.arg(&root).arg("--classifier");
+        command.arg(fixture("toy.onnx")).arg("--jsonl").arg(jsonl);
+        command
+    };
+    let (said, _) = ends(1, classify(&lines).arg("--metrics").arg(&metrics));
+    assert_eq!(said.lines().count(), 3, "{said}");
+    let written = std::fs::read_to_string(&lines).unwrap();
+    let found: Vec<Value> = written
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(found.len(), 4);
+    for (record, said) in found.iter().zip(said.lines()) {
+        let class = record["top"][0]["label"].as_u64().unwrap();
+        let image = record["image"].as_str().unwrap();
+        assert!(said.starts_with(&format!("{image}: {class} ")), "{said}");
+    }
+    let last = &found[3];
+    assert_eq!(last["image"], "torn.png");
+    assert!(last["error"].is_string() && last["top"].is_null(), "{last}");
+    let text = std::fs::read_to_string(&metrics).unwrap();
+    for sample in [
+        "backstitch_pictures_total{command=\"classify\",end=\"done\"} 3",
+        "backstitch_pictures_total{command=\"classify\",end=\"failed\"} 1",
+        "backstitch_running{command=\"classify\"} 0",
+    ] {
+        assert!(text.lines().any(|line| line == sample), "{sample}\n{text}");
+    }
+    let (said, _) = ends(1, &mut classify(Path::new("-")));
+    assert_eq!(said, written, "nothing but results");
 }
 
 #[test]

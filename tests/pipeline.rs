@@ -11,7 +11,7 @@ use backstitch::defense::{
 };
 use backstitch::error::Error;
 use backstitch::io::Picture;
-use backstitch::scheduler::{self, Plan};
+use backstitch::scheduler::{self, Limits, Plan};
 
 use toy::{Linear, SHAPE, SOUND, Toy, defense, fingerprint, options, picture};
 
@@ -203,7 +203,13 @@ fn eight_bit_outputs_are_judged_as_they_will_be_stored() {
 
 #[test]
 fn the_plan_keeps_all_slots_busy() {
-    let plan = |capacity| Plan::new(&SOUND, &options(), SHAPE, 3, Some(capacity)).unwrap();
+    let plan = |capacity| {
+        let limits = Limits {
+            capacity: Some(capacity),
+            ..Limits::default()
+        };
+        Plan::new(&SOUND, &options(), SHAPE, 3, limits).unwrap()
+    };
     // 12×10 in tiles of 8: four tiles, three restarts.
     let an_image = 12;
     let images = |capacity| plan(capacity).images;
@@ -226,10 +232,16 @@ fn the_scheduler_passes_unreadable_pictures_on() {
     });
     let seen = Mutex::new(Vec::new());
     let mut defenses = [defense(&SOUND, &options(), 2, 30)];
-    let (usage, ended) = scheduler::run(&mut defenses, pictures, &|| false, |name, outcome, _| {
-        seen.lock().unwrap().push((name, outcome.is_ok()));
-        Ok(())
-    });
+    let (usage, ended) = scheduler::run(
+        &mut defenses,
+        pictures,
+        &|| false,
+        || {},
+        |name, outcome, _| {
+            seen.lock().unwrap().push((name, outcome.is_ok()));
+            Ok(())
+        },
+    );
     ended.unwrap();
     let mut seen = seen.into_inner().unwrap();
     seen.sort_unstable();
@@ -247,11 +259,17 @@ fn a_stopped_run_says_so_and_finishes_what_is_in_flight() {
     let done = AtomicUsize::new(0);
     let stop = || done.load(Ordering::Relaxed) > 0;
     let mut defenses = [defense(&SOUND, &options(), 1, 12)];
-    let (_, ended) = scheduler::run(&mut defenses, pictures, &stop, |_, outcome, _| {
-        outcome.unwrap();
-        done.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    });
+    let (_, ended) = scheduler::run(
+        &mut defenses,
+        pictures,
+        &stop,
+        || {},
+        |_, outcome, _| {
+            outcome.unwrap();
+            done.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        },
+    );
     assert!(matches!(ended, Err(Error::Interrupted)));
     assert!(done.into_inner() > 0);
 }

@@ -125,12 +125,18 @@ fn run(schedule: &Schedule) -> Ran {
         let seen = count.load(Ordering::Relaxed);
         schedule.stop_after.is_some_and(|most| seen >= most)
     };
-    let (usage, ended) = scheduler::run(&mut defenses, pictures, &stop, |name, purified, _| {
-        let found = purified.map(|purified| fingerprint(&purified.outcome));
-        seen.lock().unwrap().push((name, found));
-        count.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    });
+    let (usage, ended) = scheduler::run(
+        &mut defenses,
+        pictures,
+        &stop,
+        || {},
+        |name, purified, _| {
+            let found = purified.map(|purified| fingerprint(&purified.outcome));
+            seen.lock().unwrap().push((name, found));
+            count.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        },
+    );
     assert!((0.0..=1.0).contains(&usage.engine_busy), "{usage:?}");
     (seen.into_inner().unwrap(), ended)
 }
@@ -175,11 +181,17 @@ fn the_last_device_s_failure_ends_the_run_and_keeps_what_was_done() {
     let mut defenses = toys.each_ref().map(|toy| defense(toy, &options, 1, 8));
     let pictures = (0..PICTURES).map(|name| (name, Ok(picture(name))));
     let seen = Mutex::new(vec![]);
-    let (_, ended) = scheduler::run(&mut defenses, pictures, &|| false, |name, purified, _| {
-        let found = fingerprint(&purified?.outcome);
-        seen.lock().unwrap().push((name, found));
-        Ok(())
-    });
+    let (_, ended) = scheduler::run(
+        &mut defenses,
+        pictures,
+        &|| false,
+        || {},
+        |name, purified, _| {
+            let found = fingerprint(&purified?.outcome);
+            seen.lock().unwrap().push((name, found));
+            Ok(())
+        },
+    );
     let error = ended.unwrap_err();
     assert!(matches!(error, Error::Device(_)), "{error}");
     let seen = seen.into_inner().unwrap();
@@ -195,12 +207,16 @@ fn an_error_in_writing_ends_the_run() {
     // Far more pictures than a run could do: it must not go on.
     let pictures = (0..1_000_000).map(|name| (name, Ok(picture(name % PICTURES))));
     let written = AtomicUsize::new(0);
-    let (_, ended) = scheduler::run(&mut defenses, pictures, &|| false, |_, _, _| match written
-        .fetch_add(1, Ordering::Relaxed)
-    {
-        0 | 1 => Ok(()),
-        _ => Err(Error::file("results.jsonl", "the disk is full")),
-    });
+    let (_, ended) = scheduler::run(
+        &mut defenses,
+        pictures,
+        &|| false,
+        || {},
+        |_, _, _| match written.fetch_add(1, Ordering::Relaxed) {
+            0 | 1 => Ok(()),
+            _ => Err(Error::file("results.jsonl", "the disk is full")),
+        },
+    );
     let error = ended.unwrap_err().to_string();
     assert!(error.contains("the disk is full"), "{error}");
 }
@@ -213,10 +229,16 @@ fn a_picture_of_another_size_is_its_own_error() {
     other.pixels.truncate(other.shape.elements());
     let pictures = [(0, Ok(other)), (1, Ok(picture(1)))].into_iter();
     let seen = Mutex::new([None, None]);
-    let (_, ended) = scheduler::run(&mut defenses, pictures, &|| false, |name, purified, _| {
-        seen.lock().unwrap()[name] = Some(purified.is_ok());
-        Ok(())
-    });
+    let (_, ended) = scheduler::run(
+        &mut defenses,
+        pictures,
+        &|| false,
+        || {},
+        |name, purified, _| {
+            seen.lock().unwrap()[name] = Some(purified.is_ok());
+            Ok(())
+        },
+    );
     ended.unwrap();
     assert_eq!(seen.into_inner().unwrap(), [Some(false), Some(true)]);
 }

@@ -6,8 +6,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use image::ImageFormat;
 use serde_json::Value;
 use tempfile::TempDir;
+
+use common::{fixture, results, run_json};
 
 /// Small, and the same for all runs.
 const OPTIONS: [&str; 10] = [
@@ -23,49 +26,47 @@ const OPTIONS: [&str; 10] = [
     "npy",
 ];
 
-fn classifier() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/toy.onnx")
-}
-
-/// A folder of pictures, one of which cannot be read.
+/// A folder of five pictures and one that cannot be read.
 fn pictures(folder: &Path) -> PathBuf {
     let pictures = folder.join("pictures");
     for i in 0..5u32 {
-        let picture = image::RgbImage::from_fn(32, 32, |x, y| {
-            let noise = 8 * ((x + y) % 2) as u8;
-            let wave = ((x * 3 + y * 2 + 5 * i) % 32) as u8;
-            image::Rgb([160 + wave + noise, 80 + wave + noise, 90 + noise])
-        });
-        std::fs::create_dir_all(&pictures).unwrap();
-        picture.save(pictures.join(format!("{i}.png"))).unwrap();
+        let picture = common::encode(&common::waves(i), ImageFormat::Png);
+        common::write(&pictures, &format!("{i}.png"), picture);
     }
     common::write(&pictures, "torn.png", common::truncated_png());
     pictures
 }
 
-fn purify(pictures: &Path, out: &Path, more: &[&str]) -> Output {
+fn command(pictures: &Path, out: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_backstitch"));
     command.arg("purify").arg(pictures).arg("-o").arg(out);
-    command.arg("--classifier").arg(classifier());
-    command.args(OPTIONS).args(more).output().unwrap()
+    command.arg("--classifier").arg(fixture("toy.onnx"));
+    command.args(OPTIONS).args(more);
+    command
+}
+
+fn purify(pictures: &Path, out: &Path, more: &[&str]) -> Output {
+    command(pictures, out, more).output().unwrap()
+}
+
+/// Purifies [`pictures`], all but one of which must come out; gives stderr.
+fn purify_all(pictures: &Path, out: &Path, more: &[&str]) -> String {
+    let output = purify(pictures, out, more);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("1 of 6 pictures failed"), "{said}");
+    said
 }
 
 /// All results without their times, with the pictures.
 fn found(out: &Path) -> BTreeMap<String, (String, Vec<u8>)> {
-    let lines = std::fs::read_to_string(out.join("results.jsonl")).unwrap();
-    let result = |line: &str| {
-        let mut record: Value = serde_json::from_str(line).unwrap();
+    let result = |(image, mut record): (String, Value)| {
         record.as_object_mut().unwrap().remove("seconds");
         let picture = record["output"].as_str().map(|output| out.join(output));
         let picture = picture.map_or(vec![], |path| std::fs::read(path).unwrap());
-        let image = record["image"].as_str().unwrap().to_owned();
         (image, (record.to_string(), picture))
     };
-    lines.lines().map(result).collect()
-}
-
-fn described(out: &Path) -> Value {
-    serde_json::from_slice(&std::fs::read(out.join("run.json")).unwrap()).unwrap()
+    results(out).into_iter().map(result).collect()
 }
 
 #[test]
@@ -75,11 +76,8 @@ fn results_do_not_depend_on_the_number_of_devices() {
     for early in [&[][..], &["--stop-early", "--settled-probes", "2"]] {
         let run = |name: &str, more: &[&str]| {
             let out = folder.path().join(format!("{name}{}", early.len()));
-            let output = purify(&pictures, &out, &[early, more].concat());
-            let said = String::from_utf8(output.stderr).unwrap();
-            assert_eq!(output.status.code(), Some(1), "{said}");
-            assert!(said.contains("1 of 6 pictures failed"), "{said}");
-            let run = described(&out);
+            purify_all(&pictures, &out, &[early, more].concat());
+            let run = run_json(&out);
             let busy = run["engine_busy"].as_f64().unwrap();
             assert!(0.0 < busy && busy <= 1.0, "{busy}");
             assert!(run["seconds_by_phase"]["dip"].as_f64().unwrap() > 0.0);
@@ -106,7 +104,7 @@ fn commands_for_one_device_refuse_several() {
     let pictures = pictures(folder.path());
     let mut command = Command::new(env!("CARGO_BIN_EXE_backstitch"));
     command.arg("classify").arg(pictures);
-    command.arg("--classifier").arg(classifier());
+    command.arg("--classifier").arg(fixture("toy.onnx"));
     let output = command.args(["--device", "cpu,cpu"]).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
@@ -114,4 +112,65 @@ fn commands_for_one_device_refuse_several() {
         said.contains("classify runs on one device, not on 2"),
         "{said}"
     );
+}
+
+/// The one line of a run that is refused.
+fn refusal(pictures: &Path, out: &Path, more: &[&str]) -> String {
+    let output = purify(pictures, out, more);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    said
+}
+
+/// Instances of each device, from `run.json`.
+fn capacities(out: &Path) -> Vec<u64> {
+    let run = run_json(out);
+    let plans = run["plan"].as_array().unwrap().iter();
+    plans
+        .map(|plan| plan["capacity"].as_u64().unwrap())
+        .collect()
+}
+
+#[test]
+fn capacity_follows_the_memory_and_results_do_not() {
+    let folder = TempDir::new().unwrap();
+    let pictures = pictures(folder.path());
+    let out = folder.path().join("too small");
+    let said = refusal(&pictures, &out, &["--device", "cpu", "--memory", "1M"]);
+    assert!(
+        said.contains("where a device has 1 MB, its share of --memory"),
+        "{said}"
+    );
+    let (_, needed) = said.split_once("an image needs ").unwrap();
+    let (needed, _) = needed.split_once(" MB of memory").unwrap();
+    let needed: u64 = needed.parse().unwrap();
+    let run = |name: &str, device: &str, memory: Option<u64>| {
+        let out = folder.path().join(name);
+        let memory = memory.map(|megabytes| format!("--memory={megabytes}M"));
+        let memory: Vec<&str> = memory.iter().map(String::as_str).collect();
+        purify_all(
+            &pictures,
+            &out,
+            &[&["--device", device], &memory[..]].concat(),
+        );
+        (found(&out), capacities(&out))
+    };
+    let (want, free) = run("free", "cpu", None);
+    // What is said to be needed is enough, and more is used.
+    let (least, one) = run("least", "cpu", Some(needed));
+    let (more, some) = run("more", "cpu", Some(4 * needed));
+    assert!(
+        one[0] < some[0] && some[0] < free[0],
+        "{one:?} {some:?} {free:?}"
+    );
+    // Two devices share it: each has what one alone has of half.
+    let (shared, two) = run("two", "cpu,cpu", Some(8 * needed));
+    assert_eq!(two, [some[0]; 2]);
+    assert!(least == want && more == want && shared == want);
+    let half = needed - needed / 4;
+    let memory = format!("--memory={}M", 2 * half);
+    let said = refusal(&pictures, &out, &["--device", "cpu,cpu", &memory]);
+    let allows = format!("where a device has {half} MB, its share of --memory");
+    assert!(said.contains(&allows), "{said}");
 }

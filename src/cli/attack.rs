@@ -166,7 +166,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
 }
 
 impl device::Command for OnPictures<'_, Args> {
-    fn run_on<B: Backend>(self, backends: &[B]) -> Result<Outcome> {
+    fn run_on<B: Backend>(self, backends: &[B], memory: Option<u64>) -> Result<Outcome> {
         let backend = device::only(backends, "attack")?;
         let OnPictures { args, victim, .. } = self;
         let batch = backend.classifier_batch();
@@ -190,8 +190,8 @@ impl device::Command for OnPictures<'_, Args> {
         };
         let mut options = args.through.defense.options.options(shape.channels)?;
         options.eight_bit = args.run.save == SaveFormat::Png;
-        let capacity = args.through.defense.options.capacity;
-        let plan = Plan::new(backend, &options, shape, classes, capacity)?;
+        let limits = args.through.defense.options.limits(memory);
+        let plan = Plan::new(backend, &options, shape, classes, limits)?;
         let prober = Prober::new(backend, backend.classifier(&victim.graph, batch)?, batch)?;
         let (plan, mut defense) = plan.defense(backend, prober, options.clone())?;
         run.attacked = "the classifier behind the defence";
@@ -299,7 +299,7 @@ impl Run<'_> {
         let closed = folder.close(state, &spent(under_attack));
         progress.finish();
         let counts = ended.and(closed)?;
-        args.run.print(&format!(
+        args.run.follow.print(&format!(
             "{} of {} attacked pictures fool {}",
             tally.fooled, tally.pictures, self.attacked
         ))?;

@@ -78,7 +78,7 @@ struct Run<'a> {
 }
 
 impl device::Command for Run<'_> {
-    fn run_on<B: Backend>(self, backends: &[B]) -> Result<Outcome> {
+    fn run_on<B: Backend>(self, backends: &[B], _: Option<u64>) -> Result<Outcome> {
         let backend = device::only(backends, "bench")?;
         let args = self.args;
         let peak = backend.peak_gflops();

@@ -1,20 +1,22 @@
 //! `backstitch classify`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::batches::in_batches;
 use super::device::OnPictures;
 use super::inputs::Inputs;
 use super::model::Model;
+use super::run_folder::FollowArgs;
 use super::{Global, Outcome, device, interrupt};
 use crate::backend::{At, Backend, ClassifierEngine};
 use crate::defense::Reading;
 use crate::error::Result;
 use crate::io::Item;
 use crate::io::npy::RowWriter;
-use crate::io::output::RunState;
+use crate::io::output::{Exporter, Phase, RunState, Status, Tally};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -29,6 +31,8 @@ pub struct Args {
     /// picture failed
     #[arg(long, value_name = "FILE.npy")]
     pub logits: Option<PathBuf>,
+    #[command(flatten)]
+    pub follow: FollowArgs,
 }
 
 /// Classes that are printed for a picture.
@@ -40,7 +44,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
 }
 
 impl device::Command for OnPictures<'_, Args> {
-    fn run_on<B: Backend>(self, backends: &[B]) -> Result<Outcome> {
+    fn run_on<B: Backend>(self, backends: &[B], _: Option<u64>) -> Result<Outcome> {
         let backend = device::only(backends, "classify")?;
         let OnPictures {
             args,
@@ -60,56 +64,76 @@ impl device::Command for OnPictures<'_, Args> {
             .map(|path| RowWriter::create(path, classes))
             .transpose()?;
         let stop = interrupt::catch()?;
-        let (mut all, mut failed, mut labelled, mut right) = (0, 0, 0, 0);
+        let total = dataset.as_stream().is_none().then(|| dataset.len());
+        let status = Status::new("classify", dataset.shard(), total, 0, Tally::default());
+        let status = Arc::new(status);
+        let exporter = args.follow.metrics.clone();
+        let exporter = exporter.map(|path| Exporter::start(path, status.clone()));
+        let exporter = exporter.transpose()?;
+        let mut copy = args.follow.copy()?;
+        let (mut labelled, mut right) = (0, 0);
         let pictures = dataset.items().map(|item| {
-            let picture = victim.preprocess.load(dataset, &item);
+            let load = || victim.preprocess.load(dataset, &item);
+            let picture = status.time(Phase::Decode, load);
             (item, picture)
         });
         let ended = in_batches(dataset, pictures, batch, stop, |loaded| {
-            all += loaded.len();
             let readable = || {
                 loaded
                     .iter()
                     .filter_map(|(_, picture)| picture.as_ref().ok())
             };
-            for (i, picture) in readable().enumerate() {
-                backend.upload(&picture.pixels, &mut device, i)?;
-            }
-            let images: Vec<_> = (0..readable().count())
-                .map(|i| At::new(&device, i))
-                .collect();
-            let logits = classifier.logits(&images)?;
+            let logits = status.time(Phase::Compute, || {
+                for (i, picture) in readable().enumerate() {
+                    backend.upload(&picture.pixels, &mut device, i)?;
+                }
+                let images: Vec<_> = (0..readable().count())
+                    .map(|i| At::new(&device, i))
+                    .collect();
+                classifier.logits(&images)
+            })?;
             let mut rows = logits.chunks_exact(classes);
-            for (item, picture) in &loaded {
+            for (item, picture) in loaded {
                 let missing = vec![f32::NAN; classes];
-                let row = match picture {
+                let row = match &picture {
                     Ok(_) => rows.next().unwrap_or(&missing),
-                    Err(error) => {
-                        log::error!("{error}");
-                        failed += 1;
-                        &missing
-                    }
+                    Err(_) => &missing,
                 };
                 if let Some(writer) = &mut writer {
                     writer.push(row)?;
                 }
-                if picture.is_err() {
-                    continue;
+                let reading = picture.and_then(|_| {
+                    let reading = Reading::new(row);
+                    let checked = reading.check().map_err(|error| error.about(&item.id));
+                    checked.map(|()| reading)
+                });
+                status.count(reading.is_err());
+                if let Some(copy) = &mut copy {
+                    copy.write(format!("{}\n", object(&item, &reading)).as_bytes())?;
                 }
-                let reading = Reading::new(row);
-                if let Err(error) = reading.check() {
-                    log::error!("{}", error.about(&item.id));
-                    failed += 1;
-                    continue;
-                }
+                let reading = match reading {
+                    Ok(reading) => reading,
+                    Err(error) => {
+                        log::error!("{error}");
+                        continue;
+                    }
+                };
                 if let Some(label) = item.label {
                     labelled += 1;
                     right += usize::from(reading.label() == label);
                 }
-                super::print(&line(args.json, item, &reading))?;
+                match args.json {
+                    _ if args.follow.jsonl_is_stdout() => {}
+                    true => super::print(&object(&item, &Ok(reading)).to_string())?,
+                    false => super::print(&text(&item, &reading))?,
+                }
             }
             Ok(())
         });
+        if let Some(exporter) = exporter {
+            let state = ended.as_ref().unwrap_or(&RunState::Interrupted);
+            exporter.finish(*state)?;
+        }
         if ended? == RunState::Interrupted {
             return Ok(Outcome::Interrupted);
         }
@@ -117,30 +141,30 @@ impl device::Command for OnPictures<'_, Args> {
             writer.finish()?;
         }
         if labelled > 0 && !args.json {
-            super::print(&format!(
+            args.follow.print(&format!(
                 "{right} of {labelled} with a true label are classified rightly"
             ))?;
         }
-        Ok(match failed {
-            0 => Outcome::Done,
-            failed => Outcome::SomeFailed { failed, of: all },
-        })
+        Ok(Outcome::of(status.counts()))
     }
 }
 
-/// What is printed for one picture.
-fn line(as_json: bool, item: &Item, reading: &Reading) -> String {
-    let top = reading.top(TOP);
-    if as_json {
-        let top: Vec<_> = top
-            .iter()
-            .map(|(label, confidence)| json!({ "label": label, "confidence": confidence }))
-            .collect();
-        return json!({ "image": item.id, "label": item.label, "top": top }).to_string();
+/// What is known of a picture, as JSON.
+fn object(item: &Item, reading: &Result<Reading>) -> Value {
+    let mut object = json!({ "image": item.id, "label": item.label });
+    match reading {
+        Ok(reading) => {
+            let class = |(label, confidence)| json!({ "label": label, "confidence": confidence });
+            object["top"] = reading.top(TOP).into_iter().map(class).collect();
+        }
+        Err(error) => object["error"] = error.to_string().into(),
     }
-    let classes: Vec<String> = top
-        .iter()
-        .map(|(label, confidence)| format!("{label} {:.1}%", 100.0 * confidence))
-        .collect();
+    object
+}
+
+/// A picture's most probable classes, for people.
+fn text(item: &Item, reading: &Reading) -> String {
+    let class = |(label, confidence)| format!("{label} {:.1}%", 100.0 * confidence);
+    let classes: Vec<String> = reading.top(TOP).into_iter().map(class).collect();
     format!("{}: {}", item.id.escape_debug(), classes.join(", "))
 }

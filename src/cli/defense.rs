@@ -6,6 +6,7 @@ use crate::defense::{
 };
 use crate::dip::{Padding, Preset, Upsample};
 use crate::error::Result;
+use crate::scheduler::Limits;
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Reconstruction")]
@@ -156,6 +157,14 @@ impl DefenseArgs {
         };
         options.validate()?;
         Ok(options)
+    }
+
+    /// What a device that may plan with `memory` bytes keeps to.
+    pub fn limits(&self, memory: Option<u64>) -> Limits {
+        Limits {
+            capacity: self.capacity,
+            memory,
+        }
     }
 
     fn reconstruct(&self, channels: usize) -> ReconstructOptions {

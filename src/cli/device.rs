@@ -78,8 +78,9 @@ impl FromStr for Devices {
 
 /// What a command does, on any backend.
 pub trait Command {
-    /// `backends` has at least one.
-    fn run_on<B: Backend>(self, backends: &[B]) -> Result<Outcome>;
+    /// `backends` has at least one. Each may plan with `memory` bytes; with all that are free on it where
+    /// `None`.
+    fn run_on<B: Backend>(self, backends: &[B], memory: Option<u64>) -> Result<Outcome>;
 }
 
 /// The device of a command that runs on one.
@@ -154,7 +155,18 @@ fn on_cpu(command: impl Command, count: usize, global: &Global) -> Result<Outcom
             "the processor computes in float32: use --precision bf16 with --device cuda or emulator",
         ));
     }
-    command.run_on(&vec![CpuBackend; count])
+    command.run_on(&vec![CpuBackend; count], share_of_memory(count, global))
+}
+
+/// What each of `count` devices in the machine's own memory may plan with: they share what the user
+/// allows or, without a word, what is free.
+fn share_of_memory(count: usize, global: &Global) -> Option<u64> {
+    let all = match (global.memory, count) {
+        (None, 1) => None,
+        (None, _) => CpuBackend.free_bytes(),
+        (allowed, _) => allowed,
+    };
+    all.map(|bytes| bytes / count as u64)
 }
 
 /// Whether this machine has a GPU that this build can use. Where it has one that it cannot, says why.
@@ -187,8 +199,19 @@ fn all_gpus() -> Result<Vec<usize>> {
 
 #[cfg(feature = "cuda")]
 fn on_gpus(command: impl Command, ordinals: &[usize], global: &Global) -> Result<Outcome> {
+    if global.memory.is_some() {
+        return Err(Error::invalid(
+            "--memory is for the processor: a GPU's plan follows the memory that is free on it; lower \
+             --capacity to use less",
+        ));
+    }
     let devices = ordinals.iter().map(|&gpu| driver::Device::nvidia(gpu));
-    on_cuda(command, &devices.collect::<Result<Vec<_>, _>>()?, global)
+    on_cuda(
+        command,
+        &devices.collect::<Result<Vec<_>, _>>()?,
+        None,
+        global,
+    )
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -208,7 +231,7 @@ fn on_emulator(command: impl Command, count: usize, global: &Global) -> Result<O
     use driver::emulator::{Emulator, Options};
     let device = |_| Ok(Emulator::new(Options::default())?.device());
     let devices = (0..count).map(device).collect::<Result<Vec<_>>>()?;
-    on_cuda(command, &devices, global)
+    on_cuda(command, &devices, share_of_memory(count, global), global)
 }
 
 #[cfg(not(feature = "emulator"))]
@@ -222,17 +245,22 @@ fn on_emulator(_: impl Command, _: usize, _: &Global) -> Result<Outcome> {
 /// Runs a command on the cuda backend; where a profile is asked for, its table goes to stderr and its
 /// trace to the file, also where the command fails.
 #[cfg(any(feature = "cuda", feature = "emulator"))]
-fn on_cuda(command: impl Command, devices: &[driver::Device], global: &Global) -> Result<Outcome> {
+fn on_cuda(
+    command: impl Command,
+    devices: &[driver::Device],
+    memory: Option<u64>,
+    global: &Global,
+) -> Result<Outcome> {
     let backend =
         |device: &driver::Device| CudaBackend::new(device.clone()).with_precision(global.precision);
     let backends: Vec<CudaBackend> = devices.iter().map(backend).collect();
     let Some(path) = &global.profile else {
-        return command.run_on(&backends);
+        return command.run_on(&backends, memory);
     };
     let device = only(devices, "--profile")?;
     let mut trace = Replacement::create(path)?;
     let profiling = device.profile()?;
-    let outcome = command.run_on(&backends);
+    let outcome = command.run_on(&backends, memory);
     let profile = profiling.finish()?;
     let written = profile.write_trace(trace.writer());
     written.map_err(write_error(path))?;

@@ -12,6 +12,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::defense::DefenseArgs;
 use super::model::{Model, Victim};
 use super::progress::Progress;
+use super::run_folder::ExistingArgs;
 use super::values::fraction;
 use super::{Global, Outcome, device, interrupt};
 use crate::attack::Name;
@@ -25,7 +26,7 @@ use crate::evaluate::{
     Watch, entries, rows, save_format, summarise,
 };
 use crate::io::names::{Form, OutputNames};
-use crate::io::output::{Existing, RunDescription, RunState, Status, Tally};
+use crate::io::output::{RunDescription, RunState, Status, Tally};
 use crate::io::{Attacked, AttackedSet, Classes, Dataset, Item, Layout, Picture};
 use crate::scheduler::Plan;
 
@@ -61,12 +62,8 @@ pub struct OutputArgs {
     /// Folder for evaluation.json, evaluation.md, evaluation.html, cells.jsonl and run.json
     #[arg(short, long, value_name = "OUT")]
     pub output: PathBuf,
-    /// Replace the run that OUT holds
-    #[arg(long, conflicts_with = "resume")]
-    pub overwrite: bool,
-    /// Go on with the evaluation that OUT holds, of the same options and pictures
-    #[arg(long)]
-    pub resume: bool,
+    #[command(flatten)]
+    pub existing: ExistingArgs,
     /// Keep the attacked pictures, in OUT/attacked, with the manifest OUT/attacked.jsonl
     #[arg(long)]
     pub save_attacked: bool,
@@ -231,7 +228,7 @@ impl Load for Inputs<'_> {
 }
 
 impl device::Command for Inputs<'_> {
-    fn run_on<B: Backend>(self, backends: &[B]) -> Result<Outcome> {
+    fn run_on<B: Backend>(self, backends: &[B], memory: Option<u64>) -> Result<Outcome> {
         let backend = device::only(backends, "evaluate")?;
         let Inputs { args, victim, .. } = &self;
         let (shape, classes) = (victim.graph.input_shape(), victim.graph.classes());
@@ -268,14 +265,11 @@ impl device::Command for Inputs<'_> {
             more: Map::from_iter([("device".into(), Value::from(backend.name()))]),
         };
         let stop = interrupt::catch()?;
-        let existing = match (args.output.overwrite, args.output.resume) {
-            (true, _) => Existing::Overwrite,
-            (_, true) => Existing::Resume,
-            _ => Existing::Refuse,
-        };
+        let existing = args.output.existing.existing();
         let mut journal = Journal::open(&args.output.output, existing, description.clone())?;
 
-        let plan = Plan::new(backend, &options, shape, classes, args.defense.capacity)?;
+        let limits = args.defense.limits(memory);
+        let plan = Plan::new(backend, &options, shape, classes, limits)?;
         let batch = backend.classifier_batch();
         let prober = Prober::new(backend, backend.classifier(&victim.graph, batch)?, batch)?;
         let (plan, defense) = plan.defense(backend, prober, options)?;

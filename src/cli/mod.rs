@@ -65,6 +65,10 @@ pub struct Global {
         default_value = "auto"
     )]
     pub device: Devices,
+    /// Memory to plan pictures in flight and their networks with, such as 500M or 8GiB; what is free by
+    /// default. For the processor, whose devices (cpu,cpu) share it; a GPU's plan follows its own memory
+    #[arg(long, global = true, value_name = "SIZE", value_parser = values::bytes)]
+    pub memory: Option<u64>,
     /// What DIP networks' wide convolutions are computed in; bf16 needs a GPU
     #[arg(long, global = true, value_enum, default_value_t = Precision::Float32)]
     pub precision: Precision,
@@ -139,6 +143,9 @@ pub fn run(cli: Cli) -> Result<Outcome> {
 /// Parses the command line, prepares logging and threads, runs the command, and makes its end an exit
 /// code.
 pub fn start(run: impl FnOnce(Cli) -> Result<Outcome>) -> ExitCode {
+    // What FAILPOINTS says is to fail does so from here on.
+    #[cfg(feature = "faults")]
+    let _faults = fail::FailScenario::setup();
     let cli = Cli::parse();
     messages::start(cli.global.verbose, cli.global.log);
     let result = use_threads(cli.global.threads).and_then(|()| run(cli));
@@ -202,6 +209,7 @@ mod tests {
             "backstitch purify a.png b/ --classifier m.onnx -o out --resume --save npy --no-report",
             "backstitch purify b --classes c.txt --classifier m.onnx -o out --threads 2 --device cpu -v",
             "backstitch purify b --classifier m.onnx -o out --device cuda:0,cuda:1 --stop-early",
+            "backstitch purify b --classifier m.onnx -o out --device cpu,cpu --memory 1.5GiB",
             "backstitch classify a.npy --layout nhwc --classifier m.onnx --json --logits l.npy",
             "backstitch attack b --classifier m.onnx --method pgd --eps 4/255 -o out",
             "backstitch attack b --classifier m.onnx --through trajectory --draws 2 --attacker-seeds fresh \
@@ -234,6 +242,7 @@ mod tests {
             "backstitch purify a.png --classifier m.onnx -o out --std 1,0,1",
             "backstitch purify a.png --classifier m.onnx -o out --crop-pct 1.5",
             "backstitch purify a.png --classifier m.onnx -o out --threads 0",
+            "backstitch purify a.png --classifier m.onnx -o out --memory lots",
             "backstitch purify a.png --classifier m.onnx -o out --shard 8/8",
             "backstitch purify a.png --classifier m.onnx -o out --allow-changes",
             "backstitch purify a.png --classifier m.onnx -o out --tar-pictures 5",

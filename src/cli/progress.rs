@@ -119,7 +119,7 @@ impl Progress {
             ("images_per_second", json!(rate)),
             ("seconds_left", json!(left.map(|left| left as f64 / rate))),
             ("verdicts", Value::Object(verdicts.into_iter().collect())),
-            ("phases", status.phases().collect()),
+            ("seconds_by_phase", status.seconds_by_phase().collect()),
         ];
         fields
             .map(|(name, value)| (name.to_owned(), value))

@@ -39,7 +39,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
 }
 
 impl device::Command for OnPictures<'_, Args> {
-    fn run_on<B: Backend>(self, backends: &[B]) -> Result<Outcome> {
+    fn run_on<B: Backend>(self, backends: &[B], memory: Option<u64>) -> Result<Outcome> {
         let OnPictures {
             args,
             dataset,
@@ -50,13 +50,9 @@ impl device::Command for OnPictures<'_, Args> {
         options.eight_bit = args.run.save == SaveFormat::Png;
         let (mut plans, mut defenses) = (vec![], vec![]);
         for backend in backends {
-            let plan = Plan::new(
-                backend,
-                &options,
-                shape,
-                victim.graph.classes(),
-                args.defense.capacity,
-            )?;
+            let limits = args.defense.limits(memory);
+            let classes = victim.graph.classes();
+            let plan = Plan::new(backend, &options, shape, classes, limits)?;
             let batch = backend.classifier_batch();
             let prober = Prober::new(backend, backend.classifier(&victim.graph, batch)?, batch)?;
             let (plan, defense) = plan.defense(backend, prober, options.clone())?;
@@ -89,6 +85,7 @@ impl device::Command for OnPictures<'_, Args> {
             &mut defenses,
             pictures,
             &|| stop.load(Ordering::Relaxed),
+            || dataset.end(),
             |item, purified, seconds| match purified {
                 Ok(Purified { picture, outcome }) => {
                     status.spend(Phase::Compute, Duration::from_secs_f64(seconds));
@@ -99,15 +96,13 @@ impl device::Command for OnPictures<'_, Args> {
                         output: &outcome.pixels,
                     };
                     let trajectories = Trajectories::new(&outcome, item.label);
-                    let recorded = folder.record_with(record, Some(pixels), trajectories.as_ref());
-                    recorded.inspect_err(|_| dataset.end())?;
+                    folder.record_with(record, Some(pixels), trajectories.as_ref())?;
                     progress.done();
                     Ok(())
                 }
                 Err(error) => {
                     let error = error.about(&item.id);
-                    let recorded = folder.record(ImageRecord::failed(&item, &error), None);
-                    recorded.inspect_err(|_| dataset.end())?;
+                    folder.record(ImageRecord::failed(&item, &error), None)?;
                     progress.failed(&error);
                     Ok(())
                 }
@@ -120,15 +115,24 @@ impl device::Command for OnPictures<'_, Args> {
         let probes: u64 = defenses.iter().map(|defense| defense.probes()).sum();
         let more = Map::from_iter([
             ("probes".into(), probes.into()),
-            ("seconds_by_phase".into(), json!(usage.seconds_by_phase)),
             ("engine_busy".into(), usage.engine_busy.into()),
         ]);
+        let phases = usage.seconds_by_phase;
+        for (phase, seconds) in [
+            (Phase::WaitForPictures, phases.waiting_for_pictures),
+            (Phase::Dip, phases.dip),
+            (Phase::Probe, phases.probing),
+            (Phase::Restore, phases.restoring),
+            (Phase::WaitForWriters, phases.waiting_for_writers),
+        ] {
+            status.spend(phase, Duration::from_secs_f64(seconds));
+        }
         let tally = status.tally();
         let closed = folder.close(state, &more);
         progress.finish();
         let counts = ended.and(closed)?;
         for line in tally.lines() {
-            args.run.print(&line)?;
+            args.run.follow.print(&line)?;
         }
         Ok(Outcome::of(counts))
     }

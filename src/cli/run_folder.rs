@@ -3,18 +3,14 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use super::STDOUT;
-use super::messages;
+use super::{STDOUT, messages};
 use crate::error::{Error, Result};
 use crate::io::output::{Copy, Existing, TarSize};
 use crate::io::{RunOptions, SaveFormat};
 
+/// What becomes of the run that the output folder holds.
 #[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "Output")]
-pub struct RunFolderArgs {
-    /// Folder for images/, results.jsonl, run.json and report.html
-    #[arg(short, long, value_name = "OUT")]
-    pub output: PathBuf,
+pub struct ExistingArgs {
     /// Replace the run that OUT holds
     #[arg(long, conflicts_with = "resume")]
     pub overwrite: bool,
@@ -22,6 +18,79 @@ pub struct RunFolderArgs {
     /// tried again
     #[arg(long)]
     pub resume: bool,
+}
+
+impl ExistingArgs {
+    /// What may be in the folder.
+    pub fn existing(&self) -> Existing {
+        match (self.overwrite, self.resume) {
+            (true, _) => Existing::Overwrite,
+            (_, true) => Existing::Resume,
+            _ => Existing::Refuse,
+        }
+    }
+}
+
+/// What others can follow a run by.
+#[derive(Clone, Debug, clap::Args)]
+pub struct FollowArgs {
+    /// Write every result here too, one JSON object a line, as soon as it is known; - is standard output,
+    /// and what else is said there then goes to stderr
+    #[arg(long, value_name = "FILE")]
+    pub jsonl: Option<PathBuf>,
+    /// Write counts, rate and phases here every 5 seconds, in Prometheus' text form (node_exporter's
+    /// textfile collector)
+    #[arg(long, value_name = "FILE.prom")]
+    pub metrics: Option<PathBuf>,
+}
+
+impl FollowArgs {
+    /// Whether stdout has the results.
+    pub fn jsonl_is_stdout(&self) -> bool {
+        self.jsonl.as_deref() == Some(Path::new("-"))
+    }
+
+    /// Where `--jsonl` wants the results.
+    ///
+    /// # Errors
+    /// It names a file that cannot be written.
+    pub fn copy(&self) -> Result<Option<Copy>> {
+        Ok(match &self.jsonl {
+            None => None,
+            Some(_) if self.jsonl_is_stdout() => Some(Copy {
+                name: STDOUT.into(),
+                out: Box::new(std::io::stdout()),
+            }),
+            Some(path) => Some(Copy {
+                name: path.clone(),
+                out: Box::new(File::create(path).map_err(Error::io(path))?),
+            }),
+        })
+    }
+
+    /// Prints a line for the user: to stdout, or to stderr where stdout has the results.
+    ///
+    /// # Errors
+    /// stdout cannot be written.
+    pub fn print(&self, line: &str) -> Result<()> {
+        match self.jsonl_is_stdout() {
+            true => {
+                messages::say(log::Level::Info, line);
+                Ok(())
+            }
+            false => super::print(line),
+        }
+    }
+}
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Output")]
+pub struct RunFolderArgs {
+    /// Folder for images/, results.jsonl, run.json and report.html
+    #[arg(short, long, value_name = "OUT")]
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub existing: ExistingArgs,
     /// Resume although the classifier, the options or backstitch changed; run.json records what
     #[arg(long, requires = "resume")]
     pub allow_changes: bool,
@@ -52,14 +121,8 @@ pub struct RunFolderArgs {
     /// Write no report.html
     #[arg(long)]
     pub no_report: bool,
-    /// Write every line of results.jsonl here too, as soon as it is known; - is standard output, and what
-    /// else is said there then goes to stderr
-    #[arg(long, value_name = "FILE")]
-    pub jsonl: Option<PathBuf>,
-    /// Write counts, rate and phases here every 5 seconds, in Prometheus' text form (node_exporter's
-    /// textfile collector)
-    #[arg(long, value_name = "FILE.prom")]
-    pub metrics: Option<PathBuf>,
+    #[command(flatten)]
+    pub follow: FollowArgs,
 }
 
 impl RunFolderArgs {
@@ -68,22 +131,9 @@ impl RunFolderArgs {
     /// # Errors
     /// `--jsonl` names a file that cannot be written.
     pub fn options(&self) -> Result<RunOptions> {
-        let existing = match (self.overwrite, self.resume, self.allow_changes) {
-            (true, ..) => Existing::Overwrite,
-            (_, true, true) => Existing::ResumeChanged,
-            (_, true, false) => Existing::Resume,
-            _ => Existing::Refuse,
-        };
-        let copy = match self.jsonl.as_deref() {
-            None => None,
-            Some(path) if path == Path::new("-") => Some(Copy {
-                name: STDOUT.into(),
-                out: Box::new(std::io::stdout()),
-            }),
-            Some(path) => Some(Copy {
-                name: path.to_owned(),
-                out: Box::new(File::create(path).map_err(Error::io(path))?),
-            }),
+        let existing = match self.existing.existing() {
+            Existing::Resume if self.allow_changes => Existing::ResumeChanged,
+            existing => existing,
         };
         Ok(RunOptions {
             path: self.output.clone(),
@@ -94,22 +144,8 @@ impl RunFolderArgs {
                 bytes: self.tar_bytes,
             }),
             report: !self.no_report,
-            metrics: self.metrics.clone(),
-            copy,
+            metrics: self.follow.metrics.clone(),
+            copy: self.follow.copy()?,
         })
-    }
-
-    /// Prints a line for the user: to stdout, or to stderr where stdout has the results.
-    ///
-    /// # Errors
-    /// stdout cannot be written.
-    pub fn print(&self, line: &str) -> Result<()> {
-        match self.jsonl.as_deref() == Some(Path::new("-")) {
-            true => {
-                messages::say(log::Level::Info, line);
-                Ok(())
-            }
-            false => super::print(line),
-        }
     }
 }

@@ -69,7 +69,7 @@ fn prepare(folder: &Path, overwrite: bool) -> Result<()> {
 }
 
 impl device::Command for OnPictures<'_, Args> {
-    fn run_on<B: Backend>(self, backends: &[B]) -> Result<Outcome> {
+    fn run_on<B: Backend>(self, backends: &[B], memory: Option<u64>) -> Result<Outcome> {
         let backend = device::only(backends, "trace")?;
         let OnPictures {
             args,
@@ -87,7 +87,8 @@ impl device::Command for OnPictures<'_, Args> {
         let shape = victim.graph.input_shape();
         let options = args.defense.options(shape.channels)?;
         let classes = victim.graph.classes();
-        let plan = Plan::new(backend, &options, shape, classes, args.defense.capacity)?;
+        let limits = args.defense.limits(memory);
+        let plan = Plan::new(backend, &options, shape, classes, limits)?;
         let batch = backend.classifier_batch();
         let prober = Prober::new(backend, backend.classifier(&victim.graph, batch)?, batch)?;
         let (_, mut defense) = Plan { images: 1, ..plan }.defense(backend, prober, options)?;

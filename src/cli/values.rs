@@ -1,5 +1,7 @@
 //! Values that clap does not know how to parse.
 
+use bytesize::ByteSize;
+
 /// A positive number, or a fraction of two: `0.03`, `4/255`.
 pub fn fraction(text: &str) -> Result<f32, String> {
     let number = |part: &str| part.trim().parse::<f64>().ok();
@@ -26,6 +28,16 @@ pub fn share(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(value) if value > 0.0 && value <= 1.0 => Ok(value),
         _ => Err("write a number above 0 and at most 1, such as 0.875".into()),
+    }
+}
+
+/// A number of bytes: `500M`, `8GiB`, `1.5 GB`.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(ByteSize(bytes)) if bytes > 0 => Ok(bytes),
+        _ => Err(
+            "write a number of bytes above 0, such as 500M (500,000,000) or 8GiB (8 x 2^30)".into(),
+        ),
     }
 }
 
@@ -79,6 +91,24 @@ mod tests {
             assert!(channels(wrong).is_err(), "{wrong}");
         }
         assert!(positive_channels("1,0,1").is_err());
+    }
+
+    #[test]
+    fn sizes_have_decimal_and_binary_units() {
+        for (text, wanted) in [
+            ("4096", 4096),
+            ("500M", 500_000_000),
+            ("8GiB", 8 << 30),
+            ("1.5 GB", 1_500_000_000),
+            ("2g", 2_000_000_000),
+        ] {
+            assert_eq!(bytes(text), Ok(wanted), "{text}");
+        }
+        for wrong in [
+            "", "0", "0GiB", "-1", "8 cats", "GiB", "1.2.3M", "nan", "inf",
+        ] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -2,15 +2,16 @@
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
 use super::cell::Cell;
 use crate::error::{Error, Result};
+use crate::io::jsonl;
 use crate::io::output::{self, Existing, RunDescription, RunState};
-use crate::io::replace::{Replacement, replace, write_error};
+use crate::io::replace::{replace, write_error};
 
 /// The journal's name in the run folder.
 pub const CELLS: &str = "cells.jsonl";
@@ -122,41 +123,14 @@ fn key(cell: &Cell) -> (String, String) {
 /// The cells of a journal. What a crash tore is cut off; failed pictures are taken out, to be tried
 /// again.
 fn read(path: &Path) -> Result<Vec<Cell>> {
-    let file = match File::open(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        file => file.map_err(Error::io(path))?,
-    };
-    let mut kept = Replacement::create(path)?;
-    let (mut cells, mut dropped) = (Vec::new(), false);
-    let mut reader = BufReader::new(file);
-    let mut line = Vec::new();
-    for number in 1.. {
-        line.clear();
-        let read = reader.read_until(b'\n', &mut line);
-        if read.map_err(Error::io(path))? == 0 {
-            break;
+    let mut cells = Vec::new();
+    jsonl::recover(path, |cell: Cell| {
+        let done = cell.error.is_none();
+        if done {
+            cells.push(cell);
         }
-        let whole = line.ends_with(b"\n");
-        match serde_json::from_slice::<Cell>(&line) {
-            Ok(cell) if whole && cell.error.is_none() => {
-                cells.push(cell);
-                kept.write(&line)?;
-            }
-            Ok(_) => dropped = true,
-            Err(_) if !whole || reader.fill_buf().map_err(Error::io(path))?.is_empty() => {
-                dropped = true;
-            }
-            Err(error) => {
-                return Err(Error::file(
-                    path,
-                    format!("line {number} is damaged: {error}; start anew with --overwrite"),
-                ));
-            }
-        }
-    }
-    if dropped {
-        kept.finish()?;
-    }
+        done
+    })?;
     Ok(cells)
 }
 

@@ -12,6 +12,7 @@ pub mod cifar;
 pub mod classes;
 pub mod dataset;
 pub mod folder;
+pub mod jsonl;
 pub mod manifest;
 pub mod metrics;
 pub mod names;

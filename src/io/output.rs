@@ -33,7 +33,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use self::journal::{Finished, Journal};
 pub use self::pictures::TarSize;
 use self::pictures::TarWriter;
-use self::prometheus::Exporter;
+pub use self::prometheus::Exporter;
 pub(crate) use self::same::identity;
 pub use self::status::{Counts, Phase, Status};
 pub(crate) use self::taking::{Taken, take_folder};
@@ -106,6 +106,17 @@ pub struct Copy {
     /// What errors are about.
     pub name: PathBuf,
     pub out: Box<dyn Write + Send>,
+}
+
+impl Copy {
+    /// Writes a line, which ends with its newline; when this returns, its readers have it.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write(&mut self, line: &[u8]) -> Result<()> {
+        let written = self.out.write_all(line).and_then(|()| self.out.flush());
+        written.map_err(write_error(&self.name))
+    }
 }
 
 impl std::fmt::Debug for Copy {
@@ -350,12 +361,13 @@ impl RunFolder {
         line.push(b'\n');
         let append = || self.journal.append(&line);
         self.status.time(Phase::Write, append)?;
-        if let Some(copy) = &self.copy {
-            let mut copy = copy.lock().expect("no thread panics with the copy");
-            let written = copy.out.write_all(&line).and_then(|()| copy.out.flush());
-            written.map_err(write_error(&copy.name))?;
+        match &self.copy {
+            Some(copy) => copy
+                .lock()
+                .expect("no thread panics with the copy")
+                .write(&line),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// The lines of a shard are on disk before it has its name: a whole shard's pictures are never made

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::time::Instant;
 
-pub use self::plan::Plan;
+pub use self::plan::{Limits, Plan};
 use self::queue::{Job, Queue};
 pub use self::usage::{Phases, Usage};
 use crate::backend::{Backend, ImageShape};
@@ -54,7 +54,8 @@ struct Ended<T> {
 /// the seconds that its device worked; it may fail to end the run.
 ///
 /// A device that fails is dropped, and its images go to the others. When the last one fails, so does the
-/// run. When `stop` says so, the images in flight are finished and the rest is left.
+/// run. When `stop` says so, the images in flight are finished and the rest is left. `enough` is called
+/// when no device takes a picture any more: `pictures` must then end, even if it waits for one.
 ///
 /// Gives where the time went, also of a run that failed.
 ///
@@ -64,6 +65,7 @@ pub fn run<B: Backend, T: Send>(
     defenses: &mut [Defense<'_, B>],
     pictures: impl Iterator<Item = (T, Result<Picture>)> + Send,
     stop: &(dyn Fn() -> bool + Sync),
+    enough: impl FnOnce(),
     done: impl Fn(T, Result<Purified>, f64) -> Result<()> + Sync,
 ) -> (Usage, Result<()>) {
     let start = Instant::now();
@@ -85,9 +87,9 @@ pub fn run<B: Backend, T: Send>(
         let to_writers = sender.clone();
         let (queue, receiver, broken, done) = (&queue, &receiver, &broken, &done);
         scope.spawn(move || read(pictures, shape, queue, &to_writers));
-        let writers: Vec<_> = (0..WRITERS)
-            .map(|_| scope.spawn(move || write(receiver, queue, broken, done)))
-            .collect();
+        for _ in 0..WRITERS {
+            scope.spawn(move || write(receiver, queue, broken, done));
+        }
         let mut pools = pools.iter();
         let devices: Vec<_> = defenses
             .iter_mut()
@@ -100,14 +102,12 @@ pub fn run<B: Backend, T: Send>(
             })
             .collect();
         drop(sender);
-        let ended = devices
+        let ended: Vec<_> = devices.into_iter().map(|thread| thread.join()).collect();
+        enough();
+        let phases = ended
             .into_iter()
-            .chain(writers)
-            .map(|thread| thread.join());
-        let phases: Vec<Phases> = ended
-            .map(|phases| phases.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect();
-        phases.into_iter().sum()
+            .map(|phases| phases.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        phases.sum()
     });
     let usage = Usage::new(phases, devices, start.elapsed().as_secs_f64());
     let ended = match queue.into_failure() {
@@ -181,24 +181,17 @@ fn write<T>(
     queue: &Queue<'_, T>,
     broken: &AtomicBool,
     done: &(impl Fn(T, Result<Purified>, f64) -> Result<()> + Sync),
-) -> Phases {
-    let mut writing = 0.0;
+) {
     loop {
         let next = results.lock().expect("no thread panics with it").recv();
         let Ok(result) = next else { break };
         if broken.load(Ordering::Relaxed) {
             continue;
         }
-        let start = Instant::now();
         if let Err(error) = done(result.name, result.purified, result.seconds) {
             broken.store(true, Ordering::Relaxed);
             queue.fail(error);
         }
-        writing += start.elapsed().as_secs_f64();
-    }
-    Phases {
-        writing,
-        ..Phases::default()
     }
 }
 
@@ -207,6 +200,15 @@ struct Flying<T> {
     job: Job<T>,
     /// Its part of the device's time.
     seconds: f64,
+}
+
+/// Fails where a test says that the device does: the fail point `device`.
+fn fault() -> Result<()> {
+    #[cfg(feature = "faults")]
+    fail::fail_point!("device", |_| Err(Error::Device(
+        "it fails for a test".into()
+    )));
+    Ok(())
 }
 
 /// A device's thread.
@@ -229,8 +231,8 @@ fn work<B: Backend, T>(
         }
         let _phase = defense.backend().phase("scheduler");
         let pictures: Vec<&Picture> = jobs.iter().map(|job| &job.picture).collect();
-        let advanced = defense
-            .admit(&pictures)
+        let advanced = fault()
+            .and_then(|()| defense.admit(&pictures))
             .and_then(|places| Ok((places, defense.advance()?)));
         let (places, outcomes) = match advanced {
             Ok(advanced) => advanced,

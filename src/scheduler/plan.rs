@@ -16,26 +16,35 @@ pub struct Plan {
 /// More images fill no launch better, but hold more reconstructions in memory.
 const MAX_IMAGES: usize = 1024;
 
+/// What the user lets a device have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// DIP instances that run at once; the backend's choice where `None`.
+    pub capacity: Option<usize>,
+    /// Bytes of memory; all that are free where `None`.
+    pub memory: Option<u64>,
+}
+
 impl Plan {
-    /// `capacity` instances (the backend's choice where `None`), and as many images as keep them all busy;
-    /// fewer where the device's memory is too small for so many.
+    /// As many instances as the limits allow, and as many images as keep them all busy; fewer where the
+    /// memory is too small for so many.
     ///
     /// A capacity below one image's instances is kept: its instances then run in turns. `classes` is
-    /// the length of the classifier's rows.
+    /// the length of the classifier's rows; what the classifier itself holds is not counted.
     ///
     /// # Errors
-    /// An option that cannot be used, or more memory for a single image than is free.
+    /// An option that cannot be used, or more memory for a single image than there is.
     pub fn new<B: Backend>(
         backend: &B,
         options: &Options,
         image: ImageShape,
         classes: usize,
-        capacity: Option<usize>,
+        limits: Limits,
     ) -> Result<Plan> {
         options.validate()?;
         let reconstruct = &options.reconstruct;
         let grids = reconstruct.grids(image)?;
-        let most = match capacity {
+        let most = match limits.capacity {
             Some(0) => return Err(Error::invalid("the capacity must be at least 1 instance")),
             Some(capacity) => capacity,
             None => backend.dip_capacity(
@@ -50,32 +59,37 @@ impl Plan {
             0 => most / an_image,
             _ => most / an_image + 2,
         };
-        let mut plan = Plan {
+        // More instances than the images have would be idle.
+        let busy = |plan: Plan| Plan {
+            capacity: plan.capacity.min(plan.images * an_image),
+            ..plan
+        };
+        let mut plan = busy(Plan {
             images: images.min(MAX_IMAGES),
             capacity: most,
-        };
-        let Some(free) = backend.free_bytes() else {
+        });
+        let Some(memory) = Memory::of(backend, limits.memory) else {
             return Ok(plan);
         };
         loop {
-            let instances = plan.capacity.min(plan.images * an_image);
             let mut parts = options.memory(image, classes, plan.images)?.to_vec();
             parts.push(MemoryPart {
                 bytes: backend.dip_bytes(
                     &reconstruct.spec,
                     grids[0].tile_height,
                     grids[0].tile_width,
-                    instances,
+                    plan.capacity,
                 )?,
                 purpose: "DIP networks",
                 way_out: "lower --capacity, --tile, --channels, --skip or --input-depth",
             });
-            if parts.iter().map(|part| part.bytes).sum::<u128>() <= free.into() {
+            if parts.iter().map(|part| part.bytes).sum::<u128>() <= memory.bytes().into() {
                 return Ok(plan);
             }
+            let kept = limits.capacity.is_some();
             plan = match plan.smaller() {
-                Some(smaller) if smaller.images < plan.images || capacity.is_none() => smaller,
-                _ => return Err(too_much(&parts, free)),
+                Some(smaller) if smaller.images < plan.images || !kept => busy(smaller),
+                _ => return Err(too_much(&parts, memory)),
             };
         }
     }
@@ -140,23 +154,60 @@ impl Plan {
     }
 }
 
+/// The memory that a plan has to do with, in bytes.
+#[derive(Clone, Copy)]
+enum Memory {
+    /// What is free on the device.
+    Free(u64),
+    /// Less than that: the device's share.
+    Share(u64),
+}
+
+impl Memory {
+    /// `None` where there is no limit and the device does not say what is free.
+    fn of(backend: &impl Backend, share: Option<u64>) -> Option<Memory> {
+        match (backend.free_bytes(), share) {
+            (Some(free), Some(share)) if free <= share => Some(Memory::Free(free)),
+            (_, Some(share)) => Some(Memory::Share(share)),
+            (free, None) => free.map(Memory::Free),
+        }
+    }
+
+    fn bytes(self) -> u64 {
+        let (Memory::Free(bytes) | Memory::Share(bytes)) = self;
+        bytes
+    }
+}
+
 /// What a single image that does not fit the memory gives.
-fn too_much(parts: &[MemoryPart], free: u64) -> Error {
-    let gigabytes = |bytes: u128| bytes as f64 / 1e9;
-    let needed = parts.iter().map(|part| part.bytes).sum();
+fn too_much(parts: &[MemoryPart], memory: Memory) -> Error {
+    // Rounded so that a memory of what is said to be needed suffices.
+    let (up, down) = (f64::ceil, f64::floor);
+    let needed = size(parts.iter().map(|part| part.bytes).sum(), up);
+    let there = match memory {
+        Memory::Free(bytes) => format!("{} are free", size(bytes.into(), down)),
+        Memory::Share(bytes) => {
+            let bytes = size(bytes.into(), down);
+            format!("a device has {bytes}, its share of --memory or of what is free")
+        }
+    };
     let most = parts.iter().max_by_key(|part| part.bytes);
     let part = most.map_or(String::new(), |most| {
-        let bytes = gigabytes(most.bytes);
-        format!(
-            " ({bytes:.1} GB of it for {}); {}",
-            most.purpose, most.way_out
-        )
+        let bytes = size(most.bytes, up);
+        format!(" ({bytes} of it for {}); {}", most.purpose, most.way_out)
     });
     Error::invalid(format!(
-        "an image needs {:.1} GB of memory where {:.1} GB are free{part}",
-        gigabytes(needed),
-        gigabytes(free.into()),
+        "an image needs {needed} of memory where {there}{part}"
     ))
+}
+
+/// A number of bytes for people: gigabytes to one place, or megabytes.
+fn size(bytes: u128, round: fn(f64) -> f64) -> String {
+    let (gigabytes, megabytes) = (bytes as f64 / 1e9, bytes as f64 / 1e6);
+    match gigabytes >= 1.0 {
+        true => format!("{:.1} GB", round(10.0 * gigabytes) / 10.0),
+        false => format!("{:.0} MB", round(megabytes)),
+    }
 }
 
 #[cfg(test)]

@@ -1,21 +1,19 @@
 //! Where a run's time went.
 
-/// Seconds of all devices' threads and of the writers', by what they did.
+/// Seconds of all devices' threads, by what they did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Phases {
-    /// Devices: no picture was ready.
+    /// No picture was ready.
     pub waiting_for_pictures: f64,
-    /// Devices: iterations of the DIP networks. A GPU works on while its thread prepares what is next: its
+    /// Iterations of the DIP networks. A GPU works on while its thread prepares what is next: its
     /// time counts where the thread waits for a result.
     pub dip: f64,
-    /// Devices: probes of inputs, trajectories and decision maps.
+    /// Probes of inputs, trajectories and decision maps.
     pub probing: f64,
-    /// Devices: localising, pushing and stitching.
+    /// Localising, pushing and stitching.
     pub restoring: f64,
-    /// Devices: the writers were behind.
+    /// The writers were behind.
     pub waiting_for_writers: f64,
-    /// Writers, who work beside the devices: encoding, and waiting for the disk.
-    pub writing: f64,
 }
 
 impl std::iter::Sum for Phases {
@@ -26,7 +24,6 @@ impl std::iter::Sum for Phases {
             probing: a.probing + b.probing,
             restoring: a.restoring + b.restoring,
             waiting_for_writers: a.waiting_for_writers + b.waiting_for_writers,
-            writing: a.writing + b.writing,
         })
     }
 }

@@ -1,10 +1,12 @@
-//! Files to feed the program, good and bad.
+//! Files to feed the program, good and bad, and what a run leaves.
 #![allow(dead_code)] // each test binary uses its own part
 
+use std::collections::BTreeMap;
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
 use image::{DynamicImage, ImageFormat};
+use serde_json::Value;
 
 /// A CMYK JPEG, 24×16, written by Pillow.
 pub const CMYK_JPEG: &[u8] = include_bytes!("../data/cmyk.jpg");
@@ -12,6 +14,28 @@ pub const CMYK_JPEG: &[u8] = include_bytes!("../data/cmyk.jpg");
 pub const TURNED_JPEG: &[u8] = include_bytes!("../data/orientation-6.jpg");
 /// A progressive JPEG, 24×16, written by Pillow.
 pub const PROGRESSIVE_JPEG: &[u8] = include_bytes!("../data/progressive.jpg");
+
+/// A file of `tests/fixtures`.
+pub fn fixture(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    folder.join(name)
+}
+
+/// `results.jsonl`, by image; a line that is being written is left out.
+pub fn results(out: &Path) -> BTreeMap<String, Value> {
+    let text = std::fs::read_to_string(out.join("results.jsonl")).unwrap_or_default();
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .map(|record: Value| (record["image"].as_str().unwrap().to_owned(), record))
+        .collect()
+}
+
+/// `run.json`.
+pub fn run_json(out: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(out.join("run.json")).unwrap()).unwrap()
+}
 
 /// Sends a process the signal called `name`: `TERM`, `INT`.
 pub fn signal(child: &std::process::Child, name: &str) {
@@ -37,6 +61,16 @@ pub fn pixel(x: u32, y: u32) -> [u8; 3] {
 /// An 8-bit RGB picture with a known value everywhere.
 pub fn picture(width: u32, height: u32) -> DynamicImage {
     let pixels = image::RgbImage::from_fn(width, height, |x, y| image::Rgb(pixel(x, y)));
+    DynamicImage::ImageRgb8(pixels)
+}
+
+/// A 32×32 picture of waves and noise, another one for each phase.
+pub fn waves(phase: u32) -> DynamicImage {
+    let pixels = image::RgbImage::from_fn(32, 32, |x, y| {
+        let noise = 8 * ((x + y) % 2) as u8;
+        let wave = ((x * 3 + y * 2 + 5 * phase) % 32) as u8;
+        image::Rgb([160 + wave + noise, 80 + wave + noise, 90 + noise])
+    });
     DynamicImage::ImageRgb8(pixels)
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,8 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::tally::Tally;
 use crate::defense::Verdict;
 use crate::error::{Error, Result};
-use crate::io::replace::{Replacement, write_error};
+use crate::io::jsonl;
+use crate::io::replace::write_error;
 
 /// The journal of a run under way.
 ///
@@ -126,123 +127,22 @@ pub struct Finished {
     pub tally: Tally,
 }
 
-/// What to do about a line of a journal.
-enum Fate {
-    Keep,
-    /// A picture that shall be tried again.
-    Drop,
-}
-
 /// Reads a journal that a run left, and takes out what that run did not finish: a line that a crash
 /// tore, pictures that failed, and those for whose output `there` is false.
 ///
 /// # Errors
-/// A line is damaged that is not the last.
+/// Those of [`jsonl::recover`].
 pub fn recover(path: &Path, mut there: impl FnMut(&str) -> bool) -> Result<Finished> {
     let mut finished = Finished::default();
-    let file = match File::open(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(finished),
-        file => file.map_err(Error::io(path))?,
-    };
-    let mut kept = Ranges::default();
-    let (mut start, mut length) = (0, 0);
-    read(path, &file, |line, size| {
-        length = start + size;
-        let fate = match line {
-            Some(line) if line.error.is_some() => Fate::Drop,
-            Some(line) if !line.output.as_deref().is_none_or(&mut there) => Fate::Drop,
-            Some(line) if !finished.ids.insert(xxh3_128(line.image.as_bytes())) => Fate::Drop,
-            Some(line) => {
-                finished.tally.add(&line);
-                Fate::Keep
-            }
-            None => Fate::Drop,
-        };
-        if matches!(fate, Fate::Keep) {
-            kept.add(start, length);
+    jsonl::recover(path, |line: Line| {
+        let done = line.error.is_none() && line.output.as_deref().is_none_or(&mut there);
+        let keep = done && finished.ids.insert(xxh3_128(line.image.as_bytes()));
+        if keep {
+            finished.tally.add(&line);
         }
-        start = length;
-        Ok(())
+        keep
     })?;
-    match kept.0.as_slice() {
-        _ if kept.end() == length && kept.0.len() <= 1 && kept.starts_at_0() => {}
-        // Only the end is dropped: that needs no room on a full disk.
-        [] | [(0, _)] => {
-            let file = OpenOptions::new().write(true).open(path);
-            let cut = file.and_then(|file| {
-                file.set_len(kept.end())?;
-                file.sync_data()
-            });
-            cut.map_err(write_error(path))?;
-        }
-        ranges => {
-            let mut whole = Replacement::create(path)?;
-            for &(start, end) in ranges {
-                (&file)
-                    .seek(SeekFrom::Start(start))
-                    .map_err(Error::io(path))?;
-                std::io::copy(&mut (&file).take(end - start), &mut whole)
-                    .map_err(write_error(path))?;
-            }
-            whole.finish()?;
-        }
-    }
     Ok(finished)
-}
-
-/// Parts of a file, in order, those that touch joined.
-#[derive(Default)]
-struct Ranges(Vec<(u64, u64)>);
-
-impl Ranges {
-    fn add(&mut self, start: u64, end: u64) {
-        match self.0.last_mut() {
-            Some(last) if last.1 == start => last.1 = end,
-            _ => self.0.push((start, end)),
-        }
-    }
-
-    fn end(&self) -> u64 {
-        self.0.last().map_or(0, |last| last.1)
-    }
-
-    fn starts_at_0(&self) -> bool {
-        self.0.first().is_none_or(|first| first.0 == 0)
-    }
-}
-
-/// Gives `each` every line and its bytes; `None` for a torn last one.
-///
-/// # Errors
-/// The file cannot be read, a line is damaged that is not the last; what `each` fails of.
-pub fn read(
-    path: &Path,
-    file: &File,
-    mut each: impl FnMut(Option<Line>, u64) -> Result<()>,
-) -> Result<()> {
-    let mut reader = BufReader::with_capacity(1 << 16, file);
-    let mut line = Vec::new();
-    for number in 1.. {
-        line.clear();
-        let read = reader.read_until(b'\n', &mut line);
-        if read.map_err(Error::io(path))? == 0 {
-            break;
-        }
-        let parsed = serde_json::from_slice(&line);
-        let last = reader.fill_buf().map_err(Error::io(path))?.is_empty();
-        let parsed = match parsed {
-            Ok(parsed) if line.ends_with(b"\n") => Some(parsed),
-            Err(error) if !last => {
-                return Err(Error::file(
-                    path,
-                    format!("line {number} is damaged: {error}; start anew with --overwrite"),
-                ));
-            }
-            _ => None,
-        };
-        each(parsed, line.len() as u64)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

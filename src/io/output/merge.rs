@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::journal::{self, Line};
+use super::journal::Line;
 use super::pictures::file_of;
 use super::same::{self, SAME, differences};
 use super::taking::lock;
 use super::{Counts, Tally};
 use crate::error::{Error, Result};
 use crate::io::Shard;
+use crate::io::jsonl;
 use crate::io::replace::{Replacement, replace, write_error};
 use crate::report::Report;
 
@@ -182,7 +183,7 @@ fn index(runs: &[Run], partial: bool) -> Result<Vec<Place>> {
         let path = path.join("results.jsonl");
         let file = File::open(&path).map_err(Error::io(&path))?;
         let mut start = 0;
-        journal::read(&path, &file, |line, size| {
+        jsonl::read(&path, &file, |line: Option<Line>, size| {
             let here = start;
             start += size;
             let Some(line) = line else {
@@ -387,14 +388,14 @@ fn describe(runs: &[Run], counts: Counts, tally: &Tally) -> Value {
     let mut phases = Map::new();
     for (phase, seconds) in runs
         .iter()
-        .filter_map(|run| run.about["phases"].as_object())
+        .filter_map(|run| run.about["seconds_by_phase"].as_object())
         .flatten()
     {
         let before = phases.get(phase).and_then(Value::as_f64).unwrap_or(0.0);
         let seconds = before + seconds.as_f64().unwrap_or(0.0);
         phases.insert(phase.clone(), seconds.into());
     }
-    fields.insert("phases".into(), phases.into());
+    fields.insert("seconds_by_phase".into(), phases.into());
     let peak = runs
         .iter()
         .filter_map(|run| run.about["peak_memory_bytes"].as_u64());

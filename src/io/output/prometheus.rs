@@ -103,7 +103,7 @@ fn text(status: &Status, state: RunState) -> String {
         let help = "Results by their verdict, of earlier runs too.";
         page.family("verdicts_total", "counter", help, "verdict", &verdicts);
     }
-    let phases: Vec<_> = status.phases().collect();
+    let phases: Vec<_> = status.seconds_by_phase().collect();
     let help = "Seconds in each phase, summed over threads.";
     page.family("phase_seconds_total", "counter", help, "phase", &phases);
     let time = SystemTime::now().duration_since(UNIX_EPOCH);

@@ -30,10 +30,19 @@ pub struct Counts {
 pub enum Phase {
     /// Reading, decoding and preprocessing pictures.
     Decode,
-    /// The device had nothing to do: no picture was ready.
-    Wait,
-    /// The device worked.
+    /// The devices worked: for purified pictures [`Dip`](Phase::Dip), [`Probe`](Phase::Probe) and
+    /// [`Restore`](Phase::Restore), which are known at a run's end, together.
     Compute,
+    /// Iterations of DIP networks.
+    Dip,
+    /// Probes of the classifier.
+    Probe,
+    /// Localising, pushing and stitching.
+    Restore,
+    /// Devices had nothing to do: no picture was ready.
+    WaitForPictures,
+    /// Devices had results that no writer took yet.
+    WaitForWriters,
     /// Making output files and report entries in memory.
     Encode,
     /// Putting them, and the journal, on disk.
@@ -41,10 +50,14 @@ pub enum Phase {
 }
 
 impl Phase {
-    pub const ALL: [Phase; 5] = [
+    pub const ALL: [Phase; 9] = [
         Phase::Decode,
-        Phase::Wait,
         Phase::Compute,
+        Phase::Dip,
+        Phase::Probe,
+        Phase::Restore,
+        Phase::WaitForPictures,
+        Phase::WaitForWriters,
         Phase::Encode,
         Phase::Write,
     ];
@@ -53,8 +66,12 @@ impl Phase {
     pub fn name(self) -> &'static str {
         match self {
             Phase::Decode => "decode",
-            Phase::Wait => "wait",
             Phase::Compute => "compute",
+            Phase::Dip => "dip",
+            Phase::Probe => "probe",
+            Phase::Restore => "restore",
+            Phase::WaitForPictures => "wait_for_pictures",
+            Phase::WaitForWriters => "wait_for_writers",
             Phase::Encode => "encode",
             Phase::Write => "write",
         }
@@ -178,7 +195,7 @@ impl Status {
     }
 
     /// The phases that took any time, with their seconds.
-    pub fn phases(&self) -> impl Iterator<Item = (&'static str, f64)> + '_ {
+    pub fn seconds_by_phase(&self) -> impl Iterator<Item = (&'static str, f64)> + '_ {
         let phases = Phase::ALL.iter().zip(&self.phases);
         let seconds = phases.map(|(phase, time)| {
             let time = Duration::from_nanos(time.load(Ordering::Relaxed));
@@ -190,8 +207,7 @@ impl Status {
     /// For `run.json`.
     pub fn describe(&self) -> Map<String, Value> {
         let mut more = self.tally().describe(self.command);
-        let phases = self.phases().map(|(name, s)| (name.to_owned(), s.into()));
-        more.insert("phases".into(), Value::Object(phases.collect()));
+        more.insert("seconds_by_phase".into(), self.seconds_by_phase().collect());
         if let Some(bytes) = peak_memory() {
             more.insert("peak_memory_bytes".into(), bytes.into());
         }
@@ -221,7 +237,8 @@ mod tests {
                 scope.spawn(|| status.spend(Phase::Encode, Duration::from_millis(250)));
             }
         });
-        assert_eq!(status.phases().collect::<Vec<_>>(), [("encode", 1.0)]);
+        let seconds: Vec<_> = status.seconds_by_phase().collect();
+        assert_eq!(seconds, [("encode", 1.0)]);
     }
 
     #[cfg(target_os = "linux")]
