@@ -112,6 +112,7 @@ fn end_to_end_table(chip: &Chip, estimate: &EndToEnd) -> Result<()> {
     let others = kernels.split_off(KERNELS_LISTED.min(kernels.len()));
     let floor = |demand: &Demand| chip.floor(demand).seconds() / pictures;
     let rest: f64 = others.iter().map(|(_, demand)| floor(demand)).sum();
+    let measured = format!("measured on this machine, {} threads", host.threads);
     let lines = [
         ("kernels at their floors", device.working, ""),
         ("launches behind", device.launching, "assumed"),
@@ -121,11 +122,7 @@ fn end_to_end_table(chip: &Chip, estimate: &EndToEnd) -> Result<()> {
             "the link's published rate",
         ),
         ("waits for results", device.waiting, "assumed"),
-        (
-            "the host decides",
-            device.deciding,
-            "measured on this machine, one thread",
-        ),
+        ("the host decides", device.deciding, &measured),
     ];
     for (what, seconds, source) in lines {
         print(&format!(
