@@ -7,12 +7,12 @@ use std::str::FromStr;
 use super::inputs::Inputs;
 use super::model::{Model, Victim};
 use super::{Global, Outcome};
+use crate::backend::Backend;
 use crate::backend::cpu::CpuBackend;
 #[cfg(feature = "cuda")]
 use crate::backend::cuda::driver::nvidia::{self, Unusable};
 #[cfg(any(feature = "cuda", feature = "emulator"))]
 use crate::backend::cuda::{CudaBackend, driver};
-use crate::backend::{Backend, Precision};
 use crate::error::{Error, Result};
 use crate::io::Dataset;
 #[cfg(any(feature = "cuda", feature = "emulator"))]
@@ -149,12 +149,8 @@ fn on_cpu(command: impl Command, count: usize, global: &Global) -> Result<Outcom
             "--profile measures the kernels of GPUs: use it with --device cuda or emulator",
         ));
     }
-    if global.precision != Precision::Float32 {
-        return Err(Error::invalid(
-            "the processor computes in float32: use --precision bf16 with --device cuda or emulator",
-        ));
-    }
-    command.run_on(&vec![CpuBackend; count])
+    let backend = CpuBackend::FLOAT32.with_precision(global.precision);
+    command.run_on(&vec![backend; count])
 }
 
 /// Whether this machine has a GPU that this build can use. Where it has one that it cannot, says why.

@@ -65,7 +65,7 @@ pub struct Global {
         default_value = "auto"
     )]
     pub device: Devices,
-    /// What DIP networks' wide convolutions are computed in; bf16 needs a GPU
+    /// What factors of DIP networks' wide convolutions are rounded to; bf16 is for the tensor cores of GPUs
     #[arg(long, global = true, value_enum, default_value_t = Precision::Float32)]
     pub precision: Precision,
     /// Measure every kernel: a table at the end, and a trace for Perfetto or chrome://tracing in FILE
