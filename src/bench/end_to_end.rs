@@ -113,6 +113,12 @@ impl DeviceSeconds {
         self.working / self.seconds()
     }
 
+    /// Seconds in which the host must decide for the device to be busy a part `busy` of the time: below 0
+    /// where that does not help.
+    pub fn deciding_for(&self, busy: f64) -> f64 {
+        self.working / busy - (self.seconds() - self.deciding)
+    }
+
     /// Threads of the host with which the device is busy a part `busy` of the time: those that decide, and as
     /// many beside them as read and write. `None` where that is too little for the device, however many read
     /// and write.
@@ -306,7 +312,8 @@ mod tests {
         near(device.busy(), 4.05 / 4.51);
         // At 0.8 a picture takes 5.0625 ms: two threads for 9 ms, and the device's.
         assert_eq!(device.threads(0.8, &host), Some(3));
-        // The device's thread alone takes too long.
+        // The device's thread alone takes too long: 4.5 ms, of which 4.26 are others'.
+        near(device.deciding_for(0.9), 0.24e-3);
         assert_eq!(device.threads(0.9, &host), None);
         // A reader that is slower than the device.
         let slow = HostSeconds {

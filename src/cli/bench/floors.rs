@@ -161,8 +161,9 @@ fn end_to_end_table(chip: &Chip, estimate: &EndToEnd) -> Result<()> {
             100.0 * BUSY
         ),
         None => format!(
-            "no number of threads of such a host keeps the device busy {:.0}% of the time",
-            100.0 * BUSY
+            "such a host keeps the device from being busy {:.0}% of the time: it may decide for {} a picture",
+            100.0 * BUSY,
+            ms(device.deciding_for(BUSY).max(0.0)).trim_start()
         ),
     })
 }
@@ -183,6 +184,7 @@ fn end_to_end_figure(chip: &Chip, estimate: &EndToEnd) -> Value {
         "seconds_a_picture": device.seconds(),
         "busy": device.busy(),
         "threads_for_90_percent": device.threads(BUSY, host),
+        "deciding_for_90_percent": device.deciding_for(BUSY),
         "kernels": kernel_figures(chip, &wave.kernels),
     })
 }

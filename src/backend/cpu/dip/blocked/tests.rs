@@ -297,7 +297,8 @@ fn memory_is_what_the_estimate_says() {
 
 /// The same factors, rounded alike, in sums of another order: where sums differ in their last bits, one factor in
 /// some thousand is rounded to another neighbour. So what is left is, in the mean square, a few hundredths of
-/// what rounding itself changes.
+/// what rounding itself changes, and float32's own error: gradients that normalisation all but cancels are
+/// no larger than that.
 #[cfg(feature = "emulator")]
 #[test]
 fn bfloat16_is_what_the_gpus_kernels_compute() {
@@ -350,10 +351,13 @@ fn bfloat16_is_what_the_gpus_kernels_compute() {
         let squares = a.iter().zip(b).map(|(a, b)| (a - b).powi(2));
         squares.sum::<f64>().sqrt()
     };
+    let size = apart(&exact.1, &vec![0.0; exact.1.len()]);
     let check = |what: &str, got: &[f64], rounded: &[f64], exact: &[f64]| {
         let (left, by_rounding) = (apart(got, rounded), apart(exact, rounded));
-        println!("{what}: {left:.2e}, and {by_rounding:.2e} by rounding");
-        assert!(left < 0.2 * by_rounding, "{what}: {left}, {by_rounding}");
+        assert!(
+            left < 0.1 * by_rounding + 1e-7 * size,
+            "{what}: {left}, and {by_rounding} by rounding"
+        );
     };
     check("the picture", &picture, &rounded.0, &exact.0);
     for parameter in spec.parameters() {
