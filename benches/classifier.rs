@@ -39,7 +39,7 @@ fn classifier(criterion: &mut Criterion) {
         let pixels: Vec<f32> = (0..batch * shape.elements())
             .map(|i| (i * 7919 % 256) as f32 / 255.0)
             .collect();
-        CpuBackend
+        CpuBackend::FLOAT32
             .upload(&pixels, &mut images, 0)
             .expect("whole images");
         let all: Vec<_> = (0..batch).map(|i| At::new(&images, i)).collect();

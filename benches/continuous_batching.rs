@@ -88,7 +88,7 @@ fn main() {
     let graph = Graph::load(&model, &LoadOptions::default()).expect("a model");
     let pictures: Vec<Picture> = (0..count).map(picture).collect();
     let pictures: Vec<&Picture> = pictures.iter().collect();
-    let mut defense = defense(&CpuBackend, &graph);
+    let mut defense = defense(&CpuBackend::FLOAT32, &graph);
     let mut purify = |name: &str, batch: usize| {
         let start = Instant::now();
         let mut outcomes: Vec<Outcome> = vec![];

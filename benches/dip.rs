@@ -8,7 +8,7 @@ use std::time::Duration;
 use backstitch::backend::cpu::dip::blocked::BlockedDip;
 use backstitch::backend::cpu::dip::lanes::LaneDip;
 use backstitch::backend::host::HostImages;
-use backstitch::backend::{At, DipEngine, ImageShape, Instance};
+use backstitch::backend::{At, DipEngine, ImageShape, Instance, Precision};
 use backstitch::dip::Preset;
 use backstitch::random::RandomKey;
 use criterion::measurement::WallTime;
@@ -81,7 +81,8 @@ fn blocked(c: &mut Criterion) {
         (Preset::Skip, 224),
         (Preset::Wide, 224),
     ] {
-        let mut engine = BlockedDip::new(&preset.spec(3), side, side, 1).unwrap();
+        let mut engine =
+            BlockedDip::new(&preset.spec(3), side, side, 1, Precision::Float32).unwrap();
         measure(&mut group, preset, side, 1, &mut engine);
     }
     group.finish();

@@ -124,7 +124,7 @@ fn compare(backend: &CudaBackend, case: &Case, photographs: &[PathBuf]) -> Resul
         let pixels = middle(path, case.side)?;
         float32.push(curve(backend, case, &pixels)?);
         bf16.push(curve(&rounding, case, &pixels)?);
-        cpu.push(curve(&CpuBackend, case, &pixels)?);
+        cpu.push(curve(&CpuBackend::FLOAT32, case, &pixels)?);
     }
     let [bf16_apart, cpu_apart] = [&bf16, &cpu].map(|curves| apart(curves, &float32));
     println!(

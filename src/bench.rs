@@ -2,6 +2,11 @@
 //!
 //! Each figure is the median of repeated runs after a warm-up.
 
+#[cfg(feature = "emulator")]
+pub mod end_to_end;
+#[cfg(feature = "emulator")]
+pub mod rehearsal;
+
 use std::time::{Duration, Instant};
 
 use crate::backend::{At, Backend, ClassifierEngine, DipEngine, ImageShape, Instance};

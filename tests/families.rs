@@ -272,7 +272,7 @@ fn fixtures() -> PathBuf {
 #[test]
 fn tiny_exports_agree() {
     let exports = Export::all(&fixtures());
-    compare(&CpuBackend, &exports, true);
+    compare(&CpuBackend::FLOAT32, &exports, true);
     for export in &exports {
         assert_eq!(export.gradient_tolerance(), GRADIENT, "{}", export.name);
     }
@@ -313,7 +313,7 @@ fn other_exports_agree() {
     };
     let exports = Export::all(Path::new(&folder));
     assert!(!exports.is_empty(), "{folder:?} holds no exports");
-    compare(&CpuBackend, &exports, false);
+    compare(&CpuBackend::FLOAT32, &exports, false);
 }
 
 /// More than one damaged file may take, on a busy machine too.

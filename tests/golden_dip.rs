@@ -13,7 +13,7 @@ use backstitch::backend::cpu::dip::blocked::BlockedDip;
 use backstitch::backend::cpu::dip::lanes::LaneDip;
 use backstitch::backend::host::HostImages;
 use backstitch::backend::reference::ReferenceDip;
-use backstitch::backend::{At, DipEngine, ImageOps, ImageShape, Instance};
+use backstitch::backend::{At, DipEngine, ImageOps, ImageShape, Instance, Precision};
 use backstitch::dip::{NetSpec, Padding, Upsample};
 use backstitch::random::RandomKey;
 use safetensors::{Dtype, SafeTensors};
@@ -282,15 +282,15 @@ fn close_to_pytorch<B: ImageOps, E: DipEngine<Images = B::Images>>(
 
 #[test]
 fn lanes_are_close_to_pytorch() {
-    close_to_pytorch(&CpuBackend, |spec, height, width| {
+    close_to_pytorch(&CpuBackend::FLOAT32, |spec, height, width| {
         Some(LaneDip::new(spec, height, width, 1).unwrap())
     });
 }
 
 #[test]
 fn blocked_is_close_to_pytorch() {
-    close_to_pytorch(&CpuBackend, |spec, height, width| {
-        Some(BlockedDip::new(spec, height, width, 1).unwrap())
+    close_to_pytorch(&CpuBackend::FLOAT32, |spec, height, width| {
+        Some(BlockedDip::new(spec, height, width, 1, Precision::Float32).unwrap())
     });
 }
 

@@ -71,7 +71,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         keep,
     } = Options::parse(args)?;
 
-    let backend = CpuBackend;
+    let backend = CpuBackend::FLOAT32;
     let first = pictures.lines().next().ok_or("the list is empty")?;
     let shape = Picture::open(Path::new(first))?.shape;
     let mut reconstructions = Reconstructions::allocate(&backend, &options, shape, 1)?;

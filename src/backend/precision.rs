@@ -18,7 +18,14 @@ pub enum Precision {
     /// Nothing is rounded: the reference.
     #[default]
     Float32,
-    /// bfloat16, 8 significant bits, for the GPU's tensor cores. Convolutions of few channels, and networks
-    /// that run in the resident step, are as with float32.
+    /// bfloat16, 8 significant bits, for the GPU's tensor cores; the processor rounds the same factors, and
+    /// is no faster for it. Convolutions of few channels, and networks that run in the resident step, are as
+    /// with float32.
     Bf16,
+}
+
+impl Precision {
+    /// The fewest inputs and outputs of a convolution whose factors are rounded. Tensor cores multiply 16
+    /// inputs at once for 8 outputs or pixels: with fewer, most of their work is on zeros.
+    pub const FEWEST_CHANNELS: u32 = 8;
 }

@@ -3,7 +3,7 @@
 #[cfg(feature = "emulator")]
 mod floors;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -18,7 +18,7 @@ use crate::io::preprocess::Size;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Measure this classifier too, an ONNX file
+    /// Measure this classifier too, an ONNX file; with --model, what a picture takes from file to file
     #[arg(long, value_name = "FILE")]
     pub classifier: Option<PathBuf>,
     /// Image size to run the classifier at, height first, where its file leaves that open
@@ -34,7 +34,7 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = seconds)]
     pub seconds: f64,
     /// Measure nothing, but say what this chip's published rates allow, by the emulator's counts
-    #[arg(long, value_name = "CHIP", value_parser = CHIPS, conflicts_with_all = ["classifier", "seconds"])]
+    #[arg(long, value_name = "CHIP", value_parser = CHIPS, conflicts_with = "seconds")]
     pub model: Option<String>,
     /// Print JSON
     #[arg(long)]
@@ -49,6 +49,14 @@ impl Args {
     fn presets(&self) -> impl Iterator<Item = Preset> {
         let wanted = |preset: &Preset| self.preset.is_none_or(|only| only == *preset);
         Preset::ALL.into_iter().filter(wanted)
+    }
+
+    /// The classifier.
+    fn graph(&self, path: &Path) -> Result<Graph> {
+        let options = LoadOptions {
+            image_size: self.size.map(|size| (size.height, size.width)),
+        };
+        Graph::load(path, &options)
     }
 }
 
@@ -114,10 +122,7 @@ impl device::Command for Run<'_> {
             ("presets".into(), Value::from(figures)),
         ]);
         if let Some(path) = &args.classifier {
-            let options = LoadOptions {
-                image_size: args.size.map(|size| (size.height, size.width)),
-            };
-            let graph = Graph::load(path, &options)?;
+            let graph = args.graph(path)?;
             let figure = bench::classifier(backend, &graph, budget)?;
             say(format!(
                 "classifier: {:.3} ms an image in batches of {}, {:.3} alone, {:.3} with gradient; \

@@ -76,8 +76,9 @@ pub struct DefenseArgs {
     /// Points behind a reconstruction
     #[arg(long, value_name = "N", help_heading = "Decision")]
     pub reach_points: Option<usize>,
-    /// Take votes of pictures as they are alone. Otherwise their mirror images, left and right exchanged,
-    /// vote as much: not right for text, digits or whatever else is another thing in the mirror
+    /// Look at pictures as they are alone. Otherwise the mirror images of the input and of what votes
+    /// count too: not right for text, digits or whatever else is another thing with left and right
+    /// exchanged
     #[arg(long, help_heading = "Decision")]
     pub no_mirror: bool,
     /// Points of a segment

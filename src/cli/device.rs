@@ -7,12 +7,12 @@ use std::str::FromStr;
 use super::inputs::Inputs;
 use super::model::{Model, Victim};
 use super::{Global, Outcome};
+use crate::backend::Backend;
 use crate::backend::cpu::CpuBackend;
 #[cfg(feature = "cuda")]
 use crate::backend::cuda::driver::nvidia::{self, Unusable};
 #[cfg(any(feature = "cuda", feature = "emulator"))]
 use crate::backend::cuda::{CudaBackend, driver};
-use crate::backend::{Backend, Precision};
 use crate::error::{Error, Result};
 use crate::io::Dataset;
 #[cfg(any(feature = "cuda", feature = "emulator"))]
@@ -150,12 +150,8 @@ fn on_cpu(command: impl Command, count: usize, global: &Global) -> Result<Outcom
             "--profile measures the kernels of GPUs: use it with --device cuda or emulator",
         ));
     }
-    if global.precision != Precision::Float32 {
-        return Err(Error::invalid(
-            "the processor computes in float32: use --precision bf16 with --device cuda or emulator",
-        ));
-    }
-    command.run_on(&vec![CpuBackend; count], share_of_memory(count, global))
+    let backend = CpuBackend::FLOAT32.with_precision(global.precision);
+    command.run_on(&vec![backend; count], share_of_memory(count, global))
 }
 
 /// What each of `count` devices in the machine's own memory may plan with: they share what the user
@@ -163,7 +159,7 @@ fn on_cpu(command: impl Command, count: usize, global: &Global) -> Result<Outcom
 fn share_of_memory(count: usize, global: &Global) -> Option<u64> {
     let all = match (global.memory, count) {
         (None, 1) => None,
-        (None, _) => CpuBackend.free_bytes(),
+        (None, _) => CpuBackend::FLOAT32.free_bytes(),
         (allowed, _) => allowed,
     };
     all.map(|bytes| bytes / count as u64)

@@ -69,7 +69,7 @@ pub struct Global {
     /// default. For the processor, whose devices (cpu,cpu) share it; a GPU's plan follows its own memory
     #[arg(long, global = true, value_name = "SIZE", value_parser = values::bytes)]
     pub memory: Option<u64>,
-    /// What DIP networks' wide convolutions are computed in; bf16 needs a GPU
+    /// What factors of DIP networks' wide convolutions are rounded to; bf16 is for the tensor cores of GPUs
     #[arg(long, global = true, value_enum, default_value_t = Precision::Float32)]
     pub precision: Precision,
     /// Measure every kernel: a table at the end, and a trace for Perfetto or chrome://tracing in FILE

@@ -25,8 +25,8 @@ pub struct MapOptions {
     pub reach: f32,
     /// Points behind the reconstruction.
     pub reach_points: usize,
-    /// Whether each point that votes is read in the mirror too, left and right exchanged, and votes with
-    /// both. Not for classifiers of what is another thing there: text, digits, traffic signs.
+    /// Whether the input and each point that votes are read in the mirror too, left and right exchanged:
+    /// points vote with both, and the verdict counts how the input changes. Not for classifiers of what is another thing there: text, digits, traffic signs.
     pub mirror: bool,
 }
 

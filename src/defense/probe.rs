@@ -1,5 +1,7 @@
 //! Probing: many images through the classifier, a batch a launch.
 
+use rayon::prelude::*;
+
 use crate::backend::{At, Backend, Blend, ClassifierEngine, ImageShape, Push};
 use crate::error::Result;
 
@@ -57,11 +59,9 @@ impl<'b, B: Backend> Prober<'b, B> {
                 .map(|i| At::new(&self.scratch, i))
                 .collect();
             let logits = self.classifier.logits(&images)?;
-            readings.extend(
-                logits
-                    .chunks_exact(self.classifier.classes())
-                    .map(Reading::new),
-            );
+            // A GPU has nothing to do meanwhile: all threads read.
+            let rows = logits.par_chunks_exact(self.classifier.classes());
+            readings.par_extend(rows.map(Reading::new));
         }
         self.probes += jobs.len() as u64;
         Ok(readings)

@@ -30,13 +30,18 @@ pub struct ReconstructOptions {
 impl ReconstructOptions {
     /// The defaults for a preset and images of `channels` channels.
     pub fn preset(preset: Preset, channels: usize) -> Self {
+        // A whole small picture needs more iterations than a tile of a large one: see docs/tuning.md.
+        let (iterations, probe_interval) = match preset {
+            Preset::Cifar => (2000, 50),
+            Preset::Tiles | Preset::Skip | Preset::Wide => (600, 20),
+        };
         ReconstructOptions {
             spec: preset.spec(channels),
             tile: preset.tile(),
             restarts: 4,
             shift: true,
-            iterations: 600,
-            probe_interval: 20,
+            iterations,
+            probe_interval,
             seed: 0,
         }
     }

@@ -71,7 +71,7 @@ fn compare(wrapped: &Wrapped, imported: &Graph, loaded: &Graph) -> Result<(), St
         logits: &logits,
         by_pixels: &by_pixels,
     };
-    engine.compare("the cpu engine", &CpuBackend, expected)?;
+    engine.compare("the cpu engine", &CpuBackend::FLOAT32, expected)?;
     #[cfg(feature = "emulator")]
     {
         use backstitch::backend::cuda::CudaBackend;

@@ -511,9 +511,9 @@ fn photographs(folder: &Path, count: usize) -> Vec<Picture> {
 /// What each attack is known to do to a classifier without a defence; `resisted` ones may fail here.
 fn fool_a_classifier(model: &Path, pictures: &[Picture], resisted: &[Name]) {
     let graph = Graph::load(model, &LoadOptions::default()).unwrap();
-    let mut engine = CpuBackend.classifier(&graph, 4).unwrap();
+    let mut engine = CpuBackend::FLOAT32.classifier(&graph, 4).unwrap();
     assert_eq!(engine.input_shape(), pictures[0].shape);
-    let mut classifier = Classifier::new(&CpuBackend, &mut engine, 4).unwrap();
+    let mut classifier = Classifier::new(&CpuBackend::FLOAT32, &mut engine, 4).unwrap();
     let labels = vec![None; pictures.len()];
     for (name, more) in [
         (Name::Fgsm, json!({})),

@@ -1,4 +1,5 @@
-//! The cpu backend: float32, SIMD and threads.
+//! The cpu backend: float32, SIMD and threads. With bfloat16 it rounds what a GPU's tensor cores would, to see
+//! what that changes.
 
 pub mod blocked;
 pub mod classifier;
@@ -9,15 +10,29 @@ pub mod simd;
 
 use self::classifier::CpuClassifier;
 use self::dip::CpuDip;
-use super::Backend;
 use super::host::HostDevice;
+use super::{Backend, Precision};
 use crate::classifier::Graph;
 use crate::dip::NetSpec;
 use crate::error::Result;
 
 /// The machine's own processor.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct CpuBackend;
+pub struct CpuBackend {
+    precision: Precision,
+}
+
+impl CpuBackend {
+    /// In float32 throughout.
+    pub const FLOAT32: CpuBackend = CpuBackend {
+        precision: Precision::Float32,
+    };
+
+    /// With DIP engines that round as this says.
+    pub fn with_precision(self, precision: Precision) -> Self {
+        CpuBackend { precision }
+    }
+}
 
 impl HostDevice for CpuBackend {
     type Number = f32;
@@ -34,7 +49,7 @@ impl Backend for CpuBackend {
     }
 
     fn dip(&self, spec: &NetSpec, height: usize, width: usize, capacity: usize) -> Result<CpuDip> {
-        CpuDip::new(spec, height, width, capacity)
+        CpuDip::new(spec, height, width, capacity, self.precision)
     }
 
     fn classifier(&self, graph: &Graph, batch: usize) -> Result<CpuClassifier> {
@@ -42,7 +57,7 @@ impl Backend for CpuBackend {
     }
 
     fn dip_capacity(&self, spec: &NetSpec, height: usize, width: usize) -> Result<usize> {
-        Ok(dip::capacity(spec, height, width))
+        dip::capacity(spec, height, width, self.precision)
     }
 
     fn dip_bytes(
@@ -52,11 +67,15 @@ impl Backend for CpuBackend {
         width: usize,
         capacity: usize,
     ) -> Result<u128> {
-        dip::bytes(spec, height, width, capacity)
+        dip::bytes(spec, height, width, capacity, self.precision)
     }
 
     fn free_bytes(&self) -> Option<u64> {
         super::memory::free_bytes()
+    }
+
+    fn precision(&self) -> Precision {
+        self.precision
     }
 
     fn peak_gflops(&self) -> Option<f64> {

@@ -79,10 +79,8 @@ impl Backend for CudaBackend {
         self.device.free_bytes()
     }
 
-    /// Pictures shrink to 7×7 in a classifier's last layers: of so many, those layers too fill a
-    /// hundred multiprocessors.
     fn classifier_batch(&self) -> usize {
-        self.device.multiprocessors().clamp(16, 128) as usize
+        classifier_batch(self.device.multiprocessors())
     }
 
     fn precision(&self) -> Precision {
@@ -92,6 +90,12 @@ impl Backend for CudaBackend {
     fn peak_gflops(&self) -> Option<f64> {
         Some(2.0 * self.device.peak().multiply_adds? / 1e9)
     }
+}
+
+/// Images that a classifier runs well at once on so many multiprocessors. Pictures shrink to 7×7 in its
+/// last layers: of so many, those layers too fill a hundred multiprocessors.
+pub fn classifier_batch(multiprocessors: u32) -> usize {
+    multiprocessors.clamp(16, 128) as usize
 }
 
 /// `n` as kernels take it.

@@ -25,13 +25,16 @@ pub struct Chip {
     pub matrix_bf16: f64,
     /// Of the device's memory, in GB/s.
     pub memory_bandwidth: f64,
+    /// Of its PCIe link to the host, each way, in GB/s.
+    pub link_bandwidth: f64,
     /// Shared memory of a multiprocessor, in KiB; a block can have 1 KiB less.
     pub shared_memory: u32,
 }
 
 impl Chip {
     /// Those that the model knows. Shared memory is that of the compute capability (CUDA C++ Programming
-    /// Guide, technical specifications: 8.0, 8.9 and 9.0).
+    /// Guide, technical specifications: 8.0, 8.9 and 9.0); the link is sixteen lanes of the PCIe generation
+    /// that the same documents name, 4 or, the H100's, 5.
     pub const ALL: [Chip; 4] = [
         // "NVIDIA H100 Tensor Core GPU Architecture" (whitepaper) and "NVIDIA H100 Tensor Core GPU
         // Datasheet". The matrix units' rate is for 1.83 GHz.
@@ -43,6 +46,7 @@ impl Chip {
             float32: 66.9,
             matrix_bf16: 989.4,
             memory_bandwidth: 3350.0,
+            link_bandwidth: 64.0,
             shared_memory: 228,
         },
         // "NVIDIA A100 Tensor Core GPU Architecture" (whitepaper) and "NVIDIA A100 80GB Datasheet".
@@ -54,6 +58,7 @@ impl Chip {
             float32: 19.5,
             matrix_bf16: 312.0,
             memory_bandwidth: 2039.0,
+            link_bandwidth: 32.0,
             shared_memory: 164,
         },
         // "NVIDIA L4 Tensor Core GPU Datasheet", whose matrix rate is with sparsity: half of it here; and
@@ -66,6 +71,7 @@ impl Chip {
             float32: 30.3,
             matrix_bf16: 121.0,
             memory_bandwidth: 300.0,
+            link_bandwidth: 32.0,
             shared_memory: 100,
         },
         // "NVIDIA Ada GPU Architecture" (whitepaper, version 2.01), appendix on the GeForce RTX 4090.
@@ -77,6 +83,7 @@ impl Chip {
             float32: 82.6,
             matrix_bf16: 165.2,
             memory_bandwidth: 1008.0,
+            link_bandwidth: 32.0,
             shared_memory: 100,
         },
     ];
@@ -178,7 +185,7 @@ impl Floor {
 }
 
 #[cfg(feature = "emulator")]
-pub use self::counted::{Iteration, iterations};
+pub use self::counted::{Iteration, demands, iterations};
 
 #[cfg(feature = "emulator")]
 mod counted;

@@ -1,9 +1,12 @@
 //! `backstitch bench --model`.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::Args;
 use crate::backend::cuda::model::{Chip, Demand, Iteration, iterations};
+use crate::bench::end_to_end::{ASSUMED, EndToEnd, estimate};
 use crate::cli::{Outcome, print};
 use crate::dip::Preset;
 use crate::error::{Error, Result};
@@ -12,7 +15,19 @@ use crate::error::{Error, Result};
 const NOTE: &str = "floors from published rates and counts on the emulator, nothing measured; gaps \
                     between launches, latency and double precision are not counted";
 
-/// Prints what a chip needs at least for the presets' iterations.
+/// What the estimate from file to file is, beside the numbers.
+const END_TO_END_NOTE: &str = "a model, no measurement: kernels at their floors, launches and waits as \
+                               assumed, the host's work as measured here; all pictures adversarial, the \
+                               longest way; nothing of the device's thread goes on beside the device's work";
+
+/// The preset whose pictures are followed from file to file: the default.
+const END_TO_END: Preset = Preset::Tiles;
+
+/// How busy a device shall be.
+const BUSY: f64 = 0.9;
+
+/// Prints what a chip needs at least for the presets' iterations, and for whole pictures where there is a
+/// classifier.
 pub fn run(chip: &str, args: &Args) -> Result<Outcome> {
     let chip = Chip::named(chip)
         .ok_or_else(|| Error::invalid(format!("the cost model knows no chip {chip}")))?;
@@ -40,25 +55,146 @@ pub fn run(chip: &str, args: &Args) -> Result<Outcome> {
             }
         }
     }
+    let mut all = json!({
+        "chip": chip,
+        "on_chip_bandwidth": chip.on_chip_bandwidth(),
+        "note": NOTE,
+        "presets": figures,
+    });
+    if let Some(path) = &args.classifier
+        && args.presets().any(|preset| preset == END_TO_END)
+    {
+        let estimate = estimate(chip, END_TO_END, &args.graph(path)?)?;
+        if args.json {
+            all["end_to_end"] = end_to_end_figure(chip, &estimate);
+        } else {
+            end_to_end_table(chip, &estimate)?;
+        }
+    }
     if args.json {
-        let all = json!({
-            "chip": chip,
-            "on_chip_bandwidth": chip.on_chip_bandwidth(),
-            "note": NOTE,
-            "presets": figures,
-        });
         print(&all.to_string())?;
     }
     Ok(Outcome::Done)
 }
 
+/// The kernels of a table, those that take longest first; the rest share a line.
+const KERNELS_LISTED: usize = 8;
+
+fn end_to_end_table(chip: &Chip, estimate: &EndToEnd) -> Result<()> {
+    let EndToEnd { wave, host, device } = estimate;
+    let pictures = wave.pictures as f64;
+    let ms = |seconds: f64| format!("{:9.4} ms", 1e3 * seconds);
+    let share = |seconds: f64| format!("{:4.1}%", 100.0 * seconds / device.seconds());
+    print(&format!(
+        "\n{}, from file to file: {:.3} ms a picture, {:.0} pictures a second; the device busy {:.1}% of \
+         the time",
+        END_TO_END.name(),
+        1e3 * device.seconds(),
+        1.0 / device.seconds(),
+        100.0 * device.busy(),
+    ))?;
+    print(END_TO_END_NOTE)?;
+    print(&format!(
+        "{} pictures share the device: {:.0} images classified a picture, {:.0} launches, {:.0} results \
+         waited for; {:.2} MB up, {:.2} MB down",
+        wave.pictures,
+        wave.probes as f64 / pictures,
+        wave.kernels
+            .values()
+            .map(|kernel| kernel.launches)
+            .sum::<f64>()
+            / pictures,
+        wave.downloads.count as f64 / pictures,
+        wave.uploads.bytes as f64 / 1e6 / pictures,
+        wave.downloads.bytes as f64 / 1e6 / pictures,
+    ))?;
+    let mut kernels = by_floor(chip, &wave.kernels);
+    let others = kernels.split_off(KERNELS_LISTED.min(kernels.len()));
+    let floor = |demand: &Demand| chip.floor(demand).seconds() / pictures;
+    let rest: f64 = others.iter().map(|(_, demand)| floor(demand)).sum();
+    let measured = format!("measured on this machine, {} threads", host.threads);
+    let lines = [
+        ("kernels at their floors", device.working, ""),
+        ("launches behind", device.launching, "assumed"),
+        (
+            "transfers",
+            device.transferring,
+            "the link's published rate",
+        ),
+        ("waits for results", device.waiting, "assumed"),
+        ("the host decides", device.deciding, &measured),
+    ];
+    for (what, seconds, source) in lines {
+        print(&format!(
+            "  {what:29} {} {}  {source}",
+            ms(seconds),
+            share(seconds)
+        ))?;
+        if what == lines[0].0 {
+            for (name, demand) in &kernels {
+                let bound = chip.floor(demand).bound().name();
+                print(&format!(
+                    "    {name:27} {} {}  {bound}",
+                    ms(floor(demand)),
+                    share(floor(demand))
+                ))?;
+            }
+            let name = format!("{} more kernels", others.len());
+            print(&format!("    {name:27} {} {}", ms(rest), share(rest)))?;
+        }
+    }
+    print(&format!(
+        "assumed: {:.0} us from launch to launch, {:.0} us to hear of a result; the link moves {:.0} GB/s each way",
+        1e6 * ASSUMED.launch,
+        1e6 * ASSUMED.wait,
+        chip.link_bandwidth,
+    ))?;
+    print(&format!(
+        "beside the device, measured on this machine, a thread: {} to read a picture (JPEG of 500x375, \
+         resized), {} to write one (PSNR, SSIM, PNG; without the disk)",
+        ms(host.reading).trim_start(),
+        ms(host.writing).trim_start(),
+    ))?;
+    print(&match device.threads(BUSY, host) {
+        Some(threads) => format!(
+            "the device is busy {:.0}% of the time with {threads} threads of such a host",
+            100.0 * BUSY
+        ),
+        None => format!(
+            "such a host keeps the device from being busy {:.0}% of the time: it may decide for {} a picture",
+            100.0 * BUSY,
+            ms(device.deciding_for(BUSY).max(0.0)).trim_start()
+        ),
+    })
+}
+
+fn end_to_end_figure(chip: &Chip, estimate: &EndToEnd) -> Value {
+    let EndToEnd { wave, host, device } = estimate;
+    json!({
+        "note": END_TO_END_NOTE,
+        "preset": END_TO_END,
+        "pictures": wave.pictures,
+        "probes": wave.probes,
+        "uploads": wave.uploads,
+        "downloads": wave.downloads,
+        "zeroings": wave.zeroings,
+        "assumed": ASSUMED,
+        "host_seconds_a_picture": host,
+        "device_seconds_a_picture": device,
+        "seconds_a_picture": device.seconds(),
+        "busy": device.busy(),
+        "threads_for_90_percent": device.threads(BUSY, host),
+        "deciding_for_90_percent": device.deciding_for(BUSY),
+        "kernels": kernel_figures(chip, &wave.kernels),
+    })
+}
+
 /// The kernels, those that take longest first.
-fn by_floor<'a>(chip: &Chip, iteration: &'a Iteration) -> Vec<(&'static str, &'a Demand)> {
-    let mut kernels: Vec<_> = iteration
-        .kernels
-        .iter()
-        .map(|(&name, d)| (name, d))
-        .collect();
+fn by_floor<'a>(
+    chip: &Chip,
+    kernels: &'a BTreeMap<&'static str, Demand>,
+) -> Vec<(&'static str, &'a Demand)> {
+    let mut kernels: Vec<_> = kernels.iter().map(|(&name, d)| (name, d)).collect();
     kernels.sort_by(|a, b| {
         let seconds = |demand: &Demand| chip.floor(demand).seconds();
         seconds(b.1).total_cmp(&seconds(a.1))
@@ -89,7 +225,7 @@ fn table(chip: &Chip, preset: Preset, iteration: &Iteration) -> Result<()> {
         "  {:29} {:>8} {:>9} {:>5}  {:10} {:>9} {:>9} {:>10} {:>9}",
         "kernel", "launches", "us", "share", "bound", "memory", "on-chip", "arithmetic", "matrix"
     ))?;
-    for (name, demand) in by_floor(chip, iteration) {
+    for (name, demand) in by_floor(chip, &iteration.kernels) {
         let floor = chip.floor(demand);
         print(&format!(
             "  {name:29} {:8} {:9.4} {:4.0}%  {:10} {:9.4} {:9.4} {:10.4} {:9.4}",
@@ -106,8 +242,8 @@ fn table(chip: &Chip, preset: Preset, iteration: &Iteration) -> Result<()> {
     Ok(())
 }
 
-fn figure(chip: &Chip, preset: Preset, iteration: &Iteration) -> Value {
-    let kernels = by_floor(chip, iteration).into_iter().map(|(name, demand)| {
+fn kernel_figures(chip: &Chip, kernels: &BTreeMap<&'static str, Demand>) -> Vec<Value> {
+    let figure = |(name, demand): (&str, &Demand)| {
         let floor = chip.floor(demand);
         json!({
             "kernel": name,
@@ -116,7 +252,12 @@ fn figure(chip: &Chip, preset: Preset, iteration: &Iteration) -> Value {
             "floors": floor,
             "counts": demand,
         })
-    });
+    };
+    let kernels = by_floor(chip, kernels);
+    kernels.into_iter().map(figure).collect()
+}
+
+fn figure(chip: &Chip, preset: Preset, iteration: &Iteration) -> Value {
     json!({
         "preset": preset,
         "path": iteration.path,
@@ -125,7 +266,7 @@ fn figure(chip: &Chip, preset: Preset, iteration: &Iteration) -> Value {
         "instance_iterations_per_second": 1.0 / iteration.floor(chip),
         "share_of_float32_peak": share_of_peak(chip, iteration),
         "launches": iteration.launches(),
-        "kernels": kernels.collect::<Vec<_>>(),
+        "kernels": kernel_figures(chip, &iteration.kernels),
     })
 }
 

@@ -42,15 +42,15 @@ fn with_defense<T>(
     f: impl FnOnce(&mut Defense<'_, CpuBackend>, Classifier<'_, CpuBackend>) -> T,
 ) -> T {
     let graph = graph();
-    let engine = || CpuBackend.classifier(&graph, 4).unwrap();
-    let prober = Prober::new(&CpuBackend, engine(), 8).unwrap();
+    let engine = || CpuBackend::FLOAT32.classifier(&graph, 4).unwrap();
+    let prober = Prober::new(&CpuBackend::FLOAT32, engine(), 8).unwrap();
     let plan = Plan {
         images: 2,
         capacity: 4,
     };
-    let defense = plan.defense(&CpuBackend, prober, options.clone());
+    let defense = plan.defense(&CpuBackend::FLOAT32, prober, options.clone());
     let mut engine = engine();
-    let classifier = Classifier::new(&CpuBackend, &mut engine, 4).unwrap();
+    let classifier = Classifier::new(&CpuBackend::FLOAT32, &mut engine, 4).unwrap();
     f(&mut defense.unwrap().1, classifier)
 }
 

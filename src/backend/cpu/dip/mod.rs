@@ -7,7 +7,7 @@ use self::blocked::BlockedDip;
 use self::lanes::LaneDip;
 use crate::backend::cpu::simd::LANES;
 use crate::backend::host::HostImages;
-use crate::backend::{DipEngine, Instance};
+use crate::backend::{DipEngine, Instance, Precision};
 use crate::dip::NetSpec;
 use crate::error::Result;
 
@@ -16,28 +16,42 @@ use crate::error::Result;
 /// channels, and all cores with its rows.
 const LANES_UP_TO: u64 = 16_000_000;
 
-/// Whether networks of this shape run in lanes. Depends on the shape alone: the number of instances
-/// must not change a result.
-fn in_lanes(spec: &NetSpec, height: usize, width: usize) -> bool {
-    spec.multiply_adds(height, width) <= LANES_UP_TO
+/// Whether networks of this shape run in lanes, which do not round. Depends on the shape and the precision
+/// alone: the number of instances must not change a result.
+fn in_lanes(spec: &NetSpec, height: usize, width: usize, precision: Precision) -> Result<bool> {
+    Ok(spec.multiply_adds(height, width) <= LANES_UP_TO
+        && !BlockedDip::rounds(spec, height, width, precision)?)
 }
 
 /// How many instances of this shape run well at once.
-pub fn capacity(spec: &NetSpec, height: usize, width: usize) -> usize {
-    if in_lanes(spec, height, width) {
-        256
-    } else {
-        8
-    }
+///
+/// # Errors
+/// The network is impossible or cannot fit that size.
+pub fn capacity(
+    spec: &NetSpec,
+    height: usize,
+    width: usize,
+    precision: Precision,
+) -> Result<usize> {
+    Ok(match in_lanes(spec, height, width, precision)? {
+        true => 256,
+        false => 8,
+    })
 }
 
 /// Bytes that an engine of `capacity` instances takes.
 ///
 /// # Errors
 /// The network is impossible or cannot fit that size.
-pub fn bytes(spec: &NetSpec, height: usize, width: usize, capacity: usize) -> Result<u128> {
+pub fn bytes(
+    spec: &NetSpec,
+    height: usize,
+    width: usize,
+    capacity: usize,
+    precision: Precision,
+) -> Result<u128> {
     spec.check_size(height, width)?;
-    let (each, shared) = if in_lanes(spec, height, width) {
+    let (each, shared) = if in_lanes(spec, height, width, precision)? {
         let (group, workspace) = LaneDip::bytes(spec, height, width)?;
         let groups = capacity.div_ceil(LANES);
         let working = groups.min(rayon::current_num_threads());
@@ -46,7 +60,7 @@ pub fn bytes(spec: &NetSpec, height: usize, width: usize, capacity: usize) -> Re
             working as u128 * workspace as u128,
         )
     } else {
-        let (instance, shared) = BlockedDip::bytes(spec, height, width)?;
+        let (instance, shared) = BlockedDip::bytes(spec, height, width, precision)?;
         (capacity as u128 * instance as u128, shared as u128)
     };
     Ok(each + shared)
@@ -63,12 +77,18 @@ impl CpuDip {
     ///
     /// # Errors
     /// The network is impossible or cannot fit that size, or the memory is not to be had.
-    pub fn new(spec: &NetSpec, height: usize, width: usize, capacity: usize) -> Result<Self> {
+    pub fn new(
+        spec: &NetSpec,
+        height: usize,
+        width: usize,
+        capacity: usize,
+        precision: Precision,
+    ) -> Result<Self> {
         spec.check_size(height, width)?;
-        Ok(if in_lanes(spec, height, width) {
+        Ok(if in_lanes(spec, height, width, precision)? {
             CpuDip::Lanes(LaneDip::new(spec, height, width, capacity)?)
         } else {
-            CpuDip::Blocked(BlockedDip::new(spec, height, width, capacity)?)
+            CpuDip::Blocked(BlockedDip::new(spec, height, width, capacity, precision)?)
         })
     }
 
@@ -140,9 +160,12 @@ mod tests {
 
     #[test]
     fn presets_run_on_the_engine_made_for_them() {
-        assert!(in_lanes(&Preset::Tiles.spec(3), 32, 32));
-        assert!(in_lanes(&Preset::Cifar.spec(3), 32, 32));
-        assert!(!in_lanes(&Preset::Skip.spec(3), 224, 224));
-        assert!(!in_lanes(&Preset::Wide.spec(3), 224, 224));
+        let in_lanes = |preset: Preset, side| {
+            super::in_lanes(&preset.spec(3), side, side, Precision::Float32).unwrap()
+        };
+        assert!(in_lanes(Preset::Tiles, 32));
+        assert!(in_lanes(Preset::Cifar, 32));
+        assert!(!in_lanes(Preset::Skip, 224));
+        assert!(!in_lanes(Preset::Wide, 224));
     }
 }

@@ -5,6 +5,8 @@ mod layers;
 mod network;
 mod resident;
 
+use rayon::prelude::*;
+
 use self::layers::{Batch, Maps, error_sums};
 use self::network::{Network, State};
 use self::resident::Resident;
@@ -356,15 +358,20 @@ impl DipEngine for CudaDip {
         // Slots that follow one another are written together.
         for run in instances.chunk_by(|a, b| a.slot + 1 == b.slot) {
             let first = run[0].slot;
-            let mut values = Vec::with_capacity(run.len() * (self.parameters + self.input));
-            let mut keys = Vec::with_capacity(3 * run.len());
-            for Instance { key, .. } in run {
-                values.extend(initial_parameters(&self.spec, key));
-                let (height, width) = (self.shape.height, self.shape.width);
-                values.extend(initial_input(&self.spec, height, width, key));
-                let [low, high] = key.philox_key();
-                keys.extend([low, high, key.tile]);
-            }
+            let (spec, shape) = (&self.spec, self.shape);
+            // The device waits for this: all threads draw.
+            let initial = |Instance { key, .. }: &Instance<'_, _>| {
+                let parameters = initial_parameters(spec, key);
+                let input = initial_input(spec, shape.height, shape.width, key);
+                parameters.into_iter().chain(input)
+            };
+            let values: Vec<f32> = run.par_iter().flat_map_iter(initial).collect();
+            let keys: Vec<u32> = (run.iter())
+                .flat_map(|Instance { key, .. }| {
+                    let [low, high] = key.philox_key();
+                    [low, high, key.tile]
+                })
+                .collect();
             let stride = self.parameters + self.input;
             self.values.upload(&values, first * stride)?;
             let zeros = vec![0.0; run.len() * self.trained];

@@ -121,16 +121,21 @@ fn count(
     }])?;
     emulator.take_counts();
     engine.run(iterations)?;
-    let counts = emulator.take_counts().into_iter();
-    let demands = counts.map(|(kernel, counts)| (kernel, demand(counts, iterations)));
-    Ok(demands.collect())
+    Ok(demands(&emulator, iterations))
 }
 
-/// What was counted, of one of `iterations`.
-fn demand(counts: Counts, iterations: u32) -> Demand {
+/// What every kernel did since the emulator was last asked, of one of `parts` equal parts.
+pub fn demands(emulator: &Emulator, parts: u32) -> BTreeMap<&'static str, Demand> {
+    let counts = emulator.take_counts().into_iter();
+    let demands = counts.map(|(kernel, counts)| (kernel, demand(counts, parts)));
+    demands.collect()
+}
+
+/// What was counted, of one of so many parts.
+fn demand(counts: Counts, parts: u32) -> Demand {
     let done = counts.done;
     let on_chip = done.global_read + done.global_written + done.shared_read + done.shared_written;
-    let of_one = |n: u64| n as f64 / f64::from(iterations);
+    let of_one = |n: u64| n as f64 / f64::from(parts);
     Demand {
         launches: of_one(counts.launches),
         bytes: of_one(counts.needed.bytes),

@@ -10,6 +10,7 @@ const ROUND: Chip = Chip {
     float32: 1.0,
     matrix_bf16: 20.0,
     memory_bandwidth: 100.0,
+    link_bandwidth: 10.0,
     shared_memory: 64,
 };
 

@@ -80,7 +80,7 @@ fn check_on_the_cpu(model: &ModelWriter, what: &str) {
         })
         .unwrap();
     let mut images = HostImages::zeroed(graph.input_shape(), 1).unwrap();
-    CpuBackend.upload(&narrow, &mut images, 0).unwrap();
+    CpuBackend::FLOAT32.upload(&narrow, &mut images, 0).unwrap();
     let mut gradient = HostImages::zeroed(graph.input_shape(), 1).unwrap();
     let mut loss = |_: usize, _: &[f32], by: &mut [f32]| {
         (by.iter_mut().enumerate()).for_each(|(i, by)| *by = by_logit(i));

@@ -159,7 +159,7 @@ pub fn images(graph: &Graph, count: usize, seed: u32) -> HostImages<f32> {
         .map(|x| 0.5 * x + 0.5)
         .collect();
     let mut images = HostImages::zeroed(shape, count).unwrap();
-    CpuBackend.upload(&pixels, &mut images, 0).unwrap();
+    CpuBackend::FLOAT32.upload(&pixels, &mut images, 0).unwrap();
     images
 }
 

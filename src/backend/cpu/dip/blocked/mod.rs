@@ -2,12 +2,14 @@
 //!
 //! Activations are channel-blocked (see [`blocked`](crate::backend::cpu::blocked)). Normalised and
 //! activated tensors are not stored: what reads a convolution's output applies the map. Slots keep
-//! weights, moments, input, target and picture; the activations' memory is one, used in turn.
+//! weights, moments, input, target and picture; the activations' memory is one, used in turn. With bfloat16
+//! factors of wide convolutions are rounded first, as a GPU's tensor cores take them ([`rounding`]).
 
 mod loss;
 mod norm;
 mod plan;
 mod resample;
+mod rounding;
 mod state;
 mod step;
 
@@ -23,7 +25,7 @@ use crate::backend::host::HostImages;
 use crate::backend::slots::{
     check_images, check_instances, check_len, check_slot, free_slot, input_not_optimised, not_run,
 };
-use crate::backend::{DipEngine, ImageShape, Instance};
+use crate::backend::{DipEngine, ImageShape, Instance, Precision};
 use crate::dip::NetSpec;
 use crate::error::Result;
 
@@ -40,8 +42,14 @@ impl BlockedDip {
     ///
     /// # Errors
     /// The network is impossible or cannot fit that size, or the memory is not to be had.
-    pub fn new(spec: &NetSpec, height: usize, width: usize, capacity: usize) -> Result<Self> {
-        let plan = Plan::new(spec, height, width)?;
+    pub fn new(
+        spec: &NetSpec,
+        height: usize,
+        width: usize,
+        capacity: usize,
+        precision: Precision,
+    ) -> Result<Self> {
+        let plan = Plan::new(spec, height, width, precision)?;
         let slots: Vec<State> = (0..capacity.max(1))
             .map(|_| State::new(&plan))
             .collect::<Result<_>>()?;
@@ -57,12 +65,31 @@ impl BlockedDip {
         })
     }
 
+    /// Whether any of a network's convolutions is rounded.
+    ///
+    /// # Errors
+    /// The network is impossible or cannot fit that size.
+    pub fn rounds(
+        spec: &NetSpec,
+        height: usize,
+        width: usize,
+        precision: Precision,
+    ) -> Result<bool> {
+        let plan = Plan::new(spec, height, width, precision)?;
+        Ok(plan.convs.iter().any(|conv| conv.rounded))
+    }
+
     /// Bytes that an engine takes: for every instance, and once.
     ///
     /// # Errors
     /// The network is impossible or cannot fit that size.
-    pub fn bytes(spec: &NetSpec, height: usize, width: usize) -> Result<(usize, usize)> {
-        let plan = Plan::new(spec, height, width)?;
+    pub fn bytes(
+        spec: &NetSpec,
+        height: usize,
+        width: usize,
+        precision: Precision,
+    ) -> Result<(usize, usize)> {
+        let plan = Plan::new(spec, height, width, precision)?;
         let lanes = [state::lanes(&plan), step::lanes(&plan)];
         let [instance, shared] = lanes.map(|n| n.saturating_mul(size_of::<Lanes>()));
         Ok((instance, shared))

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use crate::backend::Precision;
 use crate::backend::cpu::blocked::{ConvShape, Padding, Pads, layout::groups};
 use crate::dip::NetSpec;
 use crate::error::Result;
@@ -12,6 +13,8 @@ pub struct Conv {
     pub shape: ConvShape,
     /// Channels of the tensors that its input is made of.
     pub sources: Vec<usize>,
+    /// Whether its factors are rounded to bfloat16.
+    pub rounded: bool,
     /// Its parameters in the vector that all backends share.
     pub weight: Range<usize>,
     pub bias: Range<usize>,
@@ -76,7 +79,7 @@ pub struct Plan {
 impl Plan {
     /// # Errors
     /// The network is impossible or cannot fit that size.
-    pub fn new(spec: &NetSpec, height: usize, width: usize) -> Result<Plan> {
+    pub fn new(spec: &NetSpec, height: usize, width: usize, precision: Precision) -> Result<Plan> {
         spec.check_size(height, width)?;
         let mut builder = Builder {
             places: spec
@@ -85,6 +88,7 @@ impl Plan {
                 .map(|p| (p.name.clone(), p.offset..p.offset + p.len()))
                 .collect(),
             padding: spec.padding,
+            precision,
             convs: vec![],
             norms: vec![],
         };
@@ -143,6 +147,7 @@ impl Plan {
 struct Builder {
     places: HashMap<String, Range<usize>>,
     padding: Padding,
+    precision: Precision,
     convs: Vec<Conv>,
     norms: Vec<Norm>,
 }
@@ -175,6 +180,8 @@ impl Builder {
         self.convs.push(Conv {
             shape,
             sources: sources.to_vec(),
+            rounded: self.precision == Precision::Bf16
+                && shape.in_channels.min(out_channels) >= Precision::FEWEST_CHANNELS as usize,
             weight: self.place(layer, "conv.weight"),
             bias: self.place(layer, "conv.bias"),
         });

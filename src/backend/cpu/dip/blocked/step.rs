@@ -8,6 +8,7 @@ use super::loss::{self, sigmoid_loss};
 use super::norm::{Statistics, activate, partial_len};
 use super::plan::Plan;
 use super::resample::{upsample, upsample_backward};
+use super::rounding::{self, Rounded};
 use super::state::{State, Trained, Weights, zeroed};
 use crate::backend::cpu::blocked::layout::groups;
 use crate::backend::cpu::blocked::{
@@ -39,6 +40,7 @@ pub struct Workspace {
     sums: Vec<Lanes>,
     /// Gradients of biases that nobody needs.
     biases: Vec<Lanes>,
+    rounded: Rounded,
 }
 
 /// A level's activations that are not a convolution's output.
@@ -74,7 +76,8 @@ pub fn lanes(plan: &Plan) -> usize {
     } else {
         0
     };
-    levels.sum::<usize>() + convs.sum::<usize>() + jittered + sums(plan)
+    let rounded: usize = rounding::lanes(plan).iter().sum();
+    levels.sum::<usize>() + convs.sum::<usize>() + jittered + sums(plan) + rounded
 }
 
 /// Groups of lanes that the sums of the largest weights' gradient take.
@@ -164,6 +167,7 @@ impl Workspace {
             partial: zeroed(partial)?,
             sums: zeroed(sums(plan))?,
             biases: zeroed(widest)?,
+            rounded: Rounded::new(plan)?,
         })
     }
 
@@ -294,14 +298,16 @@ impl Workspace {
             ..Epilogue::default()
         };
         let weights = &state.weights[i].values;
-        conv_forward(
-            shape,
-            1,
-            some(&self.sources(plan, input)),
-            weights,
-            &epilogue,
-            &mut raw,
-        )?;
+        let mut rounded = take(&mut self.rounded);
+        let sources = self.sources(plan, input);
+        if plan.convs[i].rounded {
+            let sources = rounding::of_sources(&mut rounded.inputs, sources, plane(shape.input));
+            let weights = rounding::of_weights(weights);
+            conv_forward(shape, 1, some(&sources), &weights, &epilogue, &mut raw)?;
+        } else {
+            conv_forward(shape, 1, some(&sources), weights, &epilogue, &mut raw)?;
+        }
+        self.rounded = rounded;
         if !last {
             self.measure(state, i, 0, &raw, out_plane(shape));
         }
@@ -400,22 +406,35 @@ impl Workspace {
         to: &mut [Destination],
     ) -> Result<()> {
         let (shape, weights) = (&plan.convs[i].shape, &mut weights[i]);
+        let rounds = plan.convs[i].rounded;
+        let mut rounded = take(&mut self.rounded);
+        let gradient = match rounds {
+            true => rounding::of_gradient(&mut rounded.gradient, gradient),
+            false => gradient,
+        };
         if !to.is_empty() {
             let transposed = &mut self.transposed[i];
             weights.values.transpose_into(transposed);
+            if rounds {
+                rounding::round(transposed.data_mut());
+            }
             conv_backward_data(shape, 1, gradient, transposed, to)?;
         }
         let (mut sums, mut biases) = (take(&mut self.sums), take(&mut self.biases));
+        let mut sources = self.sources(plan, input);
+        if rounds {
+            sources = rounding::of_sources(&mut rounded.inputs, sources, plane(shape.input));
+        }
         conv_backward_weights(
             shape,
             1,
-            some(&self.sources(plan, input)),
+            some(&sources),
             gradient,
             &mut weights.gradient,
             &mut biases[..groups(shape.out_channels)],
             &mut sums,
         )?;
-        (self.sums, self.biases) = (sums, biases);
+        (self.sums, self.biases, self.rounded) = (sums, biases, rounded);
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use super::BlockedDip;
 use crate::backend::host::HostImages;
 use crate::backend::reference::ReferenceDip;
-use crate::backend::{At, DipEngine, ImageShape, Instance};
+use crate::backend::{At, DipEngine, ImageShape, Instance, Precision};
 use crate::dip::{NetSpec, Padding, Upsample};
 use crate::random::{Purpose, RandomKey};
 
@@ -125,7 +125,7 @@ fn engine_matches_the_reference() {
         let shape = shape(&spec, height, width);
         let (wide, narrow) = (target::<f64>(shape), target::<f32>(shape));
         let mut reference = ReferenceDip::new(&spec, height, width, 1).unwrap();
-        let mut engine = BlockedDip::new(&spec, height, width, 1).unwrap();
+        let mut engine = BlockedDip::new(&spec, height, width, 1, Precision::Float32).unwrap();
         start(&mut reference, 0, &wide, KEY);
         start(&mut engine, 0, &narrow, KEY);
         assert_eq!(
@@ -231,7 +231,8 @@ fn results_depend_on_neither_threads_nor_slots() {
     let run = |threads: usize, capacity: usize, slot: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
         pool.build().unwrap().install(|| {
-            let mut engine = BlockedDip::new(&spec, height, width, capacity).unwrap();
+            let mut engine =
+                BlockedDip::new(&spec, height, width, capacity, Precision::Float32).unwrap();
             for other in 0..capacity {
                 let key = if other == slot {
                     KEY
@@ -263,7 +264,7 @@ fn results_depend_on_neither_threads_nor_slots() {
 #[test]
 fn slots_that_hold_nothing_say_so() {
     let (spec, height, width) = networks().swap_remove(0);
-    let mut engine = BlockedDip::new(&spec, height, width, 2).unwrap();
+    let mut engine = BlockedDip::new(&spec, height, width, 2, Precision::Float32).unwrap();
     assert!(engine.parameters(0).is_err());
     assert!(engine.losses(&[7]).is_err());
     let target = target::<f32>(shape(&spec, height, width));
@@ -282,14 +283,93 @@ fn slots_that_hold_nothing_say_so() {
         key: KEY,
     };
     assert!(engine.load(&[instance]).is_err());
-    assert!(BlockedDip::new(&spec, 9, 9, 1).is_err());
+    assert!(BlockedDip::new(&spec, 9, 9, 1, Precision::Float32).is_err());
 }
 
 #[test]
 fn memory_is_what_the_estimate_says() {
     let spec = crate::dip::Preset::Skip.spec(3);
-    let (instance, shared) = BlockedDip::bytes(&spec, 224, 224).unwrap();
+    let (instance, shared) = BlockedDip::bytes(&spec, 224, 224, Precision::Float32).unwrap();
     // A million parameters, four numbers each, and z; activations of some 50 MB.
     assert!((16 << 20..64 << 20).contains(&instance), "{instance}");
     assert!((40 << 20..120 << 20).contains(&shared), "{shared}");
+}
+
+/// The same factors, rounded alike, in sums of another order: where sums differ in their last bits, one factor in
+/// some thousand is rounded to another neighbour. So what is left is, in the mean square, a few hundredths of
+/// what rounding itself changes, and float32's own error: gradients that normalisation all but cancels are
+/// no larger than that.
+#[cfg(feature = "emulator")]
+#[test]
+fn bfloat16_is_what_the_gpus_kernels_compute() {
+    use crate::backend::ImageOps;
+    use crate::backend::cuda::CudaBackend;
+    use crate::backend::cuda::dip::{CudaDip, Path};
+    use crate::backend::cuda::driver::emulator::{Emulator, Options};
+
+    let spec = NetSpec {
+        input_depth: 8,
+        output_channels: 3,
+        down: vec![8, 12],
+        up: vec![10, 8],
+        skip: vec![8, 4],
+        upsample: Upsample::Bilinear,
+        padding: Padding::Reflect,
+        learning_rate: 0.01,
+        optimise_input: true,
+        jitter: 0.0,
+        averaging: 0.0,
+    };
+    let (height, width) = (16, 24);
+    let shape = shape(&spec, height, width);
+    let pixels = target::<f32>(shape);
+    let widened = |picture: Vec<f32>| -> Vec<f64> { picture.into_iter().map(f64::from).collect() };
+    let on_cpu = |precision| {
+        let mut engine = BlockedDip::new(&spec, height, width, 1, precision).unwrap();
+        start(&mut engine, 0, &pixels, KEY);
+        engine.run(1).unwrap();
+        let mut picture = HostImages::zeroed(shape, 1).unwrap();
+        engine.reconstructions(&[0], &mut picture, 0).unwrap();
+        let picture = widened(picture.image(0).to_vec());
+        (picture, engine.gradients(0).unwrap())
+    };
+    let (exact, rounded) = (on_cpu(Precision::Float32), on_cpu(Precision::Bf16));
+    let device = Emulator::new(Options::default()).unwrap().device();
+    let backend = CudaBackend::new(device).with_precision(Precision::Bf16);
+    let mut images = backend.allocate(shape, 1).unwrap();
+    backend.upload(pixels.image(0), &mut images, 0).unwrap();
+    // In the resident step nothing is rounded.
+    let path = Path::OpByOp;
+    let mut engine = CudaDip::with_path(&backend, &spec, height, width, 1, path).unwrap();
+    start(&mut engine, 0, &images, KEY);
+    engine.run(1).unwrap();
+    engine.reconstructions(&[0], &mut images, 0).unwrap();
+    let picture = widened(backend.download(At::new(&images, 0)).unwrap());
+    let gradients = engine.gradients(0).unwrap();
+
+    let apart = |a: &[f64], b: &[f64]| -> f64 {
+        let squares = a.iter().zip(b).map(|(a, b)| (a - b).powi(2));
+        squares.sum::<f64>().sqrt()
+    };
+    let size = apart(&exact.1, &vec![0.0; exact.1.len()]);
+    let check = |what: &str, got: &[f64], rounded: &[f64], exact: &[f64]| {
+        let (left, by_rounding) = (apart(got, rounded), apart(exact, rounded));
+        assert!(
+            left < 0.1 * by_rounding + 1e-7 * size,
+            "{what}: {left}, and {by_rounding} by rounding"
+        );
+    };
+    check("the picture", &picture, &rounded.0, &exact.0);
+    for parameter in spec.parameters() {
+        if cancelled(&spec, &parameter.name) {
+            continue;
+        }
+        let of = parameter.offset..parameter.offset + parameter.len();
+        check(
+            &parameter.name,
+            &gradients[of.clone()],
+            &rounded.1[of.clone()],
+            &exact.1[of],
+        );
+    }
 }

@@ -6,11 +6,8 @@
 use super::super::super::driver::{self, Address, Kernel, Launch, Result, Work, shared_bytes};
 use super::super::super::kernels::dip_conv_tensor as kernels;
 use super::{Batch, Conv, Maps, Parameters};
+use crate::backend::Precision;
 use crate::dip::Padding;
-
-/// The fewest inputs and outputs of a layer for tensor cores, which multiply 16 inputs at once for 8 outputs
-/// or pixels: with fewer, most of their work is on zeros.
-const FEWEST: u32 = 8;
 
 // As in the kernels' source.
 const TILE: u32 = 16;
@@ -91,7 +88,8 @@ driver::arguments! {
 
 /// Whether tensor cores are for this layer. The networks have no 1×1 convolutions with a stride.
 pub fn suits(conv: &Conv) -> bool {
-    conv.inputs.min(conv.outputs) >= FEWEST && (conv.kernel == 3 || conv.stride == 1)
+    conv.inputs.min(conv.outputs) >= Precision::FEWEST_CHANNELS
+        && (conv.kernel == 3 || conv.stride == 1)
 }
 
 /// float32 numbers of room that a layer needs for each instance.

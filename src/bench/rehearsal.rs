@@ -1,0 +1,313 @@
+//! The defence, gone through for what it asks of a GPU and of the host. What it computes means nothing.
+//!
+//! All of the program runs, down to the launches: once on the emulator, a few blocks of each launch, which
+//! counts what kernels do; and on a device that does nothing, by the clock, which leaves the host's own work.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use crate::backend::cuda::classifier::CudaClassifier;
+use crate::backend::cuda::dip::CudaDip;
+use crate::backend::cuda::driver::emulator::{Emulator, Options as EmulatorOptions};
+use crate::backend::cuda::driver::{Device, Kind};
+use crate::backend::cuda::images::DeviceImages;
+use crate::backend::cuda::model::{Chip, Demand, demands};
+use crate::backend::cuda::{CudaBackend, classifier_batch};
+use crate::backend::{
+    At, Backend, Blend, ClassifierEngine, ImageOps, ImagePair, ImageShape, LossGradient, Phase,
+    Push, Stitch, TileGrid,
+};
+use crate::classifier::Graph;
+use crate::defense::{Defense, Options, Prober};
+use crate::dip::NetSpec;
+use crate::error::{Error, Result};
+use crate::io::Picture;
+use crate::scheduler::Plan;
+
+/// Of a launch's blocks, the emulator runs one in so many.
+const SAMPLE: u32 = 1024;
+
+/// Times that the host's work is measured.
+const REPEATS: usize = 15;
+
+/// What pictures that share a device from their beginning to their end ask of it.
+#[derive(Clone, Debug)]
+pub struct Wave {
+    pub pictures: usize,
+    /// Images that the classifier is asked about.
+    pub probes: u64,
+    /// By kernel, of all pictures.
+    pub kernels: BTreeMap<&'static str, Demand>,
+    /// From the host to the device, and back, where the host waits; and memory that is zeroed.
+    pub uploads: Transfers,
+    pub downloads: Transfers,
+    pub zeroings: Transfers,
+}
+
+/// Transfers of a kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Transfers {
+    pub count: u64,
+    pub bytes: u64,
+}
+
+/// What is rehearsed: the defence of pictures that all turn out adversarial, the longest way through it.
+#[derive(Clone, Copy)]
+pub struct Rehearsal<'a> {
+    pub chip: &'a Chip,
+    pub graph: &'a Graph,
+    pub options: &'a Options,
+    /// Of the classifier's size.
+    pub pictures: &'a [&'a Picture],
+}
+
+impl Rehearsal<'_> {
+    /// What the pictures ask of the chip.
+    ///
+    /// # Errors
+    /// The emulator does not run on this processor, or there is no memory; a classifier of one class.
+    pub fn count(&self) -> Result<Wave> {
+        let emulator = Emulator::new(EmulatorOptions {
+            sample: SAMPLE,
+            shared_limit: self.shared_limit(),
+            ..EmulatorOptions::default()
+        })?;
+        let device = emulator.device();
+        let stage = self.stage(device.clone());
+        let mut defense = self.defense(&stage)?;
+        emulator.take_counts();
+        let profiling = device.profile()?;
+        defense.purify(self.pictures)?;
+        let profile = profiling.finish()?;
+        let transfers = |name| {
+            let all = profile.totals.iter();
+            let total = all.filter(|total| total.kind == Kind::Transfer && total.name == name);
+            total.fold(Transfers::default(), |sum, total| Transfers {
+                count: sum.count + total.count,
+                bytes: sum.bytes + total.work.bytes,
+            })
+        };
+        Ok(Wave {
+            pictures: self.pictures.len(),
+            probes: defense.probes(),
+            kernels: demands(&emulator, 1),
+            uploads: transfers("upload"),
+            downloads: transfers("download"),
+            zeroings: transfers("zeroing"),
+        })
+    }
+
+    /// Seconds that the host works for all pictures while their device waits, the driver's work not counted:
+    /// the least of several times, for a machine has other work too.
+    ///
+    /// # Errors
+    /// As [`count`](Self::count).
+    pub fn time(&self) -> Result<f64> {
+        let mut least = f64::INFINITY;
+        for _ in 0..REPEATS {
+            let (device, _) = Device::tally(self.shared_limit());
+            let stage = self.stage(device);
+            let mut defense = self.defense(&stage)?;
+            let start = Instant::now();
+            defense.purify(self.pictures)?;
+            least = least.min(start.elapsed().as_secs_f64());
+        }
+        Ok(least)
+    }
+
+    /// Bytes of shared memory that a block can have.
+    fn shared_limit(&self) -> u32 {
+        (self.chip.shared_memory - 1) * 1024
+    }
+
+    fn stage(&self, device: Device) -> Stage {
+        Stage {
+            cuda: CudaBackend::new(device),
+            pictures: self.pictures.len(),
+        }
+    }
+
+    /// A defence with room for all pictures.
+    fn defense<'b>(&self, stage: &'b Stage) -> Result<Defense<'b, Stage>> {
+        if self.graph.classes() < 2 {
+            return Err(Error::invalid(
+                "a classifier of one class is never mistaken",
+            ));
+        }
+        let batch = classifier_batch(self.chip.multiprocessors);
+        let prober = Prober::new(stage, stage.classifier(self.graph, batch)?, batch)?;
+        let grids = self.options.reconstruct.grids(prober.shape())?;
+        let instances: usize = grids.iter().map(|grid| grid.tiles()).sum();
+        let plan = Plan {
+            images: self.pictures.len(),
+            capacity: self.pictures.len() * instances,
+        };
+        let (_, defense) = plan.defense(stage, prober, self.options.clone())?;
+        Ok(defense)
+    }
+}
+
+/// The cuda backend with a classifier whose answers are written.
+struct Stage {
+    cuda: CudaBackend,
+    pictures: usize,
+}
+
+/// Runs the classifier, and says that the first images, which are the inputs, are of class 0 and all others of
+/// class 1.
+struct Scripted {
+    engine: CudaClassifier,
+    /// To come.
+    inputs: usize,
+}
+
+impl ClassifierEngine for Scripted {
+    type Images = DeviceImages;
+
+    fn input_shape(&self) -> ImageShape {
+        self.engine.input_shape()
+    }
+    fn classes(&self) -> usize {
+        self.engine.classes()
+    }
+    fn bytes(&self) -> usize {
+        self.engine.bytes()
+    }
+    fn logits(&mut self, images: &[At<'_, DeviceImages>]) -> Result<Vec<f32>> {
+        let mut logits = self.engine.logits(images)?;
+        for row in logits.chunks_exact_mut(self.engine.classes()) {
+            row.fill(0.0);
+            row[usize::from(self.inputs == 0)] = 20.0;
+            self.inputs = self.inputs.saturating_sub(1);
+        }
+        Ok(logits)
+    }
+    fn gradient(
+        &mut self,
+        images: &[At<'_, DeviceImages>],
+        loss_gradient: &mut LossGradient<'_>,
+        out: &mut DeviceImages,
+        first: usize,
+    ) -> Result<Vec<f32>> {
+        self.engine.gradient(images, loss_gradient, out, first)
+    }
+}
+
+impl Backend for Stage {
+    type Dip = CudaDip;
+    type Classifier = Scripted;
+
+    fn name(&self) -> String {
+        self.cuda.name()
+    }
+    fn dip(&self, spec: &NetSpec, height: usize, width: usize, capacity: usize) -> Result<CudaDip> {
+        self.cuda.dip(spec, height, width, capacity)
+    }
+    fn classifier(&self, graph: &Graph, batch: usize) -> Result<Scripted> {
+        Ok(Scripted {
+            engine: self.cuda.classifier(graph, batch)?,
+            inputs: self.pictures,
+        })
+    }
+    fn dip_capacity(&self, spec: &NetSpec, height: usize, width: usize) -> Result<usize> {
+        self.cuda.dip_capacity(spec, height, width)
+    }
+    fn dip_bytes(
+        &self,
+        spec: &NetSpec,
+        height: usize,
+        width: usize,
+        capacity: usize,
+    ) -> Result<u128> {
+        self.cuda.dip_bytes(spec, height, width, capacity)
+    }
+    fn free_bytes(&self) -> Option<u64> {
+        self.cuda.free_bytes()
+    }
+}
+
+impl ImageOps for Stage {
+    type Images = DeviceImages;
+
+    fn phase(&self, name: &'static str) -> Phase {
+        self.cuda.phase(name)
+    }
+    fn allocate(&self, shape: ImageShape, len: usize) -> Result<DeviceImages> {
+        self.cuda.allocate(shape, len)
+    }
+    fn upload(&self, pixels: &[f32], out: &mut DeviceImages, first: usize) -> Result<()> {
+        self.cuda.upload(pixels, out, first)
+    }
+    fn download(&self, image: At<'_, DeviceImages>) -> Result<Vec<f32>> {
+        self.cuda.download(image)
+    }
+    fn copy(
+        &self,
+        from: &[At<'_, DeviceImages>],
+        out: &mut DeviceImages,
+        first: usize,
+    ) -> Result<()> {
+        self.cuda.copy(from, out, first)
+    }
+    fn tile(
+        &self,
+        image: At<'_, DeviceImages>,
+        grid: TileGrid,
+        out: &mut DeviceImages,
+        first: usize,
+    ) -> Result<()> {
+        self.cuda.tile(image, grid, out, first)
+    }
+    fn untile(
+        &self,
+        tiles: &DeviceImages,
+        first_tile: usize,
+        grid: TileGrid,
+        out: &mut DeviceImages,
+        index: usize,
+    ) -> Result<()> {
+        self.cuda.untile(tiles, first_tile, grid, out, index)
+    }
+    fn mirror(
+        &self,
+        from: &[At<'_, DeviceImages>],
+        out: &mut DeviceImages,
+        first: usize,
+    ) -> Result<()> {
+        self.cuda.mirror(from, out, first)
+    }
+    fn blend(
+        &self,
+        jobs: &[Blend<'_, DeviceImages>],
+        out: &mut DeviceImages,
+        first: usize,
+    ) -> Result<()> {
+        self.cuda.blend(jobs, out, first)
+    }
+    fn push(
+        &self,
+        jobs: &[Push<'_, DeviceImages>],
+        out: &mut DeviceImages,
+        first: usize,
+    ) -> Result<()> {
+        self.cuda.push(jobs, out, first)
+    }
+    fn stitch(
+        &self,
+        job: &Stitch<'_, DeviceImages>,
+        out: &mut DeviceImages,
+        index: usize,
+    ) -> Result<()> {
+        self.cuda.stitch(job, out, index)
+    }
+    fn squared_error(
+        &self,
+        pairs: &[ImagePair<'_, DeviceImages>],
+        cells: TileGrid,
+    ) -> Result<Vec<f64>> {
+        self.cuda.squared_error(pairs, cells)
+    }
+    fn ssim(&self, pairs: &[ImagePair<'_, DeviceImages>]) -> Result<Vec<f64>> {
+        self.cuda.ssim(pairs)
+    }
+}
