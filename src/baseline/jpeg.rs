@@ -16,7 +16,8 @@ use crate::io::picture::planes_of;
 /// images", 2016; Guo et al., "Countering adversarial images using input transformations", 2018).
 ///
 /// The picture is rounded to 8 bits, encoded, and decoded. Baseline JPEG with the standard tables,
-/// scaled by quality, and chroma at half the resolution (4:2:0), both as libjpeg's and Pillow's default.
+/// scaled by quality, and chroma at half the resolution (4:2:0), both as libjpeg's and Pillow's default. The
+/// chroma kept is that of one pixel of four, where libjpeg keeps their mean.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Jpeg {

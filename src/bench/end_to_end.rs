@@ -353,13 +353,15 @@ mod tests {
             rehearsal.count().unwrap()
         };
         let (one, two) = (wave(&[&picture]), wave(&[&picture; 2]));
-        // The input; three reconstructions of each path; 14 more points on up to two segments of each path; four
-        // rounds of three points, and six pushes; the output.
+        // The input, also mirrored; three reconstructions of each path; 13 more points on up to two segments of
+        // each path; four rounds of three points, and six pushes; the votes of the last path in the mirror; the
+        // output.
         let segments = options.map.segments.min(2);
         let points = options.map.segment_points + options.map.reach_points;
+        let mirrored_votes = segments * (options.map.reach_points + 1);
         assert_eq!(
             one.probes as usize,
-            1 + 3 * (3 + segments * points + 4 * 3 + 6) + 1
+            2 + 3 * (3 + segments * points + 4 * 3 + 6) + mirrored_votes + 1
         );
         assert_eq!(two.probes, 2 * one.probes);
         let of = |wave: &Wave, kernel: &str| wave.kernels[kernel];
