@@ -26,7 +26,7 @@ pub struct DefenseArgs {
     /// Adam steps a restart
     #[arg(long, value_name = "N")]
     pub iterations: Option<u32>,
-    /// Adam steps between probes of the classifier
+    /// Adam steps between probes of the classifier [default: the preset's, at most all]
     #[arg(long, value_name = "N")]
     pub probe_interval: Option<u32>,
     /// Seed of the first restart
@@ -195,7 +195,8 @@ impl DefenseArgs {
         options.restarts = self.restarts.unwrap_or(options.restarts);
         options.shift = self.shift.unwrap_or(options.shift);
         options.iterations = self.iterations.unwrap_or(options.iterations);
-        options.probe_interval = self.probe_interval.unwrap_or(options.probe_interval);
+        let usual = options.probe_interval.min(options.iterations.max(1));
+        options.probe_interval = self.probe_interval.unwrap_or(usual);
         options.seed = self.seed.unwrap_or(options.seed);
         options
     }
