@@ -45,9 +45,11 @@ fn picture(path: &Path, label: usize, noise: i32) {
     pixels.save(path).unwrap();
 }
 
-const QUICK: [&str; 8] = [
+const QUICK: [&str; 10] = [
     "--iterations",
     "200",
+    "--probe-interval",
+    "20",
     "--restarts",
     "2",
     "--preset",
