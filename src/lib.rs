@@ -13,6 +13,7 @@ pub mod dip;
 pub mod error;
 pub mod evaluate;
 pub mod io;
+mod markup;
 pub mod random;
 pub mod report;
 pub mod scheduler;

@@ -3,15 +3,16 @@
 use std::fmt::Write;
 
 use super::sheet::{Document, Entry, Sheet};
+use crate::markup::escaped;
 
 /// The page around the tables.
 const PAGE: &str = include_str!("page.html");
 
 /// A document as a page with tables that a click sorts.
 pub fn render(document: &Document) -> String {
-    let mut body = format!("<h1>{}</h1>\n", escape(&document.title));
+    let mut body = format!("<h1>{}</h1>\n", escaped(&document.title));
     for paragraph in &document.lead {
-        let _ = writeln!(body, "<p>{}</p>", escape(paragraph));
+        let _ = writeln!(body, "<p>{}</p>", escaped(paragraph));
     }
     for sheet in document.sheets.iter().filter(|s| !s.rows.is_empty()) {
         table(&mut body, sheet);
@@ -19,10 +20,10 @@ pub fn render(document: &Document) -> String {
     let _ = writeln!(
         body,
         "<details><summary>Configuration</summary><pre>{}</pre></details>",
-        escape(&document.configuration)
+        escaped(&document.configuration)
     );
     let (head, tail) = PAGE.split_once("{body}").unwrap_or((PAGE, ""));
-    let head = head.replace("{title}", &escape(&document.title));
+    let head = head.replace("{title}", &escaped(&document.title));
     format!("{head}{body}{tail}")
 }
 
@@ -30,11 +31,11 @@ fn table(body: &mut String, sheet: &Sheet) {
     let _ = writeln!(
         body,
         "<section><h2>{}</h2>\n<p>{}</p>\n<div><table><thead><tr>",
-        escape(sheet.title),
-        escape(&sheet.note)
+        escaped(sheet.title),
+        escaped(&sheet.note)
     );
     for name in &sheet.head {
-        let _ = write!(body, "<th scope=\"col\">{}</th>", escape(name));
+        let _ = write!(body, "<th scope=\"col\">{}</th>", escaped(name));
     }
     body.push_str("</tr></thead>\n<tbody>\n");
     for row in &sheet.rows {
@@ -54,23 +55,7 @@ fn cell(body: &mut String, entry: &Entry) {
         Some(number) => write!(body, "<td data-number=\"{number}\">"),
         None => write!(body, "<td{class}>"),
     };
-    let _ = write!(body, "{}</td>", escape(&entry.text));
-}
-
-/// Text that HTML shows as it is, in elements and in quoted attributes.
-fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            c => safe.push(c),
-        }
-    }
-    safe
+    let _ = write!(body, "{}</td>", escaped(&entry.text));
 }
 
 #[cfg(test)]

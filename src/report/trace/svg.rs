@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use crate::markup::escaped;
+
 /// The typeface of the PNG; where an SVG's reader lacks it, Verdana has the same widths.
 pub const FONT: &str = "DejaVu Sans";
 
@@ -159,7 +161,7 @@ impl Svg {
             number(x),
             number(y),
             number(size),
-            escaped(text)
+            xml(text)
         );
     }
 
@@ -171,7 +173,7 @@ impl Svg {
              viewBox=\"0 0 {width} {height}\" font-family=\"'{FONT}', Verdana, sans-serif\">\n\
              <title>{}</title>\n<rect width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>\n\
              {}</svg>\n",
-            escaped(title),
+            xml(title),
             self.body
         )
     }
@@ -195,21 +197,9 @@ fn number(x: f64) -> String {
 }
 
 /// Text as XML has it; characters that XML cannot have are replaced.
-fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&apos;"),
-            '\u{fffe}' | '\u{ffff}' => safe.push(char::REPLACEMENT_CHARACTER),
-            c if c.is_control() => safe.push(char::REPLACEMENT_CHARACTER),
-            c => safe.push(c),
-        }
-    }
-    safe
+fn xml(text: &str) -> String {
+    let none = |c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}');
+    escaped(&text.replace(none, "\u{fffd}"))
 }
 
 #[cfg(test)]
