@@ -283,9 +283,22 @@ fn a_killed_run_is_resumed() {
 fn a_run_that_was_killed_before_it_began_is_resumed() {
     let undisturbed = Undisturbed::get();
     let folder = TempDir::new().unwrap();
-    let out = folder.path().join("out");
-    common::write(&out, "results.jsonl", "");
-    undisturbed.resume(&out);
+    // The files in the order in which a run begins them; run.json, which says what it is, is the last.
+    for (case, files) in [
+        &[".lock"][..],
+        &["report.html"],
+        &["report.html", "results.jsonl"],
+        &["results.jsonl"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let out = folder.path().join(case.to_string());
+        for file in files {
+            common::write(&out, file, "");
+        }
+        undisturbed.resume(&out);
+    }
 }
 
 #[test]
@@ -433,8 +446,10 @@ fn runs_killed_at_random_moments_end_as_if_nothing_had_happened() {
             run.signal("KILL");
             killed += 1;
         }
+        let stderr = run.stderr.clone();
         let code = run.wait().code();
-        assert!(matches!(code, None | Some(0)), "{code:?}");
+        let said = std::fs::read_to_string(stderr).unwrap();
+        assert!(matches!(code, None | Some(0)), "{code:?}: {said}");
         check_nothing_is_torn(undisturbed, &out);
         if code == Some(0) || results(&out).len() == PICTURES {
             undisturbed.resume(&out);

@@ -113,6 +113,17 @@ impl DeviceSeconds {
         self.working / self.seconds()
     }
 
+    /// Part of the time in which the device works where `engines` share it, each with pictures of its own:
+    /// while one waits or the host decides about its pictures, the others' kernels run.
+    ///
+    /// Engines share the host's threads too. How much of `deciding` is one thread's is not known; here it
+    /// all takes as many times as long as there are engines, which is the worst case.
+    pub fn busy_with(&self, engines: usize) -> f64 {
+        let n = engines as f64;
+        let an_engine = self.seconds() + (n - 1.0) * self.deciding;
+        (n * self.working / an_engine).min(1.0)
+    }
+
     /// Seconds in which the host must decide for the device to be busy a part `busy` of the time: below 0
     /// where that does not help.
     pub fn deciding_for(&self, busy: f64) -> f64 {
@@ -315,6 +326,15 @@ mod tests {
         // The device's thread alone takes too long: 4.5 ms, of which 4.26 are others'.
         near(device.deciding_for(0.9), 0.24e-3);
         assert_eq!(device.threads(0.9, &host), None);
+        near(device.busy_with(1), device.busy());
+        // Two engines are no faster than the device; where the host decides for long, it holds up both.
+        near(device.busy_with(2), 1.0);
+        let thoughtful = HostSeconds {
+            deciding: 10e-3,
+            ..host
+        };
+        let held_up = DeviceSeconds::new(chip, &wave(), &TWO_AND_TEN, &thoughtful);
+        near(held_up.busy_with(2), 2.0 * 4.05 / (4.26 + 20.0));
         // A reader that is slower than the device.
         let slow = HostSeconds {
             reading: 6e-3,

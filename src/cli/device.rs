@@ -25,7 +25,8 @@ pub enum Devices {
     Auto,
     /// So many that share the processor's threads.
     Cpu(usize),
-    /// The GPUs of these numbers.
+    /// An engine on the GPU of each of these numbers. All GPUs have equally many: with two on each, one
+    /// computes while the host decides about the other's pictures.
     Cuda(Vec<usize>),
     /// Every GPU that this build can use.
     AllCuda,
@@ -68,12 +69,24 @@ impl FromStr for Devices {
                     .to_owned(),
             );
         };
-        let twice = |(i, ordinal): (usize, &usize)| ordinals[..i].contains(ordinal);
-        match ordinals.iter().enumerate().any(twice) {
-            true => Err("name each GPU once".to_owned()),
-            false => Ok(Devices::Cuda(ordinals)),
+        match ordinals
+            .iter()
+            .all(|&gpu| times(gpu, &ordinals) == engines_of_a_gpu(&ordinals))
+        {
+            true => Ok(Devices::Cuda(ordinals)),
+            false => Err("name each GPU equally often".to_owned()),
         }
     }
+}
+
+/// How often a list of GPUs names one.
+fn times(gpu: usize, ordinals: &[usize]) -> usize {
+    ordinals.iter().filter(|&&other| other == gpu).count()
+}
+
+/// Engines on each GPU of a list that names all of them equally often, at least 1.
+fn engines_of_a_gpu(ordinals: &[usize]) -> usize {
+    ordinals.first().map_or(1, |&gpu| times(gpu, ordinals))
 }
 
 /// What a command does, on any backend.
@@ -202,12 +215,15 @@ fn on_gpus(command: impl Command, ordinals: &[usize], global: &Global) -> Result
         ));
     }
     let devices = ordinals.iter().map(|&gpu| driver::Device::nvidia(gpu));
-    on_cuda(
-        command,
-        &devices.collect::<Result<Vec<_>, _>>()?,
-        None,
-        global,
-    )
+    let devices: Vec<driver::Device> = devices.collect::<Result<_, _>>()?;
+    let share = match engines_of_a_gpu(ordinals) {
+        1 => None,
+        engines => {
+            let least_free = devices.iter().filter_map(driver::Device::free_bytes).min();
+            least_free.map(|bytes| bytes / engines as u64)
+        }
+    };
+    on_cuda(command, &devices, share, global)
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -279,18 +295,34 @@ mod tests {
             ("cuda", Devices::Cuda(vec![0])),
             ("cuda:3", Devices::Cuda(vec![3])),
             ("cuda:1,cuda:0", Devices::Cuda(vec![1, 0])),
+            ("cuda,cuda:0", Devices::Cuda(vec![0, 0])),
+            (
+                "cuda:0,cuda:1,cuda:0,cuda:1",
+                Devices::Cuda(vec![0, 1, 0, 1]),
+            ),
             ("cuda:all", Devices::AllCuda),
             ("emulator", Devices::Emulator(1)),
             ("emulator,emulator", Devices::Emulator(2)),
         ] {
             assert_eq!(text.parse(), Ok(devices));
         }
-        let wrong =
-            "gpu|cuda:|cuda:x|cuda:-1|cpu:0|cpu,cuda|cpu,|auto,cpu|cuda:all,cuda:0|cuda,cuda:0";
+        let wrong = "gpu|cuda:|cuda:x|cuda:-1|cpu:0|cpu,cuda|cpu,|auto,cpu|cuda:all,cuda:0|cuda:0,cuda:1,cuda:0";
         for text in [""].into_iter().chain(wrong.split('|')) {
             assert!(text.parse::<Devices>().is_err(), "{text}");
         }
         assert!(["cpu"; 1000].join(",").parse::<Devices>().is_err());
+    }
+
+    #[test]
+    fn engines_of_a_gpu_are_counted() {
+        for (gpus, engines) in [
+            (&[3][..], 1),
+            (&[0, 1], 1),
+            (&[1, 0, 0, 1], 2),
+            (&[2; 3], 3),
+        ] {
+            assert_eq!(engines_of_a_gpu(gpus), engines, "{gpus:?}");
+        }
     }
 
     #[test]

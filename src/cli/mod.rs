@@ -57,7 +57,9 @@ pub struct Global {
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
     /// Where to compute; auto is the first GPU, or else the processor. purify takes several devices of
-    /// one kind: cuda:all, or a list with commas (cpu,cpu shares the threads between two)
+    /// one kind: cuda:all, or a list with commas (cpu,cpu shares the threads between two; cuda,cuda has two
+    /// engines on one GPU, which shares its memory between them: one computes while the host decides about
+    /// the other's pictures)
     #[arg(
         long,
         global = true,

@@ -165,7 +165,11 @@ fn end_to_end_table(chip: &Chip, estimate: &EndToEnd) -> Result<()> {
             100.0 * BUSY,
             ms(device.deciding_for(BUSY).max(0.0)).trim_start()
         ),
-    })
+    })?;
+    print(&format!(
+        "two engines on the device (--device cuda,cuda), each with pictures of its own: busy {:.1}% of the time",
+        100.0 * device.busy_with(2)
+    ))
 }
 
 fn end_to_end_figure(chip: &Chip, estimate: &EndToEnd) -> Value {
@@ -183,6 +187,7 @@ fn end_to_end_figure(chip: &Chip, estimate: &EndToEnd) -> Value {
         "device_seconds_a_picture": device,
         "seconds_a_picture": device.seconds(),
         "busy": device.busy(),
+        "busy_with_two_engines": device.busy_with(2),
         "threads_for_90_percent": device.threads(BUSY, host),
         "deciding_for_90_percent": device.deciding_for(BUSY),
         "kernels": kernel_figures(chip, &wave.kernels),

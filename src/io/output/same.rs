@@ -31,10 +31,10 @@ pub struct Changes {
 /// Compares the run that `folder` holds, with a journal of that name, with `identity`.
 ///
 /// # Errors
-/// `run.json` is missing or damaged.
+/// `run.json` is missing beside a journal with lines, or damaged.
 pub fn compare(folder: &Path, journal: &str, identity: &Value) -> Result<Changes> {
     let path = folder.join("run.json");
-    if !path.exists() && is_empty(&folder.join(journal)) {
+    if !path.exists() && has_no_line(&folder.join(journal))? {
         // A run that was killed before it began.
         return Ok(Changes::default());
     }
@@ -62,9 +62,12 @@ pub fn read(folder: &Path) -> Result<Value> {
         .map_err(|error| Error::file(&path, format!("is damaged: {error}; use --overwrite")))
 }
 
-/// Whether a journal has no line.
-fn is_empty(journal: &Path) -> bool {
-    std::fs::metadata(journal).is_ok_and(|journal| journal.len() == 0)
+/// Whether a journal has no line; one that is not there has none.
+fn has_no_line(journal: &Path) -> Result<bool> {
+    match std::fs::metadata(journal) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        metadata => Ok(metadata.map_err(Error::io(journal))?.len() == 0),
+    }
 }
 
 /// The values in which two configurations differ.
