@@ -69,10 +69,8 @@ impl FromStr for Devices {
                     .to_owned(),
             );
         };
-        match ordinals
-            .iter()
-            .all(|&gpu| times(gpu, &ordinals) == engines_of_a_gpu(&ordinals))
-        {
+        let engines = engines_of_a_gpu(&ordinals);
+        match (ordinals.iter()).all(|&gpu| times(gpu, &ordinals) == engines) {
             true => Ok(Devices::Cuda(ordinals)),
             false => Err("name each GPU equally often".to_owned()),
         }
