@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use backstitch::backend::{
     At, Backend, Blend, ClassifierEngine, DipEngine, ImageBuffer, ImageOps, ImagePair, ImageShape,
-    Instance, LossGradient, Push, Stitch, TileGrid,
+    Instance, LossGradient, Push, Stitch, TileGrid, View,
 };
 use backstitch::classifier::Graph;
 use backstitch::cli::device::{Command, OnPictures};
@@ -60,7 +60,7 @@ impl ImageOps for Idle {
     fn copy(&self, _: &[At<'_, Nothing>], _: &mut Nothing, _: usize) -> Result<()> {
         Ok(())
     }
-    fn mirror(&self, _: &[At<'_, Nothing>], _: &mut Nothing, _: usize) -> Result<()> {
+    fn view(&self, _: &[View<'_, Nothing>], _: &mut Nothing, _: usize) -> Result<()> {
         Ok(())
     }
     fn tile(&self, _: At<'_, Nothing>, _: TileGrid, _: &mut Nothing, _: usize) -> Result<()> {

@@ -25,24 +25,40 @@ KERNEL(image_copy, ImageCopyArgs, 256) {
     out[i] = from[i];
 }
 
-struct ImageMirrorArgs {
+struct ImageViewArgs {
     Buffer<const float> from[JOBS];
+    int32_t down[JOBS];
+    int32_t right[JOBS];
+    uint32_t mirrored[JOBS];
     Buffer<float> out;
     uint32_t elements;
+    uint32_t height;
     uint32_t width;
 };
-ARGUMENTS(ImageMirrorArgs, from, out, elements, width)
+ARGUMENTS(ImageViewArgs, from, down, right, mirrored, out, elements, height, width)
 
-// Image blockIdx.y, its rows reversed.
-KERNEL(image_mirror, ImageMirrorArgs, 256) {
+// A coordinate less than n beyond either end of an axis of n pixels, reflected there.
+DEVICE uint32_t reflect_once(int32_t at, uint32_t n) {
+    const uint32_t i = at < 0 ? -at : at;
+    return i < n ? i : 2 * n - 2 - i;
+}
+
+// View blockIdx.y, a thread to an element; see Viewpoint::shows.
+KERNEL(image_view, ImageViewArgs, 256) {
     const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= args.elements) {
         return;
     }
-    const uint32_t x = i % args.width;
-    const Global<const float> from = args.from[blockIdx.y];
-    const Global<float> out = args.out + size_t(blockIdx.y) * args.elements;
-    out[i] = from[i - x + (args.width - 1 - x)];
+    const uint32_t job = blockIdx.y;
+    const uint32_t line = i / args.width;
+    const uint32_t column = i % args.width;
+    const uint32_t row = line % args.height;
+    const int32_t x = args.mirrored[job] != 0 ? args.width - 1 - column : column;
+    const uint32_t from_row = reflect_once(int32_t(row) + args.down[job], args.height);
+    const uint32_t from_column = reflect_once(x + args.right[job], args.width);
+    const Global<const float> from = args.from[job];
+    const Global<float> out = args.out + size_t(job) * args.elements;
+    out[i] = from[(line - row + from_row) * args.width + from_column];
 }
 
 // Pairs of images, each with an amount to join them by.

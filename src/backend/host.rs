@@ -7,7 +7,9 @@ use rayon::prelude::*;
 
 use super::memory::free_bytes;
 use super::ssim::ssim;
-use super::{At, Blend, ImageBuffer, ImageOps, ImagePair, ImageShape, Push, Stitch, TileGrid};
+use super::{
+    At, Blend, ImageBuffer, ImageOps, ImagePair, ImageShape, Push, Stitch, TileGrid, View,
+};
 use crate::error::{Error, Result};
 
 /// The number type of a host backend.
@@ -172,13 +174,13 @@ impl<B: HostDevice> ImageOps for B {
     ) -> Result<()> {
         copy(from, out, first)
     }
-    fn mirror(
+    fn view(
         &self,
-        from: &[At<'_, Self::Images>],
+        jobs: &[View<'_, Self::Images>],
         out: &mut Self::Images,
         first: usize,
     ) -> Result<()> {
-        mirror(from, out, first)
+        view(jobs, out, first)
     }
     fn tile(
         &self,
@@ -272,22 +274,31 @@ fn copy<T: Real>(
     Ok(())
 }
 
-/// Copies images flipped from left to right.
-fn mirror<T: Real>(
-    from: &[At<'_, HostImages<T>>],
+/// Makes views of images.
+fn view<T: Real>(
+    jobs: &[View<'_, HostImages<T>>],
     out: &mut HostImages<T>,
     first: usize,
 ) -> Result<()> {
-    for image in from {
-        check_shape(image.buffer, out.shape)?;
+    for job in jobs {
+        check_shape(job.image.buffer, out.shape)?;
+        job.from.check(out.shape)?;
     }
-    let width = out.shape.width.max(1);
-    let images = out.par_images_mut(first, from.len())?;
-    images.zip(from).for_each(|(to, from)| {
-        let rows = to.chunks_exact_mut(width);
-        for (to, from) in rows.zip(from.pixels().chunks_exact(width)) {
-            for (to, from) in to.iter_mut().zip(from.iter().rev()) {
-                *to = *from;
+    let (height, width) = (out.shape.height, out.shape.width);
+    let images = out.par_images_mut(first, jobs.len())?;
+    images.zip(jobs).for_each(|(to, job)| {
+        let row_of = |y: usize| job.from.shows((y, 0), (height, width)).0;
+        let rows: Vec<usize> = (0..height).map(row_of).collect();
+        let column_of = |x: usize| job.from.shows((0, x), (height, width)).1;
+        let columns: Vec<usize> = (0..width).map(column_of).collect();
+        let plane = (height * width).max(1);
+        let planes = job.image.pixels().chunks_exact(plane);
+        for (to, from) in to.chunks_exact_mut(plane).zip(planes) {
+            for (to, &row) in to.chunks_exact_mut(width).zip(&rows) {
+                let from = &from[row * width..][..width];
+                for (to, &column) in to.iter_mut().zip(&columns) {
+                    *to = from[column];
+                }
             }
         }
     });
@@ -581,6 +592,7 @@ mod tests {
     use approx::assert_abs_diff_eq;
 
     use super::*;
+    use crate::backend::Viewpoint;
 
     struct Host;
     impl HostDevice for Host {
@@ -671,15 +683,45 @@ mod tests {
     }
 
     #[test]
-    fn mirror_images_have_their_rows_reversed() {
+    fn views_are_moved_reflected_at_the_edges_and_mirrored() {
         let input = image(|c, y, x| (100 * c + 10 * y + x) as f64);
         let mirrored = image(|c, y, x| (100 * c + 10 * y + SHAPE.width - 1 - x) as f64);
         let mut out = Host.allocate(SHAPE, 3).unwrap();
-        let from = [At::new(&input, 0), At::new(&mirrored, 0)];
-        Host.mirror(&from, &mut out, 1).unwrap();
+        let jobs = [&input, &mirrored].map(|buffer| View {
+            image: At::new(buffer, 0),
+            from: Viewpoint::MIRROR,
+        });
+        Host.view(&jobs, &mut out, 1).unwrap();
         assert_eq!(out.image(0), [0.0; 70]);
         assert_eq!(out.image(1), mirrored.image(0));
         assert_eq!(out.image(2), input.image(0));
+
+        // Five rows and seven columns: one row up, two columns to the right.
+        let moved = |mirrored| View {
+            image: At::new(&input, 0),
+            from: Viewpoint {
+                mirrored,
+                down: -1,
+                right: 2,
+            },
+        };
+        let jobs = [moved(false), moved(true)];
+        Host.view(&jobs, &mut out, 0).unwrap();
+        let (columns, rows) = ([2, 3, 4, 5, 6, 5, 4], [1, 0, 1, 2, 3]);
+        let want = image(|c, y, x| (100 * c + 10 * rows[y] + columns[x]) as f64);
+        assert_eq!(out.image(0), want.image(0));
+        let want = image(|c, y, x| (100 * c + 10 * rows[y] + columns[6 - x]) as f64);
+        assert_eq!(out.image(1), want.image(0));
+
+        let beyond = Viewpoint {
+            down: SHAPE.height as i32,
+            ..Viewpoint::default()
+        };
+        let job = View {
+            image: At::new(&input, 0),
+            from: beyond,
+        };
+        assert!(Host.view(&[job], &mut out, 0).is_err());
     }
 
     #[test]
@@ -783,8 +825,12 @@ mod tests {
         assert!(Host.copy(&[At::new(&input, 0)], &mut small, 0).is_err());
         let mut out = Host.allocate(SHAPE, 1).unwrap();
         assert!(Host.copy(&[At::new(&input, 0)], &mut out, 1).is_err());
-        assert!(Host.mirror(&[At::new(&input, 0)], &mut small, 0).is_err());
-        assert!(Host.mirror(&[At::new(&input, 0)], &mut out, 1).is_err());
+        let mirror = View {
+            image: At::new(&input, 0),
+            from: Viewpoint::MIRROR,
+        };
+        assert!(Host.view(&[mirror], &mut small, 0).is_err());
+        assert!(Host.view(&[mirror], &mut out, 1).is_err());
         assert!(Host.upload(&[0.0; 3], &mut out, 0).is_err());
         assert!(Host.untile(&input, 0, grid(5, 7), &mut out, 1).is_err());
         let huge = ImageShape {

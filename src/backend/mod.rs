@@ -24,7 +24,7 @@ pub use self::precision::Precision;
 
 use crate::classifier::Graph;
 use crate::dip::NetSpec;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::random::RandomKey;
 
 /// Channels, height and width of an image, in this order in memory too (CHW).
@@ -114,6 +114,72 @@ impl<I> Clone for Push<'_, I> {
     }
 }
 impl<I> Copy for Push<'_, I> {}
+
+/// Where an image is seen from: moved by whole pixels, and then perhaps in the mirror.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Viewpoint {
+    /// Whether left and right are exchanged.
+    pub mirrored: bool,
+    /// How far the view is moved down the image, and to its right; less than its height and width.
+    pub down: i32,
+    pub right: i32,
+}
+
+impl Viewpoint {
+    /// The image itself in the mirror.
+    pub const MIRROR: Viewpoint = Viewpoint {
+        mirrored: true,
+        down: 0,
+        right: 0,
+    };
+
+    /// The row and the column of the image of `height × width` that the view's pixel `(row, column)` shows.
+    /// Beyond its edges the image is extended by reflection, the edge not repeated.
+    pub fn shows(
+        &self,
+        (row, column): (usize, usize),
+        (height, width): (usize, usize),
+    ) -> (usize, usize) {
+        let moved = |at: usize, by: i32, n: usize| {
+            let beyond = (at as i64 + i64::from(by)).unsigned_abs() as usize;
+            TileGrid::reflect(beyond, n)
+        };
+        let column = match self.mirrored {
+            true => width - 1 - column,
+            false => column,
+        };
+        (
+            moved(row, self.down, height),
+            moved(column, self.right, width),
+        )
+    }
+
+    /// Refuses views that are moved out of images of this shape.
+    pub(crate) fn check(&self, shape: ImageShape) -> Result<()> {
+        let inside = |by: i32, n: usize| (by.unsigned_abs() as usize) < n.max(1);
+        if inside(self.down, shape.height) && inside(self.right, shape.width) {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "an image of {shape} cannot be seen from {} pixels further down and {} to the right",
+            self.down, self.right
+        )))
+    }
+}
+
+/// An image as it is seen from somewhere.
+#[derive(Debug)]
+pub struct View<'a, I> {
+    pub image: At<'a, I>,
+    pub from: Viewpoint,
+}
+
+impl<I> Clone for View<'_, I> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<I> Copy for View<'_, I> {}
 
 /// Where tiles lie on an image of `height × width`.
 ///
@@ -232,10 +298,10 @@ pub trait ImageOps {
         out: &mut Self::Images,
         first: usize,
     ) -> Result<()>;
-    /// Copies images flipped from left to right: pixel `x` of a row comes from `width − 1 − x`.
-    fn mirror(
+    /// Makes views of images; see [`Viewpoint::shows`].
+    fn view(
         &self,
-        from: &[At<'_, Self::Images>],
+        jobs: &[View<'_, Self::Images>],
         out: &mut Self::Images,
         first: usize,
     ) -> Result<()>;

@@ -373,7 +373,7 @@ mod tests {
             rehearsal.count().unwrap()
         };
         let (one, two) = (wave(&[&picture]), wave(&[&picture; 2]));
-        // The input, also mirrored; three reconstructions of each path; 13 more points on up to two segments of
+        // The input and its nine views; three reconstructions of each path; 13 more points on up to two segments of
         // each path; four rounds of three points, and six pushes; the votes of the last path in the mirror; the
         // output.
         let segments = options.map.segments.min(2);
@@ -381,7 +381,7 @@ mod tests {
         let mirrored_votes = segments * (options.map.reach_points + 1);
         assert_eq!(
             one.probes as usize,
-            2 + 3 * (3 + segments * points + 4 * 3 + 6) + mirrored_votes + 1
+            10 + 3 * (3 + segments * points + 4 * 3 + 6) + mirrored_votes + 1
         );
         assert_eq!(two.probes, 2 * one.probes);
         let of = |wave: &Wave, kernel: &str| wave.kernels[kernel];

@@ -15,7 +15,7 @@ use crate::backend::cuda::model::{Chip, Demand, demands};
 use crate::backend::cuda::{CudaBackend, classifier_batch};
 use crate::backend::{
     At, Backend, Blend, ClassifierEngine, ImageOps, ImagePair, ImageShape, LossGradient, Phase,
-    Push, Stitch, TileGrid,
+    Push, Stitch, TileGrid, View,
 };
 use crate::classifier::Graph;
 use crate::defense::{Defense, Options, Prober};
@@ -268,13 +268,13 @@ impl ImageOps for Stage {
     ) -> Result<()> {
         self.cuda.untile(tiles, first_tile, grid, out, index)
     }
-    fn mirror(
+    fn view(
         &self,
-        from: &[At<'_, DeviceImages>],
+        jobs: &[View<'_, DeviceImages>],
         out: &mut DeviceImages,
         first: usize,
     ) -> Result<()> {
-        self.cuda.mirror(from, out, first)
+        self.cuda.view(jobs, out, first)
     }
     fn blend(
         &self,

@@ -76,11 +76,14 @@ pub struct DefenseArgs {
     /// Points behind a reconstruction
     #[arg(long, value_name = "N", help_heading = "Decision")]
     pub reach_points: Option<usize>,
-    /// Look at pictures as they are alone. Otherwise the mirror images of the input and of what votes
-    /// count too: not right for text, digits or whatever else is another thing with left and right
+    /// Look at nothing in the mirror. Otherwise the mirror images of what votes count too, and the input's
+    /// views are mirrored: not right for text, digits or whatever else is another thing with left and right
     /// exchanged
     #[arg(long, help_heading = "Decision")]
     pub no_mirror: bool,
+    /// How far the input's views, which show what an attack hides, are moved, as a part of its size; 0: not
+    #[arg(long, value_name = "PART", help_heading = "Decision")]
+    pub view_shift: Option<f64>,
     /// Points of a segment
     #[arg(long, value_name = "N", help_heading = "Decision")]
     pub segment_points: Option<usize>,
@@ -210,6 +213,7 @@ impl DefenseArgs {
             reach: self.reach.unwrap_or(default.reach),
             reach_points: self.reach_points.unwrap_or(default.reach_points),
             mirror: !self.no_mirror,
+            view_shift: self.view_shift.unwrap_or(default.view_shift),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Stage C: the decision map, and where it crosses the boundary.
 
-use crate::backend::{At, Backend, Blend};
+use crate::backend::{At, Backend, Blend, ImageShape, View, Viewpoint};
 use crate::error::{Error, Result};
 
 use super::probe::MAX_POINTS;
@@ -25,9 +25,13 @@ pub struct MapOptions {
     pub reach: f32,
     /// Points behind the reconstruction.
     pub reach_points: usize,
-    /// Whether the input and each point that votes are read in the mirror too, left and right exchanged:
-    /// points vote with both, and the verdict counts how the input changes. Not for classifiers of what is another thing there: text, digits, traffic signs.
+    /// Whether points that vote are read in the mirror too, left and right exchanged, and vote with both; and
+    /// whether the input's views are mirrored. Not for classifiers of what is another thing there: text,
+    /// digits, traffic signs.
     pub mirror: bool,
+    /// How far the input's views are moved, as a part of its height and width, in `[0, 0.25]`: the nearest odd
+    /// number of pixels. At 0 they are not.
+    pub view_shift: f64,
 }
 
 impl Default for MapOptions {
@@ -39,6 +43,7 @@ impl Default for MapOptions {
             reach: 0.25,
             reach_points: 2,
             mirror: true,
+            view_shift: 0.015,
         }
     }
 }
@@ -69,11 +74,46 @@ impl MapOptions {
                 self.reach
             )));
         }
+        if !(0.0..=Self::MAX_VIEW_SHIFT).contains(&self.view_shift) {
+            return Err(Error::invalid(format!(
+                "views are moved by a part in [0, {}] of a picture, not {}; change --view-shift",
+                Self::MAX_VIEW_SHIFT,
+                self.view_shift
+            )));
+        }
         Ok(())
     }
 
     /// Beyond this a line's points show little but clipped differences.
     const MAX_REACH: f32 = 4.0;
+
+    /// Beyond this a view shows too much that is not in the picture.
+    const MAX_VIEW_SHIFT: f64 = 0.25;
+
+    /// Where the input's views are taken from: up, down, to either side and between, and where it stands,
+    /// all in the mirror; without the mirror, all but the input itself.
+    pub(super) fn viewpoints(&self, shape: ImageShape) -> Vec<Viewpoint> {
+        // An odd number: strides are even, and what is moved by a whole stride is seen as it was.
+        let pixels = |n: usize| {
+            let odd = 2.0 * ((self.view_shift * n as f64 - 1.0) / 2.0).round() + 1.0;
+            let most = n.saturating_sub(1) as i32;
+            if self.view_shift > 0.0 {
+                (odd.max(1.0) as i32).min(most)
+            } else {
+                0
+            }
+        };
+        let around = |by: i32| if by == 0 { vec![0] } else { vec![-by, 0, by] };
+        let (down, right) = (around(pixels(shape.height)), around(pixels(shape.width)));
+        let moved = down.iter().flat_map(|&down| {
+            right.iter().map(move |&right| Viewpoint {
+                mirrored: self.mirror,
+                down,
+                right,
+            })
+        });
+        moved.filter(|view| *view != Viewpoint::default()).collect()
+    }
 
     /// Where a line is probed, rising: `t` is 0 at the reconstruction and 1 at the input.
     fn places(&self) -> Vec<f32> {
@@ -82,6 +122,14 @@ impl MapOptions {
         let between =
             (1..=self.segment_points).map(|i| i as f32 / (self.segment_points + 1) as f32);
         behind.chain([0.0]).chain(between).collect()
+    }
+
+    /// Where a line goes on behind its places, each with the next one towards the input.
+    pub(super) fn further_places(&self) -> Vec<(f32, f32)> {
+        let furthest = self.places()[0].min(0.0);
+        let further = [0.5, 1.0, 2.0].map(|reach: f32| furthest - reach);
+        let next = std::iter::once(furthest).chain(further);
+        further.into_iter().zip(next).collect()
     }
 
     /// The places that vote.
@@ -109,8 +157,8 @@ impl MapOptions {
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub input: Reading,
-    /// In its mirror image, where [`MapOptions::mirror`] asks for it.
-    pub mirrored: Option<Reading>,
+    /// In its views.
+    pub views: Vec<Reading>,
 }
 
 /// The line from behind a reconstruction to the input, probed.
@@ -136,8 +184,9 @@ pub struct SegmentPoint {
 #[derive(Clone, Debug)]
 pub struct DecisionMap {
     pub input: Reading,
-    /// Of the input's mirror image, where [`MapOptions::mirror`] asks for it.
-    pub mirrored_input: Option<Reading>,
+    /// Of the input's views: moved a little, and in the mirror. How many there are is for
+    /// [`MapOptions::mirror`] and [`MapOptions::view_shift`] to say.
+    pub views: Vec<Reading>,
     /// One a path: the restarts', then their consensus'.
     pub trajectories: Vec<Trajectory>,
     /// One list a path.
@@ -222,8 +271,14 @@ pub(super) fn draw<B: Backend>(
             .collect();
         // A point's mirror image is on the line between the ends' mirror images.
         let mut mirrored = backend.allocate(prober.shape(), to_mirror.len())?;
-        let from: Vec<_> = to_mirror.iter().map(|of| At::new(ends, of.0)).collect();
-        backend.mirror(&from, &mut mirrored, 0)?;
+        let from: Vec<_> = to_mirror
+            .iter()
+            .map(|of| View {
+                image: At::new(ends, of.0),
+                from: Viewpoint::MIRROR,
+            })
+            .collect();
+        backend.view(&from, &mut mirrored, 0)?;
         let (as_they_are, mirrored) = (jobs.len(), &mirrored);
         jobs.extend(to_mirror.iter().enumerate().flat_map(|(end, &(_, to))| {
             let from = At::new(mirrored, end);
@@ -260,7 +315,7 @@ pub(super) fn draw<B: Backend>(
             }
             maps.push(DecisionMap {
                 input: seen.input.clone(),
-                mirrored_input: seen.mirrored.clone(),
+                views: seen.views.clone(),
                 trajectories,
                 segments,
             });
@@ -293,7 +348,7 @@ impl DecisionMap {
 
     /// The cross-boundary pair of a path: the point of class `label` closest to the input on the
     /// latest segment that has one, and its neighbour towards the input; else the trajectory's last
-    /// crossing.
+    /// crossing; else its last point of the class, and the input.
     ///
     /// The segment comes first because its boundary point is the picture closest to the input that
     /// this path can give.
@@ -312,10 +367,18 @@ impl DecisionMap {
                 ),
             });
         }
-        let probe = self.trajectory_crossing(path, label)?;
+        if let Some(probe) = self.trajectory_crossing(path, label) {
+            return Some(Pair {
+                probe,
+                towards: Towards::NextProbe,
+                span: (0.0, 1.0),
+            });
+        }
+        let mut points = self.trajectories[path].iter();
+        let probe = points.rposition(|point| point.reading.label() == label)?;
         Some(Pair {
             probe,
-            towards: Towards::NextProbe,
+            towards: Towards::Input,
             span: (0.0, 1.0),
         })
     }
@@ -343,7 +406,7 @@ mod tests {
         };
         DecisionMap {
             input: read('A'),
-            mirrored_input: None,
+            views: vec![],
             trajectories: restarts
                 .iter()
                 .map(|(trajectory, _)| {
@@ -383,6 +446,7 @@ mod tests {
             ("oTAT", "ATAAA"),
             ("oTTT", "TTTTT"),
             ("oTAA", "AAAAA"),
+            ("oToA", "AAAAA"),
         ]);
         let span = |path| map.pair(path, 1).map(|p| (p.towards, p.span));
         assert_eq!(span(0), Some((Towards::Input, (0.25, 0.5))));
@@ -395,6 +459,9 @@ mod tests {
         // The line never has it, the trajectory had.
         assert_eq!(span(4), Some((Towards::NextProbe, (0.0, 1.0))));
         assert_eq!(map.pair(4, 1).map(|p| p.probe), Some(1));
+        // It had it, and went over to a third label.
+        assert_eq!(span(5), Some((Towards::Input, (0.0, 1.0))));
+        assert_eq!(map.pair(5, 1).map(|p| p.probe), Some(1));
         assert_eq!(map.pair(4, 4), None);
     }
 
@@ -408,11 +475,56 @@ mod tests {
         };
         assert_eq!(options.places(), [-0.5, -0.25, 0.0, 0.25, 0.5, 0.75]);
         assert_eq!(options.voting_places(), [-0.5, -0.25, 0.0]);
+        let further = [(-1.0, -0.5), (-1.5, -1.0), (-2.5, -1.5)];
+        assert_eq!(options.further_places(), further);
         let none = MapOptions {
             reach_points: 0,
             ..options
         };
         assert_eq!(none.places()[0], 0.0);
+    }
+
+    #[test]
+    fn views_are_moved_all_round_and_mirrored_where_that_is_asked_for() {
+        let options = MapOptions::default();
+        let shape = |height, width| ImageShape {
+            channels: 3,
+            height,
+            width,
+        };
+        let views = options.viewpoints(shape(224, 32));
+        assert_eq!(views.len(), 9);
+        assert!(views.iter().all(|view| view.mirrored));
+        let ends = |of: &dyn Fn(&Viewpoint) -> i32| {
+            let moved = views.iter().map(of);
+            (moved.clone().min().unwrap(), moved.max().unwrap())
+        };
+        // The odd number nearest to 3.36.
+        assert_eq!(ends(&|view| view.down), (-3, 3));
+        // At least a pixel.
+        assert_eq!(ends(&|view| view.right), (-1, 1));
+        assert_eq!(options.viewpoints(shape(1, 1)), [Viewpoint::MIRROR]);
+
+        let plain = MapOptions {
+            mirror: false,
+            ..MapOptions::default()
+        };
+        let views = plain.viewpoints(shape(224, 224));
+        assert_eq!(views.len(), 8);
+        assert!(!views.contains(&Viewpoint::default()));
+        assert!(plain.viewpoints(shape(1, 1)).is_empty());
+        let still = MapOptions {
+            view_shift: 0.0,
+            ..MapOptions::default()
+        };
+        assert_eq!(still.viewpoints(shape(224, 224)), [Viewpoint::MIRROR]);
+        for view_shift in [-0.1, 0.3, f64::NAN] {
+            let options = MapOptions {
+                view_shift,
+                ..MapOptions::default()
+            };
+            assert!(options.validate().is_err());
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod decision_map;
 mod fitting;
 mod localise;
 mod memory;
+mod nudge;
 mod options;
 mod outcome;
 mod pipeline;
@@ -45,8 +46,6 @@ pub use settling::SettlingOptions;
 pub use stitch::{StitchMode, StitchOptions};
 pub use stopping::smoothed_psnr_maximum;
 pub use trajectory::{Trajectory, TrajectoryPoint, trace};
-#[cfg(test)]
-pub(crate) use verdict::score;
+pub(crate) use verdict::{EVEN, LEAST_LOG, Logs, evidence};
 pub use verdict::{Judgement, Verdict, VerdictOptions};
-pub(crate) use verdict::{Odds, evidence};
 pub use votes::Vote;

@@ -11,7 +11,10 @@ pub enum Fallback {
     /// The stitched picture lost the recovered label: the on-manifold image with the largest margin
     /// is shown.
     LargestMargin,
-    /// No path has a point of the recovered label: a reconstruction is shown.
+    /// No path has a point of the recovered label: a reconstruction is shown, changed by at most 8/255 along
+    /// the classifier's gradient so that it has the label.
+    Nudged,
+    /// The same, but the label was not reached.
     Reconstruction,
 }
 

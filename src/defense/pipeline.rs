@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::decision_map::{self, DecisionMap, Pair, Seen};
+use super::decision_map::{self, DecisionMap, Pair, Seen, Towards};
 use super::fitting::Fitting;
 use super::options::Options;
 use super::outcome::Outcome;
@@ -12,7 +12,7 @@ use super::settling::Settling;
 use super::trajectory::trace;
 use super::verdict::{Judgement, Verdict};
 use super::votes;
-use crate::backend::{At, Backend, Blend, DipEngine, ImageShape};
+use crate::backend::{At, Backend, Blend, DipEngine, ImageShape, View, Viewpoint};
 use crate::error::{Error, Result};
 use crate::io::Picture;
 
@@ -221,17 +221,16 @@ impl<'b, B: Backend> Defense<'b, B> {
             (self.backend).upload(&picture.pixels, &mut room.inputs, place)?;
         }
         let inputs: Vec<_> = places.iter().map(|&i| At::new(&room.inputs, i)).collect();
-        let mirror = self.options.map.mirror;
-        if mirror {
-            for (&place, input) in places.iter().zip(&inputs) {
-                (self.backend).mirror(&[*input], &mut room.mirrored_inputs, place)?;
+        if self.options.map.mirror {
+            for (&place, &image) in places.iter().zip(&inputs) {
+                (self.backend).view(&[mirror(image)], &mut room.mirrored_inputs, place)?;
             }
         }
-        let mirrored = |&place: &usize| At::new(&room.mirrored_inputs, place);
-        let mirrored = places.iter().filter(|_| mirror).map(mirrored);
-        let to_read: Vec<_> = inputs.iter().copied().chain(mirrored).collect();
-        let mut readings = self.prober.images(&to_read)?;
-        let mut mirrored = readings.split_off(inputs.len()).into_iter();
+        let viewpoints = self.options.map.viewpoints(shape);
+        let of_input = |&image| viewpoints.iter().map(move |&from| View { image, from });
+        let views: Vec<_> = inputs.iter().flat_map(of_input).collect();
+        let readings = self.prober.images(&inputs)?;
+        let mut views = self.prober.views(&views)?.into_iter();
         for (((&place, picture), input), reading) in
             places.iter().zip(pictures).zip(inputs).zip(readings)
         {
@@ -240,7 +239,7 @@ impl<'b, B: Backend> Defense<'b, B> {
             self.flights[place] = Some(Flight {
                 seen: Seen {
                     input: reading,
-                    mirrored: mirrored.next(),
+                    views: views.by_ref().take(viewpoints.len()).collect(),
                 },
                 settling: Settling::default(),
                 probes: 0,
@@ -322,11 +321,11 @@ impl<'b, B: Backend> Defense<'b, B> {
             };
             (room.reconstructions).assemble(self.backend, id, &mut room.latest, i)?;
         }
-        let mirror = self.options.map.mirror;
-        if mirror {
-            let latest = |i| At::new(&room.latest, i);
+        let mirrors = self.options.map.mirror;
+        if mirrors {
+            let latest = |i| mirror(At::new(&room.latest, i));
             let latest: Vec<_> = (0..to_judge.len()).map(latest).collect();
-            (self.backend).mirror(&latest, &mut room.mirrored_latest, 0)?;
+            (self.backend).view(&latest, &mut room.mirrored_latest, 0)?;
         }
         let voting = self.options.map.voting_places();
         let jobs: Vec<_> = (to_judge.iter().enumerate())
@@ -336,20 +335,20 @@ impl<'b, B: Backend> Defense<'b, B> {
                     let from = At::new(&room.mirrored_latest, i);
                     (from, At::new(&room.mirrored_inputs, place))
                 };
-                let lines = [Some(line), mirror.then(mirrored)];
+                let lines = [Some(line), mirrors.then(mirrored)];
                 let on = |(from, to)| voting.iter().map(move |&t| Blend { from, to, t });
                 lines.into_iter().flatten().flat_map(on)
             })
             .collect();
         let readings = self.prober.blends(&jobs)?;
-        let of_image = voting.len() * if mirror { 2 } else { 1 };
+        let of_image = voting.len() * if mirrors { 2 } else { 1 };
         for (&place, readings) in to_judge.iter().zip(readings.chunks_exact(of_image)) {
             let Some(flight) = &mut self.flights[place] else {
                 continue;
             };
-            let Seen { input, mirrored } = &flight.seen;
+            let Seen { input, views } = &flight.seen;
             let support = votes::support(input.classes(), readings);
-            let judgement = (self.options.verdict).judge(input, mirrored.as_ref(), support);
+            let judgement = (self.options.verdict).judge(input, views, support);
             let verdict = &self.options.verdict;
             flight.ends = flight.settling.add(settling, verdict, &judgement);
         }
@@ -389,13 +388,14 @@ impl<'b, B: Backend> Defense<'b, B> {
             trajectories,
         )?;
         let judged = places.into_iter().zip(maps);
-        Ok(judged.map(|(place, map)| self.judge(place, map)).collect())
+        let mut judged: Vec<_> = judged.map(|(place, map)| self.judge(place, map)).collect();
+        self.look_further(&mut judged)?;
+        Ok(judged)
     }
 
     /// Stage C's decisions about one map.
     fn judge(&self, place: usize, map: DecisionMap) -> Judged {
-        let mirrored = map.mirrored_input.as_ref();
-        let judgement = (self.options.verdict).judge(&map.input, mirrored, map.support());
+        let judgement = (self.options.verdict).judge(&map.input, &map.views, map.support());
         let pairs = match (judgement.verdict, judgement.recovered) {
             (Verdict::Adversarial, Some(label)) => (0..map.trajectories.len())
                 .map(|path| map.pair(path, label))
@@ -411,11 +411,75 @@ impl<'b, B: Backend> Defense<'b, B> {
     }
 }
 
+impl<B: Backend> Defense<'_, B> {
+    /// Looks for the recovered label further behind the reconstructions, where a map has no point of it: the
+    /// input's views can speak for a label that is second everywhere on the map.
+    fn look_further(&mut self, judged: &mut [Judged]) -> Result<()> {
+        let paths = self.options.reconstruct.paths();
+        for judged in judged {
+            let Some(label) = judged.judgement.recovered else {
+                continue;
+            };
+            if judged.judgement.verdict != Verdict::Adversarial
+                || judged.pairs.iter().any(Option::is_some)
+            {
+                continue;
+            }
+            let segments = &judged.map.segments;
+            let lines: Vec<(usize, usize)> = (segments.iter().enumerate())
+                .flat_map(|(path, lines)| lines.iter().rev().map(move |line| (path, line.probe)))
+                .collect();
+            let mut ends = self.backend.allocate(self.shape(), lines.len())?;
+            for (i, &(path, probe)) in lines.iter().enumerate() {
+                let id = ReconstructionId {
+                    image: judged.place,
+                    path: paths[path],
+                    probe,
+                };
+                (self.room.reconstructions).assemble(self.backend, id, &mut ends, i)?;
+            }
+            let to = At::new(&self.room.inputs, judged.place);
+            let from = |i| At::new(&ends, i);
+            let places = self.options.map.further_places();
+            let jobs: Vec<_> = (0..lines.len())
+                .flat_map(|i| {
+                    let from = from(i);
+                    places.iter().map(move |&(t, _)| Blend { from, to, t })
+                })
+                .collect();
+            let readings = self.prober.blends(&jobs)?;
+            for (&(path, probe), readings) in lines.iter().zip(readings.chunks(places.len())) {
+                let nearest = readings.iter().position(|reading| reading.label() == label);
+                let pair = nearest.map(|nearest| Pair {
+                    probe,
+                    towards: Towards::Input,
+                    span: places[nearest],
+                });
+                judged.pairs[path] = judged.pairs[path].or(pair);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An image in the mirror.
+fn mirror<I>(image: At<'_, I>) -> View<'_, I> {
+    View {
+        image,
+        from: Viewpoint::MIRROR,
+    }
+}
+
 /// What attacks through the defence need of it.
 impl<B: Backend> Defense<'_, B> {
     /// Every stage's options.
     pub fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// Where the views that its maps have readings of are taken from, in their order.
+    pub fn viewpoints(&self) -> Vec<Viewpoint> {
+        self.options.map.viewpoints(self.shape())
     }
 
     /// Gives restart `r` of the pictures to come the seed `seed + r`.
@@ -454,7 +518,7 @@ impl<B: Backend> Defense<'_, B> {
             self.backend.blend(&[on_line], &mut point, 0)?;
             let mut voter = At::new(&point, 0);
             if vote.mirrored {
-                self.backend.mirror(&[voter], &mut mirrored, 0)?;
+                (self.backend).view(&[mirror(voter)], &mut mirrored, 0)?;
                 voter = At::new(&mirrored, 0);
             }
             voters.push(self.backend.download(voter)?);

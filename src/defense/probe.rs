@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::backend::{At, Backend, Blend, ClassifierEngine, ImageShape, Push};
+use crate::backend::{At, Backend, Blend, ClassifierEngine, ImageShape, Push, View};
 use crate::error::Result;
 
 use super::Reading;
@@ -75,6 +75,32 @@ impl<'b, B: Backend> Prober<'b, B> {
     /// Readings of pushed images.
     pub fn pushes(&mut self, jobs: &[Push<'_, B::Images>]) -> Result<Vec<Reading>> {
         self.probe(jobs, |backend, jobs, out| backend.push(jobs, out, 0))
+    }
+
+    /// Readings of views of images.
+    pub fn views(&mut self, jobs: &[View<'_, B::Images>]) -> Result<Vec<Reading>> {
+        self.probe(jobs, |backend, jobs, out| backend.view(jobs, out, 0))
+    }
+
+    /// What the classifier says of an image, and the gradient of a label's margin by its pixels.
+    pub fn margin_gradient(
+        &mut self,
+        image: At<'_, B::Images>,
+        label: usize,
+    ) -> Result<(Reading, Vec<f32>)> {
+        let mut derivative = |_: usize, logits: &[f32], by_logit: &mut [f32]| {
+            by_logit.fill(0.0);
+            let most = Reading::new(logits).top(2);
+            if let Some(&(rival, _)) = most.iter().find(|(class, _)| *class != label) {
+                by_logit[label] = 1.0;
+                by_logit[rival] = -1.0;
+            }
+        };
+        let classifier = &mut self.classifier;
+        let logits = classifier.gradient(&[image], &mut derivative, &mut self.scratch, 0)?;
+        self.probes += 1;
+        let gradient = self.backend.download(At::new(&self.scratch, 0))?;
+        Ok((Reading::new(&logits), gradient))
     }
 
     /// Readings of images as they are.

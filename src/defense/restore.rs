@@ -3,6 +3,7 @@
 
 use super::decision_map::{Pair, Towards};
 use super::localise::{self, Boundary, Search};
+use super::nudge::nudge;
 use super::outcome::{Ablations, Fallback, Outcome, PathOutcome, Shown};
 use super::pipeline::{Defense, Judged};
 use super::push::{self, OnBoundary, Step};
@@ -171,7 +172,14 @@ impl<B: Backend> Defense<'_, B> {
         let mut output = self.backend.allocate(self.shape(), judged.len())?;
         let mut made = Vec::with_capacity(judged.len());
         for (image, judged) in judged.iter().enumerate() {
-            made.push(self.make(image, judged, manifold, &mut output)?);
+            let way = self.make(image, judged, manifold, &mut output)?;
+            if let (Made::Reconstruction, Verdict::Adversarial, Some(label)) =
+                (way, judged.judgement.verdict, judged.judgement.recovered)
+            {
+                let wanted = (label, self.options.push.margin);
+                nudge(self.backend, &mut self.prober, wanted, &mut output, image)?;
+            }
+            made.push(way);
         }
         let changed: Vec<usize> = (0..judged.len())
             .filter(|&image| made[image] != Made::Input)
@@ -200,7 +208,10 @@ impl<B: Backend> Defense<'_, B> {
                     Some(Fallback::LargestMargin)
                 }
                 Made::Reconstruction if judged.judgement.verdict == Verdict::Adversarial => {
-                    Some(Fallback::Reconstruction)
+                    match Some(label) == judged.judgement.recovered {
+                        true => Some(Fallback::Nudged),
+                        false => Some(Fallback::Reconstruction),
+                    }
                 }
                 _ => None,
             };

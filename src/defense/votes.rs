@@ -61,11 +61,6 @@ impl DecisionMap {
     pub fn support(&self) -> Vec<f64> {
         support(self.input.classes(), self.votes().map(|vote| vote.reading))
     }
-
-    /// The best supported class other than the input label; `None` where the classifier has but one.
-    pub fn recovered_label(&self, support: &[f64]) -> Option<usize> {
-        best_other(support, self.input_label())
-    }
 }
 
 /// Each class's support: its mean probability over the votes.
@@ -84,9 +79,10 @@ pub(super) fn support<'r>(
     support.iter().map(|sum| sum / f64::from(count)).collect()
 }
 
-/// The best supported class other than `input`, the first of equals; `None` where there is but one.
-pub(super) fn best_other(support: &[f64], input: usize) -> Option<usize> {
-    let others = support
+/// The class other than `input` with the most of something, the first of equals; `None` where there is
+/// but one class.
+pub(super) fn best_other(of_classes: &[f64], input: usize) -> Option<usize> {
+    let others = of_classes
         .iter()
         .enumerate()
         .filter(|(class, _)| *class != input);
@@ -126,7 +122,7 @@ mod tests {
         };
         DecisionMap {
             input: reading(INPUT),
-            mirrored_input: None,
+            views: vec![],
             trajectories: paths.iter().map(|_| vec![]).collect(),
             segments: paths.iter().map(line).collect(),
         }
@@ -140,7 +136,7 @@ mod tests {
             &[(-0.25, seen, None), (0.0, seen, None), (0.25, OTHER, None)],
         ]);
         let support = map.support();
-        assert_eq!(map.recovered_label(&support), Some(1));
+        assert_eq!(best_other(&support, map.input_label()), Some(1));
         for (support, seen) in support.iter().zip(seen) {
             assert!((support - seen).abs() < 1e-6);
         }
@@ -161,7 +157,7 @@ mod tests {
             assert!((support - want).abs() < 1e-6, "{support} for {want}");
         }
         // Without the mirror the other label would be ahead.
-        assert_eq!(map.recovered_label(&support), Some(2));
+        assert_eq!(best_other(&support, map.input_label()), Some(2));
         let votes: Vec<_> = map.votes().map(|v| (v.t, v.mirrored)).collect();
         assert_eq!(
             votes,

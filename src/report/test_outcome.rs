@@ -43,7 +43,7 @@ pub fn outcome(paths: &[(&str, &str)]) -> Outcome {
     };
     let map = DecisionMap {
         input: read('A'),
-        mirrored_input: None,
+        views: vec![],
         trajectories: paths.iter().map(trajectory).collect(),
         segments: paths.iter().map(segment).collect(),
     };

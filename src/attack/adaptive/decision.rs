@@ -2,13 +2,13 @@
 //!
 //! The defended system says the input label where its verdict is `clean`, the recovered label where it
 //! is `adversarial`, and what the classifier sees in a reconstruction where it is `undecided`. Each
-//! way to the wrong answer is a list of conditions on a few log-probabilities: at the input, in the
-//! map's support, and at the reconstruction that is shown. This is a loss of what the defence reads,
+//! way to the wrong answer is a list of conditions on a few log-probabilities: at the input, in its views, in
+//! the map's support, and at the reconstruction that is shown. This is a loss of what the defence reads,
 //! so that its gradient moves the label and the score at once, as Tramèr et al. 2020 advise: attack
 //! the quantity that decides.
 
 use crate::attack::losses::{Aim, Loss};
-use crate::defense::{Odds, Reading, VerdictOptions, evidence};
+use crate::defense::{EVEN, LEAST_LOG, Logs, Reading, VerdictOptions, evidence};
 
 /// What the defence read of a picture.
 pub(super) struct Decision<'a> {
@@ -16,8 +16,8 @@ pub(super) struct Decision<'a> {
     /// Whether what looks clean is purified too.
     pub always: bool,
     pub input: &'a Reading,
-    /// Of the input's mirror image, where it counts.
-    pub mirrored: Option<&'a Reading>,
+    /// Of the input's views.
+    pub views: &'a [Reading],
     /// The map's votes.
     pub votes: Vec<&'a Reading>,
     /// Of the reconstruction, where one is the output.
@@ -32,7 +32,8 @@ pub(super) struct Ascent {
     /// Above 0 where the decision is the wrong one, in nats.
     pub loss: f64,
     pub input: Vec<f32>,
-    pub mirrored: Option<Vec<f32>>,
+    /// One row a view.
+    pub views: Vec<Vec<f32>>,
     /// One row a vote.
     pub votes: Vec<Vec<f32>>,
     pub shown: Option<Vec<f32>>,
@@ -42,8 +43,20 @@ pub(super) struct Ascent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Input,
-    Mirror,
+    /// In the mean over all of them.
+    Views,
     Support,
+    Shown,
+}
+
+/// By what classes are compared.
+#[derive(Clone, Copy, Debug)]
+enum Measure {
+    /// Their log-probability at the input.
+    Input,
+    /// What speaks for them against the input label.
+    Evidence,
+    /// Their log-probability at what is shown.
     Shown,
 }
 
@@ -53,9 +66,6 @@ struct Term {
     value: f64,
     slopes: Vec<(Place, usize, f64)>,
 }
-
-/// Below this, in nats, a class is as good as ruled out; logits may be −∞.
-const LEAST_LOG: f64 = -1e4;
 
 fn log(reading: &Reading, class: usize) -> f64 {
     reading.log_probability(class).max(LEAST_LOG)
@@ -78,6 +88,14 @@ impl Term {
         }
     }
 
+    /// `self − other`.
+    fn minus(mut self, other: Term) -> Term {
+        let other = other.scaled(-1.0, 0.0);
+        self.value += other.value;
+        self.slopes.extend(other.slopes);
+        self
+    }
+
     /// What is missing of conditions that hold at 0 and above, in sum; where nothing is, the smallest
     /// of them.
     fn all(conditions: Vec<Term>) -> Option<Term> {
@@ -98,7 +116,7 @@ impl<'a> Decision<'a> {
     pub(super) fn new(
         verdict: &'a VerdictOptions,
         always: bool,
-        (input, mirrored): (&'a Reading, Option<&'a Reading>),
+        (input, views): (&'a Reading, &'a [Reading]),
         votes: Vec<&'a Reading>,
         shown: Option<&'a Reading>,
     ) -> Self {
@@ -114,7 +132,7 @@ impl<'a> Decision<'a> {
             verdict,
             always,
             input,
-            mirrored,
+            views,
             votes,
             shown,
         }
@@ -142,21 +160,21 @@ impl<'a> Decision<'a> {
 
     /// The conditions of each way to the aim.
     fn ways(&self, aim: Aim) -> Vec<Vec<Term>> {
-        use Place::{Input, Support};
+        use Measure::{Evidence, Input};
         let mut ways = Vec::new();
         match aim {
             Aim::AwayFrom(label) => {
                 let at_input = self.best(Input, &[label]);
-                let in_support = self.best(Support, &[label]);
+                let on_map = self.best(Evidence, &[label]);
                 if !self.always {
                     ways.extend(at_input.and_then(|wrong| self.clean(wrong)));
-                    let other = in_support.filter(|_| in_support != at_input);
+                    let other = on_map.filter(|_| on_map != at_input);
                     ways.extend(other.and_then(|wrong| self.clean(wrong)));
                 }
                 // A false alarm, and an alarm that recovers a third label.
-                ways.extend(in_support.map(|wrong| self.adversarial(label, wrong)));
+                ways.extend(on_map.map(|wrong| self.adversarial(label, wrong)));
                 ways.extend(at_input.and_then(|wrong| {
-                    let third = self.best(Support, &[label, wrong])?;
+                    let third = self.best(Evidence, &[label, wrong])?;
                     Some(self.adversarial(wrong, third))
                 }));
             }
@@ -174,10 +192,10 @@ impl<'a> Decision<'a> {
 
     /// The input label is `label`, and the verdict `clean`.
     fn clean(&self, label: usize) -> Option<Vec<Term>> {
-        let recovered = self.best(Place::Support, &[label])?;
+        let recovered = self.best(Measure::Evidence, &[label])?;
         let below = logit(self.verdict.clean_below);
         let mut way = vec![self.score(label, recovered).scaled(-1.0, below)];
-        way.extend(self.lead(Place::Input, label, None));
+        way.extend(self.lead(Measure::Input, label, None));
         Some(way)
     }
 
@@ -185,8 +203,8 @@ impl<'a> Decision<'a> {
     fn adversarial(&self, input: usize, recovered: usize) -> Vec<Term> {
         let from = logit(self.verdict.adversarial_from);
         let mut way = vec![self.score(input, recovered).scaled(1.0, -from)];
-        way.extend(self.lead(Place::Input, input, None));
-        way.extend(self.lead(Place::Support, recovered, Some(input)));
+        way.extend(self.lead(Measure::Input, input, None));
+        way.extend(self.lead(Measure::Evidence, recovered, Some(input)));
         way
     }
 
@@ -195,66 +213,73 @@ impl<'a> Decision<'a> {
     fn undecided(&self, aim: Aim) -> Option<Vec<Term>> {
         self.shown?;
         let input = self.input.label();
-        let recovered = self.best(Place::Support, &[input])?;
+        let recovered = self.best(Measure::Evidence, &[input])?;
         let score = || self.score(input, recovered);
         let mut way = vec![score().scaled(-1.0, logit(self.verdict.adversarial_from))];
         if !self.always {
             way.push(score().scaled(1.0, -logit(self.verdict.clean_below)));
         }
         way.extend(match aim {
-            Aim::AwayFrom(label) => self.lead(Place::Shown, label, None).map(|lead| {
+            Aim::AwayFrom(label) => self.lead(Measure::Shown, label, None).map(|lead| {
                 // The lead of the best other class over this one.
                 lead.scaled(-1.0, 0.0)
             }),
-            Aim::Towards(target) => self.lead(Place::Shown, target, None),
+            Aim::Towards(target) => self.lead(Measure::Shown, target, None),
         });
         Some(way)
     }
 
     /// The logit of the score that the map would have with these two labels.
     fn score(&self, input: usize, recovered: usize) -> Term {
-        let odds = |place| self.log(place, recovered) - self.log(place, input);
-        let (value, by_odds) = evidence(Odds {
-            support: odds(Place::Support),
-            input: odds(Place::Input),
-            mirrored: self.mirrored.map(|_| odds(Place::Mirror)),
-        });
-        let places = [Place::Support, Place::Input, Place::Mirror];
-        let slopes = places.into_iter().zip(by_odds);
-        Term {
-            value,
-            slopes: slopes
-                .flat_map(|(place, slope)| [(place, recovered, slope), (place, input, -slope)])
-                .collect(),
-        }
+        let of = |label| self.measured(Measure::Evidence, label);
+        of(recovered).minus(of(input)).scaled(1.0, -EVEN)
     }
 
     /// By how much `class` leads all others but `except`; `None` where there are no others.
-    fn lead(&self, place: Place, class: usize, except: Option<usize>) -> Option<Term> {
-        let rival = self.best(place, &[class, except.unwrap_or(class)])?;
-        Some(Term {
-            value: self.log(place, class) - self.log(place, rival),
-            slopes: vec![(place, class, 1.0), (place, rival, -1.0)],
-        })
+    fn lead(&self, measure: Measure, class: usize, except: Option<usize>) -> Option<Term> {
+        let rival = self.best(measure, &[class, except.unwrap_or(class)])?;
+        let of = |class| self.measured(measure, class);
+        Some(of(class).minus(of(rival)))
     }
 
-    /// The most probable class that is none of `except`; of equal ones the first.
-    fn best(&self, place: Place, except: &[usize]) -> Option<usize> {
+    /// The class with the most that is none of `except`; of equal ones the first.
+    fn best(&self, measure: Measure, except: &[usize]) -> Option<usize> {
+        let of = |class| self.measured(measure, class).value;
         let classes = (0..self.input.classes()).filter(|class| !except.contains(class));
-        classes.reduce(
-            |best, class| match self.log(place, class) > self.log(place, best) {
-                true => class,
-                false => best,
-            },
-        )
+        let measured = classes.map(|class| (class, of(class)));
+        let best = measured.reduce(|best, next| if next.1 > best.1 { next } else { best });
+        best.map(|(class, _)| class)
     }
 
-    fn log(&self, place: Place, class: usize) -> f64 {
-        match place {
-            Place::Input => log(self.input, class),
-            Place::Mirror => self.mirrored.map_or(LEAST_LOG, |seen| log(seen, class)),
-            Place::Support => self.support[class],
-            Place::Shown => self.shown.map_or(LEAST_LOG, |shown| log(shown, class)),
+    fn measured(&self, measure: Measure, class: usize) -> Term {
+        let at = |place, reading: &Reading| Term {
+            value: log(reading, class),
+            slopes: vec![(place, class, 1.0)],
+        };
+        match measure {
+            Measure::Input => at(Place::Input, self.input),
+            Measure::Shown => self.shown.map_or(
+                Term {
+                    value: LEAST_LOG,
+                    slopes: vec![],
+                },
+                |shown| at(Place::Shown, shown),
+            ),
+            Measure::Evidence => {
+                let sum: f64 = self.views.iter().map(|view| log(view, class)).sum();
+                let (value, slopes) = evidence(Logs {
+                    support: self.support[class],
+                    input: log(self.input, class),
+                    views: (!self.views.is_empty()).then(|| sum / self.views.len() as f64),
+                });
+                let slopes = [Place::Support, Place::Input, Place::Views]
+                    .into_iter()
+                    .zip(slopes);
+                Term {
+                    value,
+                    slopes: slopes.map(|(place, slope)| (place, class, slope)).collect(),
+                }
+            }
         }
     }
 
@@ -271,12 +296,15 @@ impl<'a> Decision<'a> {
             let weights = at(Place::Support).map(|&(_, class, slope)| (class, slope * part(class)));
             by_logits(vote, weights.collect())
         };
+        let view = |view: &Reading| {
+            let share = 1.0 / self.views.len() as f64;
+            let weights = at(Place::Views).map(|&(_, class, slope)| (class, slope * share));
+            by_logits(view, weights.collect())
+        };
         Ascent {
             loss: term.value,
             input: by_logits(self.input, weights(Place::Input)),
-            mirrored: self
-                .mirrored
-                .map(|seen| by_logits(seen, weights(Place::Mirror))),
+            views: self.views.iter().map(view).collect(),
             votes: self.votes.iter().map(vote).collect(),
             shown: self
                 .shown

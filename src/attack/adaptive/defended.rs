@@ -4,8 +4,8 @@ use super::decision::Decision;
 use super::{Adaptive, Rule};
 use crate::attack::losses::Loss;
 use crate::attack::victim::{Classifier, Slope, Victim};
-use crate::backend::Backend;
-use crate::defense::{Defense, Outcome, Reading, Verdict};
+use crate::backend::{Backend, ImageShape, Viewpoint};
+use crate::defense::{Defense, Outcome, Reading, Verdict, Vote};
 use crate::error::{Error, Result};
 use crate::io::Picture;
 
@@ -31,7 +31,7 @@ use crate::io::Picture;
 ///   each of them, and each counts as much as its vote. Clipping to `[0, 1]` is taken for the
 ///   identity too. The derivative of a vote in the mirror, by the pixels of the point's mirror image,
 ///   is mirrored back: by the chain rule, exactly.
-/// - decision: the votes as in trajectory, the input by its true gradient.
+/// - decision: the votes as in trajectory, the input and its views by their true gradients.
 pub struct Defended<'a, 'b, B: Backend> {
     defense: &'a mut Defense<'b, B>,
     classifier: Classifier<'a, B>,
@@ -111,9 +111,10 @@ impl<'a, 'b, B: Backend> Defended<'a, 'b, B> {
                 let voters = self.defense.voters(place, &outcome.map)?;
                 let losses = vec![loss; voters.len()];
                 let mut slopes = self.classifier.gradient(&views(&voters), &losses)?;
+                let shape = self.defense.shape();
                 for (vote, slope) in outcome.map.votes().zip(&mut slopes) {
                     if vote.mirrored {
-                        self.mirror(&mut slope.gradient);
+                        slope.gradient = see(&slope.gradient, Viewpoint::MIRROR, shape);
                     }
                 }
                 mean(slopes)
@@ -145,43 +146,41 @@ impl<'a, 'b, B: Backend> Defended<'a, 'b, B> {
         let decision = Decision::new(
             &options.verdict,
             options.always,
-            (&map.input, map.mirrored_input.as_ref()),
+            (&map.input, &map.views),
             votes,
             shown.then_some(&outcome.output),
         );
         let ascent = decision.ascent(&loss);
         let voters = self.defense.voters(place, map)?;
-        let mut in_the_mirror = image.to_vec();
-        self.mirror(&mut in_the_mirror);
-        let mut images = views(&voters);
-        let mut mirrored: Vec<bool> = map.votes().map(|vote| vote.mirrored).collect();
-        let mut rows = ascent.votes;
-        let others = [
-            Some((image, false)).zip(Some(ascent.input)),
-            Some((&in_the_mirror[..], true)).zip(ascent.mirrored),
-            Some((&outcome.pixels[..], false)).zip(ascent.shown),
-        ];
-        for ((image, is_mirrored), row) in others.into_iter().flatten() {
-            images.push(image);
-            mirrored.push(is_mirrored);
-            rows.push(row);
-        }
-        let mut by_logit = |i: usize, _: &[f32], out: &mut [f32]| out.copy_from_slice(&rows[i]);
-        let mut slopes = self.classifier.differentiate(&images, &mut by_logit)?;
+        let viewpoints = self.defense.viewpoints();
+        let shape = self.defense.shape();
+        let seen: Vec<Vec<f32>> = (viewpoints.iter())
+            .map(|from| see(image, *from, shape))
+            .collect();
+        // What is asked, how it is seen, and the derivative by its logits.
+        let upright = Viewpoint::default();
+        let of_vote = |vote: Vote<'_>| match vote.mirrored {
+            true => Viewpoint::MIRROR,
+            false => upright,
+        };
+        let shown = ascent.shown.map(|row| (&outcome.pixels[..], upright, row));
+        let asked: Vec<(&[f32], Viewpoint, Vec<f32>)> = views(&voters)
+            .into_iter()
+            .zip(map.votes().map(of_vote))
+            .zip(ascent.votes)
+            .chain([((image, upright), ascent.input)])
+            .chain(views(&seen).into_iter().zip(viewpoints).zip(ascent.views))
+            .map(|((image, from), row)| (image, from, row))
+            .chain(shown)
+            .collect();
+        let images: Vec<&[f32]> = asked.iter().map(|asked| asked.0).collect();
+        let mut by_logit = |i: usize, _: &[f32], out: &mut [f32]| out.copy_from_slice(&asked[i].2);
+        let slopes = self.classifier.differentiate(&images, &mut by_logit)?;
         let mut gradient = vec![0.0; image.len()];
-        for ((_, slope), is_mirrored) in slopes.iter_mut().zip(mirrored) {
-            if is_mirrored {
-                self.mirror(slope);
-            }
-            add(&mut gradient, slope);
+        for ((_, slope), (_, from, _)) in slopes.iter().zip(&asked) {
+            add_seen(&mut gradient, slope, *from, shape);
         }
         Ok((ascent.loss, gradient))
-    }
-
-    /// Exchanges left and right.
-    fn mirror(&self, image: &mut [f32]) {
-        let width = self.defense.shape().width;
-        image.chunks_exact_mut(width).for_each(<[f32]>::reverse);
     }
 }
 
@@ -246,6 +245,36 @@ fn mean(slopes: Vec<Slope>) -> (f64, Vec<f32>) {
 
 fn views(images: &[Vec<f32>]) -> Vec<&[f32]> {
     images.iter().map(|image| &image[..]).collect()
+}
+
+/// An image as it is seen from somewhere.
+fn see(image: &[f32], from: Viewpoint, shape: ImageShape) -> Vec<f32> {
+    let mut seen = vec![0.0; image.len()];
+    for_each_pixel(from, shape, |of_view, of_image| {
+        seen[of_view] = image[of_image]
+    });
+    seen
+}
+
+/// Adds a derivative by a view's pixels, as one by the image's: the transpose of [`see`].
+fn add_seen(sum: &mut [f32], by_view: &[f32], from: Viewpoint, shape: ImageShape) {
+    for_each_pixel(from, shape, |of_view, of_image| {
+        sum[of_image] += by_view[of_view]
+    });
+}
+
+/// Calls `f` with each pixel of a view and the pixel that it shows.
+fn for_each_pixel(from: Viewpoint, shape: ImageShape, mut f: impl FnMut(usize, usize)) {
+    let (height, width) = (shape.height, shape.width);
+    for plane in 0..shape.channels {
+        for row in 0..height {
+            for column in 0..width {
+                let (from_row, from_column) = from.shows((row, column), (height, width));
+                let at = |row, column| (plane * height + row) * width + column;
+                f(at(row, column), at(from_row, from_column));
+            }
+        }
+    }
 }
 
 fn add(sum: &mut [f32], numbers: &[f32]) {

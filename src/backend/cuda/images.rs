@@ -7,7 +7,8 @@ use super::kernels::images as kernels;
 use super::{CudaBackend, to_u32};
 use crate::backend::host::{check_shape, tile_shape, windows};
 use crate::backend::{
-    At, Blend, ImageBuffer, ImageOps, ImagePair, ImageShape, Phase, Push, Stitch, TileGrid, ssim,
+    At, Blend, ImageBuffer, ImageOps, ImagePair, ImageShape, Phase, Push, Stitch, TileGrid, View,
+    ssim,
 };
 use crate::error::{Error, Result};
 
@@ -25,10 +26,14 @@ driver::arguments! {
         elements: u32,
     }
 
-    struct ImageMirrorArgs {
+    struct ImageViewArgs {
         from: [Address; JOBS],
+        down: [i32; JOBS],
+        right: [i32; JOBS],
+        mirrored: [u32; JOBS],
         out: Address,
         elements: u32,
+        height: u32,
         width: u32,
     }
 
@@ -320,23 +325,30 @@ impl ImageOps for CudaBackend {
         self.gather(from, out.shape, to)
     }
 
-    fn mirror(
+    fn view(
         &self,
-        from: &[At<'_, DeviceImages>],
+        jobs: &[View<'_, DeviceImages>],
         out: &mut DeviceImages,
         first: usize,
     ) -> Result<()> {
-        out.range(first, from.len())?;
+        out.range(first, jobs.len())?;
         let shape = out.shape;
-        for (i, from) in from.chunks(JOBS).enumerate() {
-            let arguments = ImageMirrorArgs {
-                from: lay_out(from, |&image| source(image, shape))?,
+        for job in jobs {
+            job.from.check(shape)?;
+        }
+        for (i, jobs) in jobs.chunks(JOBS).enumerate() {
+            let arguments = ImageViewArgs {
+                from: lay_out(jobs, |job| source(job.image, shape))?,
+                down: lay_out(jobs, |job| Ok(job.from.down))?,
+                right: lay_out(jobs, |job| Ok(job.from.right))?,
+                mirrored: lay_out(jobs, |job| Ok(u32::from(job.from.mirrored)))?,
                 out: out.at(first + i * JOBS),
                 elements: to_u32(shape.elements(), "pixels")?,
+                height: to_u32(shape.height, "rows")?,
                 width: to_u32(shape.width, "columns")?,
             };
-            let kernel = &kernels::IMAGE_MIRROR;
-            self.launch_per_image(kernel, shape.elements(), from.len(), 2, &arguments)?;
+            let kernel = &kernels::IMAGE_VIEW;
+            self.launch_per_image(kernel, shape.elements(), jobs.len(), 2, &arguments)?;
         }
         Ok(())
     }

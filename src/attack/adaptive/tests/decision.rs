@@ -2,7 +2,7 @@
 
 use crate::attack::adaptive::decision::{Ascent, Decision};
 use crate::attack::losses::{Aim, Loss};
-use crate::defense::{DecisionMap, Reading, Segment, SegmentPoint, VerdictOptions, score};
+use crate::defense::{DecisionMap, Judgement, Reading, Segment, SegmentPoint, VerdictOptions};
 use crate::random::{Purpose, RandomKey};
 
 /// Random logits, the first numbers of a sequence.
@@ -19,7 +19,7 @@ fn readings(seed: u64, count: usize, classes: usize) -> Vec<Reading> {
 }
 
 /// The map on which these readings vote.
-fn map(input: &Reading, mirrored: Option<&Reading>, votes: &[Reading]) -> DecisionMap {
+fn map(input: &Reading, views: &[Reading], votes: &[Reading]) -> DecisionMap {
     let point = |reading: &Reading| SegmentPoint {
         t: 0.0,
         reading: reading.clone(),
@@ -27,7 +27,7 @@ fn map(input: &Reading, mirrored: Option<&Reading>, votes: &[Reading]) -> Decisi
     };
     DecisionMap {
         input: input.clone(),
-        mirrored_input: mirrored.cloned(),
+        views: views.to_vec(),
         trajectories: vec![vec![]],
         segments: vec![vec![Segment {
             probe: 0,
@@ -36,43 +36,38 @@ fn map(input: &Reading, mirrored: Option<&Reading>, votes: &[Reading]) -> Decisi
     }
 }
 
-/// The ascent for the readings of an input, of what is shown, and of the votes; and of the input's mirror
-/// image.
+/// What the defence judges by the readings of an input, of what is shown, and of the votes; and of the input's
+/// views.
+fn judge(verdict: &VerdictOptions, all: &[Reading], views: &[Reading]) -> Judgement {
+    let map = map(&all[0], views, &all[2..]);
+    verdict.judge(&map.input, &map.views, map.support())
+}
+
+/// The ascent for the same readings.
 fn ascend(
     verdict: &VerdictOptions,
     always: bool,
     all: &[Reading],
-    mirrored: Option<&Reading>,
+    views: &[Reading],
     loss: Loss,
 ) -> Ascent {
     let [input, shown, votes @ ..] = all else {
         panic!("two readings and votes");
     };
-    let map = map(input, mirrored, votes);
-    let support = map.support();
-    let recovered = map.recovered_label(&support).unwrap();
-    let score = score(&map.input, mirrored, &support, recovered);
+    let score = judge(verdict, all, views).score;
     let undecided = score < verdict.adversarial_from && (always || score > verdict.clean_below);
     let votes = votes.iter().collect();
     let shown = undecided.then_some(shown);
-    Decision::new(verdict, always, (input, mirrored), votes, shown).ascent(&loss)
+    Decision::new(verdict, always, (input, views), votes, shown).ascent(&loss)
 }
 
 /// What the defence decides of these readings.
-fn decided(
-    verdict: &VerdictOptions,
-    always: bool,
-    all: &[Reading],
-    mirrored: Option<&Reading>,
-) -> usize {
-    let map = map(&all[0], mirrored, &all[2..]);
-    let support = map.support();
-    let recovered = map.recovered_label(&support).unwrap();
-    let score = score(&map.input, mirrored, &support, recovered);
-    if score >= verdict.adversarial_from {
-        recovered
-    } else if score <= verdict.clean_below && !always {
-        map.input_label()
+fn decided(verdict: &VerdictOptions, always: bool, all: &[Reading], views: &[Reading]) -> usize {
+    let judgement = judge(verdict, all, views);
+    if judgement.score >= verdict.adversarial_from {
+        judgement.recovered.unwrap()
+    } else if judgement.score <= verdict.clean_below && !always {
+        all[0].label()
     } else {
         all[1].label()
     }
@@ -88,11 +83,11 @@ fn the_decision_loss_is_above_0_exactly_where_the_decision_is_wrong() {
     let mut seen = [[0; 2]; 2];
     for classes in [2, 3, 5] {
         for seed in 0..300 {
-            let mut all = readings(seed, 6, classes);
-            let mirrored = all.pop().filter(|_| seed % 3 > 0);
-            let mirrored = mirrored.as_ref();
+            let mut all = readings(seed, 7, classes);
+            let mut views = all.split_off(5);
+            views.truncate(seed as usize % 3);
             for always in [false, true] {
-                let label = decided(&verdict, always, &all, mirrored);
+                let label = decided(&verdict, always, &all, &views);
                 for class in 0..classes {
                     for (kind, aim) in [Aim::AwayFrom(class), Aim::Towards(class)]
                         .into_iter()
@@ -103,7 +98,7 @@ fn the_decision_loss_is_above_0_exactly_where_the_decision_is_wrong() {
                             Aim::Towards(class) => label == class,
                         };
                         let loss = Loss::CrossEntropy(aim);
-                        let value = ascend(&verdict, always, &all, mirrored, loss).loss;
+                        let value = ascend(&verdict, always, &all, &views, loss).loss;
                         assert_eq!(value > 0.0, met, "seed {seed}, {aim:?}, {always}: {value}");
                         seen[kind][usize::from(met)] += 1;
                     }
@@ -160,17 +155,17 @@ fn each_way_to_the_wrong_answer_is_climbed_where_it_is_the_nearest() {
         // The adversarial label holds through the reconstructions: clean, and wrong.
         ("kept", sure(1), sure(1), away, true, "", ""),
         // Right, but the map is in two minds: a false alarm is nearer than another input label.
-        ("doubted", sure(0), split(0, 3), away, true, "", ""),
+        ("doubted", sure(0), split(0, 3), away, false, "0000", "-00+"),
         // Right at the input, wrong on the map.
         ("alarmed", sure(0), sure(2), away, true, "", ""),
         // A third label is recovered.
         ("third", sure(1), sure(2), away, true, "", ""),
         // Towards 2: the map must support it.
-        ("aimed", sure(1), sure(0), towards, false, "0000", "-0+0"),
+        ("aimed", sure(1), sure(0), towards, false, "0000", "--+0"),
         ("there", sure(1), sure(2), towards, true, "", ""),
     ] {
         let all = [input, sure(0), vote.clone(), vote];
-        let ascent = ascend(&verdict, false, &all, None, loss);
+        let ascent = ascend(&verdict, false, &all, &[], loss);
         assert_eq!(ascent.loss > 0.0, reached, "{what}: {}", ascent.loss);
         if !reached {
             assert_eq!(signs(&ascent.input), by_input, "{what}");
@@ -184,7 +179,7 @@ fn each_way_to_the_wrong_answer_is_climbed_where_it_is_the_nearest() {
         confidence: 0.125,
     };
     let all = [sure(1), sure(0), sure(1)];
-    let ascent = ascend(&verdict, false, &all, None, margin);
+    let ascent = ascend(&verdict, false, &all, &[], margin);
     assert_eq!(ascent.loss, 0.125);
     assert!(
         ascent.votes[0]
@@ -203,11 +198,11 @@ fn the_decision_s_derivatives_are_those_of_its_loss() {
     let step = 1.0 / 512.0;
     let (mut checked, mut kinks) = (0, 0);
     for seed in 0..60 {
-        // The last one is that of the input's mirror image.
-        let all = readings(seed, 6, 4);
+        // The last two are those of the input's views.
+        let all = readings(seed, 7, 4);
         let ascend = |all: &[Reading], loss| {
-            let (mirrored, all) = all.split_last().unwrap();
-            ascend(&verdict, false, all, Some(mirrored), loss)
+            let (all, views) = all.split_at(5);
+            ascend(&verdict, false, all, views, loss)
         };
         for aim in [
             Aim::AwayFrom(all[0].label()),
@@ -216,11 +211,11 @@ fn the_decision_s_derivatives_are_those_of_its_loss() {
         ] {
             let loss = Loss::CrossEntropy(aim);
             let ascent = ascend(&all, loss);
-            for place in 0..6 {
+            for place in 0..7 {
                 let slopes = match place {
                     0 => Some(&ascent.input),
                     1 => ascent.shown.as_ref(),
-                    5 => ascent.mirrored.as_ref(),
+                    5 | 6 => ascent.views.get(place - 5),
                     vote => Some(&ascent.votes[vote - 2]),
                 };
                 for class in 0..4 {
@@ -264,11 +259,11 @@ fn a_class_that_is_ruled_out_gives_finite_numbers() {
         Aim::Towards(2),
     ] {
         let loss = Loss::CrossEntropy(aim);
-        let mirrored = Some(&all[0]);
-        let ascent = ascend(&VerdictOptions::default(), false, &all, mirrored, loss);
+        let views = &all[..2];
+        let ascent = ascend(&VerdictOptions::default(), false, &all, views, loss);
         assert!(ascent.loss.is_finite(), "{aim:?}");
         let rows = ascent.votes.iter().flatten().chain(&ascent.input);
-        let rows = rows.chain(ascent.mirrored.iter().flatten());
+        let rows = rows.chain(ascent.views.iter().flatten());
         assert!(rows.into_iter().all(|x| x.is_finite()), "{aim:?}");
     }
 }

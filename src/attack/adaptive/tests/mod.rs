@@ -10,10 +10,12 @@ use super::decision::Decision;
 use super::*;
 use crate::attack::losses::{Aim, Loss};
 use crate::attack::{AttackOptions, Attacked, Classifier, Method, Name, Target, Victim, attack};
-use crate::backend::Backend;
 use crate::backend::cpu::CpuBackend;
+use crate::backend::{Backend, Viewpoint};
 use crate::classifier::{Graph, LoadOptions};
-use crate::defense::{Defense, Options, Prober, Reading, ReconstructOptions, Verdict};
+use crate::defense::{
+    Defense, EVEN, Options, Prober, Reading, ReconstructOptions, Verdict, VerdictOptions,
+};
 use crate::dip::Preset;
 use crate::io::Picture;
 use crate::io::picture::rgb;
@@ -29,6 +31,9 @@ fn options() -> Options {
         ..ReconstructOptions::preset(Preset::Cifar, 3)
     });
     options.eight_bit = false;
+    // Colours and texture are the same in every view: the support alone decides, and this is its even point.
+    options.verdict.adversarial_from = 1.0 / (1.0 + EVEN.exp());
+    options.verdict.clean_below = options.verdict.adversarial_from - 0.01;
     options
 }
 
@@ -120,6 +125,16 @@ fn the_identity_rule_has_the_gradient_at_the_output() {
     });
 }
 
+/// A picture of 32×32, seen from somewhere.
+fn seen(image: &[f32], from: &Viewpoint) -> Vec<f32> {
+    (0..image.len())
+        .map(|i| {
+            let (row, column) = from.shows((i / 32 % 32, i % 32), (32, 32));
+            image[i / 1024 * 1024 + row * 32 + column]
+        })
+        .collect()
+}
+
 /// A picture of 32×32 with left and right exchanged.
 fn mirrored(image: &[f32]) -> Vec<f32> {
     (0..image.len())
@@ -183,34 +198,41 @@ fn the_decision_rule_has_the_derivative_of_what_the_defence_decides_by() {
             let picture = picture(label, 20.0, 4.0);
             let outcome = defense.purify(&[&picture]).unwrap().remove(0);
             let mut images = defense.voters(0, &outcome.map).unwrap();
-            let votes = outcome.map.votes();
-            let mut in_the_mirror: Vec<bool> = votes.map(|vote| vote.mirrored).collect();
-            let votes = in_the_mirror.len();
-            in_the_mirror.extend([false, true]);
-            images.extend([picture.pixels.clone(), mirrored(&picture.pixels)]);
+            let upright = Viewpoint::default();
+            let mut seen_from: Vec<Viewpoint> = (outcome.map.votes())
+                .map(|vote| match vote.mirrored {
+                    true => Viewpoint::MIRROR,
+                    false => upright,
+                })
+                .collect();
+            let votes = seen_from.len();
+            let viewpoints = defense.viewpoints();
+            assert_eq!(viewpoints.len(), outcome.map.views.len());
+            seen_from.push(upright);
+            seen_from.extend(&viewpoints);
+            images.push(picture.pixels.clone());
+            images.extend(viewpoints.iter().map(|view| seen(&picture.pixels, view)));
             let shown = outcome.verdict == Verdict::Undecided;
             images.extend(shown.then(|| outcome.pixels.clone()));
+            seen_from.extend(shown.then_some(upright));
             // Uphill, but on the left side alone: it is the right side of what is seen in the mirror.
             let left = |i: usize| if i % 32 < 16 { 1.0 } else { 0.0 };
             let way: Vec<f32> = (gradient.iter().enumerate())
                 .map(|(i, slope)| slope.signum() * left(i))
                 .collect();
             let mut after = |step: f32| {
-                let moved = |(i, image): (usize, &Vec<f32>)| -> Vec<f32> {
-                    let way = match in_the_mirror.get(i) {
-                        Some(true) => mirrored(&way),
-                        _ => way.clone(),
-                    };
+                let moved = |(image, view): (&Vec<f32>, &Viewpoint)| -> Vec<f32> {
+                    let way = seen(&way, view);
                     image.iter().zip(way).map(|(x, d)| x + step * d).collect()
                 };
-                let moved: Vec<Vec<f32>> = images.iter().enumerate().map(moved).collect();
+                let moved: Vec<Vec<f32>> = images.iter().zip(&seen_from).map(moved).collect();
                 let moved: Vec<&[f32]> = moved.iter().map(|image| &image[..]).collect();
                 let readings = classifier.read(&moved).unwrap();
                 let (votes, rest) = readings.split_at(votes);
                 let votes = votes.iter().collect();
+                let (views, shown) = rest[1..].split_at(viewpoints.len());
                 let verdict = &options.verdict;
-                let input = (&rest[0], Some(&rest[1]));
-                Decision::new(verdict, false, input, votes, rest.get(2))
+                Decision::new(verdict, false, (&rest[0], views), votes, shown.first())
                     .ascent(&LOSS)
                     .loss
             };
@@ -370,7 +392,12 @@ fn a_picture_without_a_gradient_stays_as_it_is() {
     };
     let steps = attack_options(Name::Bim, json!({"steps": 2}));
     let adaptive = Adaptive::new(Rule::Identity);
-    let attacked = with_defended(&options(), adaptive, |defended| {
+    let options = Options {
+        // Black is clean beyond doubt.
+        verdict: VerdictOptions::default(),
+        ..options()
+    };
+    let attacked = with_defended(&options, adaptive, |defended| {
         attack(defended, &steps, std::slice::from_ref(&black), &[None]).unwrap()
     });
     assert_eq!(attacked[0].pixels, black.pixels);

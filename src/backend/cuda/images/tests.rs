@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::backend::Viewpoint;
 use crate::backend::cuda::driver::test_devices;
 use crate::backend::host::{HostDevice, HostImages};
 use crate::random::philox;
@@ -123,9 +124,26 @@ fn check_every_operation(
     });
     out.assert_within(0.0);
 
+    // As far as the image goes, either way.
+    let far = |i: usize, n: usize| {
+        let places = 2 * n.max(1) - 1;
+        (i * 7 + seed as usize) as i32 % places as i32 - (n as i32 - 1)
+    };
+    let views: Vec<Viewpoint> = (0..count)
+        .map(|i| Viewpoint {
+            mirrored: i % 2 == 0,
+            down: far(i, shape.height),
+            right: far(i + 1, shape.width),
+        })
+        .collect();
     run!(out, |ops, images, to| {
-        let from: Vec<_> = (0..count).map(|i| pick(images, 2 * i)).collect();
-        ops.mirror(&from, to, 2)
+        let jobs: Vec<_> = (0..count)
+            .map(|i| View {
+                image: pick(images, 2 * i),
+                from: views[i],
+            })
+            .collect();
+        ops.view(&jobs, to, 2)
     });
     out.assert_within(0.0);
 
@@ -296,9 +314,18 @@ fn wrong_shapes_and_ranges_are_errors() {
         assert!(backend.copy(&[image], &mut out, 1).is_err());
         assert!(backend.copy(&[At::new(&input, 1)], &mut out, 0).is_err());
         assert!(backend.copy(&[image], &mut out, usize::MAX).is_err());
-        assert!(backend.mirror(&[image], &mut small, 0).is_err());
-        assert!(backend.mirror(&[image], &mut out, 1).is_err());
-        assert!(backend.mirror(&[At::new(&input, 1)], &mut out, 0).is_err());
+        let view = |image, down| View {
+            image,
+            from: Viewpoint {
+                down,
+                ..Viewpoint::MIRROR
+            },
+        };
+        assert!(backend.view(&[view(image, 0)], &mut small, 0).is_err());
+        assert!(backend.view(&[view(image, 0)], &mut out, 1).is_err());
+        assert!(backend.view(&[view(image, 5)], &mut out, 0).is_err());
+        let none = view(At::new(&input, 1), 0);
+        assert!(backend.view(&[none], &mut out, 0).is_err());
         assert!(backend.upload(&[0.0; 3], &mut out, 0).is_err());
         assert!(backend.download(At::new(&input, 1)).is_err());
         let grid = TileGrid::new(5, 7, 5, 7);
@@ -369,7 +396,7 @@ fn structs_have_the_kernels_layout() {
     use crate::backend::cuda::driver::{assert_mirrored, mirror};
     let mirrors = [
         mirror::<ImageCopyArgs>(),
-        mirror::<ImageMirrorArgs>(),
+        mirror::<ImageViewArgs>(),
         mirror::<ImagePairArgs>(),
         mirror::<Grid>(),
         mirror::<ImageTileArgs>(),
