@@ -82,10 +82,10 @@ class Picture:
         return int(gain.argmax())
 
     def output(self, recovered, lead, even):
-        """Adversarial from a score of 0.5, clean up to 0.42."""
+        """Adversarial from a score of 0.5, clean up to 0.47."""
         if lead >= even:
             return recovered
-        return self.input if lead - even <= np.log(0.42 / 0.58) else self.settled
+        return self.input if lead - even <= np.log(0.47 / 0.53) else self.settled
 
 
 class Logarithms(Classifier):

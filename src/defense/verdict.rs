@@ -39,7 +39,7 @@ pub struct VerdictOptions {
 impl Default for VerdictOptions {
     fn default() -> Self {
         VerdictOptions {
-            clean_below: 0.42,
+            clean_below: 0.47,
             adversarial_from: 0.5,
         }
     }
