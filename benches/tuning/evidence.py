@@ -15,7 +15,7 @@ import sys
 import numpy as np
 from PIL import Image
 
-from replay import ATTACKS, Classifier, by_attack, load, parse
+from replay import ATTACKS, Classifier, by_attack, load, parse, roc_area
 
 PLACES = [-0.25, -0.125, 0.0]
 SHIFTS = [0, 3, 4, 7, 14]
@@ -51,12 +51,12 @@ class Picture:
         self.photograph = os.path.basename(row["file"])
         consensus = recording[:4].mean(0)
         votes = np.concatenate([consensus + t * (x - consensus) for t in PLACES])
-        logs = classifier.logarithms(votes)
+        logs = logarithms(classifier.logits(votes))
         most = logs.max((0, 1))
         self.support = most + np.log(np.exp(logs - most).mean((0, 1)))
-        self.settled = int(classifier.logarithms(consensus[-1:])[0, 0].argmax())
-        moved = [(d, r) for d, r in {v[1:] for s in SHIFTS for v in viewpoints(1, s)}]
-        read = classifier.logarithms(np.stack([seen_from(x, *m) for m in moved]))
+        self.settled = int(classifier.logits(consensus[-1:])[0, 0].argmax())
+        moved = sorted({v[1:] for s in SHIFTS for v in viewpoints(1, s)})
+        read = logarithms(classifier.logits(np.stack([seen_from(x, *m) for m in moved])))
         self.views = {(m, *at): read[m, i] for i, at in enumerate(moved) for m in (0, 1)}
         self.x = self.views[0, 0, 0]
         self.input = int(self.x.argmax())
@@ -88,14 +88,6 @@ class Picture:
         return self.input if lead - even <= np.log(0.47 / 0.53) else self.settled
 
 
-class Logarithms(Classifier):
-    def logarithms(self, pictures):
-        """By view (as it is, mirrored), picture and class."""
-        both = np.clip(np.concatenate([pictures, pictures[..., ::-1]]), 0, 1).astype(np.float32)
-        runs = [self.session.run(None, {self.input: both[i : i + 16]})[0] for i in range(0, len(both), 16)]
-        return logarithms(np.concatenate(runs)).reshape(2, len(pictures), -1)
-
-
 def rows_mean(pictures, right):
     """The mean over the attacks and the clean pictures."""
     rates = [[r for p, r in zip(pictures, right) if p.attack == a] for a in ATTACKS]
@@ -108,8 +100,7 @@ def rates(pictures, views, weight):
     clean = np.array([of[p][1] for p in pictures if p.attack == "none"])
 
     def area(attack):
-        s = np.array([of[p][1] for p in pictures if p.attack == attack])
-        return round(float(((s[:, None] > clean) + 0.5 * (s[:, None] == clean)).mean()), 3)
+        return roc_area(np.array([of[p][1] for p in pictures if p.attack == attack]), clean)
 
     photographs = sorted({p.photograph for p in pictures})
     fold = {name: i % FOLDS for i, name in enumerate(photographs)}
@@ -136,7 +127,7 @@ def rates(pictures, views, weight):
 def main():
     model, folder, out, recording = sys.argv[1:]
     _, recorded, restarts, iterations, _ = parse("recording=" + recording)
-    classifier = Logarithms(model)
+    classifier = Classifier(model)
     with open(os.path.join(folder, "manifest.jsonl")) as manifest:
         rows = [json.loads(line) for line in manifest]
     pictures = []

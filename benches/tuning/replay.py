@@ -34,11 +34,14 @@ class Classifier:
         self.session = ort.InferenceSession(path, options)
         self.input = self.session.get_inputs()[0].name
 
-    def probabilities(self, pictures):
+    def logits(self, pictures):
         """By view (as it is, mirrored), picture and class."""
         both = np.clip(np.concatenate([pictures, pictures[..., ::-1]]), 0, 1).astype(np.float32)
         runs = [self.session.run(None, {self.input: both[i : i + 16]})[0] for i in range(0, len(both), 16)]
-        return softmax(np.concatenate(runs)).reshape(2, len(pictures), -1)
+        return np.concatenate(runs).reshape(2, len(pictures), -1)
+
+    def probabilities(self, pictures):
+        return softmax(self.logits(pictures))
 
 
 def dct_shrunk(r, threshold):
@@ -130,6 +133,12 @@ def recovered_right(readings, names, mirror=True):
     return by_attack(readings, right)
 
 
+def roc_area(scores, clean):
+    """The area under the ROC curve of attacked pictures' scores against clean ones'."""
+    wins = (scores[:, None] > clean) + 0.5 * (scores[:, None] == clean)
+    return round(float(wins.mean()), 3)
+
+
 def judged(readings, names, mirror=True, mirror_weight=0.0):
     """Output label right, and the score's area under the ROC curve against clean pictures."""
     scores = {r: r.score(r.votes(names, mirror), mirror_weight) for r in readings}
@@ -138,8 +147,7 @@ def judged(readings, names, mirror=True, mirror_weight=0.0):
     for attack in ATTACKS[1:]:
         s = np.array([s for r, s in scores.items() if r.attack == attack])
         if len(s):
-            wins = (s[:, None] > clean) + 0.5 * (s[:, None] == clean)
-            area[attack] = round(float(wins.mean()), 3)
+            area[attack] = roc_area(s, clean)
     right = by_attack(readings, lambda r: r.output(r.votes(names, mirror), mirror_weight) == r.label)
     return {"output_right": right, "roc_area": area}
 
