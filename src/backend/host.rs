@@ -687,10 +687,7 @@ mod tests {
         let input = image(|c, y, x| (100 * c + 10 * y + x) as f64);
         let mirrored = image(|c, y, x| (100 * c + 10 * y + SHAPE.width - 1 - x) as f64);
         let mut out = Host.allocate(SHAPE, 3).unwrap();
-        let jobs = [&input, &mirrored].map(|buffer| View {
-            image: At::new(buffer, 0),
-            from: Viewpoint::MIRROR,
-        });
+        let jobs = [&input, &mirrored].map(|buffer| View::mirror(At::new(buffer, 0)));
         Host.view(&jobs, &mut out, 1).unwrap();
         assert_eq!(out.image(0), [0.0; 70]);
         assert_eq!(out.image(1), mirrored.image(0));
@@ -825,10 +822,7 @@ mod tests {
         assert!(Host.copy(&[At::new(&input, 0)], &mut small, 0).is_err());
         let mut out = Host.allocate(SHAPE, 1).unwrap();
         assert!(Host.copy(&[At::new(&input, 0)], &mut out, 1).is_err());
-        let mirror = View {
-            image: At::new(&input, 0),
-            from: Viewpoint::MIRROR,
-        };
+        let mirror = View::mirror(At::new(&input, 0));
         assert!(Host.view(&[mirror], &mut small, 0).is_err());
         assert!(Host.view(&[mirror], &mut out, 1).is_err());
         assert!(Host.upload(&[0.0; 3], &mut out, 0).is_err());

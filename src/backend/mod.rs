@@ -174,6 +174,16 @@ pub struct View<'a, I> {
     pub from: Viewpoint,
 }
 
+impl<'a, I> View<'a, I> {
+    /// An image in the mirror.
+    pub fn mirror(image: At<'a, I>) -> Self {
+        View {
+            image,
+            from: Viewpoint::MIRROR,
+        }
+    }
+}
+
 impl<I> Clone for View<'_, I> {
     fn clone(&self) -> Self {
         *self

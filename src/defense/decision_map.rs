@@ -273,10 +273,7 @@ pub(super) fn draw<B: Backend>(
         let mut mirrored = backend.allocate(prober.shape(), to_mirror.len())?;
         let from: Vec<_> = to_mirror
             .iter()
-            .map(|of| View {
-                image: At::new(ends, of.0),
-                from: Viewpoint::MIRROR,
-            })
+            .map(|of| View::mirror(At::new(ends, of.0)))
             .collect();
         backend.view(&from, &mut mirrored, 0)?;
         let (as_they_are, mirrored) = (jobs.len(), &mirrored);

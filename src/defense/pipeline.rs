@@ -10,7 +10,7 @@ use super::probe::Prober;
 use super::reconstruct::{Placed, ReconstructionId, Reconstructions};
 use super::settling::Settling;
 use super::trajectory::trace;
-use super::verdict::{Judgement, Verdict};
+use super::verdict::Judgement;
 use super::votes;
 use crate::backend::{At, Backend, Blend, DipEngine, ImageShape, View, Viewpoint};
 use crate::error::{Error, Result};
@@ -223,22 +223,26 @@ impl<'b, B: Backend> Defense<'b, B> {
         let inputs: Vec<_> = places.iter().map(|&i| At::new(&room.inputs, i)).collect();
         if self.options.map.mirror {
             for (&place, &image) in places.iter().zip(&inputs) {
-                (self.backend).view(&[mirror(image)], &mut room.mirrored_inputs, place)?;
+                (self.backend).view(&[View::mirror(image)], &mut room.mirrored_inputs, place)?;
             }
         }
+        // As they are, and then the views of each: one launch for all.
         let viewpoints = self.options.map.viewpoints(shape);
-        let of_input = |&image| viewpoints.iter().map(move |&from| View { image, from });
-        let views: Vec<_> = inputs.iter().flat_map(of_input).collect();
-        let readings = self.prober.images(&inputs)?;
-        let mut views = self.prober.views(&views)?.into_iter();
-        for (((&place, picture), input), reading) in
-            places.iter().zip(pictures).zip(inputs).zip(readings)
+        let upright = Viewpoint::default();
+        let as_they_are = inputs.iter().map(|&image| (image, upright));
+        let moved = |&image| viewpoints.iter().map(move |&from| (image, from));
+        let jobs = as_they_are.chain(inputs.iter().flat_map(moved));
+        let jobs: Vec<_> = jobs.map(|(image, from)| View { image, from }).collect();
+        let mut readings = self.prober.views(&jobs)?;
+        let mut views = readings.split_off(places.len()).into_iter();
+        for (((&place, picture), image), input) in
+            (places.iter().zip(pictures).zip(inputs)).zip(readings)
         {
             let hash = picture.hash();
-            (room.fitting).begin(self.backend, place, input, hash, &room.reconstructions)?;
+            (room.fitting).begin(self.backend, place, image, hash, &room.reconstructions)?;
             self.flights[place] = Some(Flight {
                 seen: Seen {
-                    input: reading,
+                    input,
                     views: views.by_ref().take(viewpoints.len()).collect(),
                 },
                 settling: Settling::default(),
@@ -321,9 +325,9 @@ impl<'b, B: Backend> Defense<'b, B> {
             };
             (room.reconstructions).assemble(self.backend, id, &mut room.latest, i)?;
         }
-        let mirrors = self.options.map.mirror;
-        if mirrors {
-            let latest = |i| mirror(At::new(&room.latest, i));
+        let mirror = self.options.map.mirror;
+        if mirror {
+            let latest = |i| View::mirror(At::new(&room.latest, i));
             let latest: Vec<_> = (0..to_judge.len()).map(latest).collect();
             (self.backend).view(&latest, &mut room.mirrored_latest, 0)?;
         }
@@ -335,13 +339,13 @@ impl<'b, B: Backend> Defense<'b, B> {
                     let from = At::new(&room.mirrored_latest, i);
                     (from, At::new(&room.mirrored_inputs, place))
                 };
-                let lines = [Some(line), mirrors.then(mirrored)];
+                let lines = [Some(line), mirror.then(mirrored)];
                 let on = |(from, to)| voting.iter().map(move |&t| Blend { from, to, t });
                 lines.into_iter().flatten().flat_map(on)
             })
             .collect();
         let readings = self.prober.blends(&jobs)?;
-        let of_image = voting.len() * if mirrors { 2 } else { 1 };
+        let of_image = voting.len() * if mirror { 2 } else { 1 };
         for (&place, readings) in to_judge.iter().zip(readings.chunks_exact(of_image)) {
             let Some(flight) = &mut self.flights[place] else {
                 continue;
@@ -396,12 +400,8 @@ impl<'b, B: Backend> Defense<'b, B> {
     /// Stage C's decisions about one map.
     fn judge(&self, place: usize, map: DecisionMap) -> Judged {
         let judgement = (self.options.verdict).judge(&map.input, &map.views, map.support());
-        let pairs = match (judgement.verdict, judgement.recovered) {
-            (Verdict::Adversarial, Some(label)) => (0..map.trajectories.len())
-                .map(|path| map.pair(path, label))
-                .collect(),
-            _ => vec![None; map.trajectories.len()],
-        };
+        let pair = |path| judgement.wanted().and_then(|label| map.pair(path, label));
+        let pairs = (0..map.trajectories.len()).map(pair).collect();
         Judged {
             place,
             map,
@@ -417,12 +417,10 @@ impl<B: Backend> Defense<'_, B> {
     fn look_further(&mut self, judged: &mut [Judged]) -> Result<()> {
         let paths = self.options.reconstruct.paths();
         for judged in judged {
-            let Some(label) = judged.judgement.recovered else {
+            let Some(label) = judged.judgement.wanted() else {
                 continue;
             };
-            if judged.judgement.verdict != Verdict::Adversarial
-                || judged.pairs.iter().any(Option::is_some)
-            {
+            if judged.pairs.iter().any(Option::is_some) {
                 continue;
             }
             let segments = &judged.map.segments;
@@ -439,11 +437,10 @@ impl<B: Backend> Defense<'_, B> {
                 (self.room.reconstructions).assemble(self.backend, id, &mut ends, i)?;
             }
             let to = At::new(&self.room.inputs, judged.place);
-            let from = |i| At::new(&ends, i);
             let places = self.options.map.further_places();
             let jobs: Vec<_> = (0..lines.len())
                 .flat_map(|i| {
-                    let from = from(i);
+                    let from = At::new(&ends, i);
                     places.iter().map(move |&(t, _)| Blend { from, to, t })
                 })
                 .collect();
@@ -459,14 +456,6 @@ impl<B: Backend> Defense<'_, B> {
             }
         }
         Ok(())
-    }
-}
-
-/// An image in the mirror.
-fn mirror<I>(image: At<'_, I>) -> View<'_, I> {
-    View {
-        image,
-        from: Viewpoint::MIRROR,
     }
 }
 
@@ -518,7 +507,7 @@ impl<B: Backend> Defense<'_, B> {
             self.backend.blend(&[on_line], &mut point, 0)?;
             let mut voter = At::new(&point, 0);
             if vote.mirrored {
-                (self.backend).view(&[mirror(voter)], &mut mirrored, 0)?;
+                (self.backend).view(&[View::mirror(voter)], &mut mirrored, 0)?;
                 voter = At::new(&mirrored, 0);
             }
             voters.push(self.backend.download(voter)?);

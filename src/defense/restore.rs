@@ -173,9 +173,7 @@ impl<B: Backend> Defense<'_, B> {
         let mut made = Vec::with_capacity(judged.len());
         for (image, judged) in judged.iter().enumerate() {
             let way = self.make(image, judged, manifold, &mut output)?;
-            if let (Made::Reconstruction, Verdict::Adversarial, Some(label)) =
-                (way, judged.judgement.verdict, judged.judgement.recovered)
-            {
+            if let (Made::Reconstruction, Some(label)) = (way, judged.judgement.wanted()) {
                 let wanted = (label, self.options.push.margin);
                 nudge(self.backend, &mut self.prober, wanted, &mut output, image)?;
             }
@@ -207,12 +205,13 @@ impl<B: Backend> Defense<'_, B> {
                     lost.push(image);
                     Some(Fallback::LargestMargin)
                 }
-                Made::Reconstruction if judged.judgement.verdict == Verdict::Adversarial => {
-                    match Some(label) == judged.judgement.recovered {
-                        true => Some(Fallback::Nudged),
-                        false => Some(Fallback::Reconstruction),
+                Made::Reconstruction => judged.judgement.wanted().map(|wanted| {
+                    if label == wanted {
+                        Fallback::Nudged
+                    } else {
+                        Fallback::Reconstruction
                     }
-                }
+                }),
                 _ => None,
             };
             results.push((shown, fallback));

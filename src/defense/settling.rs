@@ -69,11 +69,7 @@ impl Settling {
             *self = Settling::default();
             return false;
         }
-        let label = match judgement.verdict {
-            Verdict::Adversarial => judgement.recovered,
-            _ => None,
-        };
-        let now = Some((judgement.verdict, label));
+        let now = Some((judgement.verdict, judgement.wanted()));
         self.agree = if now == self.last { self.agree + 1 } else { 1 };
         self.last = now;
         self.agree >= options.probes

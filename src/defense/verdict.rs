@@ -105,6 +105,14 @@ pub struct Judgement {
     pub verdict: Verdict,
 }
 
+impl Judgement {
+    /// The label that the output must have; `None` where the input is not adversarial.
+    pub fn wanted(&self) -> Option<usize> {
+        self.recovered
+            .filter(|_| self.verdict == Verdict::Adversarial)
+    }
+}
+
 /// Logarithms of a class's probability.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Logs {

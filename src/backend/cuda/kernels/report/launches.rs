@@ -9,7 +9,7 @@ use crate::backend::cuda::driver::{Device, Launch};
 use crate::backend::cuda::{CudaBackend, images::DeviceImages};
 use crate::backend::{
     At, Blend, ClassifierEngine, DipEngine, ImageOps, ImageShape, Instance, Precision, Push,
-    Stitch, TileGrid, View, Viewpoint,
+    Stitch, TileGrid, View,
 };
 use crate::classifier::Graph;
 use crate::classifier::onnx::samples::samples;
@@ -179,11 +179,7 @@ fn move_images(backend: &CudaBackend) -> Result<()> {
     let cells = TileGrid::new(PICTURE, PICTURE, 32, 32);
     let mut tiles = backend.allocate(shape(32), cells.tiles())?;
     backend.copy(&[from], &mut out, 0)?;
-    let view = View {
-        image: from,
-        from: Viewpoint::MIRROR,
-    };
-    backend.view(&[view], &mut out, 0)?;
+    backend.view(&[View::mirror(from)], &mut out, 0)?;
     backend.blend(&[Blend { from, to, t: 0.5 }], &mut out, 0)?;
     let push = Push {
         boundary: from,
