@@ -10,6 +10,10 @@ use super::Reading;
 /// The most points that are probed between two images: more are hardly different pictures.
 pub(super) const MAX_POINTS: usize = 1 << 16;
 
+/// Logits that a thread reads at a time: with fewer, handing rows from thread to thread takes longer than
+/// reading them.
+const READ_AT_ONCE: usize = 1 << 14;
+
 /// Makes images on the device, a batch at a time, and reads what the classifier says of them.
 pub struct Prober<'b, B: Backend> {
     backend: &'b B,
@@ -59,8 +63,10 @@ impl<'b, B: Backend> Prober<'b, B> {
                 .map(|i| At::new(&self.scratch, i))
                 .collect();
             let logits = self.classifier.logits(&images)?;
+            let classes = self.classifier.classes();
             // A GPU has nothing to do meanwhile: all threads read.
-            let rows = logits.par_chunks_exact(self.classifier.classes());
+            let rows = logits.par_chunks_exact(classes);
+            let rows = rows.with_min_len(READ_AT_ONCE.div_ceil(classes));
             readings.par_extend(rows.map(Reading::new));
         }
         self.probes += jobs.len() as u64;
