@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use backstitch::backend::{At, ClassifierEngine, ImageOps};
 use backstitch::defense::{
-    Defense, Fallback, Options, Outcome, Shown, StitchMode, TrajectoryPoint, Verdict, Vote,
+    Defense, Fallback, Options, Outcome, Segment, Shown, StitchMode, Towards, TrajectoryPoint,
+    Verdict, Vote,
 };
 use backstitch::error::Error;
 use backstitch::io::Picture;
@@ -235,6 +236,43 @@ fn a_label_that_is_nowhere_on_the_map_is_looked_for_behind_it_and_else_made() {
     let outcome = purified(150, 0.07);
     assert_eq!(outcome.fallback, Some(Fallback::Reconstruction));
     assert_eq!(outcome.output.label(), 2);
+}
+
+#[test]
+fn earlier_segments_are_drawn_where_the_last_has_no_point_of_the_label() {
+    let drawn = |outcome: &Outcome| -> Vec<Vec<usize>> {
+        let of_path = |lines: &Vec<Segment>| lines.iter().map(|line| line.probe).collect();
+        outcome.map.segments.iter().map(of_path).collect()
+    };
+    // The consensus votes on all of its segments; each restart's last one has points of the label.
+    let outcome = purify(&options(), 1, 64, &[picture(0.0, 0.05)]).remove(0);
+    assert_eq!(outcome.verdict, Verdict::Adversarial);
+    let last = *drawn(&outcome)[3].last().unwrap();
+    assert_eq!(drawn(&outcome)[..3], [[last], [last], [last]]);
+    assert_eq!(drawn(&outcome)[3].len(), options().map.segments);
+
+    // A checkerboard that the networks have learnt at the last probe, but not at the first.
+    let mut options = options();
+    options.map.reach = 0.0;
+    options.map.reach_points = 0;
+    options.map.warm_up = 0.0;
+    options.reconstruct.spec.down = vec![8, 8];
+    options.reconstruct.spec.up = vec![8, 8];
+    options.reconstruct.spec.skip = vec![4, 4];
+    options.reconstruct.iterations = 150;
+    options.reconstruct.probe_interval = 50;
+    let pictures = [picture(0.0, 0.025), picture(0.0, 0.0)];
+    let outcomes = purify(&options, 2, 64, &pictures);
+    assert_eq!(outcomes[0].verdict, Verdict::Adversarial);
+    assert_eq!(drawn(&outcomes[0]), vec![vec![0, 1, 2]; 4]);
+    for path in 0..4 {
+        let pair = outcomes[0].map.pair(path, 0).unwrap();
+        assert_eq!(pair.towards, Towards::Input);
+        assert!(pair.probe < 2);
+    }
+    // A clean picture needs no pairs.
+    assert_eq!(outcomes[1].verdict, Verdict::Clean);
+    assert_eq!(drawn(&outcomes[1])[..3], [[2], [2], [2]]);
 }
 
 #[test]

@@ -374,14 +374,14 @@ mod tests {
         };
         let (one, two) = (wave(&[&picture]), wave(&[&picture; 2]));
         // The input and its nine views; three reconstructions of each path; 13 more points on up to two segments of
-        // each path; four rounds of three points, and six pushes; the votes of the last path in the mirror; the
-        // output.
+        // the consensus and on one of each restart; four rounds of three points, and six pushes, of each path; the
+        // votes of the consensus in the mirror; the output.
         let segments = options.map.segments.min(2);
         let points = options.map.segment_points + options.map.reach_points;
         let mirrored_votes = segments * (options.map.reach_points + 1);
         assert_eq!(
             one.probes as usize,
-            10 + 3 * (3 + segments * points + 4 * 3 + 6) + mirrored_votes + 1
+            10 + 3 * 3 + (segments + 2) * points + 3 * (4 * 3 + 6) + mirrored_votes + 1
         );
         assert_eq!(two.probes, 2 * one.probes);
         let of = |wave: &Wave, kernel: &str| wave.kernels[kernel];

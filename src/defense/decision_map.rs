@@ -15,7 +15,8 @@ pub struct MapOptions {
     /// Part of a trajectory, from its start, that does not vote: the prediction has not settled.
     pub warm_up: f64,
     /// Reconstructions of a path whose line to the input is probed, evenly spaced over the settled
-    /// part, the last included.
+    /// part, the last included. Of paths that do not vote the earlier ones only where the last has no point
+    /// of the recovered label and the verdict is `adversarial`.
     pub segments: usize,
     /// Points of a line between the reconstruction and the input.
     pub segment_points: usize,
@@ -189,7 +190,7 @@ pub struct DecisionMap {
     pub views: Vec<Reading>,
     /// One a path: the restarts', then their consensus'.
     pub trajectories: Vec<Trajectory>,
-    /// One list a path.
+    /// One list a path, by rising probe.
     pub segments: Vec<Vec<Segment>>,
 }
 
@@ -214,111 +215,173 @@ pub enum Towards {
     Input,
 }
 
-/// Images whose segments are probed together: enough to fill launches, while the reconstructions at
-/// the segments' ends stay few.
-pub(super) const DRAWN_TOGETHER: usize = 8;
+/// Segments that are probed together: enough to fill launches, while the reconstructions at their ends
+/// stay few.
+pub(super) const DRAWN_TOGETHER: usize = 64;
 
-/// Draws the maps of images, with their inputs' readings and their trajectories: probes the segments
-/// and joins them with the trajectories.
-pub(super) fn draw<B: Backend>(
-    prober: &mut Prober<'_, B>,
-    backend: &B,
-    options: &MapOptions,
-    reconstruct: &ReconstructOptions,
-    images: &[(Placed<'_, B::Images>, Seen)],
-    reconstructions: &mut Reconstructions<B::Images>,
-    trajectories: Vec<Vec<Trajectory>>,
-) -> Result<Vec<DecisionMap>> {
-    let (places, voting) = (options.places(), options.voting_places());
-    let paths = reconstruct.paths();
-    let mut trajectories = trajectories.into_iter();
-    let mut maps = Vec::with_capacity(images.len());
-    for images in images.chunks(DRAWN_TOGETHER) {
-        let segment_probes =
-            |image: &Placed<'_, _>| options.segment_probes(image.probes, reconstruct.probes());
-        let probes: Vec<Vec<usize>> = images.iter().map(|(i, _)| segment_probes(i)).collect();
-        let segments: usize = probes.iter().map(|probes| probes.len()).sum();
-        let mut ends = backend.allocate(prober.shape(), paths.len() * segments)?;
-        // The input at the other end of each segment.
-        let mut inputs = Vec::with_capacity(paths.len() * segments);
-        // The ends of the segments that vote, each with its input's mirror image, where there is one.
-        let mut to_mirror = Vec::new();
-        for ((image, _), probes) in images.iter().zip(&probes) {
-            for &path in &paths {
-                for &probe in probes {
-                    let id = ReconstructionId {
-                        image: image.place,
-                        path,
-                        probe,
-                    };
-                    reconstructions.assemble(backend, id, &mut ends, inputs.len())?;
-                    inputs.push(image.input);
-                }
-            }
-            // The last path's.
-            for end in inputs.len() - probes.len()..inputs.len() {
-                to_mirror.extend(image.mirrored.map(|input| (end, input)));
-            }
-        }
-        // A reconstruction itself is on its trajectory.
-        let to_probe = places.iter().filter(|t| **t != 0.0);
-        let ends = &ends;
-        let mut jobs: Vec<_> = (inputs.iter().enumerate())
-            .flat_map(|(end, &to)| {
-                let from = At::new(ends, end);
-                to_probe.clone().map(move |&t| Blend { from, to, t })
+/// Draws maps: probes segments.
+pub(super) struct Drawing<'d, 'b, B: Backend> {
+    pub prober: &'d mut Prober<'b, B>,
+    pub backend: &'b B,
+    pub options: &'d MapOptions,
+    pub reconstruct: &'d ReconstructOptions,
+    pub reconstructions: &'d mut Reconstructions<B::Images>,
+}
+
+/// A segment to draw.
+#[derive(Clone, Copy)]
+struct Line {
+    /// Which of the maps it belongs to, and which of its paths.
+    map: usize,
+    path: usize,
+    /// The reconstruction's place on its trajectory.
+    probe: usize,
+}
+
+impl<B: Backend> Drawing<'_, '_, B> {
+    /// The maps of images, with their inputs' readings and their trajectories. The last path, which votes,
+    /// gets all of its segments, each of the others the last one:
+    /// [`earlier_segments`](Self::earlier_segments) are drawn where they are needed.
+    pub fn maps(
+        &mut self,
+        images: &[Placed<'_, B::Images>],
+        seen: Vec<Seen>,
+        trajectories: Vec<Vec<Trajectory>>,
+    ) -> Result<Vec<DecisionMap>> {
+        let of_images = seen.into_iter().zip(trajectories);
+        let mut maps: Vec<_> = of_images
+            .map(|(seen, trajectories)| DecisionMap {
+                input: seen.input,
+                views: seen.views,
+                segments: vec![vec![]; trajectories.len()],
+                trajectories,
             })
             .collect();
-        // A point's mirror image is on the line between the ends' mirror images.
-        let mut mirrored = backend.allocate(prober.shape(), to_mirror.len())?;
-        let from: Vec<_> = to_mirror
-            .iter()
-            .map(|of| View::mirror(At::new(ends, of.0)))
-            .collect();
-        backend.view(&from, &mut mirrored, 0)?;
-        let (as_they_are, mirrored) = (jobs.len(), &mirrored);
-        jobs.extend(to_mirror.iter().enumerate().flat_map(|(end, &(_, to))| {
-            let from = At::new(mirrored, end);
-            voting.iter().map(move |&t| Blend { from, to, t })
-        }));
-        let mut readings = prober.blends(&jobs)?;
-        let mut mirrored = readings.split_off(as_they_are).into_iter();
-        let mut readings = readings.into_iter();
-        for (((_, seen), probes), trajectories) in
-            images.iter().zip(&probes).zip(trajectories.by_ref())
-        {
-            let mut segments = Vec::with_capacity(paths.len());
-            for (path, trajectory) in trajectories.iter().enumerate() {
-                let may_vote = path + 1 == paths.len();
-                let mut of_path = Vec::with_capacity(probes.len());
-                for &probe in probes {
-                    let mut points = Vec::with_capacity(places.len());
-                    for &t in &places {
-                        let reading = match t {
-                            0.0 => Some(trajectory[probe].reading.clone()),
-                            _ => readings.next(),
-                        };
-                        let votes = may_vote && votes(t);
-                        let mirrored = if votes { mirrored.next() } else { None };
-                        points.extend(reading.map(|reading| SegmentPoint {
-                            t,
-                            reading,
-                            mirrored,
-                        }));
-                    }
-                    of_path.push(Segment { probe, points });
-                }
-                segments.push(of_path);
+        let mut lines = vec![];
+        for (map, image) in images.iter().enumerate() {
+            let probes = self.segment_probes(image);
+            for path in 0..maps[map].trajectories.len() {
+                let from = if maps[map].votes_on(path) {
+                    0
+                } else {
+                    probes.len() - 1
+                };
+                let line = |&probe: &usize| Line { map, path, probe };
+                lines.extend(probes[from..].iter().map(line));
             }
-            maps.push(DecisionMap {
-                input: seen.input.clone(),
-                views: seen.views.clone(),
-                trajectories,
-                segments,
-            });
         }
+        self.draw(images, &lines, &mut maps)?;
+        Ok(maps)
     }
-    Ok(maps)
+
+    /// Draws what [`maps`](Self::maps) left out of the paths that have no point of the wanted label on their
+    /// last segment. `images` and the labels that are wanted of them are in the order of the maps.
+    pub fn earlier_segments(
+        &mut self,
+        images: &[Placed<'_, B::Images>],
+        wanted: &[Option<usize>],
+        maps: &mut [DecisionMap],
+    ) -> Result<()> {
+        let mut lines = vec![];
+        for (map, (image, wanted)) in images.iter().zip(wanted).enumerate() {
+            let Some(label) = *wanted else { continue };
+            let probes = self.segment_probes(image);
+            for (path, drawn) in maps[map].segments.iter().enumerate() {
+                if !drawn.iter().any(|segment| segment.last_of(label).is_some()) {
+                    let line = |&probe: &usize| Line { map, path, probe };
+                    lines.extend(probes[..probes.len() - drawn.len()].iter().map(line));
+                }
+            }
+        }
+        self.draw(images, &lines, maps)
+    }
+
+    fn segment_probes(&self, image: &Placed<'_, B::Images>) -> Vec<usize> {
+        (self.options).segment_probes(image.probes, self.reconstruct.probes())
+    }
+
+    /// Probes lines and adds them to their maps.
+    fn draw(
+        &mut self,
+        images: &[Placed<'_, B::Images>],
+        lines: &[Line],
+        maps: &mut [DecisionMap],
+    ) -> Result<()> {
+        let (places, voting) = (self.options.places(), self.options.voting_places());
+        let paths = self.reconstruct.paths();
+        for lines in lines.chunks(DRAWN_TOGETHER) {
+            let mut ends = self.backend.allocate(self.prober.shape(), lines.len())?;
+            // The lines whose points are read in the mirror too, with their inputs' mirror images.
+            let mut to_mirror = vec![];
+            for (end, line) in lines.iter().enumerate() {
+                let id = ReconstructionId {
+                    image: images[line.map].place,
+                    path: paths[line.path],
+                    probe: line.probe,
+                };
+                (self.reconstructions).assemble(self.backend, id, &mut ends, end)?;
+                let input = images[line.map].mirrored;
+                let input = input.filter(|_| maps[line.map].votes_on(line.path));
+                to_mirror.extend(input.map(|input| (end, input)));
+            }
+            // A reconstruction itself is on its trajectory.
+            let to_probe = places.iter().filter(|t| **t != 0.0);
+            let ends = &ends;
+            let mut jobs: Vec<_> = (lines.iter().enumerate())
+                .flat_map(|(end, line)| {
+                    let (from, to) = (At::new(ends, end), images[line.map].input);
+                    to_probe.clone().map(move |&t| Blend { from, to, t })
+                })
+                .collect();
+            // A point's mirror image is on the line between the ends' mirror images.
+            let mut mirrored = (self.backend).allocate(self.prober.shape(), to_mirror.len())?;
+            let from = to_mirror.iter().map(|of| View::mirror(At::new(ends, of.0)));
+            let from: Vec<_> = from.collect();
+            (self.backend).view(&from, &mut mirrored, 0)?;
+            let (as_they_are, mirrored) = (jobs.len(), &mirrored);
+            jobs.extend(to_mirror.iter().enumerate().flat_map(|(end, &(_, to))| {
+                let from = At::new(mirrored, end);
+                voting.iter().map(move |&t| Blend { from, to, t })
+            }));
+            let mut readings = self.prober.blends(&jobs)?;
+            let mut mirrored = readings.split_off(as_they_are).into_iter();
+            let mut readings = readings.into_iter();
+            for &Line { map, path, probe } in lines {
+                let may_vote = maps[map].votes_on(path);
+                let of_path = &maps[map].trajectories[path];
+                let point = |&t: &f32| {
+                    let reading = match t {
+                        0.0 => Some(of_path[probe].reading.clone()),
+                        _ => readings.next(),
+                    };
+                    let votes = may_vote && votes(t);
+                    let mirrored = if votes { mirrored.next() } else { None };
+                    reading.map(|reading| SegmentPoint {
+                        t,
+                        reading,
+                        mirrored,
+                    })
+                };
+                let points = places.iter().filter_map(point).collect();
+                maps[map].segments[path].push(Segment { probe, points });
+            }
+        }
+        for map in maps {
+            for segments in &mut map.segments {
+                segments.sort_by_key(|segment| segment.probe);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Segment {
+    /// The point of class `label` closest to the input, as its place among the points.
+    fn last_of(&self, label: usize) -> Option<usize> {
+        self.points
+            .iter()
+            .rposition(|point| point.reading.label() == label)
+    }
 }
 
 impl DecisionMap {
@@ -352,7 +415,7 @@ impl DecisionMap {
     pub fn pair(&self, path: usize, label: usize) -> Option<Pair> {
         for segment in self.segments[path].iter().rev() {
             let points = &segment.points;
-            let Some(last) = points.iter().rposition(|p| p.reading.label() == label) else {
+            let Some(last) = segment.last_of(label) else {
                 continue;
             };
             return Some(Pair {

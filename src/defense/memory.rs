@@ -49,10 +49,9 @@ impl Options {
         let readings = paths * readings_of_a_path;
         // The input, the latest reconstruction and the output; every path's ends, on-boundary and
         // on-manifold image. In the mirror the input, the latest reconstruction and the ends that vote.
-        let together = images.min(DRAWN_TOGETHER as u128);
-        let pictures = images * (3 + 2 * mirror + 4 * paths)
-            + restarts
-            + together * (paths + mirror) * segments;
+        let ends = (images * paths * segments).min(DRAWN_TOGETHER as u128);
+        let mirrored_ends = mirror * ends.min(images * segments);
+        let pictures = images * (3 + 2 * mirror + 4 * paths) + restarts + ends + mirrored_ends;
         Ok([
             MemoryPart {
                 // As many readings again belong to outcomes that wait to be written.

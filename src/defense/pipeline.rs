@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::decision_map::{self, DecisionMap, Pair, Seen, Towards};
+use super::decision_map::{DecisionMap, Drawing, Pair, Seen, Towards};
 use super::fitting::Fitting;
 use super::options::Options;
 use super::outcome::Outcome;
@@ -380,34 +380,32 @@ impl<'b, B: Backend> Defense<'b, B> {
             &images,
             &mut self.room.reconstructions,
         )?;
-        let places: Vec<usize> = images.iter().map(|image| image.place).collect();
-        let read: Vec<_> = images.into_iter().zip(seen).collect();
-        let maps = decision_map::draw(
-            &mut self.prober,
-            self.backend,
-            &self.options.map,
-            &self.options.reconstruct,
-            &read,
-            &mut self.room.reconstructions,
-            trajectories,
-        )?;
-        let judged = places.into_iter().zip(maps);
-        let mut judged: Vec<_> = judged.map(|(place, map)| self.judge(place, map)).collect();
+        let mut drawing = Drawing {
+            prober: &mut self.prober,
+            backend: self.backend,
+            options: &self.options.map,
+            reconstruct: &self.options.reconstruct,
+            reconstructions: &mut self.room.reconstructions,
+        };
+        let mut maps = drawing.maps(&images, seen, trajectories)?;
+        let judge =
+            |map: &DecisionMap| (self.options.verdict).judge(&map.input, &map.views, map.support());
+        let judgements: Vec<Judgement> = maps.iter().map(judge).collect();
+        let wanted: Vec<_> = judgements.iter().map(Judgement::wanted).collect();
+        drawing.earlier_segments(&images, &wanted, &mut maps)?;
+        let decided = maps.into_iter().zip(judgements);
+        let judged = images.iter().zip(decided).map(|(image, (map, judgement))| {
+            let pair = |path| judgement.wanted().and_then(|label| map.pair(path, label));
+            Judged {
+                place: image.place,
+                pairs: (0..map.trajectories.len()).map(pair).collect(),
+                map,
+                judgement,
+            }
+        });
+        let mut judged: Vec<_> = judged.collect();
         self.look_further(&mut judged)?;
         Ok(judged)
-    }
-
-    /// Stage C's decisions about one map.
-    fn judge(&self, place: usize, map: DecisionMap) -> Judged {
-        let judgement = (self.options.verdict).judge(&map.input, &map.views, map.support());
-        let pair = |path| judgement.wanted().and_then(|label| map.pair(path, label));
-        let pairs = (0..map.trajectories.len()).map(pair).collect();
-        Judged {
-            place,
-            map,
-            judgement,
-            pairs,
-        }
     }
 }
 

@@ -32,6 +32,11 @@ pub struct Vote<'a> {
 }
 
 impl DecisionMap {
+    /// Whether points of a path's lines vote: those of the last one.
+    pub(super) fn votes_on(&self, path: usize) -> bool {
+        path + 1 == self.segments.len()
+    }
+
     /// All votes: line by line, on each line by rising place, a point before its mirror image.
     pub fn votes(&self) -> impl Iterator<Item = Vote<'_>> {
         let last = self.segments.iter().enumerate().next_back().into_iter();
