@@ -66,7 +66,8 @@ pub struct DefenseArgs {
     /// Part of each trajectory that does not vote, in [0, 1)
     #[arg(long, value_name = "PART", help_heading = "Decision")]
     pub warm_up: Option<f64>,
-    /// Reconstructions of a path whose segment to the input is probed
+    /// Reconstructions of a path whose segment to the input is probed; of a restart the last one, and the
+    /// others only where that does not show the recovered label
     #[arg(long, value_name = "N", help_heading = "Decision")]
     pub segments: Option<usize>,
     /// How far behind a reconstruction, away from the input, the map is probed too, as a part of their
