@@ -1,8 +1,9 @@
 //! Continuous batching against fixed batches where verdicts settle early: in a fixed batch all images
 //! wait for the slowest.
 //!
-//! `cargo bench --bench continuous_batching -- [PICTURES [MODEL.onnx]]`; the model takes 32×32 pictures, by
-//! default `../shared/models/cifar-resnet20.onnx`.
+//! `cargo bench --bench continuous_batching -- [PICTURES [WARM_UP [MODEL.onnx]]]`; verdicts may settle after
+//! the part `WARM_UP` of the trajectory, by default 0.1; the model takes 32×32 pictures, by default
+//! `../shared/models/cifar-resnet20.onnx`.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -21,8 +22,6 @@ use backstitch::scheduler::{Limits, Plan};
 const ITERATIONS: u32 = 2000;
 /// Pictures of a round, which both ways purify.
 const ROUND: usize = 100;
-/// Part of the trajectory after which verdicts may settle.
-const WARM_UP: f64 = 0.1;
 
 /// A smooth picture with noise, both of their own strength.
 fn picture(number: u64) -> Picture {
@@ -49,13 +48,13 @@ fn picture(number: u64) -> Picture {
     }
 }
 
-fn defense<'b>(backend: &'b CpuBackend, graph: &Graph) -> Defense<'b, CpuBackend> {
+fn defense<'b>(backend: &'b CpuBackend, graph: &Graph, warm_up: f64) -> Defense<'b, CpuBackend> {
     let mut options = Options::new(ReconstructOptions::preset(Preset::Cifar, 3));
     options.stop_early = Some(SettlingOptions::default());
     // Long trajectories whose warm-up is over soon, so that images end at very different times.
     options.reconstruct.iterations = ITERATIONS;
     options.reconstruct.probe_interval = ITERATIONS / 40;
-    options.map.warm_up = WARM_UP;
+    options.map.warm_up = warm_up;
     let shape = graph.input_shape();
     let limits = Limits {
         capacity: Some(64),
@@ -74,6 +73,7 @@ fn main() {
     let count = arguments
         .next()
         .map_or(100, |n| n.parse().expect("a number of pictures"));
+    let warm_up = (arguments.next()).map_or(0.1, |part| part.parse().expect("a part of 1"));
     let model = arguments.next().map_or_else(
         || {
             PathBuf::from(concat!(
@@ -90,7 +90,7 @@ fn main() {
     let graph = Graph::load(&model, &LoadOptions::default()).expect("a model");
     let pictures: Vec<Picture> = (0..count).map(picture).collect();
     let pictures: Vec<&Picture> = pictures.iter().collect();
-    let mut defense = defense(&CpuBackend::FLOAT32, &graph);
+    let mut defense = defense(&CpuBackend::FLOAT32, &graph, warm_up);
     let mut purify = |name: &str, pictures: &[&Picture], batch: usize| {
         let start = Instant::now();
         let mut outcomes: Vec<Outcome> = vec![];
