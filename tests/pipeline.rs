@@ -201,19 +201,25 @@ fn on_map(outcome: &Outcome, label: usize) -> bool {
         .any(|reading| reading.label() == label)
 }
 
+/// Networks that learn a checkerboard in time, read at the reconstructions and towards the input.
+fn learning(iterations: u32, probe_interval: u32) -> Options {
+    let mut options = options();
+    options.map.reach = 0.0;
+    options.map.reach_points = 0;
+    options.reconstruct.spec.down = vec![8, 8];
+    options.reconstruct.spec.up = vec![8, 8];
+    options.reconstruct.spec.skip = vec![4, 4];
+    options.reconstruct.iterations = iterations;
+    options.reconstruct.probe_interval = probe_interval;
+    options
+}
+
 #[test]
 fn a_label_that_is_nowhere_on_the_map_is_looked_for_behind_it_and_else_made() {
     // A checkerboard that the network learns, read once, at the reconstruction and towards the input. Moved
     // by a pixel it is its own opposite: the views speak against its class.
     let purified = |iterations, noise| {
-        let mut options = options();
-        options.map.reach = 0.0;
-        options.map.reach_points = 0;
-        options.reconstruct.spec.down = vec![8, 8];
-        options.reconstruct.spec.up = vec![8, 8];
-        options.reconstruct.spec.skip = vec![4, 4];
-        options.reconstruct.iterations = iterations;
-        options.reconstruct.probe_interval = iterations;
+        let options = learning(iterations, iterations);
         let outcome = purify(&options, 1, 64, &[picture(0.0, noise)]).remove(0);
         assert_eq!(outcome.verdict, Verdict::Adversarial);
         assert_eq!(outcome.recovered_label, Some(0));
@@ -252,15 +258,8 @@ fn earlier_segments_are_drawn_where_the_last_has_no_point_of_the_label() {
     assert_eq!(drawn(&outcome)[3].len(), options().map.segments);
 
     // A checkerboard that the networks have learnt at the last probe, but not at the first.
-    let mut options = options();
-    options.map.reach = 0.0;
-    options.map.reach_points = 0;
+    let mut options = learning(150, 50);
     options.map.warm_up = 0.0;
-    options.reconstruct.spec.down = vec![8, 8];
-    options.reconstruct.spec.up = vec![8, 8];
-    options.reconstruct.spec.skip = vec![4, 4];
-    options.reconstruct.iterations = 150;
-    options.reconstruct.probe_interval = 50;
     let pictures = [picture(0.0, 0.025), picture(0.0, 0.0)];
     let outcomes = purify(&options, 2, 64, &pictures);
     assert_eq!(outcomes[0].verdict, Verdict::Adversarial);
