@@ -260,18 +260,52 @@ fn earlier_segments_are_drawn_where_the_last_has_no_point_of_the_label() {
     // A checkerboard that the networks have learnt at the last probe, but not at the first.
     let mut options = learning(150, 50);
     options.map.warm_up = 0.0;
-    let pictures = [picture(0.0, 0.025), picture(0.0, 0.0)];
-    let outcomes = purify(&options, 2, 64, &pictures);
-    assert_eq!(outcomes[0].verdict, Verdict::Adversarial);
-    assert_eq!(drawn(&outcomes[0]), vec![vec![0, 1, 2]; 4]);
+    let outcome = purify(&options, 1, 64, &[picture(0.0, 0.025)]).remove(0);
+    assert_eq!(outcome.verdict, Verdict::Adversarial);
+    assert_eq!(drawn(&outcome), vec![vec![0, 1, 2]; 4]);
     for path in 0..4 {
-        let pair = outcomes[0].map.pair(path, 0).unwrap();
+        let pair = outcome.map.pair(path, 0).unwrap();
         assert_eq!(pair.towards, Towards::Input);
         assert!(pair.probe < 2);
     }
-    // A clean picture needs no pairs.
-    assert_eq!(outcomes[1].verdict, Verdict::Clean);
-    assert_eq!(drawn(&outcomes[1])[..3], [[2], [2], [2]]);
+}
+
+/// How many points each path of a map has: on its trajectory, and on each of its segments.
+fn points(outcome: &Outcome) -> Vec<(usize, Vec<usize>)> {
+    let map = &outcome.map;
+    let segments = |lines: &Vec<Segment>| lines.iter().map(|line| line.points.len()).collect();
+    let paths = map.trajectories.iter().zip(&map.segments);
+    paths
+        .map(|(trajectory, lines)| (trajectory.len(), segments(lines)))
+        .collect()
+}
+
+#[test]
+fn what_no_result_needs_is_drawn_where_whole_maps_are_wanted() {
+    let mut options = options();
+    let pictures = [picture(0.0, 0.05), picture(0.0, 0.0)];
+    let lean = purify(&options, 2, 64, &pictures);
+    options.whole_maps = true;
+    let whole = purify(&options, 2, 64, &pictures);
+    for (lean, whole) in lean.iter().zip(&whole) {
+        assert_eq!(fingerprint(lean), fingerprint(whole));
+    }
+    let probes = options.reconstruct.probes();
+    let line = options.map.reach_points + 1 + options.map.segment_points;
+    let votes = options.map.reach_points + 1;
+    let (restart, consensus) = ((probes, vec![line]), (probes, vec![line; 3]));
+    let all = [restart.clone(), restart.clone(), restart, consensus];
+    assert_eq!(whole[0].verdict, Verdict::Adversarial);
+    assert_eq!(points(&whole[0]), all);
+    // The boundary is looked for on each path's last line.
+    let boundary = (probes, vec![votes, votes, line]);
+    assert_eq!(points(&lean[0])[..3], all[..3]);
+    assert_eq!(points(&lean[0])[3], boundary);
+    // A clean picture has none.
+    assert_eq!(whole[1].verdict, Verdict::Clean);
+    assert_eq!(points(&whole[1]), all);
+    assert_eq!(points(&lean[1])[..3], vec![(0, vec![]); 3]);
+    assert_eq!(points(&lean[1])[3], (0, vec![votes; 3]));
 }
 
 #[test]

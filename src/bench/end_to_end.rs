@@ -373,15 +373,15 @@ mod tests {
             rehearsal.count().unwrap()
         };
         let (one, two) = (wave(&[&picture]), wave(&[&picture; 2]));
-        // The input and its nine views; three reconstructions of each path; 13 more points on up to two segments of
-        // the consensus and on one of each restart; four rounds of three points, and six pushes, of each path; the
-        // votes of the consensus in the mirror; the output.
+        // The input and its nine views; three votes of the consensus, as they are and mirrored, on up to two
+        // segments; three reconstructions of each path; the other points of its last segment, of the consensus
+        // those that have no vote; four rounds of three points, and six pushes, of each path; the output.
         let segments = options.map.segments.min(2);
-        let points = options.map.segment_points + options.map.reach_points;
-        let mirrored_votes = segments * (options.map.reach_points + 1);
+        let votes = options.map.reach_points + 1;
+        let points = 3 * options.map.segment_points + 2 * options.map.reach_points;
         assert_eq!(
             one.probes as usize,
-            10 + 3 * 3 + (segments + 2) * points + 3 * (4 * 3 + 6) + mirrored_votes + 1
+            10 + segments * 2 * votes + 3 * 3 + points + 3 * (4 * 3 + 6) + 1
         );
         assert_eq!(two.probes, 2 * one.probes);
         let of = |wave: &Wave, kernel: &str| wave.kernels[kernel];

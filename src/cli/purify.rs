@@ -48,6 +48,7 @@ impl device::Command for OnPictures<'_, Args> {
         let shape = victim.graph.input_shape();
         let mut options = args.defense.options(shape.channels)?;
         options.eight_bit = args.run.save == SaveFormat::Png;
+        options.whole_maps = !args.run.no_report;
         let (mut plans, mut defenses) = (vec![], vec![]);
         for backend in backends {
             let limits = args.defense.limits(memory);
@@ -95,7 +96,10 @@ impl device::Command for OnPictures<'_, Args> {
                         input: &picture.pixels,
                         output: &outcome.pixels,
                     };
-                    let trajectories = Trajectories::new(&outcome, item.label);
+                    let trajectories = match args.run.no_report {
+                        true => None,
+                        false => Trajectories::new(&outcome, item.label),
+                    };
                     folder.record_with(record, Some(pixels), trajectories.as_ref())?;
                     progress.done();
                     Ok(())

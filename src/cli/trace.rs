@@ -85,7 +85,8 @@ impl device::Command for OnPictures<'_, Args> {
         let item = dataset.item(0);
         let picture = victim.preprocess.load(dataset, &item)?;
         let shape = victim.graph.input_shape();
-        let options = args.defense.options(shape.channels)?;
+        let mut options = args.defense.options(shape.channels)?;
+        options.whole_maps = true;
         let classes = victim.graph.classes();
         let limits = args.defense.limits(memory);
         let plan = Plan::new(backend, &options, shape, classes, limits)?;

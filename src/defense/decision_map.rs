@@ -4,6 +4,7 @@ use crate::backend::{At, Backend, Blend, ImageShape, View, Viewpoint};
 use crate::error::{Error, Result};
 
 use super::probe::MAX_POINTS;
+use super::trajectory::trace;
 use super::votes::votes;
 use super::{
     Placed, Prober, Reading, ReconstructOptions, ReconstructionId, Reconstructions, Trajectory,
@@ -15,8 +16,9 @@ pub struct MapOptions {
     /// Part of a trajectory, from its start, that does not vote: the prediction has not settled.
     pub warm_up: f64,
     /// Reconstructions of a path whose line to the input is probed, evenly spaced over the settled
-    /// part, the last included. Of paths that do not vote the earlier ones only where the last has no point
-    /// of the recovered label and the verdict is `adversarial`.
+    /// part, the last included. The path that votes does so on all of them. The rest is probed of
+    /// `adversarial` images alone, of the earlier ones only where the last has no point of the recovered
+    /// label.
     pub segments: usize,
     /// Points of a line between the reconstruction and the input.
     pub segment_points: usize,
@@ -154,20 +156,13 @@ impl MapOptions {
     }
 }
 
-/// What the classifier sees in an input.
-#[derive(Clone, Debug)]
-pub(super) struct Seen {
-    pub input: Reading,
-    /// In its views.
-    pub views: Vec<Reading>,
-}
-
 /// The line from behind a reconstruction to the input, probed.
 #[derive(Clone, Debug)]
 pub struct Segment {
     /// The reconstruction's place on its trajectory.
     pub probe: usize,
-    /// From the point furthest behind the reconstruction to the one closest to the input.
+    /// From the point furthest behind the reconstruction to the one closest to the input; where only the votes
+    /// were needed, to the reconstruction itself.
     pub points: Vec<SegmentPoint>,
 }
 
@@ -182,13 +177,16 @@ pub struct SegmentPoint {
 }
 
 /// Everything probed of one image.
+///
+/// What votes is always there. The rest is for images whose boundary is looked for, and for
+/// [`whole_maps`](super::Options::whole_maps).
 #[derive(Clone, Debug)]
 pub struct DecisionMap {
     pub input: Reading,
     /// Of the input's views: moved a little, and in the mirror. How many there are is for
     /// [`MapOptions::mirror`] and [`MapOptions::view_shift`] to say.
     pub views: Vec<Reading>,
-    /// One a path: the restarts', then their consensus'.
+    /// One a path: the restarts', then their consensus'. Empty ones where only the votes were needed.
     pub trajectories: Vec<Trajectory>,
     /// One list a path, by rising probe.
     pub segments: Vec<Vec<Segment>>,
@@ -219,7 +217,7 @@ pub enum Towards {
 /// stay few.
 pub(super) const DRAWN_TOGETHER: usize = 64;
 
-/// Draws maps: probes segments.
+/// Draws maps: probes segments. Maps are in the order of their images everywhere.
 pub(super) struct Drawing<'d, 'b, B: Backend> {
     pub prober: &'d mut Prober<'b, B>,
     pub backend: &'b B,
@@ -239,98 +237,151 @@ struct Line {
 }
 
 impl<B: Backend> Drawing<'_, '_, B> {
-    /// The maps of images, with their inputs' readings and their trajectories. The last path, which votes,
-    /// gets all of its segments, each of the others the last one:
-    /// [`earlier_segments`](Self::earlier_segments) are drawn where they are needed.
-    pub fn maps(
+    /// Draws what votes on the line of each image's latest reconstruction.
+    pub fn latest_votes(
         &mut self,
         images: &[Placed<'_, B::Images>],
-        seen: Vec<Seen>,
-        trajectories: Vec<Vec<Trajectory>>,
-    ) -> Result<Vec<DecisionMap>> {
-        let of_images = seen.into_iter().zip(trajectories);
-        let mut maps: Vec<_> = of_images
-            .map(|(seen, trajectories)| DecisionMap {
-                input: seen.input,
-                views: seen.views,
-                segments: vec![vec![]; trajectories.len()],
-                trajectories,
-            })
-            .collect();
+        maps: &mut [&mut DecisionMap],
+    ) -> Result<()> {
+        let path = self.reconstruct.paths().len() - 1;
+        let line = |(map, image): (usize, &Placed<'_, B::Images>)| Line {
+            map,
+            path,
+            probe: image.probes - 1,
+        };
+        let lines: Vec<_> = images.iter().enumerate().map(line).collect();
+        self.draw(images, &lines, &self.options.voting_places(), maps)
+    }
+
+    /// Draws what votes, and nothing else does from then on.
+    pub fn votes(
+        &mut self,
+        images: &[Placed<'_, B::Images>],
+        maps: &mut [&mut DecisionMap],
+    ) -> Result<()> {
+        let path = self.reconstruct.paths().len() - 1;
         let mut lines = vec![];
         for (map, image) in images.iter().enumerate() {
             let probes = self.segment_probes(image);
-            for path in 0..maps[map].trajectories.len() {
-                let from = if maps[map].votes_on(path) {
-                    0
-                } else {
-                    probes.len() - 1
+            maps[map].segments[path].retain(|segment| probes.contains(&segment.probe));
+            let line = |&probe: &usize| Line { map, path, probe };
+            lines.extend(probes.iter().map(line));
+        }
+        self.draw(images, &lines, &self.options.voting_places(), maps)
+    }
+
+    /// Probes all reconstructions of those images that are `traced`.
+    pub fn trajectories(
+        &mut self,
+        images: &[Placed<'_, B::Images>],
+        traced: &[bool],
+        maps: &mut [&mut DecisionMap],
+    ) -> Result<()> {
+        let of_images = images.iter().zip(maps).zip(traced);
+        let of_images = of_images.filter(|(_, traced)| **traced).map(|(of, _)| of);
+        let (images, maps): (Vec<_>, Vec<_>) = of_images.unzip();
+        let trajectories = trace(self.prober, self.reconstruct, &images, self.reconstructions)?;
+        for (map, trajectories) in maps.into_iter().zip(trajectories) {
+            map.trajectories = trajectories;
+        }
+        Ok(())
+    }
+
+    /// Draws what the boundary is looked for on, for images of which a label is wanted: each path's last
+    /// segment, and the earlier ones where the last has no point of the label.
+    pub fn boundaries(
+        &mut self,
+        images: &[Placed<'_, B::Images>],
+        wanted: &[Option<usize>],
+        maps: &mut [&mut DecisionMap],
+    ) -> Result<()> {
+        let paths = self.reconstruct.paths().len();
+        let (mut last, mut earlier) = (vec![], vec![]);
+        for (map, (image, wanted)) in images.iter().zip(wanted).enumerate() {
+            let Some(label) = *wanted else { continue };
+            for path in 0..paths {
+                let line = |&probe: &usize| Line { map, path, probe };
+                let mut lines = self
+                    .segment_probes(image)
+                    .iter()
+                    .map(line)
+                    .collect::<Vec<_>>();
+                last.extend(lines.pop());
+                earlier.extend(lines.into_iter().map(|line| (line, label)));
+            }
+        }
+        let places = self.options.places();
+        self.draw(images, &last, &places, maps)?;
+        earlier.retain(|&(Line { map, path, .. }, label)| {
+            let last = maps[map].segments[path].last();
+            last.is_some_and(|segment| segment.last_of(label).is_none())
+        });
+        let earlier: Vec<_> = earlier.into_iter().map(|(line, _)| line).collect();
+        self.draw(images, &earlier, &places, maps)
+    }
+
+    /// Draws what is there to look at, of all images: the segments that vote to their ends, and each other
+    /// path's last one.
+    pub fn whole(
+        &mut self,
+        images: &[Placed<'_, B::Images>],
+        maps: &mut [&mut DecisionMap],
+    ) -> Result<()> {
+        let mut lines = vec![];
+        for (map, image) in images.iter().enumerate() {
+            let probes = self.segment_probes(image);
+            for path in 0..self.reconstruct.paths().len() {
+                let from = match maps[map].votes_on(path) {
+                    true => 0,
+                    false => probes.len() - 1,
                 };
                 let line = |&probe: &usize| Line { map, path, probe };
                 lines.extend(probes[from..].iter().map(line));
             }
         }
-        self.draw(images, &lines, &mut maps)?;
-        Ok(maps)
-    }
-
-    /// Draws what [`maps`](Self::maps) left out of the paths that have no point of the wanted label on their
-    /// last segment. `images` and the labels that are wanted of them are in the order of the maps.
-    pub fn earlier_segments(
-        &mut self,
-        images: &[Placed<'_, B::Images>],
-        wanted: &[Option<usize>],
-        maps: &mut [DecisionMap],
-    ) -> Result<()> {
-        let mut lines = vec![];
-        for (map, (image, wanted)) in images.iter().zip(wanted).enumerate() {
-            let Some(label) = *wanted else { continue };
-            let probes = self.segment_probes(image);
-            for (path, drawn) in maps[map].segments.iter().enumerate() {
-                if !drawn.iter().any(|segment| segment.last_of(label).is_some()) {
-                    let line = |&probe: &usize| Line { map, path, probe };
-                    lines.extend(probes[..probes.len() - drawn.len()].iter().map(line));
-                }
-            }
-        }
-        self.draw(images, &lines, maps)
+        self.draw(images, &lines, &self.options.places(), maps)
     }
 
     fn segment_probes(&self, image: &Placed<'_, B::Images>) -> Vec<usize> {
         (self.options).segment_probes(image.probes, self.reconstruct.probes())
     }
 
-    /// Probes lines and adds them to their maps.
+    /// Probes lines at those of the places that their maps do not have, and adds these.
     fn draw(
         &mut self,
         images: &[Placed<'_, B::Images>],
         lines: &[Line],
-        maps: &mut [DecisionMap],
+        places: &[f32],
+        maps: &mut [&mut DecisionMap],
     ) -> Result<()> {
-        let (places, voting) = (self.options.places(), self.options.voting_places());
         let paths = self.reconstruct.paths();
+        let lines = lines
+            .iter()
+            .map(|line| (*line, maps[line.map].missing(line, places)));
+        let lines: Vec<_> = lines.filter(|(_, missing)| !missing.is_empty()).collect();
         for lines in lines.chunks(DRAWN_TOGETHER) {
             let mut ends = self.backend.allocate(self.prober.shape(), lines.len())?;
-            // The lines whose points are read in the mirror too, with their inputs' mirror images.
+            // The lines with points that are read in the mirror too, with their inputs' mirror images.
             let mut to_mirror = vec![];
-            for (end, line) in lines.iter().enumerate() {
+            for (end, (line, missing)) in lines.iter().enumerate() {
                 let id = ReconstructionId {
                     image: images[line.map].place,
                     path: paths[line.path],
                     probe: line.probe,
                 };
                 (self.reconstructions).assemble(self.backend, id, &mut ends, end)?;
-                let input = images[line.map].mirrored;
-                let input = input.filter(|_| maps[line.map].votes_on(line.path));
+                let may_vote = maps[line.map].votes_on(line.path);
+                let vote = may_vote && missing.iter().any(|&t| votes(t));
+                let input = images[line.map].mirrored.filter(|_| vote);
                 to_mirror.extend(input.map(|input| (end, input)));
             }
-            // A reconstruction itself is on its trajectory.
-            let to_probe = places.iter().filter(|t| **t != 0.0);
             let ends = &ends;
+            let known = |line: &Line, t: f32| maps[line.map].on_trajectory(line, t).is_some();
             let mut jobs: Vec<_> = (lines.iter().enumerate())
-                .flat_map(|(end, line)| {
+                .flat_map(|(end, (line, missing))| {
                     let (from, to) = (At::new(ends, end), images[line.map].input);
-                    to_probe.clone().map(move |&t| Blend { from, to, t })
+                    let to_probe = missing.iter().filter(move |&&t| !known(line, t));
+                    to_probe.map(move |&t| Blend { from, to, t })
                 })
                 .collect();
             // A point's mirror image is on the line between the ends' mirror images.
@@ -339,36 +390,29 @@ impl<B: Backend> Drawing<'_, '_, B> {
             let from: Vec<_> = from.collect();
             (self.backend).view(&from, &mut mirrored, 0)?;
             let (as_they_are, mirrored) = (jobs.len(), &mirrored);
-            jobs.extend(to_mirror.iter().enumerate().flat_map(|(end, &(_, to))| {
-                let from = At::new(mirrored, end);
-                voting.iter().map(move |&t| Blend { from, to, t })
+            jobs.extend(to_mirror.iter().enumerate().flat_map(|(i, &(end, to))| {
+                let from = At::new(mirrored, i);
+                let missing = lines[end].1.iter().filter(|&&t| votes(t));
+                missing.map(move |&t| Blend { from, to, t })
             }));
             let mut readings = self.prober.blends(&jobs)?;
             let mut mirrored = readings.split_off(as_they_are).into_iter();
             let mut readings = readings.into_iter();
-            for &Line { map, path, probe } in lines {
-                let may_vote = maps[map].votes_on(path);
-                let of_path = &maps[map].trajectories[path];
-                let point = |&t: &f32| {
-                    let reading = match t {
-                        0.0 => Some(of_path[probe].reading.clone()),
-                        _ => readings.next(),
-                    };
-                    let votes = may_vote && votes(t);
-                    let mirrored = if votes { mirrored.next() } else { None };
-                    reading.map(|reading| SegmentPoint {
+            for (line, missing) in lines {
+                let map = &mut *maps[line.map];
+                let may_vote = map.votes_on(line.path);
+                let mirrors = images[line.map].mirrored.is_some();
+                let points = missing.iter().filter_map(|&t| {
+                    let known = map.on_trajectory(line, t).cloned();
+                    let vote = may_vote && mirrors && votes(t);
+                    Some(SegmentPoint {
                         t,
-                        reading,
-                        mirrored,
+                        reading: known.or_else(|| readings.next())?,
+                        mirrored: if vote { mirrored.next() } else { None },
                     })
-                };
-                let points = places.iter().filter_map(point).collect();
-                maps[map].segments[path].push(Segment { probe, points });
-            }
-        }
-        for map in maps {
-            for segments in &mut map.segments {
-                segments.sort_by_key(|segment| segment.probe);
+                });
+                let points = points.collect();
+                map.add(line, points);
             }
         }
         Ok(())
@@ -385,6 +429,57 @@ impl Segment {
 }
 
 impl DecisionMap {
+    /// What the classifier says of the input and its views; nothing of its paths is drawn.
+    pub(super) fn new(input: Reading, views: Vec<Reading>, paths: usize) -> Self {
+        DecisionMap {
+            input,
+            views,
+            trajectories: vec![vec![]; paths],
+            segments: vec![vec![]; paths],
+        }
+    }
+
+    fn segment(&self, line: &Line) -> Option<&Segment> {
+        let mut segments = self.segments[line.path].iter();
+        segments.find(|segment| segment.probe == line.probe)
+    }
+
+    /// Those of the places that are not drawn on a line.
+    fn missing(&self, line: &Line, places: &[f32]) -> Vec<f32> {
+        let drawn = self.segment(line);
+        let drawn = drawn.map_or(&[][..], |segment| &segment.points);
+        let missing = |t: &f32| drawn.iter().all(|point| point.t != *t);
+        places.iter().copied().filter(missing).collect()
+    }
+
+    /// A line's point that was read as a reconstruction of its path's trajectory.
+    fn on_trajectory(&self, line: &Line, t: f32) -> Option<&Reading> {
+        let point = self.trajectories[line.path].get(line.probe);
+        point.filter(|_| t == 0.0).map(|point| &point.reading)
+    }
+
+    /// Adds points to a line.
+    fn add(&mut self, line: &Line, points: Vec<SegmentPoint>) {
+        let segments = &mut self.segments[line.path];
+        let at = segments.partition_point(|segment| segment.probe < line.probe);
+        if segments
+            .get(at)
+            .is_none_or(|segment| segment.probe != line.probe)
+        {
+            let probe = line.probe;
+            segments.insert(
+                at,
+                Segment {
+                    probe,
+                    points: vec![],
+                },
+            );
+        }
+        let all = &mut segments[at].points;
+        all.extend(points);
+        all.sort_by(|a, b| a.t.total_cmp(&b.t));
+    }
+
     /// The input label.
     pub fn input_label(&self) -> usize {
         self.input.label()

@@ -41,17 +41,22 @@ impl Options {
         let segments = probes.min(self.map.segments as u128);
         let points = (self.map.reach_points + 1 + self.map.segment_points) as u128;
         let mirror = u128::from(self.map.mirror);
-        // Of the path that votes.
-        let mirrored_points = mirror * self.map.voting_places().len() as u128;
+        // Of the path that votes; of images that may end early, at every probe.
+        let votes = (1 + mirror) * self.map.voting_places().len() as u128;
+        let voting = if self.stop_early.is_some() {
+            probes
+        } else {
+            segments
+        };
         // Logits, and the job and bookkeeping of a probe.
         let reading = floats(classes) + 192;
         let readings_of_a_path = images * reading;
         let readings = paths * readings_of_a_path;
-        // The input, the latest reconstruction and the output; every path's ends, on-boundary and
-        // on-manifold image. In the mirror the input, the latest reconstruction and the ends that vote.
+        // The input and the output; every path's ends, on-boundary and on-manifold image. In the mirror the
+        // input and the ends that vote.
         let ends = (images * paths * segments).min(DRAWN_TOGETHER as u128);
         let mirrored_ends = mirror * ends.min(images * segments);
-        let pictures = images * (3 + 2 * mirror + 4 * paths) + restarts + ends + mirrored_ends;
+        let pictures = images * (2 + mirror + 4 * paths) + restarts + ends + mirrored_ends;
         Ok([
             MemoryPart {
                 // As many readings again belong to outcomes that wait to be written.
@@ -65,7 +70,7 @@ impl Options {
                 way_out: "lower --restarts or --segments",
             },
             MemoryPart {
-                bytes: (readings * points + readings_of_a_path * mirrored_points) * segments,
+                bytes: readings * points * segments + readings_of_a_path * votes * voting,
                 purpose: "the segments' probes",
                 way_out: "lower --segment-points, --segments or --restarts",
             },

@@ -26,7 +26,12 @@ pub struct Options {
     pub always: bool,
     /// Round outputs to 8 bits before they are judged, as an 8-bit file will.
     pub eight_bit: bool,
-    /// Show what shorter versions of the method would have given too. Changes no result.
+    /// Draw the whole decision map of every picture, to be looked at: trajectories of what is clean, and lines
+    /// to the input of what is not adversarial, too. Changes no result.
+    #[serde(skip)]
+    pub whole_maps: bool,
+    /// Show what shorter versions of the method would have given too, which draws whole maps. Changes no
+    /// result.
     #[serde(skip)]
     pub ablations: bool,
 }
@@ -44,6 +49,7 @@ impl Options {
             stop_early: None,
             always: false,
             eight_bit: true,
+            whole_maps: false,
             ablations: false,
         }
     }

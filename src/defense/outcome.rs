@@ -24,7 +24,8 @@ pub struct PathOutcome {
     /// The restart's; absent for the consensus.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// Iteration at which the trajectory last crossed from the recovered label to the input label.
+    /// Iteration at which the trajectory of an adversarial picture last crossed from the recovered label to the
+    /// input label.
     pub crossing: Option<u32>,
     /// The on-boundary image's place between its pair, from 0 at the recovered side.
     pub alpha: Option<f32>,

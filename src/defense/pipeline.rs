@@ -2,15 +2,14 @@
 
 use std::time::Instant;
 
-use super::decision_map::{DecisionMap, Drawing, Pair, Seen, Towards};
+use super::decision_map::{DecisionMap, Drawing, Pair, Towards};
 use super::fitting::Fitting;
 use super::options::Options;
 use super::outcome::Outcome;
 use super::probe::Prober;
 use super::reconstruct::{Placed, ReconstructionId, Reconstructions};
 use super::settling::Settling;
-use super::trajectory::trace;
-use super::verdict::Judgement;
+use super::verdict::{Judgement, Verdict};
 use super::votes;
 use crate::backend::{At, Backend, Blend, DipEngine, ImageShape, View, Viewpoint};
 use crate::error::{Error, Result};
@@ -21,15 +20,10 @@ pub(crate) struct Room<B: Backend> {
     pub(super) dip: B::Dip,
     /// By place.
     pub(super) inputs: B::Images,
-    /// Their mirror images, by place; none where votes are not read mirrored.
-    mirrored_inputs: B::Images,
+    /// Their mirror images, by place, where votes are read mirrored.
+    mirrored_inputs: Option<B::Images>,
     pub(super) reconstructions: Reconstructions<B::Images>,
     fitting: Fitting<B::Images>,
-    /// Where images that may end early have their latest reconstruction: as many as there are places, or
-    /// none.
-    latest: B::Images,
-    /// Their mirror images, where votes are read mirrored.
-    mirrored_latest: B::Images,
 }
 
 impl<B: Backend> Room<B> {
@@ -53,8 +47,7 @@ impl<B: Backend> Room<B> {
         let grid = reconstruct.grids(shape)?[0];
         let capacity = capacity.clamp(1, images * reconstructions.instances_of_an_image());
         let early = options.stop_early.is_some();
-        let mirror = options.map.mirror;
-        let pictures = |needed| backend.allocate(shape, if needed { images } else { 0 });
+        let inputs = || backend.allocate(shape, images);
         Ok(Room {
             dip: backend.dip(
                 &reconstruct.spec,
@@ -62,11 +55,9 @@ impl<B: Backend> Room<B> {
                 grid.tile_width,
                 capacity,
             )?,
-            inputs: pictures(true)?,
-            mirrored_inputs: pictures(mirror)?,
+            inputs: inputs()?,
+            mirrored_inputs: options.map.mirror.then(inputs).transpose()?,
             fitting: Fitting::new(backend, &reconstructions, capacity, images, early)?,
-            latest: pictures(early)?,
-            mirrored_latest: pictures(early && mirror)?,
             reconstructions,
         })
     }
@@ -100,8 +91,8 @@ pub struct Defense<'b, B: Backend> {
 
 /// An image in flight.
 struct Flight {
-    /// What the classifier says of the input.
-    seen: Seen,
+    /// What is known of it: the input and its views, and, where it may end early, votes.
+    map: DecisionMap,
     settling: Settling,
     /// Probes that all its instances have reached.
     probes: usize,
@@ -109,9 +100,26 @@ struct Flight {
     ends: bool,
 }
 
+/// The image at a place, as the decision map's drawing takes it.
+fn placed<'r, I>(
+    inputs: &'r I,
+    mirrored: &'r Option<I>,
+    place: usize,
+    probes: usize,
+) -> Placed<'r, I> {
+    Placed {
+        place,
+        input: At::new(inputs, place),
+        mirrored: mirrored.as_ref().map(|mirrored| At::new(mirrored, place)),
+        probes,
+    }
+}
+
 /// A map and what stage C decided.
 pub(super) struct Judged {
     pub place: usize,
+    /// Probes of a path.
+    pub probes: usize,
     pub map: DecisionMap,
     pub judgement: Judgement,
     /// One a path.
@@ -221,9 +229,9 @@ impl<'b, B: Backend> Defense<'b, B> {
             (self.backend).upload(&picture.pixels, &mut room.inputs, place)?;
         }
         let inputs: Vec<_> = places.iter().map(|&i| At::new(&room.inputs, i)).collect();
-        if self.options.map.mirror {
+        if let Some(mirrored) = &mut room.mirrored_inputs {
             for (&place, &image) in places.iter().zip(&inputs) {
-                (self.backend).view(&[View::mirror(image)], &mut room.mirrored_inputs, place)?;
+                (self.backend).view(&[View::mirror(image)], mirrored, place)?;
             }
         }
         // As they are, and then the views of each: one launch for all.
@@ -240,11 +248,9 @@ impl<'b, B: Backend> Defense<'b, B> {
         {
             let hash = picture.hash();
             (room.fitting).begin(self.backend, place, image, hash, &room.reconstructions)?;
+            let views = views.by_ref().take(viewpoints.len()).collect();
             self.flights[place] = Some(Flight {
-                seen: Seen {
-                    input,
-                    views: views.by_ref().take(viewpoints.len()).collect(),
-                },
+                map: DecisionMap::new(input, views, self.options.reconstruct.paths().len()),
                 settling: Settling::default(),
                 probes: 0,
                 ends: false,
@@ -299,105 +305,89 @@ impl<'b, B: Backend> Defense<'b, B> {
 
     /// Notes which images end: those that ran to their end, and those whose verdict is settled.
     fn see_who_ends(&mut self) -> Result<()> {
-        let reconstruct = &self.options.reconstruct;
+        let (room, reconstruct) = (&mut self.room, &self.options.reconstruct);
         let whole = reconstruct.probes();
-        let mut to_judge = vec![];
+        let (mut images, mut maps, mut settlings) = (vec![], vec![], vec![]);
         for (place, flight) in self.flights.iter_mut().enumerate() {
             let Some(flight) = flight else { continue };
-            let probes = self.room.fitting.probes(place);
-            let votes = probes > self.options.map.settled(whole);
-            if probes > flight.probes && votes && probes < whole {
-                to_judge.push(place);
-            }
+            let probes = room.fitting.probes(place);
+            let votes = probes > flight.probes && probes > self.options.map.settled(whole);
             flight.probes = probes;
             flight.ends = probes == whole;
+            if votes && !flight.ends {
+                images.push(placed(&room.inputs, &room.mirrored_inputs, place, probes));
+                maps.push(&mut flight.map);
+                settlings.push((&mut flight.settling, &mut flight.ends));
+            }
         }
         let Some(settling) = &self.options.stop_early else {
             return Ok(());
         };
-        let path = reconstruct.paths().pop().expect("there is a restart");
-        let room = &mut self.room;
-        for (i, &place) in to_judge.iter().enumerate() {
-            let id = ReconstructionId {
-                image: place,
-                path,
-                probe: room.fitting.probes(place) - 1,
-            };
-            (room.reconstructions).assemble(self.backend, id, &mut room.latest, i)?;
-        }
-        let mirror = self.options.map.mirror;
-        if mirror {
-            let latest = |i| View::mirror(At::new(&room.latest, i));
-            let latest: Vec<_> = (0..to_judge.len()).map(latest).collect();
-            (self.backend).view(&latest, &mut room.mirrored_latest, 0)?;
-        }
-        let voting = self.options.map.voting_places();
-        let jobs: Vec<_> = (to_judge.iter().enumerate())
-            .flat_map(|(i, &place)| {
-                let line = (At::new(&room.latest, i), At::new(&room.inputs, place));
-                let mirrored = || {
-                    let from = At::new(&room.mirrored_latest, i);
-                    (from, At::new(&room.mirrored_inputs, place))
-                };
-                let lines = [Some(line), mirror.then(mirrored)];
-                let on = |(from, to)| voting.iter().map(move |&t| Blend { from, to, t });
-                lines.into_iter().flatten().flat_map(on)
-            })
-            .collect();
-        let readings = self.prober.blends(&jobs)?;
-        let of_image = voting.len() * if mirror { 2 } else { 1 };
-        for (&place, readings) in to_judge.iter().zip(readings.chunks_exact(of_image)) {
-            let Some(flight) = &mut self.flights[place] else {
-                continue;
-            };
-            let Seen { input, views } = &flight.seen;
-            let support = votes::support(input.classes(), readings);
-            let judgement = (self.options.verdict).judge(input, views, support);
+        let mut drawing = Drawing {
+            prober: &mut self.prober,
+            backend: self.backend,
+            options: &self.options.map,
+            reconstruct,
+            reconstructions: &mut room.reconstructions,
+        };
+        drawing.latest_votes(&images, &mut maps)?;
+        for ((image, map), (settled, ends)) in images.iter().zip(maps).zip(settlings) {
+            let latest = map.votes().filter(|vote| vote.probe + 1 == image.probes);
+            let latest = latest.map(|vote| vote.reading);
+            let support = votes::support(map.input.classes(), latest);
             let verdict = &self.options.verdict;
-            flight.ends = flight.settling.add(settling, verdict, &judgement);
+            let judgement = verdict.judge(&map.input, &map.views, support);
+            *ends = settled.add(settling, verdict, &judgement);
         }
         Ok(())
     }
 
     /// Stages B and C for the images that end.
     fn judge_ended(&mut self) -> Result<Vec<Judged>> {
-        let mirror = self.options.map.mirror;
-        let ended = |(place, flight): (usize, &Option<Flight>)| {
-            let flight = flight.as_ref().filter(|flight| flight.ends)?;
-            let placed = Placed {
-                place,
-                input: At::new(&self.room.inputs, place),
-                mirrored: mirror.then(|| At::new(&self.room.mirrored_inputs, place)),
-                probes: flight.probes,
-            };
-            Some((placed, flight.seen.clone()))
-        };
-        let (images, seen): (Vec<_>, Vec<_>) =
-            self.flights.iter().enumerate().filter_map(ended).unzip();
-        let trajectories = trace(
-            &mut self.prober,
-            &self.options.reconstruct,
-            &images,
-            &mut self.room.reconstructions,
-        )?;
+        let room = &mut self.room;
+        let (mut images, mut maps) = (vec![], vec![]);
+        for (place, flight) in self.flights.iter_mut().enumerate() {
+            if let Some(flight) = flight.take_if(|flight| flight.ends) {
+                images.push(placed(
+                    &room.inputs,
+                    &room.mirrored_inputs,
+                    place,
+                    flight.probes,
+                ));
+                maps.push(flight.map);
+            }
+        }
+        let mut drawn: Vec<&mut DecisionMap> = maps.iter_mut().collect();
         let mut drawing = Drawing {
             prober: &mut self.prober,
             backend: self.backend,
             options: &self.options.map,
             reconstruct: &self.options.reconstruct,
-            reconstructions: &mut self.room.reconstructions,
+            reconstructions: &mut room.reconstructions,
         };
-        let mut maps = drawing.maps(&images, seen, trajectories)?;
-        let judge =
-            |map: &DecisionMap| (self.options.verdict).judge(&map.input, &map.views, map.support());
-        let judgements: Vec<Judgement> = maps.iter().map(judge).collect();
+        drawing.votes(&images, &mut drawn)?;
+        let judge = |map: &&mut DecisionMap| {
+            (self.options.verdict).judge(&map.input, &map.views, map.support())
+        };
+        let judgements: Vec<Judgement> = drawn.iter().map(judge).collect();
         let wanted: Vec<_> = judgements.iter().map(Judgement::wanted).collect();
-        drawing.earlier_segments(&images, &wanted, &mut maps)?;
+        let whole = self.options.whole_maps || self.options.ablations;
+        // What is shown as it came in needs no more than a verdict.
+        let traced = |judgement: &Judgement| {
+            whole || self.options.always || judgement.verdict != Verdict::Clean
+        };
+        let traced: Vec<_> = judgements.iter().map(traced).collect();
+        drawing.trajectories(&images, &traced, &mut drawn)?;
+        if whole {
+            drawing.whole(&images, &mut drawn)?;
+        }
+        drawing.boundaries(&images, &wanted, &mut drawn)?;
         let decided = maps.into_iter().zip(judgements);
         let judged = images.iter().zip(decided).map(|(image, (map, judgement))| {
             let pair = |path| judgement.wanted().and_then(|label| map.pair(path, label));
             Judged {
                 place: image.place,
+                probes: image.probes,
                 pairs: (0..map.trajectories.len()).map(pair).collect(),
                 map,
                 judgement,

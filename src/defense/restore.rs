@@ -310,7 +310,7 @@ impl<B: Backend> Defense<'_, B> {
                     Path::Restart(restart) => Some(options.seed.wrapping_add(*restart as u64)),
                     Path::Consensus => None,
                 },
-                crossing: judged.judgement.recovered.and_then(crossing),
+                crossing: judged.judgement.wanted().and_then(crossing),
                 alpha: member.map(|m| m.boundary.alpha),
                 push: member.map(|m| m.step.beta),
                 margin: member.map(|m| m.step.margin),
@@ -324,8 +324,7 @@ impl<B: Backend> Defense<'_, B> {
         let mut support: Vec<(usize, f64)> = support.iter().copied().enumerate().collect();
         support.sort_by(|a, b| b.1.total_cmp(&a.1));
         support.truncate(SUPPORT_LISTED);
-        let probes = judged.map.trajectories.first().map_or(0, Vec::len);
-        let run = probes as u64 * u64::from(options.probe_interval);
+        let run = judged.probes as u64 * u64::from(options.probe_interval);
         Outcome {
             input: judged.map.input.clone(),
             output: shown.reading,

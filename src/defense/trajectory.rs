@@ -25,7 +25,7 @@ pub type Trajectory = Vec<TrajectoryPoint>;
 pub fn trace<B: Backend>(
     prober: &mut Prober<'_, B>,
     options: &ReconstructOptions,
-    images: &[Placed<'_, B::Images>],
+    images: &[&Placed<'_, B::Images>],
     reconstructions: &mut Reconstructions<B::Images>,
 ) -> Result<Vec<Vec<Trajectory>>> {
     let shape = prober.shape();

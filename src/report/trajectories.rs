@@ -68,7 +68,8 @@ impl Strip {
 }
 
 impl Trajectories {
-    /// Those of an image whose true label is `truth`. `None` where nothing was probed.
+    /// Those of an image whose true label is `truth`, of its [whole map](crate::defense::Options::whole_maps).
+    /// `None` where nothing was probed.
     pub fn new(outcome: &Outcome, truth: Option<usize>) -> Option<Trajectories> {
         let map = &outcome.map;
         let labels = Labels {
@@ -131,7 +132,7 @@ pub fn shown_segment<'a>(outcome: &'a Outcome, path: usize, of: &PathOutcome) ->
     let found = pair.and_then(|pair| segments.iter().find(|s| s.probe == pair.probe));
     found
         .or(segments.last())
-        .expect("options have at least 1 segment")
+        .expect("a whole map has a segment of each path")
 }
 
 /// The paths that are shown: of too many the last restarts are left out, not the consensus at the end.
