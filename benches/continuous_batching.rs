@@ -1,9 +1,10 @@
 //! Continuous batching against fixed batches where verdicts settle early: in a fixed batch all images
 //! wait for the slowest.
 //!
-//! `cargo bench --bench continuous_batching -- [PICTURES [WARM_UP [MODEL.onnx]]]`; verdicts may settle after
-//! the part `WARM_UP` of the trajectory, by default 0.1; the model takes 32×32 pictures, by default
-//! `../shared/models/cifar-resnet20.onnx`.
+//! `cargo bench --bench continuous_batching -- [PICTURES [WARM_UP [MODEL.onnx [DATASET]]]]`; verdicts may settle
+//! after the part `WARM_UP` of the trajectory, by default 0.1; the model takes 32×32 pictures, by default
+//! `../shared/models/cifar-resnet20.onnx`; without a dataset of such pictures they are made, and most of those
+//! are named adversarial.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -11,17 +12,19 @@ use std::time::Instant;
 use backstitch::backend::Backend;
 use backstitch::backend::cpu::CpuBackend;
 use backstitch::classifier::{Graph, LoadOptions};
-use backstitch::defense::{Defense, Options, Outcome, Prober, ReconstructOptions, SettlingOptions};
+use backstitch::defense::{
+    Defense, Options, Outcome, Prober, ReconstructOptions, SettlingOptions, Verdict,
+};
 use backstitch::dip::Preset;
-use backstitch::io::Picture;
 use backstitch::io::picture::rgb;
+use backstitch::io::{Dataset, Picture};
 use backstitch::random::{Purpose, RandomKey};
 use backstitch::scheduler::{Limits, Plan};
 
 /// Of a restart that does not end early.
 const ITERATIONS: u32 = 2000;
-/// Pictures of a round, which both ways purify.
-const ROUND: usize = 100;
+/// Pictures of a round, which both ways purify; so many that the end, where places stay empty, is a small part.
+const ROUND: usize = 400;
 
 /// A smooth picture with noise, both of their own strength.
 fn picture(number: u64) -> Picture {
@@ -88,12 +91,21 @@ fn main() {
         return;
     }
     let graph = Graph::load(&model, &LoadOptions::default()).expect("a model");
-    let pictures: Vec<Picture> = (0..count).map(picture).collect();
+    let pictures: Vec<Picture> = match arguments.next() {
+        None => (0..count).map(picture).collect(),
+        Some(path) => {
+            let dataset = Dataset::open(&[path.into()], None, None).expect("a dataset");
+            let items = dataset.items().take(count as usize);
+            items
+                .map(|item| dataset.load(&item).expect("a picture"))
+                .collect()
+        }
+    };
     let pictures: Vec<&Picture> = pictures.iter().collect();
     let mut defense = defense(&CpuBackend::FLOAT32, &graph, warm_up);
     let mut purify = |name: &str, pictures: &[&Picture], batch: usize| {
         let start = Instant::now();
-        let mut outcomes: Vec<Outcome> = vec![];
+        let (mut outcomes, before): (Vec<Outcome>, _) = (vec![], defense.probes());
         for pictures in pictures.chunks(batch) {
             outcomes.extend(defense.purify(pictures).expect("a device that works"));
         }
@@ -102,9 +114,16 @@ fn main() {
         ends.sort_unstable();
         let quantiles = [0, 25, 50, 75, 100].map(|q| ends[(ends.len() - 1) * q / 100]);
         let mean = ends.iter().sum::<u64>() as f64 / ends.len() as f64;
+        let adversarial = outcomes
+            .iter()
+            .filter(|o| o.verdict == Verdict::Adversarial);
         println!(
-            "{name}: {:.3} pictures a second, {mean:.0} of {ITERATIONS} iterations (quartiles {quantiles:?}); {:?}",
+            "{name}: {:.3} pictures a second, {} of {} adversarial, {mean:.0} of {ITERATIONS} iterations \
+             (quartiles {quantiles:?}), {} images classified; {:?}",
             pictures.len() as f64 / seconds,
+            adversarial.count(),
+            outcomes.len(),
+            defense.probes() - before,
             defense.take_times()
         );
         seconds

@@ -2,9 +2,11 @@
 a label, and how much they weigh against the votes.
 
     pip install numpy onnxruntime pillow
-    evidence.py MODEL.onnx PICTURES OUT.json RECORDING:RESTARTS:ITERATIONS
+    evidence.py MODEL.onnx PICTURES OUT.json RECORDING:RESTARTS:ITERATIONS [SHIFT]
 
-PICTURES and RECORDING are those of replay.py. The even point of each row is chosen on four fifths of the photographs,
+PICTURES and RECORDING are those of replay.py. Without SHIFT views of all shifts are compared, where the support is
+the votes' arithmetic mean and the views count with their mean; with SHIFT, ways to join the votes and the mirrored
+views moved by so many pixels. The even point of each row is chosen on four fifths of the photographs,
 with all their attacked versions, and the row's output labels are counted on the last fifth; five times.
 """
 
@@ -19,10 +21,12 @@ from replay import ATTACKS, Classifier, by_attack, load, parse, roc_area
 
 PLACES = [-0.25, -0.125, 0.0]
 SHIFTS = [0, 3, 4, 7, 14]
+SUPPORTS = ["arithmetic", "geometric"]
+LESS = [0.0, 0.5, 1.0]
 WEIGHTS = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0]
 FOLDS = 5
 # What src/defense/verdict.rs has.
-WEIGHT, EVEN, SHIFT = 1.5, 1.9, 3
+SUPPORT, WEIGHT, LESS_THE_DEVIATION, EVEN = "geometric", 1.5, 0.5, 1.9
 
 
 def logarithms(logits):
@@ -46,30 +50,34 @@ def viewpoints(mirrored, shift):
 
 
 class Picture:
-    def __init__(self, row, x, recording, classifier):
+    def __init__(self, row, x, recording, classifier, shifts):
         self.attack, self.label = row["attack"], row["label"]
         self.photograph = os.path.basename(row["file"])
         consensus = recording[:4].mean(0)
         votes = np.concatenate([consensus + t * (x - consensus) for t in PLACES])
         logs = logarithms(classifier.logits(votes))
         most = logs.max((0, 1))
-        self.support = most + np.log(np.exp(logs - most).mean((0, 1)))
+        self.support = {
+            "arithmetic": most + np.log(np.exp(logs - most).mean((0, 1))),
+            "geometric": logs.mean((0, 1)),
+        }
         self.settled = int(classifier.logits(consensus[-1:])[0, 0].argmax())
-        moved = sorted({v[1:] for s in SHIFTS for v in viewpoints(1, s)})
+        moved = sorted({v[1:] for s in shifts for v in viewpoints(1, s)} | {(0, 0)})
         read = logarithms(classifier.logits(np.stack([seen_from(x, *m) for m in moved])))
         self.views = {(m, *at): read[m, i] for i, at in enumerate(moved) for m in (0, 1)}
         self.x = self.views[0, 0, 0]
         self.input = int(self.x.argmax())
 
-    def judge(self, views, weight):
+    def judge(self, views, weight, support="arithmetic", less=0.0):
         """The recovered label, and its lead over the input's."""
-        evidence = self.support.copy()
+        lead = self.support[support] - self.support[support][self.input]
         if views:
-            evidence += weight * (np.mean([self.views[v] for v in views], 0) - self.x)
-        evidence -= evidence[self.input]
-        evidence[self.input] = -np.inf
-        recovered = int(evidence.argmax())
-        return recovered, float(evidence[recovered])
+            gains = np.array([self.views[v] - self.x for v in views])
+            gains -= gains[:, [self.input]]
+            lead += weight * (gains.mean(0) - less * gains.std(0))
+        lead[self.input] = -np.inf
+        recovered = int(lead.argmax())
+        return recovered, float(lead[recovered])
 
     def seen_in(self, views):
         """The label of the views' mean probability: what averaging over them would say, without any defence."""
@@ -94,8 +102,8 @@ def rows_mean(pictures, right):
     return np.mean([np.mean(r) for r in rates if r])
 
 
-def rates(pictures, views, weight):
-    judged = [p.judge(views, weight) for p in pictures]
+def rates(pictures, *rule):
+    judged = [p.judge(*rule) for p in pictures]
     of = dict(zip(pictures, judged))
     clean = np.array([of[p][1] for p in pictures if p.attack == "none"])
 
@@ -124,8 +132,55 @@ def rates(pictures, views, weight):
     }
 
 
+def compared_views(pictures):
+    """Rows by set of views and weight, and what the views say without any votes."""
+    sets = [(f"{'mirrored' if m else 'upright'}, moved by {s}", viewpoints(m, s)) for m in (1, 0) for s in SHIFTS]
+    rows = [
+        {"views": name, "weight": weight, **rates(pictures, views, weight)}
+        for name, views in sets
+        if views
+        for weight in WEIGHTS[name != "mirrored, moved by 0" :]
+    ]
+    views = viewpoints(1, 3)
+    attacked = [p for p in pictures if p.attack != "none"]
+    return {
+        "rows": rows,
+        "views_alone": {
+            "their_label": by_attack(pictures, lambda p: p.seen_in(views) == p.label),
+            "largest_gain": by_attack(attacked, lambda p: p.without_support(views) == p.label),
+        },
+    }
+
+
+def joined(pictures, shift):
+    """Rows by way to join votes and views, and the output that the program's way and even point give."""
+    views = viewpoints(1, shift)
+    rows = [
+        {
+            "support": support,
+            "weight": weight,
+            "less_deviations": less,
+            **rates(pictures, views, weight, support, less),
+        }
+        for support in SUPPORTS
+        for weight in WEIGHTS[2:5]
+        for less in LESS
+    ]
+
+    def right(p, even, *rule):
+        return p.output(*p.judge(views, *rule), even) == p.label
+
+    before, now = (1.5, "arithmetic", 0.0), (WEIGHT, SUPPORT, LESS_THE_DEVIATION)
+    return {
+        "rows": rows,
+        "before": by_attack(pictures, lambda p: right(p, EVEN, *before)),
+        "defaults": by_attack(pictures, lambda p: right(p, EVEN, *now)),
+    }
+
+
 def main():
-    model, folder, out, recording = sys.argv[1:]
+    model, folder, out, recording, *shift = sys.argv[1:]
+    shifts = [int(shift[0])] if shift else SHIFTS
     _, recorded, restarts, iterations, _ = parse("recording=" + recording)
     classifier = Classifier(model)
     with open(os.path.join(folder, "manifest.jsonl")) as manifest:
@@ -138,26 +193,12 @@ def main():
         x = np.asarray(picture).astype(np.float32).transpose(2, 0, 1) / 255
         data = load(recorded, restarts, iterations, row, x.shape)
         if data is not None:
-            pictures.append(Picture(row, x, data, classifier))
-    sets = [(f"{'mirrored' if m else 'upright'}, moved by {s}", viewpoints(m, s)) for m in (1, 0) for s in SHIFTS]
-    table = [
-        {"views": name, "weight": weight, **rates(pictures, views, weight)}
-        for name, views in sets
-        if views
-        for weight in WEIGHTS[name != "mirrored, moved by 0" :]
-    ]
-    views = viewpoints(1, SHIFT)
-    defaults = {p: p.output(*p.judge(views, WEIGHT), EVEN) == p.label for p in pictures}
+            pictures.append(Picture(row, x, data, classifier, shifts))
+    # Attacked pictures count where they fool the classifier.
+    pictures = [p for p in pictures if p.attack == "none" or p.input != p.label]
     result = {
         "pictures": {a: sum(p.attack == a for p in pictures) for a in ATTACKS},
-        "rows": table,
-        "views_alone": {
-            "their_label": by_attack(pictures, lambda p: p.seen_in(views) == p.label),
-            "largest_gain": by_attack(
-                [p for p in pictures if p.attack != "none"], lambda p: p.without_support(views) == p.label
-            ),
-        },
-        "defaults": by_attack(pictures, lambda p: defaults[p]),
+        **(joined(pictures, shifts[0]) if shift else compared_views(pictures)),
     }
     with open(out, "w") as file:
         json.dump(result, file, indent=1)

@@ -46,6 +46,7 @@ pub use settling::SettlingOptions;
 pub use stitch::{StitchMode, StitchOptions};
 pub use stopping::smoothed_psnr_maximum;
 pub use trajectory::{Trajectory, TrajectoryPoint, trace};
-pub(crate) use verdict::{EVEN, LEAST_LOG, Logs, evidence};
+pub(crate) use verdict::{EVEN, LEAST_LOG, Odds, lead, log_probability};
 pub use verdict::{Judgement, Verdict, VerdictOptions};
 pub use votes::Vote;
+pub(crate) use votes::support;

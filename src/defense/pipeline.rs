@@ -336,7 +336,7 @@ impl<'b, B: Backend> Defense<'b, B> {
             let latest = latest.map(|vote| vote.reading);
             let support = votes::support(map.input.classes(), latest);
             let verdict = &self.options.verdict;
-            let judgement = verdict.judge(&map.input, &map.views, support);
+            let judgement = verdict.judge(&map.input, &map.views, &support);
             *ends = settled.add(settling, verdict, &judgement);
         }
         Ok(())
@@ -367,7 +367,7 @@ impl<'b, B: Backend> Defense<'b, B> {
         };
         drawing.votes(&images, &mut drawn)?;
         let judge = |map: &&mut DecisionMap| {
-            (self.options.verdict).judge(&map.input, &map.views, map.support())
+            (self.options.verdict).judge(&map.input, &map.views, &map.support())
         };
         let judgements: Vec<Judgement> = drawn.iter().map(judge).collect();
         let wanted: Vec<_> = judgements.iter().map(Judgement::wanted).collect();

@@ -71,19 +71,20 @@ impl VerdictOptions {
         }
     }
 
-    /// Judges an input by what the classifier says of it and of its views, and by the support of all
-    /// classes.
-    pub fn judge(&self, input: &Reading, views: &[Reading], support: Vec<f64>) -> Judgement {
-        let evidence: Vec<f64> = support
-            .iter()
-            .enumerate()
-            .map(|(class, &support)| of_class(input, views, support, class))
-            .collect();
-        let recovered = best_other(&evidence, input.label());
-        let logit = |label: usize| evidence[label] - evidence[input.label()] - EVEN;
+    /// Judges an input by what the classifier says of it and of its views, and by the
+    /// [support](super::DecisionMap::support) of all classes.
+    pub fn judge(&self, input: &Reading, views: &[Reading], support: &[f64]) -> Judgement {
+        let label = input.label();
+        let leads = (0..support.len()).map(|class| {
+            let odds = Odds::new(input, views, support, class, label);
+            lead(&odds).0
+        });
+        let leads: Vec<f64> = leads.collect();
+        let recovered = best_other(&leads, label);
+        let logit = |label: usize| leads[label] - EVEN;
         let score = recovered.map_or(0.0, |label| 1.0 / (1.0 + (-logit(label)).exp()));
         Judgement {
-            support,
+            support: probabilities(support),
             recovered,
             score,
             verdict: self.verdict(score),
@@ -94,7 +95,7 @@ impl VerdictOptions {
 /// What is said of an input.
 #[derive(Clone, Debug)]
 pub struct Judgement {
-    /// By class.
+    /// By class, in sum 1.
     pub support: Vec<f64>,
     /// The label other than the input label that most speaks for; `None` where the classifier has but
     /// one.
@@ -113,55 +114,93 @@ impl Judgement {
     }
 }
 
-/// Logarithms of a class's probability.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Logs {
-    /// Of its support: of its mean probability where the map votes.
+/// The logarithms of one class's probability to another's, in nats.
+#[derive(Clone, Debug)]
+pub(crate) struct Odds {
+    /// Of their support.
     pub support: f64,
     /// At the input.
     pub input: f64,
-    /// Their mean over the input's views, where there are any.
-    pub views: Option<f64>,
+    /// In each of the input's views.
+    pub views: Vec<f64>,
 }
 
-/// What speaks for a class, in nats, and its derivatives by each of the [`Logs`].
+impl Odds {
+    /// Those of `class` to `other`; `support` as [`DecisionMap::support`](super::DecisionMap::support) has it.
+    pub fn new(
+        input: &Reading,
+        views: &[Reading],
+        support: &[f64],
+        class: usize,
+        other: usize,
+    ) -> Odds {
+        let of =
+            |reading: &Reading| log_probability(reading, class) - log_probability(reading, other);
+        Odds {
+            support: support[class] - support[other],
+            input: of(input),
+            views: views.iter().map(of).collect(),
+        }
+    }
+}
+
+/// How much more speaks for a class than for the input's, in nats, and its derivatives by the odds of the
+/// support, of the input and of each view.
 ///
 /// Two things count. The class's support: behind the reconstructions an adversarial label fades, and what
 /// comes forward is mostly the true one. And how much more of the class the input's views show than the
 /// input itself: an attack that lowers the true label's logit does so for the picture as it stands, and
 /// moved by a few pixels and in the mirror the label comes back, while the adversarial one loses. A
-/// photograph is as good either way. Only logarithms show this: under a strong attack the true label's
+/// photograph is as good either way, and where it is not, its views differ: hence their mean less a part of
+/// their standard deviation. Only logarithms show all this: under a strong attack the true label's
 /// probability is 1e-20 at the input and 1e-10 in the views. What was measured: docs/tuning.md.
-pub(crate) fn evidence(logs: Logs) -> (f64, [f64; 3]) {
-    match logs.views {
-        None => (logs.support, [1.0, 0.0, 0.0]),
-        Some(views) => (
-            logs.support + WEIGHT_OF_VIEWS * (views - logs.input),
-            [1.0, -WEIGHT_OF_VIEWS, WEIGHT_OF_VIEWS],
-        ),
+pub(crate) fn lead(odds: &Odds) -> (f64, [f64; 2], Vec<f64>) {
+    if odds.views.is_empty() {
+        return (odds.support, [1.0, 0.0], vec![]);
     }
+    let count = odds.views.len() as f64;
+    let mean = odds.views.iter().sum::<f64>() / count;
+    let squares = odds.views.iter().map(|view| (view - mean).powi(2));
+    let deviation = (squares.sum::<f64>() / count).sqrt();
+    let seen = mean - LESS_THE_DEVIATION * deviation;
+    let by_view = |view: &f64| {
+        let outlying = match deviation > 0.0 {
+            true => (view - mean) / deviation,
+            false => 0.0,
+        };
+        WEIGHT_OF_VIEWS * (1.0 - LESS_THE_DEVIATION * outlying) / count
+    };
+    (
+        odds.support + WEIGHT_OF_VIEWS * (seen - odds.input),
+        [1.0, -WEIGHT_OF_VIEWS],
+        odds.views.iter().map(by_view).collect(),
+    )
 }
 
 /// Weight of what the views change against the support.
 const WEIGHT_OF_VIEWS: f64 = 1.5;
 
-/// The lead of the recovered label's evidence over the input label's that speaks for neither verdict, in
-/// nats.
+/// How much of their standard deviation is taken from the views' mean.
+const LESS_THE_DEVIATION: f64 = 0.5;
+
+/// The lead of the recovered label over the input label's that speaks for neither verdict, in nats.
 pub(crate) const EVEN: f64 = 1.9;
 
 /// A class that is as good as ruled out: logarithms end here, so that one can count with them. A
 /// classifier's own may be −∞.
 pub(crate) const LEAST_LOG: f64 = -1e4;
 
-fn of_class(input: &Reading, views: &[Reading], support: f64, class: usize) -> f64 {
-    let log = |reading: &Reading| reading.log_probability(class).max(LEAST_LOG);
-    let sum: f64 = views.iter().map(log).sum();
-    let logs = Logs {
-        support: support.ln().max(LEAST_LOG),
-        input: log(input),
-        views: (!views.is_empty()).then(|| sum / views.len() as f64),
-    };
-    evidence(logs).0
+/// ln of a class's probability, no less than can be counted with.
+pub(crate) fn log_probability(reading: &Reading, class: usize) -> f64 {
+    reading.log_probability(class).max(LEAST_LOG)
+}
+
+/// Probabilities in sum 1, from their logarithms up to a constant.
+fn probabilities(logs: &[f64]) -> Vec<f64> {
+    let most = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let shares: Vec<f64> = logs.iter().map(|log| (log - most).exp()).collect();
+    let sum: f64 = shares.iter().sum();
+    shares.iter().map(|share| share / sum).collect()
 }
 
 #[cfg(test)]
@@ -179,7 +218,8 @@ mod tests {
         support: [f64; N],
     ) -> (Option<usize>, f64) {
         let views: Vec<Reading> = views.iter().map(|&view| reading(view)).collect();
-        let judged = VerdictOptions::default().judge(&reading(input), &views, support.to_vec());
+        let support = support.map(|p| p.ln().max(LEAST_LOG));
+        let judged = VerdictOptions::default().judge(&reading(input), &views, &support);
         (judged.recovered, judged.score)
     }
 
@@ -209,7 +249,7 @@ mod tests {
         let (recovered, score) = judge(input, &views, support);
         assert_eq!(recovered, Some(2));
         assert!(same.1 < 0.2 && score > 0.999);
-        // The views' mean counts, not how many there are.
+        // How many views there are does not count.
         let one = judge(input, &views[..1], support);
         assert_eq!(judge(input, &[views[0]; 3], support).0, one.0);
         assert!((judge(input, &[views[0]; 3], support).1 - one.1).abs() < 1e-9);
@@ -224,24 +264,44 @@ mod tests {
     }
 
     #[test]
-    fn the_evidence_has_the_derivatives_that_it_says() {
-        for views in [Some(-1.0), None] {
-            let at = |step: [f64; 3]| {
-                let logs = Logs {
-                    support: -0.4 + step[0],
-                    input: -3.0 + step[1],
-                    views: views.map(|views: f64| views + step[2]),
-                };
-                evidence(logs)
+    fn views_that_differ_say_less_than_views_that_agree() {
+        let lead_of = |views: &[f64]| {
+            let odds = Odds {
+                support: -0.4,
+                input: -3.0,
+                views: views.to_vec(),
             };
-            let (_, slopes) = at([0.0; 3]);
-            for (i, slope) in slopes.into_iter().enumerate() {
-                let mut step = [0.0; 3];
-                step[i] = 1e-4;
-                let up = at(step).0;
-                step[i] = -1e-4;
-                let numeric = (up - at(step).0) / 2e-4;
-                assert!((numeric - slope).abs() < 1e-9, "{i}: {numeric} {slope}");
+            lead(&odds).0
+        };
+        let agreed = lead_of(&[2.0; 4]);
+        assert!((agreed - (-0.4 + WEIGHT_OF_VIEWS * 5.0)).abs() < 1e-9);
+        // Of mean 2 and deviation 3.
+        let differing = lead_of(&[-1.0, 5.0, 5.0, -1.0]);
+        let less = WEIGHT_OF_VIEWS * LESS_THE_DEVIATION * 3.0;
+        assert!((agreed - differing - less).abs() < 1e-9);
+        assert_eq!(lead_of(&[]), -0.4);
+    }
+
+    #[test]
+    fn the_lead_has_the_derivatives_that_it_says() {
+        for views in [vec![-1.0, 0.5, -2.5], vec![2.0], vec![]] {
+            // The support's, the input's, and the views'.
+            let at = |place: usize, step: f64| {
+                let mut all = [&[-0.4, -3.0][..], &views].concat();
+                if let Some(number) = all.get_mut(place) {
+                    *number += step;
+                }
+                let odds = Odds {
+                    support: all[0],
+                    input: all[1],
+                    views: all[2..].to_vec(),
+                };
+                lead(&odds)
+            };
+            let (_, slopes, by_view) = at(0, 0.0);
+            for (place, slope) in slopes.into_iter().chain(by_view).enumerate() {
+                let numeric = (at(place, 1e-4).0 - at(place, -1e-4).0) / 2e-4;
+                assert!((numeric - slope).abs() < 1e-6, "{place}: {numeric} {slope}");
             }
         }
     }

@@ -8,7 +8,9 @@
 //! the quantity that decides.
 
 use crate::attack::losses::{Aim, Loss};
-use crate::defense::{EVEN, LEAST_LOG, Logs, Reading, VerdictOptions, evidence};
+use crate::defense::{
+    EVEN, LEAST_LOG, Odds, Reading, VerdictOptions, lead, log_probability, support,
+};
 
 /// What the defence read of a picture.
 pub(super) struct Decision<'a> {
@@ -43,8 +45,8 @@ pub(super) struct Ascent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Input,
-    /// In the mean over all of them.
-    Views,
+    /// One of them.
+    View(usize),
     Support,
     Shown,
 }
@@ -54,8 +56,8 @@ enum Place {
 enum Measure {
     /// Their log-probability at the input.
     Input,
-    /// What speaks for them against the input label.
-    Evidence,
+    /// What speaks for them against this label, were it the input's.
+    Evidence(usize),
     /// Their log-probability at what is shown.
     Shown,
 }
@@ -65,10 +67,6 @@ enum Measure {
 struct Term {
     value: f64,
     slopes: Vec<(Place, usize, f64)>,
-}
-
-fn log(reading: &Reading, class: usize) -> f64 {
-    reading.log_probability(class).max(LEAST_LOG)
 }
 
 /// Scores of 0 and 1 as logits that one can count with.
@@ -120,15 +118,8 @@ impl<'a> Decision<'a> {
         votes: Vec<&'a Reading>,
         shown: Option<&'a Reading>,
     ) -> Self {
-        // ln of the mean probability; by the largest of them, so that it is finite.
-        let support = |class: usize| {
-            let logs = votes.iter().map(|vote| log(vote, class));
-            let most = logs.clone().fold(LEAST_LOG, f64::max);
-            let sum: f64 = logs.map(|x| (x - most).exp()).sum();
-            most + sum.ln() - (votes.len() as f64).ln()
-        };
         Decision {
-            support: (0..input.classes()).map(support).collect(),
+            support: support(input.classes(), votes.iter().copied()),
             verdict,
             always,
             input,
@@ -165,7 +156,7 @@ impl<'a> Decision<'a> {
         match aim {
             Aim::AwayFrom(label) => {
                 let at_input = self.best(Input, &[label]);
-                let on_map = self.best(Evidence, &[label]);
+                let on_map = self.best(Evidence(label), &[label]);
                 if !self.always {
                     ways.extend(at_input.and_then(|wrong| self.clean(wrong)));
                     let other = on_map.filter(|_| on_map != at_input);
@@ -174,7 +165,7 @@ impl<'a> Decision<'a> {
                 // A false alarm, and an alarm that recovers a third label.
                 ways.extend(on_map.map(|wrong| self.adversarial(label, wrong)));
                 ways.extend(at_input.and_then(|wrong| {
-                    let third = self.best(Evidence, &[label, wrong])?;
+                    let third = self.best(Evidence(wrong), &[label, wrong])?;
                     Some(self.adversarial(wrong, third))
                 }));
             }
@@ -192,7 +183,7 @@ impl<'a> Decision<'a> {
 
     /// The input label is `label`, and the verdict `clean`.
     fn clean(&self, label: usize) -> Option<Vec<Term>> {
-        let recovered = self.best(Measure::Evidence, &[label])?;
+        let recovered = self.best(Measure::Evidence(label), &[label])?;
         let below = logit(self.verdict.clean_below);
         let mut way = vec![self.score(label, recovered).scaled(-1.0, below)];
         way.extend(self.lead(Measure::Input, label, None));
@@ -204,7 +195,7 @@ impl<'a> Decision<'a> {
         let from = logit(self.verdict.adversarial_from);
         let mut way = vec![self.score(input, recovered).scaled(1.0, -from)];
         way.extend(self.lead(Measure::Input, input, None));
-        way.extend(self.lead(Measure::Evidence, recovered, Some(input)));
+        way.extend(self.lead(Measure::Evidence(input), recovered, Some(input)));
         way
     }
 
@@ -213,7 +204,7 @@ impl<'a> Decision<'a> {
     fn undecided(&self, aim: Aim) -> Option<Vec<Term>> {
         self.shown?;
         let input = self.input.label();
-        let recovered = self.best(Measure::Evidence, &[input])?;
+        let recovered = self.best(Measure::Evidence(input), &[input])?;
         let score = || self.score(input, recovered);
         let mut way = vec![score().scaled(-1.0, logit(self.verdict.adversarial_from))];
         if !self.always {
@@ -231,8 +222,8 @@ impl<'a> Decision<'a> {
 
     /// The logit of the score that the map would have with these two labels.
     fn score(&self, input: usize, recovered: usize) -> Term {
-        let of = |label| self.measured(Measure::Evidence, label);
-        of(recovered).minus(of(input)).scaled(1.0, -EVEN)
+        let lead = self.measured(Measure::Evidence(input), recovered);
+        lead.scaled(1.0, -EVEN)
     }
 
     /// By how much `class` leads all others but `except`; `None` where there are no others.
@@ -253,7 +244,7 @@ impl<'a> Decision<'a> {
 
     fn measured(&self, measure: Measure, class: usize) -> Term {
         let at = |place, reading: &Reading| Term {
-            value: log(reading, class),
+            value: log_probability(reading, class),
             slopes: vec![(place, class, 1.0)],
         };
         match measure {
@@ -265,19 +256,18 @@ impl<'a> Decision<'a> {
                 },
                 |shown| at(Place::Shown, shown),
             ),
-            Measure::Evidence => {
-                let sum: f64 = self.views.iter().map(|view| log(view, class)).sum();
-                let (value, slopes) = evidence(Logs {
-                    support: self.support[class],
-                    input: log(self.input, class),
-                    views: (!self.views.is_empty()).then(|| sum / self.views.len() as f64),
-                });
-                let slopes = [Place::Support, Place::Input, Place::Views]
+            Measure::Evidence(input) => {
+                let odds = Odds::new(self.input, self.views, &self.support, class, input);
+                let (value, [by_support, by_input], by_view) = lead(&odds);
+                let by_view = by_view.into_iter().enumerate();
+                let slopes = [(Place::Support, by_support), (Place::Input, by_input)]
                     .into_iter()
-                    .zip(slopes);
+                    .chain(by_view.map(|(view, slope)| (Place::View(view), slope)));
+                let of_both =
+                    |(place, slope): (Place, f64)| [(place, class, slope), (place, input, -slope)];
                 Term {
                     value,
-                    slopes: slopes.map(|(place, slope)| (place, class, slope)).collect(),
+                    slopes: slopes.flat_map(of_both).collect(),
                 }
             }
         }
@@ -288,23 +278,15 @@ impl<'a> Decision<'a> {
         let at = |place: Place| term.slopes.iter().filter(move |slope| slope.0 == place);
         let weights = |place: Place| at(place).map(|&(_, class, slope)| (class, slope)).collect();
         let vote = |vote: &&Reading| {
-            // The support's logarithm changes by each vote's as much as the vote is part of it.
-            let part = |class: usize| {
-                let others = self.support[class] + (self.votes.len() as f64).ln();
-                (log(vote, class) - others).exp()
-            };
-            let weights = at(Place::Support).map(|&(_, class, slope)| (class, slope * part(class)));
+            let share = 1.0 / self.votes.len() as f64;
+            let weights = at(Place::Support).map(|&(_, class, slope)| (class, slope * share));
             by_logits(vote, weights.collect())
         };
-        let view = |view: &Reading| {
-            let share = 1.0 / self.views.len() as f64;
-            let weights = at(Place::Views).map(|&(_, class, slope)| (class, slope * share));
-            by_logits(view, weights.collect())
-        };
+        let view = |(i, view)| by_logits(view, weights(Place::View(i)));
         Ascent {
             loss: term.value,
             input: by_logits(self.input, weights(Place::Input)),
-            views: self.views.iter().map(view).collect(),
+            views: self.views.iter().enumerate().map(view).collect(),
             votes: self.votes.iter().map(vote).collect(),
             shown: self
                 .shown

@@ -40,7 +40,7 @@ fn map(input: &Reading, views: &[Reading], votes: &[Reading]) -> DecisionMap {
 /// views.
 fn judge(verdict: &VerdictOptions, all: &[Reading], views: &[Reading]) -> Judgement {
     let map = map(&all[0], views, &all[2..]);
-    verdict.judge(&map.input, &map.views, map.support())
+    verdict.judge(&map.input, &map.views, &map.support())
 }
 
 /// The ascent for the same readings.

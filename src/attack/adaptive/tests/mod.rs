@@ -271,7 +271,9 @@ fn draws_are_averaged_and_fresh_ones_are_not_the_defence_s() {
         other.reconstruct.seed += SEEDS_APART;
         assert_eq!(fresh, slopes(&other, Adaptive::new(rule)));
         for i in 0..3 {
-            assert_ne!(one[i].2, fresh[i].2, "{rule:?}");
+            // The decision's slope may be the same: the lead is straight in the logits of the votes, and
+            // these nearly so in the pixels.
+            assert_ne!((one[i].1, &one[i].2), (fresh[i].1, &fresh[i].2), "{rule:?}");
             for ((a, b), both) in one[i].2.iter().zip(&fresh[i].2).zip(&two[i].2) {
                 assert_eq!((a + b) / 2.0, *both, "{rule:?}");
             }
