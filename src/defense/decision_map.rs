@@ -299,15 +299,12 @@ impl<B: Backend> Drawing<'_, '_, B> {
         let (mut last, mut earlier) = (vec![], vec![]);
         for (map, (image, wanted)) in images.iter().zip(wanted).enumerate() {
             let Some(label) = *wanted else { continue };
+            let probes = self.segment_probes(image);
             for path in 0..paths {
-                let line = |&probe: &usize| Line { map, path, probe };
-                let mut lines = self
-                    .segment_probes(image)
-                    .iter()
-                    .map(line)
-                    .collect::<Vec<_>>();
-                last.extend(lines.pop());
-                earlier.extend(lines.into_iter().map(|line| (line, label)));
+                let lines = probes.iter().map(|&probe| Line { map, path, probe });
+                let mut backwards = lines.rev();
+                last.extend(backwards.next());
+                earlier.extend(backwards.map(|line| (line, label)));
             }
         }
         let places = self.options.places();
