@@ -122,7 +122,7 @@ pub struct DefenseArgs {
     /// Points probed in each round of the search for the boundary
     #[arg(long, value_name = "N", help_heading = "Restoration")]
     pub fan: Option<usize>,
-    /// Precision of the search, as a part of the segment
+    /// Precision of the search, as a part of the line between reconstruction and input
     #[arg(long, value_name = "PART", help_heading = "Restoration")]
     pub tolerance: Option<f32>,
     /// Push strengths to choose from, rising

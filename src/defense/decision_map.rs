@@ -42,7 +42,7 @@ impl Default for MapOptions {
         MapOptions {
             warm_up: 0.5,
             segments: 3,
-            segment_points: 11,
+            segment_points: 7,
             reach: 0.25,
             reach_points: 2,
             mirror: true,

@@ -5,6 +5,7 @@ use crate::error::Result;
 
 use super::Options;
 use super::decision_map::DRAWN_TOGETHER;
+use super::push;
 
 /// A part of the memory that images in flight take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +28,7 @@ impl Options {
         image: ImageShape,
         classes: usize,
         images: usize,
-    ) -> Result<[MemoryPart; 5]> {
+    ) -> Result<[MemoryPart; 4]> {
         let reconstruct = &self.reconstruct;
         let grids = reconstruct.grids(image)?;
         let floats = |elements: usize| 4 * elements as u128;
@@ -75,14 +76,9 @@ impl Options {
                 way_out: "lower --segment-points, --segments or --restarts",
             },
             MemoryPart {
-                bytes: readings * self.localise.fan as u128,
-                purpose: "the boundary's probes",
+                bytes: readings * (self.localise.fan + push::TRIED_TOGETHER) as u128,
+                purpose: "the boundary's and the pushes' probes",
                 way_out: "lower --fan or --restarts",
-            },
-            MemoryPart {
-                bytes: readings * self.push.strengths.len() as u128,
-                purpose: "the pushes' probes",
-                way_out: "give fewer --push strengths, or lower --restarts",
             },
         ])
     }
@@ -115,7 +111,6 @@ mod tests {
             bytes(&|options| options.map.segments += 1),
             bytes(&|options| options.map.segment_points *= 2),
             bytes(&|options| options.localise.fan *= 2),
-            bytes(&|options| options.push.strengths.push(4.0)),
         ];
         for (part, larger) in larger.iter().enumerate() {
             assert!(larger[part] > before[part], "{part}");

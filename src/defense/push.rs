@@ -70,47 +70,50 @@ pub struct Step {
     pub margin: f64,
 }
 
+/// Strengths that are tried in one launch. The first ones suffice for most images.
+pub(super) const TRIED_TOGETHER: usize = 2;
+
 /// Chooses each image's β: the smallest of the strengths whose margin reaches the wanted one, else the one
-/// with the largest margin.
+/// with the largest margin. All images together, a few strengths at a time.
 pub fn push<B: Backend>(
     prober: &mut Prober<'_, B>,
     options: &PushOptions,
     images: &[OnBoundary<'_, B::Images>],
 ) -> Result<Vec<Step>> {
-    let mut jobs = Vec::with_capacity(images.len() * options.strengths.len());
-    for image in images {
-        jobs.extend(options.strengths.iter().map(|&beta| image.pushed(beta)));
+    let mut chosen: Vec<Option<Step>> = vec![None; images.len()];
+    for strengths in options.strengths.chunks(TRIED_TOGETHER) {
+        let reached = |step: Step| step.margin >= options.margin;
+        let open = (0..images.len()).filter(|&i| !chosen[i].is_some_and(reached));
+        let open: Vec<usize> = open.collect();
+        let pushed = |&i: &usize| strengths.iter().map(move |&beta| images[i].pushed(beta));
+        let jobs: Vec<_> = open.iter().flat_map(pushed).collect();
+        let readings = prober.pushes(&jobs)?;
+        for (&i, readings) in open.iter().zip(readings.chunks_exact(strengths.len())) {
+            let tried = strengths.iter().zip(readings).map(|(&beta, reading)| Step {
+                beta,
+                margin: reading.margin(images[i].label),
+            });
+            chosen[i] = choose(chosen[i].into_iter().chain(tried), options.margin);
+        }
     }
-    let readings = prober.pushes(&jobs)?;
-    Ok(images
-        .iter()
-        .zip(readings.chunks_exact(options.strengths.len()))
-        .map(|(image, readings)| {
-            let steps = options
-                .strengths
-                .iter()
-                .zip(readings)
-                .map(|(&beta, reading)| Step {
-                    beta,
-                    margin: reading.margin(image.label),
-                });
-            choose(steps, options.margin)
-        })
+    let chosen = chosen.into_iter();
+    Ok(chosen
+        .map(|step| step.expect("options hold at least one strength"))
         .collect())
 }
 
 /// The first step that reaches `wanted`, else the one with the largest margin.
-fn choose(steps: impl Iterator<Item = Step>, wanted: f64) -> Step {
+fn choose(steps: impl Iterator<Item = Step>, wanted: f64) -> Option<Step> {
     let mut best: Option<Step> = None;
     for step in steps {
         if step.margin >= wanted {
-            return step;
+            return Some(step);
         }
         if best.is_none_or(|best| step.margin > best.margin) {
             best = Some(step);
         }
     }
-    best.expect("options hold at least one strength")
+    best
 }
 
 #[cfg(test)]
@@ -121,8 +124,10 @@ mod tests {
     fn takes_the_smallest_sufficient_strength_else_the_best() {
         let steps = [(0.0, 0.1), (0.5, 2.0), (1.0, 3.0), (2.0, 1.0)]
             .map(|(beta, margin)| Step { beta, margin });
-        assert_eq!(choose(steps.into_iter(), 1.5).beta, 0.5);
-        assert_eq!(choose(steps.into_iter(), 9.0).beta, 1.0);
+        let beta = |wanted| choose(steps.into_iter(), wanted).map(|step| step.beta);
+        assert_eq!(beta(1.5), Some(0.5));
+        assert_eq!(beta(9.0), Some(1.0));
+        assert_eq!(choose([].into_iter(), 1.0), None);
     }
 
     #[test]
