@@ -82,6 +82,9 @@ impl Grid {
     const BUDGET: usize = 8192;
     /// Items wanted of one image, so that threads of a large machine have work.
     const WANTED: usize = 32;
+    /// Pixels of an item where the picture has as many: for fewer, gathering what surrounds them and handing
+    /// them to a thread takes long beside the work itself.
+    const LEAST: usize = 128;
 
     /// Cuts an output of `size` and `groups` channel groups. A window of `r × c` output pixels reads
     /// `blocks · (r·scale[0] + halo[0]) · (c·scale[1] + halo[1])` groups of lanes.
@@ -108,7 +111,10 @@ impl Grid {
             .next_multiple_of(tile)
             .min(size[1]);
         let row = columns * scale[1] + halo[1];
-        let rows = fit(row, 0).min(size[0].div_ceil(Self::WANTED));
+        let wanted_rows = size[0]
+            .div_ceil(Self::WANTED)
+            .max(Self::LEAST.div_ceil(columns));
+        let rows = fit(row, 0).min(wanted_rows).min(size[0]);
         let spatial = size[0].div_ceil(rows) * size[1].div_ceil(columns);
         // Pairs of groups share a register tile.
         let shares = (Self::WANTED / spatial).clamp(1, groups.div_ceil(2));
