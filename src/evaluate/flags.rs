@@ -191,7 +191,8 @@ fn compare(
     }
 }
 
-/// All pairs of cases that `fit`, against every defence; `raised` says which pairs are a bad sign.
+/// All pairs of cases that `fit`, against every defence; `raised` says which pairs are a bad sign. An attack
+/// through a defence says something of that defence alone.
 fn pairs(
     view: &View<'_>,
     fit: impl Fn(&Case, &Case) -> bool,
@@ -200,7 +201,9 @@ fn pairs(
     let mut findings = Vec::new();
     for a in view.cases {
         for b in view.cases.iter().filter(|b| fit(a, b)) {
-            for row in view.rows {
+            let through = a.is_adaptive() || b.is_adaptive();
+            let rows = view.rows.iter();
+            for row in rows.filter(|row| !through || row.name == BACKSTITCH) {
                 let paired = view.paired([&a.name, &b.name], &row.name);
                 if paired.pictures > 0 {
                     let threat = b.threat(&row.name);

@@ -184,6 +184,25 @@ fn noise_must_not_beat_attacks() {
 }
 
 #[test]
+fn attacks_through_the_defence_are_compared_on_it_alone() {
+    let cases = cases(&[
+        (None, None, LINF_4),
+        (Some(Name::Pgd), Some(Rule::Decision), LINF_4),
+        (Some(Name::Square), Some(Rule::Queries), LINF_4),
+    ]);
+    let mut all = cells("noise-linf-4", "0011");
+    all.extend(cells("pgd-linf-4@decision", "0111"));
+    all.extend(cells("square-linf-4@queries", "0011"));
+    for id in ["noise-beats-attack", "black-box-beats-white-box"] {
+        let flag = flag(id, &cases, &all);
+        assert_eq!(flag.state, State::Raised);
+        let rows = flag.findings.iter().map(|found| found.defense.as_deref());
+        assert!(rows.clone().all(|row| row == Some(BACKSTITCH)), "{id}");
+        assert_eq!(rows.count(), 1);
+    }
+}
+
+#[test]
 fn knowing_the_defence_must_not_help_far() {
     let id = "adaptive-beats-static";
     let cases = cases(&[
