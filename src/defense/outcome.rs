@@ -8,9 +8,9 @@ use super::verdict::Verdict;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fallback {
-    /// The stitched picture lost the recovered label: the on-manifold image with the largest margin
-    /// is shown.
-    LargestMargin,
+    /// The stitched picture lost the recovered label: one path's on-manifold image is shown, of those that
+    /// reach the wanted margin the one closest to the input.
+    SinglePath,
     /// No path has a point of the recovered label: a reconstruction is shown, changed by at most 8/255 along
     /// the classifier's gradient so that it has the label.
     Nudged,

@@ -42,13 +42,15 @@ impl<B: Backend> Defense<'_, B> {
         let paths = self.options.reconstruct.paths();
         let mut found = Vec::new();
         for (image, judged) in judged.iter().enumerate() {
-            for (&path, pair) in paths.iter().zip(&judged.pairs) {
+            let of_paths = paths.iter().zip(&judged.pairs);
+            for ((&path, pair), trajectory) in of_paths.zip(&judged.map.trajectories) {
                 if let (Some(pair), Some(label)) = (*pair, judged.judgement.recovered) {
                     found.push(Found {
                         image,
                         place: judged.place,
                         path,
                         pair,
+                        psnr: trajectory[pair.probe].psnr,
                         label,
                     });
                 }
@@ -199,11 +201,14 @@ impl<B: Backend> Defense<'_, B> {
             };
             let label = shown.reading.label();
             let fallback = match made {
-                Made::Stitched(best) if Some(label) != judged.judgement.recovered => {
-                    let best = At::new(&manifold.images, best);
-                    self.backend.copy(&[best], &mut output, image)?;
+                Made::Stitched if Some(label) != judged.judgement.recovered => {
+                    let members = manifold.of(image);
+                    if let Some(alone) = shown_alone(&members, self.options.push.margin) {
+                        let alone = At::new(&manifold.images, alone.index);
+                        self.backend.copy(&[alone], &mut output, image)?;
+                    }
                     lost.push(image);
-                    Some(Fallback::LargestMargin)
+                    Some(Fallback::SinglePath)
                 }
                 Made::Reconstruction => judged.judgement.wanted().map(|wanted| {
                     if label == wanted {
@@ -235,10 +240,7 @@ impl<B: Backend> Defense<'_, B> {
             return Ok(Made::Input);
         }
         let members = manifold.of(image);
-        let best = members
-            .iter()
-            .max_by(|a, b| a.step.margin.total_cmp(&b.step.margin));
-        if let Some(best) = best {
+        if !members.is_empty() {
             let shape = self.shape();
             let pushed: Vec<_> = members
                 .iter()
@@ -253,7 +255,7 @@ impl<B: Backend> Defense<'_, B> {
                 output,
                 image,
             )?;
-            return Ok(Made::Stitched(best.index));
+            return Ok(Made::Stitched);
         }
         // The consensus' where there is one: it is the most faithful path.
         let paths = self.options.reconstruct.paths();
@@ -350,6 +352,8 @@ struct Found {
     place: usize,
     path: Path,
     pair: Pair,
+    /// Of the reconstruction at which the pair's line starts.
+    psnr: f64,
     label: usize,
 }
 
@@ -360,6 +364,31 @@ struct OnManifold {
     found: Found,
     boundary: Boundary,
     step: Step,
+}
+
+impl OnManifold {
+    /// How far the image is from the input, root mean square, where no value is clipped.
+    fn distance(&self) -> f64 {
+        let to_boundary = match self.found.pair.towards {
+            Towards::Input => 1.0 - f64::from(self.boundary.t),
+            Towards::NextProbe => 1.0,
+        };
+        let of_reconstruction = 10_f64.powf(-self.found.psnr / 20.0);
+        of_reconstruction * to_boundary * (1.0 + f64::from(self.step.beta))
+    }
+}
+
+/// Which of an image's paths is shown alone: of those that reach the wanted margin the one closest to the
+/// input, else the one with the largest margin.
+fn shown_alone<'a>(members: &[&'a OnManifold], wanted: f64) -> Option<&'a OnManifold> {
+    let reaching = members.iter().filter(|m| m.step.margin >= wanted);
+    let closest = reaching.min_by(|a, b| a.distance().total_cmp(&b.distance()));
+    let largest = || {
+        let by_margin =
+            |a: &&&OnManifold, b: &&&OnManifold| a.step.margin.total_cmp(&b.step.margin);
+        members.iter().max_by(by_margin)
+    };
+    closest.or_else(largest).copied()
 }
 
 /// The on-manifold images of the images that end.
@@ -381,7 +410,58 @@ impl<I> Manifold<I> {
 #[derive(Clone, Copy, PartialEq)]
 enum Made {
     Input,
-    /// With the place of the on-manifold image of the largest margin.
-    Stitched(usize),
+    Stitched,
     Reconstruction,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An image at `t` on the line from a reconstruction of `psnr`, pushed by `beta` to `margin`.
+    fn member(index: usize, psnr: f64, t: f32, beta: f32, margin: f64) -> OnManifold {
+        OnManifold {
+            index,
+            found: Found {
+                image: 0,
+                place: 0,
+                path: Path::Restart(index),
+                pair: Pair {
+                    probe: 0,
+                    towards: Towards::Input,
+                    span: (0.0, 1.0),
+                },
+                psnr,
+                label: 1,
+            },
+            boundary: Boundary {
+                alpha: t,
+                t,
+                neighbour: None,
+            },
+            step: Step { beta, margin },
+        }
+    }
+
+    #[test]
+    fn the_closest_image_that_has_its_margin_is_shown_alone() {
+        let members = [
+            member(0, 30.0, 0.5, 0.0, 0.2),
+            member(1, 30.0, 0.5, 1.0, 3.0),
+            member(2, 30.0, 0.5, 0.25, 1.1),
+            member(3, 20.0, 0.5, 0.125, 1.5),
+        ];
+        let members: Vec<_> = members.iter().collect();
+        let alone = |members: &[&OnManifold], wanted| {
+            shown_alone(members, wanted).map(|member| member.index)
+        };
+        assert_eq!(alone(&members, 1.0), Some(2));
+        assert_eq!(alone(&members, 0.0), Some(0));
+        // None has it: the largest there is.
+        assert_eq!(alone(&members, 9.0), Some(1));
+        assert_eq!(alone(&[], 1.0), None);
+        // 30 dB, half of the way, and a quarter of that back.
+        let expected = 10_f64.powf(-1.5) * 0.5 * 1.25;
+        approx::assert_relative_eq!(members[2].distance(), expected, max_relative = 1e-12);
+    }
 }
