@@ -93,7 +93,8 @@ pub fn push<B: Backend>(
                 beta,
                 margin: reading.margin(images[i].label),
             });
-            chosen[i] = choose(chosen[i].into_iter().chain(tried), options.margin);
+            let tried = chosen[i].into_iter().chain(tried);
+            chosen[i] = choose(tried, |step| step.margin, options.margin);
         }
     }
     let chosen = chosen.into_iter();
@@ -102,15 +103,19 @@ pub fn push<B: Backend>(
         .collect())
 }
 
-/// The first step that reaches `wanted`, else the one with the largest margin.
-fn choose(steps: impl Iterator<Item = Step>, wanted: f64) -> Option<Step> {
-    let mut best: Option<Step> = None;
-    for step in steps {
-        if step.margin >= wanted {
-            return Some(step);
+/// The first that reaches the margin `wanted`, else the one with the largest.
+pub(super) fn choose<T: Copy>(
+    tried: impl IntoIterator<Item = T>,
+    margin: impl Fn(&T) -> f64,
+    wanted: f64,
+) -> Option<T> {
+    let mut best: Option<T> = None;
+    for one in tried {
+        if margin(&one) >= wanted {
+            return Some(one);
         }
-        if best.is_none_or(|best| step.margin > best.margin) {
-            best = Some(step);
+        if best.is_none_or(|best| margin(&one) > margin(&best)) {
+            best = Some(one);
         }
     }
     best
@@ -124,10 +129,11 @@ mod tests {
     fn takes_the_smallest_sufficient_strength_else_the_best() {
         let steps = [(0.0, 0.1), (0.5, 2.0), (1.0, 3.0), (2.0, 1.0)]
             .map(|(beta, margin)| Step { beta, margin });
-        let beta = |wanted| choose(steps.into_iter(), wanted).map(|step| step.beta);
+        let margin = |step: &Step| step.margin;
+        let beta = |wanted| choose(steps, margin, wanted).map(|step| step.beta);
         assert_eq!(beta(1.5), Some(0.5));
         assert_eq!(beta(9.0), Some(1.0));
-        assert_eq!(choose([].into_iter(), 1.0), None);
+        assert_eq!(choose([], margin, 1.0), None);
     }
 
     #[test]

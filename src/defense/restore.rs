@@ -381,14 +381,9 @@ impl OnManifold {
 /// Which of an image's paths is shown alone: of those that reach the wanted margin the one closest to the
 /// input, else the one with the largest margin.
 fn shown_alone<'a>(members: &[&'a OnManifold], wanted: f64) -> Option<&'a OnManifold> {
-    let reaching = members.iter().filter(|m| m.step.margin >= wanted);
-    let closest = reaching.min_by(|a, b| a.distance().total_cmp(&b.distance()));
-    let largest = || {
-        let by_margin =
-            |a: &&&OnManifold, b: &&&OnManifold| a.step.margin.total_cmp(&b.step.margin);
-        members.iter().max_by(by_margin)
-    };
-    closest.or_else(largest).copied()
+    let mut closest_first = members.to_vec();
+    closest_first.sort_by(|a, b| a.distance().total_cmp(&b.distance()));
+    push::choose(closest_first, |member| member.step.margin, wanted)
 }
 
 /// The on-manifold images of the images that end.
