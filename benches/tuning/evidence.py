@@ -35,6 +35,10 @@ def logarithms(logits):
     return logits - most - np.log(np.exp(logits - most).sum(-1, keepdims=True))
 
 
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB")).astype(np.float32).transpose(2, 0, 1) / 255
+
+
 def seen_from(x, down, right):
     """The picture moved, reflected beyond its edges."""
     _, height, width = x.shape
@@ -53,7 +57,16 @@ class Picture:
     def __init__(self, row, x, recording, classifier, shifts):
         self.attack, self.label = row["attack"], row["label"]
         self.photograph = os.path.basename(row["file"])
-        consensus = recording[:4].mean(0)
+        self.vote(x, recording, classifier)
+        moved = sorted({v[1:] for s in shifts for v in viewpoints(1, s)} | {(0, 0)})
+        read = logarithms(classifier.logits(np.stack([seen_from(x, *m) for m in moved])))
+        self.views = {(m, *at): read[m, i] for i, at in enumerate(moved) for m in (0, 1)}
+        self.x = self.views[0, 0, 0]
+        self.input = int(self.x.argmax())
+
+    def vote(self, x, recording, classifier):
+        """Reads what the consensus of the recorded restarts says, and the points behind it."""
+        consensus = recording.mean(0)
         votes = np.concatenate([consensus + t * (x - consensus) for t in PLACES])
         logs = logarithms(classifier.logits(votes))
         most = logs.max((0, 1))
@@ -62,11 +75,6 @@ class Picture:
             "geometric": logs.mean((0, 1)),
         }
         self.settled = int(classifier.logits(consensus[-1:])[0, 0].argmax())
-        moved = sorted({v[1:] for s in shifts for v in viewpoints(1, s)} | {(0, 0)})
-        read = logarithms(classifier.logits(np.stack([seen_from(x, *m) for m in moved])))
-        self.views = {(m, *at): read[m, i] for i, at in enumerate(moved) for m in (0, 1)}
-        self.x = self.views[0, 0, 0]
-        self.input = int(self.x.argmax())
 
     def judge(self, views, weight, support="arithmetic", less=0.0):
         """The recovered label, and its lead over the input's."""
@@ -189,8 +197,7 @@ def main():
     for row in rows:
         if row["attack"] not in ATTACKS:
             continue
-        picture = Image.open(os.path.join(folder, row["file"])).convert("RGB")
-        x = np.asarray(picture).astype(np.float32).transpose(2, 0, 1) / 255
+        x = pixels(os.path.join(folder, row["file"]))
         data = load(recorded, restarts, iterations, row, x.shape)
         if data is not None:
             pictures.append(Picture(row, x, data, classifier, shifts))

@@ -1,69 +1,37 @@
 //! Records reconstructions for the tuning study (docs/tuning.md), so that rules of voting and judging can
 //! be replayed on them without fitting networks again.
 //!
-//! `cargo run --release --example record -- OUT LIST [KEY=VALUE...]`, where LIST has a picture's path a
-//! line, `ATTACK/CLASS/NAME.png` at its end. `OUT/ATTACK/NAME.f16` gets the reconstructions of every
-//! restart at the iterations `keep`, as half-precision numbers of shape (restarts, iterations, 3, height,
-//! width). Pictures already there are left out.
+//! `cargo run --release --example record -- OUT LIST --keep 400,500,600`, and the defence's options, where
+//! LIST has a picture's path a line, `ATTACK/CLASS/NAME.png` at its end. `OUT/ATTACK/NAME.f16` gets the
+//! reconstructions of every restart at the iterations to keep, as half-precision numbers of shape (restarts,
+//! iterations, 3, height, width). Pictures already there are left out.
 
 use std::error::Error;
 use std::fs::{create_dir_all, read_to_string, rename, write};
 use std::path::{Path, PathBuf};
 
 use backstitch::backend::{At, Backend, ImageOps, cpu::CpuBackend};
-use backstitch::defense::{ReconstructOptions, ReconstructionId, Reconstructions, reconstruct};
-use backstitch::dip::Preset;
+use backstitch::cli::defense::DefenseArgs;
+use backstitch::defense::{ReconstructionId, Reconstructions, reconstruct};
 use backstitch::io::Picture;
-use clap::ValueEnum;
+use clap::Parser;
 use half::f16;
 
-struct Options {
-    reconstruct: ReconstructOptions,
-    /// Iterations to keep.
+/// Records reconstructions of pictures.
+#[derive(Parser)]
+struct Args {
+    /// Folder for the recordings
+    out: PathBuf,
+    /// File with a picture's path a line
+    list: PathBuf,
+    /// Iterations to keep: multiples of the probe interval
+    #[arg(long, value_delimiter = ',', required = true)]
     keep: Vec<u32>,
-    /// Pictures at a time.
-    together: usize,
-}
-
-impl Options {
-    /// The `tiles` preset, or the one that a first setting names, with what `settings` change.
-    fn parse(settings: impl Iterator<Item = String>) -> Result<Options, Box<dyn Error>> {
-        let mut o = ReconstructOptions::preset(Preset::Tiles, 3);
-        o.probe_interval = 100;
-        let (mut keep, mut together) = (vec![400, 500, 600], 1);
-        for setting in settings {
-            let (key, value) = setting.split_once('=').ok_or("settings are KEY=VALUE")?;
-            match key {
-                "preset" => {
-                    o = ReconstructOptions::preset(Preset::from_str(value, true)?, 3);
-                    o.probe_interval = 50;
-                }
-                "restarts" => o.restarts = value.parse()?,
-                "iterations" => o.iterations = value.parse()?,
-                "tile" => o.tile = Some(value.parse()?),
-                "learning_rate" => o.spec.learning_rate = value.parse()?,
-                "jitter" => o.spec.jitter = value.parse()?,
-                "channels" => {
-                    let channels: Vec<usize> = list(value)?;
-                    o.spec.skip = vec![0; channels.len()];
-                    (o.spec.down, o.spec.up) = (channels.clone(), channels);
-                }
-                "keep" => keep = list(value)?,
-                "together" => together = value.parse::<usize>()?.max(1),
-                _ => return Err(format!("{key} is no setting").into()),
-            }
-        }
-        let reconstruct = o;
-        Ok(Options {
-            reconstruct,
-            keep,
-            together,
-        })
-    }
-}
-
-fn list<T: std::str::FromStr>(text: &str) -> Result<Vec<T>, T::Err> {
-    text.split(',').map(str::parse).collect()
+    /// Pictures at a time
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    together: u16,
+    #[command(flatten)]
+    defense: DefenseArgs,
 }
 
 /// `OUT/ATTACK/NAME.f16` for `…/ATTACK/CLASS/NAME.png`.
@@ -74,15 +42,15 @@ fn target(out: &Path, picture: &Path) -> Option<PathBuf> {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let mut args = std::env::args().skip(1);
-    let usage = "record OUT LIST [KEY=VALUE...]";
-    let out = PathBuf::from(args.next().ok_or(usage)?);
-    let pictures = read_to_string(args.next().ok_or(usage)?)?;
-    let Options {
-        reconstruct: options,
-        keep,
-        together,
-    } = Options::parse(args)?;
+    let args = Args::parse();
+    let (out, together) = (args.out, usize::from(args.together));
+    let pictures = read_to_string(&args.list)?;
+    let options = args.defense.options(3)?.reconstruct;
+    let recorded = |probe: &usize| args.keep.contains(&options.iteration(*probe));
+    let kept: Vec<usize> = (0..options.probes()).filter(recorded).collect();
+    if kept.len() < args.keep.len() {
+        return Err("--keep has an iteration that is not probed".into());
+    }
 
     let backend = CpuBackend::FLOAT32;
     let first = pictures.lines().next().ok_or("the list is empty")?;
@@ -121,8 +89,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         for (i, (_, target)) in missing.iter().enumerate() {
             let mut bytes = Vec::new();
             for path in options.paths().into_iter().take(options.restarts) {
-                let kept = |probe: &usize| keep.contains(&options.iteration(*probe));
-                for probe in (0..options.probes()).filter(kept) {
+                for &probe in &kept {
                     let id = ReconstructionId {
                         image: i,
                         path,
