@@ -6,7 +6,7 @@
 PICTURES is a folder with manifest.jsonl (file, label, attack a line). RECORDING is a folder that `record`
 wrote, of RESTARTS restarts at ITERATIONS (400,500,600). Only pictures of LIST (all without one) that every
 recording holds are used. The first recording gets the tables of votes and of scores, all get that of
-networks.
+networks. The score is the one from before the input's views counted; evidence.py has today's.
 """
 
 import json
