@@ -10,14 +10,12 @@ views moved by so many pixels. The even point of each row is chosen on four fift
 with all their attacked versions, and the row's output labels are counted on the last fifth; five times.
 """
 
-import json
 import os
 import sys
 
 import numpy as np
-from PIL import Image
 
-from replay import ATTACKS, Classifier, by_attack, load, parse, roc_area
+from replay import ATTACKS, Classifier, by_attack, counted, listed, load, parse, pixels, roc_area, save
 
 PLACES = [-0.25, -0.125, 0.0]
 SHIFTS = [0, 3, 4, 7, 14]
@@ -35,10 +33,6 @@ def logarithms(logits):
     return logits - most - np.log(np.exp(logits - most).sum(-1, keepdims=True))
 
 
-def pixels(path):
-    return np.asarray(Image.open(path).convert("RGB")).astype(np.float32).transpose(2, 0, 1) / 255
-
-
 def seen_from(x, down, right):
     """The picture moved, reflected beyond its edges."""
     _, height, width = x.shape
@@ -54,15 +48,20 @@ def viewpoints(mirrored, shift):
 
 
 class Picture:
-    def __init__(self, row, x, recording, classifier, shifts):
+    """One of the manifest, as the classifier sees it and its views; `vote` adds what speaks for its labels."""
+
+    def __init__(self, row, x, classifier, shifts):
         self.attack, self.label = row["attack"], row["label"]
         self.photograph = os.path.basename(row["file"])
-        self.vote(x, recording, classifier)
         moved = sorted({v[1:] for s in shifts for v in viewpoints(1, s)} | {(0, 0)})
         read = logarithms(classifier.logits(np.stack([seen_from(x, *m) for m in moved])))
         self.views = {(m, *at): read[m, i] for i, at in enumerate(moved) for m in (0, 1)}
         self.x = self.views[0, 0, 0]
         self.input = int(self.x.argmax())
+
+    def counts(self):
+        """Attacked pictures count where they fool the classifier."""
+        return self.attack == "none" or self.input != self.label
 
     def vote(self, x, recording, classifier):
         """Reads what the consensus of the recorded restarts says, and the points behind it."""
@@ -191,25 +190,21 @@ def main():
     shifts = [int(shift[0])] if shift else SHIFTS
     _, recorded, restarts, iterations, _ = parse("recording=" + recording)
     classifier = Classifier(model)
-    with open(os.path.join(folder, "manifest.jsonl")) as manifest:
-        rows = [json.loads(line) for line in manifest]
     pictures = []
-    for row in rows:
-        if row["attack"] not in ATTACKS:
-            continue
+    for row in listed(folder):
         x = pixels(os.path.join(folder, row["file"]))
         data = load(recorded, restarts, iterations, row, x.shape)
-        if data is not None:
-            pictures.append(Picture(row, x, data, classifier, shifts))
-    # Attacked pictures count where they fool the classifier.
-    pictures = [p for p in pictures if p.attack == "none" or p.input != p.label]
+        if data is None:
+            continue
+        picture = Picture(row, x, classifier, shifts)
+        if picture.counts():
+            picture.vote(x, data, classifier)
+            pictures.append(picture)
     result = {
-        "pictures": {a: sum(p.attack == a for p in pictures) for a in ATTACKS},
+        "pictures": counted(pictures),
         **(joined(pictures, shifts[0]) if shift else compared_views(pictures)),
     }
-    with open(out, "w") as file:
-        json.dump(result, file, indent=1)
-        file.write("\n")
+    save(result, out)
 
 
 if __name__ == "__main__":

@@ -46,11 +46,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (out, together) = (args.out, usize::from(args.together));
     let pictures = read_to_string(&args.list)?;
     let options = args.defense.options(3)?.reconstruct;
-    let recorded = |probe: &usize| args.keep.contains(&options.iteration(*probe));
-    let kept: Vec<usize> = (0..options.probes()).filter(recorded).collect();
-    if kept.len() < args.keep.len() {
-        return Err("--keep has an iteration that is not probed".into());
+    let probed: Vec<u32> = (0..options.probes())
+        .map(|probe| options.iteration(probe))
+        .collect();
+    if let Some(missing) = args.keep.iter().find(|&keep| !probed.contains(keep)) {
+        return Err(format!("iteration {missing} is not probed; change --probe-interval").into());
     }
+    let kept: Vec<usize> = (0..probed.len())
+        .filter(|&probe| args.keep.contains(&probed[probe]))
+        .collect();
 
     let backend = CpuBackend::FLOAT32;
     let first = pictures.lines().next().ok_or("the list is empty")?;

@@ -152,6 +152,27 @@ def judged(readings, names, mirror=True, mirror_weight=0.0):
     return {"output_right": right, "roc_area": area}
 
 
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB")).astype(np.float32).transpose(2, 0, 1) / 255
+
+
+def listed(folder):
+    """The rows of the folder's manifest that the study looks at."""
+    with open(os.path.join(folder, "manifest.jsonl")) as manifest:
+        rows = [json.loads(line) for line in manifest]
+    return [row for row in rows if row["attack"] in ATTACKS]
+
+
+def counted(pictures):
+    return {a: sum(p.attack == a for p in pictures) for a in ATTACKS}
+
+
+def save(result, path):
+    with open(path, "w") as file:
+        json.dump(result, file, indent=1)
+        file.write("\n")
+
+
 def parse(text):
     name, rest = text.split("=")
     folder, restarts, iterations, *chosen = rest.split(":")
@@ -175,14 +196,11 @@ def main():
     for chosen in (r[4] for r in recordings):
         if chosen:
             only = {os.path.relpath(p, pictures) for p in open(chosen[0]).read().split()}
-    with open(os.path.join(pictures, "manifest.jsonl")) as manifest:
-        rows = [json.loads(line) for line in manifest]
     readings, networks = [], {r[0]: [] for r in recordings}
-    for row in rows:
-        if row["attack"] not in ATTACKS or (only is not None and row["file"] not in only):
+    for row in listed(pictures):
+        if only is not None and row["file"] not in only:
             continue
-        picture = Image.open(os.path.join(pictures, row["file"])).convert("RGB")
-        x = np.asarray(picture).astype(np.float32).transpose(2, 0, 1) / 255
+        x = pixels(os.path.join(pictures, row["file"]))
         data = [load(folder, n, its, row, x.shape) for _, folder, n, its, _ in recordings]
         if any(d is None for d in data):
             continue
@@ -218,7 +236,7 @@ def main():
     }
     candidates = {n: v for n, v in candidates.items() if all(name in readings[0].names for name in v)}
     result = {
-        "pictures": {a: sum(r.attack == a for r in readings) for a in ATTACKS},
+        "pictures": counted(readings),
         "votes": {
             n: {
                 "as it is": recovered_right(readings, v, mirror=False),
@@ -237,9 +255,7 @@ def main():
             if r
         },
     }
-    with open(out, "w") as file:
-        json.dump(result, file, indent=1)
-        file.write("\n")
+    save(result, out)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,13 @@ pictures that every recording holds are compared.
 """
 
 import copy
-import json
 import os
 import sys
 
 import numpy as np
 
-from evidence import EVEN, LESS_THE_DEVIATION, SUPPORT, WEIGHT, Picture, pixels, viewpoints
-from replay import ATTACKS, Classifier, by_attack, load, roc_area
+from evidence import EVEN, LESS_THE_DEVIATION, SUPPORT, WEIGHT, Picture, viewpoints
+from replay import ATTACKS, Classifier, by_attack, counted, listed, load, pixels, roc_area, save
 
 
 class Recording:
@@ -58,39 +57,29 @@ def main():
     model, folder, out, shift, *texts = sys.argv[1:]
     recordings = [Recording(text) for text in texts]
     classifier = Classifier(model)
-    with open(os.path.join(folder, "manifest.jsonl")) as manifest:
-        rows = [json.loads(line) for line in manifest]
+    rows = listed(folder)
     clean = {os.path.basename(r["file"]): r["file"] for r in rows if r["attack"] == "none"}
     pictures = {r.name: [] for r in recordings}
     for row in rows:
-        if row["attack"] not in ATTACKS:
-            continue
         x = pixels(os.path.join(folder, row["file"]))
         data = [r.load(row, x.shape) for r in recordings]
         if any(d is None for d in data):
             continue
-        original = pixels(os.path.join(folder, clean[os.path.basename(row["file"])]))
-        picture = Picture(row, x, data[0], classifier, [int(shift)])
-        # Attacked pictures count where they fool the classifier.
-        if row["attack"] != "none" and picture.input == picture.label:
+        seen = Picture(row, x, classifier, [int(shift)])
+        if not seen.counts():
             continue
+        original = pixels(os.path.join(folder, clean[os.path.basename(row["file"])]))
         for recording, reconstructions in zip(recordings, data):
-            picture = copy.copy(picture)
+            picture = copy.copy(seen)
             picture.vote(x, reconstructions, classifier)
             picture.psnr = psnr(reconstructions[:, -1].mean(0), original)
             pictures[recording.name].append(picture)
     views = viewpoints(1, int(shift))
     result = {
-        "pictures": by_count(pictures[recordings[0].name]),
+        "pictures": counted(pictures[recordings[0].name]),
         "settings": {name: compared(found, views) for name, found in pictures.items()},
     }
-    with open(out, "w") as file:
-        json.dump(result, file, indent=1)
-        file.write("\n")
-
-
-def by_count(pictures):
-    return {a: sum(p.attack == a for p in pictures) for a in ATTACKS}
+    save(result, out)
 
 
 if __name__ == "__main__":
