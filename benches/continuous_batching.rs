@@ -16,8 +16,9 @@ use backstitch::defense::{
     Defense, Options, Outcome, Prober, ReconstructOptions, SettlingOptions, Verdict,
 };
 use backstitch::dip::Preset;
-use backstitch::io::picture::rgb;
-use backstitch::io::{Dataset, Picture};
+use backstitch::input::Dataset;
+use backstitch::picture::Picture;
+use backstitch::picture::rgb;
 use backstitch::random::{Purpose, RandomKey};
 use backstitch::scheduler::{Limits, Plan};
 

@@ -14,7 +14,7 @@ use backstitch::backend::cuda::driver::emulator::{Emulator, Options};
 use backstitch::backend::{At, Backend, DipEngine, Instance, Precision};
 use backstitch::dip::{NetSpec, Preset};
 use backstitch::error::{Error, Result};
-use backstitch::io::picture::{Picture, rgb};
+use backstitch::picture::{Picture, rgb};
 use backstitch::random::RandomKey;
 use serde_json::{Value, json};
 

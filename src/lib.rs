@@ -12,10 +12,13 @@ pub mod defense;
 pub mod dip;
 pub mod error;
 pub mod evaluate;
-pub mod io;
+pub mod files;
+pub mod input;
 mod markup;
+pub mod picture;
 pub mod random;
-pub mod report;
+pub mod run;
 pub mod scheduler;
+pub mod trace;
 
 pub use error::{Error, Result};

@@ -5,7 +5,7 @@ mod common;
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
-use backstitch::io::{Attacked, AttackedSet, Layout};
+use backstitch::input::{Attacked, AttackedSet, Layout};
 use common::*;
 use npyz::zip::write::FileOptions;
 use npyz::zip::{CompressionMethod, ZipWriter};

@@ -4,7 +4,8 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use backstitch::io::{Classes, Dataset, Layout, Picture};
+use backstitch::input::{Classes, Dataset, Layout};
+use backstitch::picture::Picture;
 use common::*;
 use image::{DynamicImage, ImageFormat};
 

@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use backstitch::io::Picture;
+use backstitch::picture::Picture;
 use serde_json::Value;
 use tempfile::TempDir;
 

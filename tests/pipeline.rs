@@ -11,7 +11,7 @@ use backstitch::defense::{
     Verdict, Vote,
 };
 use backstitch::error::Error;
-use backstitch::io::Picture;
+use backstitch::picture::Picture;
 use backstitch::scheduler::{self, Limits, Plan};
 
 use toy::{Linear, SHAPE, SOUND, Toy, defense, fingerprint, options, picture};

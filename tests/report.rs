@@ -5,8 +5,8 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use backstitch::io::ImageRecord;
-use backstitch::report::{MAX_PICTURES, Report};
+use backstitch::run::ImageRecord;
+use backstitch::run::report::{MAX_PICTURES, Report};
 use serde_json::Value;
 use tempfile::TempDir;
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use backstitch::defense::{Options, SettlingOptions};
 use backstitch::error::{Error, Result};
-use backstitch::io::Picture;
+use backstitch::picture::Picture;
 use backstitch::scheduler;
 use proptest::prelude::*;
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use backstitch::backend::{At, Backend, ImageOps, cpu::CpuBackend};
 use backstitch::cli::defense::DefenseArgs;
 use backstitch::defense::{ReconstructionId, Reconstructions, reconstruct};
-use backstitch::io::Picture;
+use backstitch::picture::Picture;
 use clap::Parser;
 use half::f16;
 

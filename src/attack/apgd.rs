@@ -397,8 +397,8 @@ impl Attack for ApgdT {
 mod tests {
     use super::*;
     use crate::defense::Reading;
-    use crate::io::Picture;
-    use crate::io::picture::rgb;
+    use crate::picture::Picture;
+    use crate::picture::rgb;
     use crate::random::RandomKey;
 
     #[test]

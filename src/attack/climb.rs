@@ -6,7 +6,7 @@ use super::losses::{Aim, Loss};
 use super::victim::{Slope, Victim};
 use crate::defense::Reading;
 use crate::error::Result;
-use crate::io::Picture;
+use crate::picture::Picture;
 use crate::random::RandomKey;
 
 /// A picture under attack.

@@ -35,7 +35,7 @@ pub use victim::{Classifier, Slope, Victim};
 
 use crate::defense::Reading;
 use crate::error::{Error, Result};
-use crate::io::Picture;
+use crate::picture::Picture;
 use crate::random::RandomKey;
 
 /// Which class an attack aims at.

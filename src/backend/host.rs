@@ -6,11 +6,11 @@ use std::ops::{Add, Mul, Sub};
 use rayon::prelude::*;
 
 use super::memory::free_bytes;
-use super::ssim::ssim;
 use super::{
     At, Blend, ImageBuffer, ImageOps, ImagePair, ImageShape, Push, Stitch, TileGrid, View,
 };
 use crate::error::{Error, Result};
+use crate::picture::ssim;
 
 /// The number type of a host backend.
 pub trait Real:

@@ -18,35 +18,14 @@ mod precision;
 pub mod reference;
 mod schedule;
 mod slots;
-pub(crate) mod ssim;
 
 pub use self::precision::Precision;
+pub use crate::picture::ImageShape;
 
 use crate::classifier::Graph;
 use crate::dip::NetSpec;
 use crate::error::{Error, Result};
 use crate::random::RandomKey;
-
-/// Channels, height and width of an image, in this order in memory too (CHW).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-pub struct ImageShape {
-    pub channels: usize,
-    pub height: usize,
-    pub width: usize,
-}
-
-impl ImageShape {
-    /// Elements of one image.
-    pub fn elements(&self) -> usize {
-        self.channels * self.height * self.width
-    }
-}
-
-impl std::fmt::Display for ImageShape {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}×{}×{}", self.channels, self.height, self.width)
-    }
-}
 
 /// A buffer of equally shaped images in a device's memory.
 pub trait ImageBuffer: Send + Sync {
@@ -357,7 +336,7 @@ pub trait ImageOps {
         cells: TileGrid,
     ) -> Result<Vec<f64>>;
     /// Structural similarity of each pair of images, with values in `[0, 1]`; see
-    /// [`ssim`](crate::io::metrics::ssim).
+    /// [`ssim`](crate::picture::ssim()).
     fn ssim(&self, pairs: &[ImagePair<'_, Self::Images>]) -> Result<Vec<f64>>;
 }
 

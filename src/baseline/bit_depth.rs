@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Baseline, check, within};
 use crate::error::Result;
-use crate::io::Picture;
+use crate::picture::Picture;
 
 /// Bit-depth reduction (Xu et al., "Feature squeezing: detecting adversarial examples in deep neural
 /// networks", 2018): each value goes to the nearest of `2^bits` from 0 to 1, halves to the even one.

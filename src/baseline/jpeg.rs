@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Baseline, check, within};
 use crate::error::{Error, Result};
-use crate::io::Picture;
-use crate::io::picture::planes_of;
+use crate::picture::Picture;
+use crate::picture::planes_of;
 
 /// JPEG compression (Dziugaite et al., "A study of the effect of JPG compression on adversarial
 /// images", 2016; Guo et al., "Countering adversarial images using input transformations", 2018).

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Baseline, check, per_channel};
 use crate::error::{Error, Result};
-use crate::io::Picture;
+use crate::picture::Picture;
 
 /// The largest window's side.
 const MAX_SIZE: usize = 15;

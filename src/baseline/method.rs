@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Baseline, BitDepth, Jpeg, Median, TotalVariation, check};
 use crate::error::{Error, Result};
-use crate::io::Picture;
+use crate::picture::Picture;
 
 /// No defence: the picture as it is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -19,7 +19,7 @@ pub use method::{Method, Nothing, defaults};
 pub use total_variation::TotalVariation;
 
 use crate::error::{Error, Result};
-use crate::io::Picture;
+use crate::picture::Picture;
 
 /// A defence that transforms the picture alone. The same picture always gives the same result.
 pub trait Baseline: Send + Sync {

@@ -4,9 +4,9 @@ use serde_json::json;
 
 use super::total_variation::minimize;
 use super::*;
-use crate::io::metrics::psnr;
-use crate::io::picture::rgb;
-use crate::io::resample::test_picture;
+use crate::picture::psnr;
+use crate::picture::resample::test_picture;
+use crate::picture::rgb;
 
 /// A picture whose three channels are `plane` in 8 bits.
 fn grey(height: usize, width: usize, plane: &[u8]) -> Picture {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Baseline, check, per_channel};
 use crate::error::{Error, Result};
-use crate::io::Picture;
+use crate::picture::Picture;
 
 /// The step of the dual ascent: 1 / (2 · axes), which converges in practice (Chambolle 2004, section
 /// 4); half of it is proven to.

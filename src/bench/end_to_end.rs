@@ -16,11 +16,11 @@ use crate::classifier::Graph;
 use crate::defense::{Options, ReconstructOptions};
 use crate::dip::Preset;
 use crate::error::{Error, Result};
-use crate::io::Picture;
-use crate::io::metrics::{psnr, ssim};
-use crate::io::picture::{rgb, write_png};
-use crate::io::preprocess::Size;
-use crate::io::resample::{Filter, resample_u8};
+use crate::picture::Picture;
+use crate::picture::Size;
+use crate::picture::resample::{Filter, resample_u8};
+use crate::picture::{psnr, ssim};
+use crate::picture::{rgb, write_png};
 
 /// Pictures that share the device: enough to share the classifier's launches, few enough for the
 /// emulator's memory. An H100 holds more, and shares more.

@@ -21,7 +21,7 @@ use crate::classifier::Graph;
 use crate::defense::{Defense, Options, Prober};
 use crate::dip::NetSpec;
 use crate::error::{Error, Result};
-use crate::io::Picture;
+use crate::picture::Picture;
 use crate::scheduler::Plan;
 
 /// Of a launch's blocks, the emulator runs one in so many.

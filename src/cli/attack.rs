@@ -18,9 +18,11 @@ use crate::attack::{
 use crate::backend::{Backend, ClassifierEngine, ImageShape};
 use crate::defense::Prober;
 use crate::error::{Error, Result};
-use crate::io::metrics::{psnr, ssim};
-use crate::io::output::{Phase, Pixels, RunDescription, RunState};
-use crate::io::{Dataset, ImageRecord, Item, Picture, RunFolder, SaveFormat};
+use crate::input::{Dataset, Item};
+use crate::picture::Picture;
+use crate::picture::{psnr, ssim};
+use crate::run::{ImageRecord, RunFolder, SaveFormat};
+use crate::run::{Phase, Pixels, RunDescription, RunState};
 use crate::scheduler::Plan;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -312,7 +314,7 @@ impl Run<'_> {
 
 /// A picture that can be attacked.
 fn load(victim: &Victim, dataset: &Dataset, item: &Item, classes: usize) -> Result<Picture> {
-    let picture = victim.preprocess.load(dataset, item)?;
+    let picture = dataset.load_for(&victim.preprocess, item)?;
     match item.label {
         Some(label) if label >= classes => {
             let message =

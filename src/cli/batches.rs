@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 
 use crate::error::Result;
-use crate::io::Dataset;
-use crate::io::output::RunState;
+use crate::input::Dataset;
+use crate::run::RunState;
 
 /// Gives `each` up to `batch` pictures at a time of those that `pictures` of `dataset` gives; of a stream
 /// those that have come, so that it waits for none.

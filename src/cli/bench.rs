@@ -14,7 +14,7 @@ use crate::bench;
 use crate::classifier::{Graph, LoadOptions};
 use crate::dip::Preset;
 use crate::error::Result;
-use crate::io::preprocess::Size;
+use crate::picture::Size;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {

@@ -14,9 +14,9 @@ use super::{Global, Outcome, device, interrupt};
 use crate::backend::{At, Backend, ClassifierEngine};
 use crate::defense::Reading;
 use crate::error::Result;
-use crate::io::Item;
-use crate::io::npy::RowWriter;
-use crate::io::output::{Exporter, Phase, RunState, Status, Tally};
+use crate::input::Item;
+use crate::input::npy::RowWriter;
+use crate::run::{Exporter, Phase, RunState, Status, Tally};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -73,7 +73,7 @@ impl device::Command for OnPictures<'_, Args> {
         let mut copy = args.follow.copy()?;
         let (mut labelled, mut right) = (0, 0);
         let pictures = dataset.items().map(|item| {
-            let load = || victim.preprocess.load(dataset, &item);
+            let load = || dataset.load_for(&victim.preprocess, &item);
             let picture = status.time(Phase::Decode, load);
             (item, picture)
         });

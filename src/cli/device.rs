@@ -14,9 +14,9 @@ use crate::backend::cuda::driver::nvidia::{self, Unusable};
 #[cfg(any(feature = "cuda", feature = "emulator"))]
 use crate::backend::cuda::{CudaBackend, driver};
 use crate::error::{Error, Result};
-use crate::io::Dataset;
 #[cfg(any(feature = "cuda", feature = "emulator"))]
-use crate::io::replace::{Replacement, write_error};
+use crate::files::replace::{Replacement, write_error};
+use crate::input::Dataset;
 
 /// One device, or several of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]

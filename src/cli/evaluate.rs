@@ -25,9 +25,10 @@ use crate::evaluate::{
     Case, Cell, Choice, Entry, Evaluation, Evaluator, Given, Journal, Load, Source, Suite, Wanted,
     Watch, entries, rows, save_format, summarise,
 };
-use crate::io::names::{Form, OutputNames};
-use crate::io::output::{RunDescription, RunState, Status, Tally};
-use crate::io::{Attacked, AttackedSet, Classes, Dataset, Item, Layout, Picture};
+use crate::input::{Attacked, AttackedSet, Classes, Dataset, Item, Layout};
+use crate::picture::Picture;
+use crate::run::names::{Form, OutputNames};
+use crate::run::{RunDescription, RunState, Status, Tally};
 use crate::scheduler::Plan;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -209,7 +210,7 @@ struct Inputs<'a> {
 impl Load for Inputs<'_> {
     fn item(&self, item: &Item) -> Result<Picture> {
         match &self.dataset {
-            Some(dataset) => self.victim.preprocess.load(dataset, item),
+            Some(dataset) => dataset.load_for(&self.victim.preprocess, item),
             None => Err(Error::invalid("is in no data set")),
         }
     }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::interrupt;
 use crate::error::{Error, Result};
-use crate::io::stream::Stream;
-use crate::io::{Classes, Dataset, Layout, Shard};
+use crate::input::stream::Stream;
+use crate::input::{Classes, Dataset, Layout, Shard};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Inputs {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::Outcome;
 use crate::error::Result;
-use crate::io::output::merge::{Options, merge};
+use crate::run::merge::{Options, merge};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {

@@ -35,7 +35,7 @@ use self::device::Devices;
 use crate::backend::Precision;
 
 use crate::error::{Error, Result};
-use crate::io::output::Counts;
+use crate::run::Counts;
 
 /// Removes adversarial noise from images, for any image classifier.
 #[derive(Debug, Parser)]

@@ -8,11 +8,12 @@ use xxhash_rust::xxh3::Xxh3;
 use super::values::{channels, positive_channels, share};
 use crate::classifier::{Graph, LoadOptions};
 use crate::error::{Error, Result};
-use crate::io::picture::open_regular;
-use crate::io::preprocess::{Overrides, Size};
-use crate::io::resample::Filter;
-use crate::io::sidecar::Sidecar;
-use crate::io::{Normalization, Preprocess};
+use crate::files::open_regular;
+use crate::picture::Size;
+use crate::picture::preprocess::Overrides;
+use crate::picture::resample::Filter;
+use crate::picture::sidecar::Sidecar;
+use crate::picture::{Normalization, Preprocess};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Model {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::messages::{self, Format};
 use crate::error::Error;
-use crate::io::output::{Counts, Status};
+use crate::run::{Counts, Status};
 
 /// Time between plain lines.
 const INTERVAL: Duration = Duration::from_secs(10);

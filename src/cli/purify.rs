@@ -15,10 +15,11 @@ use super::{Global, Outcome, device, interrupt};
 use crate::backend::Backend;
 use crate::defense::Prober;
 use crate::error::Result;
-use crate::io::metrics::{psnr, ssim};
-use crate::io::output::{Phase, Pixels, RunDescription, RunState};
-use crate::io::{ImageRecord, Item, RunFolder, SaveFormat};
-use crate::report::Trajectories;
+use crate::input::Item;
+use crate::picture::{psnr, ssim};
+use crate::run::report::Trajectories;
+use crate::run::{ImageRecord, RunFolder, SaveFormat};
+use crate::run::{Phase, Pixels, RunDescription, RunState};
 use crate::scheduler::{self, Plan, Purified};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -78,7 +79,7 @@ impl device::Command for OnPictures<'_, Args> {
         let status = folder.status().clone();
         let progress = Progress::new(&status);
         let pictures = folder.unfinished(dataset).map(|item| {
-            let load = || victim.preprocess.load(dataset, &item);
+            let load = || dataset.load_for(&victim.preprocess, &item);
             let picture = status.time(Phase::Decode, load);
             (item, picture)
         });
@@ -145,7 +146,7 @@ impl device::Command for OnPictures<'_, Args> {
 /// The line of `results.jsonl` for a purified picture.
 fn record(
     item: &Item,
-    picture: &crate::io::Picture,
+    picture: &crate::picture::Picture,
     outcome: &crate::defense::Outcome,
     seconds: f64,
 ) -> ImageRecord {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::{STDOUT, messages};
 use crate::error::{Error, Result};
-use crate::io::output::{Copy, Existing, TarSize};
-use crate::io::{RunOptions, SaveFormat};
+use crate::run::{Existing, ResultsCopy, TarSize};
+use crate::run::{RunOptions, SaveFormat};
 
 /// What becomes of the run that the output folder holds.
 #[derive(Clone, Debug, clap::Args)]
@@ -54,14 +54,14 @@ impl FollowArgs {
     ///
     /// # Errors
     /// It names a file that cannot be written.
-    pub fn copy(&self) -> Result<Option<Copy>> {
+    pub fn copy(&self) -> Result<Option<ResultsCopy>> {
         Ok(match &self.jsonl {
             None => None,
-            Some(_) if self.jsonl_is_stdout() => Some(Copy {
+            Some(_) if self.jsonl_is_stdout() => Some(ResultsCopy {
                 name: STDOUT.into(),
                 out: Box::new(std::io::stdout()),
             }),
-            Some(path) => Some(Copy {
+            Some(path) => Some(ResultsCopy {
                 name: path.clone(),
                 out: Box::new(File::create(path).map_err(Error::io(path))?),
             }),
@@ -127,7 +127,7 @@ pub struct RunFolderArgs {
 }
 
 impl RunFolderArgs {
-    /// The options of [`RunFolder::open`](crate::io::RunFolder::open).
+    /// The options of [`RunFolder::open`](crate::run::RunFolder::open).
     ///
     /// # Errors
     /// `--jsonl` names a file that cannot be written.

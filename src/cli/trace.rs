@@ -10,10 +10,10 @@ use super::{Global, Outcome, device};
 use crate::backend::Backend;
 use crate::defense::Prober;
 use crate::error::{Error, Result};
-use crate::io::Layout;
-use crate::io::replace::replace;
-use crate::report::trace::{self, Trace};
+use crate::files::replace::replace;
+use crate::input::Layout;
 use crate::scheduler::Plan;
+use crate::trace::{self, Trace};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -83,7 +83,7 @@ impl device::Command for OnPictures<'_, Args> {
             ));
         }
         let item = dataset.item(0);
-        let picture = victim.preprocess.load(dataset, &item)?;
+        let picture = dataset.load_for(&victim.preprocess, &item)?;
         let shape = victim.graph.input_shape();
         let mut options = args.defense.options(shape.channels)?;
         options.whole_maps = true;

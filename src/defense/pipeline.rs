@@ -13,7 +13,7 @@ use super::verdict::{Judgement, Verdict};
 use super::votes;
 use crate::backend::{At, Backend, Blend, DipEngine, ImageShape, View, Viewpoint};
 use crate::error::{Error, Result};
-use crate::io::Picture;
+use crate::picture::Picture;
 
 /// What the images in flight need on a device.
 pub(crate) struct Room<B: Backend> {

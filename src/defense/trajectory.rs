@@ -2,7 +2,7 @@
 
 use crate::backend::{At, Backend};
 use crate::error::Result;
-use crate::io::metrics::decibels;
+use crate::picture::decibels;
 
 use super::{Path, Placed, Prober, Reading, ReconstructOptions, ReconstructionId, Reconstructions};
 

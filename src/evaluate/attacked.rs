@@ -3,7 +3,7 @@
 use crate::attack::{Ball, Loss, Norm, Slope, Victim, attack, round_into_ball};
 use crate::defense::Reading;
 use crate::error::{Error, Result};
-use crate::io::Picture;
+use crate::picture::Picture;
 use crate::random::{Purpose, RandomKey};
 
 use super::suite::Kind;
@@ -102,7 +102,7 @@ impl Victim for Stoppable<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::picture::rgb;
+    use crate::picture::rgb;
 
     fn grey(level: u8) -> Picture {
         Picture::from_rgb8(&[level; 3 * 64], rgb(8, 8))

@@ -9,12 +9,9 @@ use serde_json::{Map, Value, json};
 
 use super::cell::Cell;
 use crate::error::{Error, Result};
-use crate::io::jsonl;
-use crate::io::output::{self, Existing, RunDescription, RunState};
-use crate::io::replace::{replace, write_error};
-
-/// The journal's name in the run folder.
-pub const CELLS: &str = "cells.jsonl";
+use crate::files::jsonl;
+use crate::files::replace::{replace, write_error};
+use crate::run::{self, CELLS, Existing, RunDescription, RunState};
 
 /// An evaluation's folder, held by this process alone, and its cells.
 ///
@@ -43,8 +40,8 @@ impl Journal {
     /// The folder cannot be written, another process writes it, it holds a run and `existing` does not
     /// allow that, or the run to resume is not the same.
     pub fn open(folder: &Path, existing: Existing, description: RunDescription) -> Result<Journal> {
-        let identity = output::identity(&description, Value::Null, Value::Null);
-        let taken = output::take_folder(folder, existing, CELLS, &identity)?;
+        let identity = run::identity(&description, Value::Null, Value::Null);
+        let taken = run::take_folder(folder, existing, CELLS, &identity)?;
         let path = folder.join(CELLS);
         let cells = match taken.resumes {
             true => read(&path)?,

@@ -25,9 +25,9 @@ mod summary;
 pub use cell::{Answer, Cell, Excluded};
 pub use defenses::{BACKSTITCH, DIPDEFEND, Row, rows};
 pub use flags::{Finding, Flag, State};
-pub use journal::{CELLS, Journal};
+pub use journal::Journal;
 pub use pictures::{Entry, Given, Load, entries};
-pub use run::{ATTACKED, Evaluator, Watch, save_format};
+pub use run::{Evaluator, Watch, save_format};
 pub use statistics::{Proportion, roc_area};
 pub use suite::{Case, Choice, Kind, NONE, Suite, Threat, Wanted};
 pub use summary::{

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use super::suite::Case;
 use crate::error::{Error, Result};
-use crate::io::{Attacked, AttackedSet, Item, Picture};
+use crate::input::{Attacked, AttackedSet, Item};
+use crate::picture::Picture;
 
 /// A picture, and where it and its attacked versions are.
 #[derive(Clone, Debug)]

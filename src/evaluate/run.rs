@@ -19,13 +19,11 @@ use crate::backend::{Backend, ClassifierEngine};
 use crate::baseline::{self, Baseline};
 use crate::defense::{Defense, Outcome, Reading};
 use crate::error::{Error, Result};
-use crate::io::metrics::{psnr, ssim};
-use crate::io::names::{OutputNames, id_of};
-use crate::io::output::save_picture;
-use crate::io::{Picture, SaveFormat};
-
-/// The folder of attacked pictures in the run folder.
-pub const ATTACKED: &str = "attacked";
+use crate::input::names::id_of;
+use crate::picture::Picture;
+use crate::picture::{psnr, ssim};
+use crate::run::names::OutputNames;
+use crate::run::{ATTACKED, SaveFormat, save_picture};
 
 /// What an evaluation runs on a device.
 pub struct Evaluator<'a, B: Backend> {

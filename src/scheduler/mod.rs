@@ -28,7 +28,7 @@ pub use self::usage::{Phases, Usage};
 use crate::backend::{Backend, ImageShape};
 use crate::defense::{Defense, Outcome};
 use crate::error::{Error, Result};
-use crate::io::Picture;
+use crate::picture::Picture;
 
 /// A picture and what became of it.
 #[derive(Debug)]

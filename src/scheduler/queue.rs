@@ -5,7 +5,7 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::io::Picture;
+use crate::picture::Picture;
 
 /// How often those that wait ask whether the run shall stop.
 const POLL: Duration = Duration::from_millis(50);

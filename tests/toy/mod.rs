@@ -13,7 +13,7 @@ use backstitch::classifier::Graph;
 use backstitch::defense::{Defense, Options, Outcome, Prober, ReconstructOptions};
 use backstitch::dip::{NetSpec, Padding, Upsample};
 use backstitch::error::{Error, Result};
-use backstitch::io::Picture;
+use backstitch::picture::Picture;
 use backstitch::scheduler::Plan;
 
 pub const SHAPE: ImageShape = ImageShape {

@@ -7,7 +7,7 @@ use crate::attack::victim::{Classifier, Slope, Victim};
 use crate::backend::{Backend, ImageShape, Viewpoint};
 use crate::defense::{Defense, Outcome, Reading, Verdict, Vote};
 use crate::error::{Error, Result};
-use crate::io::Picture;
+use crate::picture::Picture;
 
 /// A classifier and the whole defence before it.
 ///

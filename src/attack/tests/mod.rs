@@ -465,7 +465,7 @@ fn file(path: &str) -> PathBuf {
 
 /// Smooth 32×32 pictures, each mostly of one colour.
 fn colours(count: usize) -> Vec<Picture> {
-    let shape = crate::io::picture::rgb(32, 32);
+    let shape = crate::picture::rgb(32, 32);
     let colour = |i: usize| {
         let pixels = (0..shape.elements()).map(|k| {
             let (channel, y, x) = (k / 1024, (k / 32 % 32) as f32, (k % 32) as f32);
@@ -484,7 +484,7 @@ fn colours(count: usize) -> Vec<Picture> {
 
 /// The first photographs of a folder, each pixel the mean of the 7×7 that it covers.
 fn photographs(folder: &Path, count: usize) -> Vec<Picture> {
-    let shape = crate::io::picture::rgb(32, 32);
+    let shape = crate::picture::rgb(32, 32);
     let files = walkdir::WalkDir::new(folder)
         .sort_by_file_name()
         .into_iter();

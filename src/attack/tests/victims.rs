@@ -5,7 +5,7 @@ use super::super::victim::{Slope, Victim};
 use crate::backend::ImageShape;
 use crate::defense::Reading;
 use crate::error::Result;
-use crate::io::Picture;
+use crate::picture::Picture;
 use crate::random::{Purpose, RandomKey};
 
 pub(super) const SHAPE: ImageShape = ImageShape {

@@ -8,9 +8,9 @@ use super::{CudaBackend, to_u32};
 use crate::backend::host::{check_shape, tile_shape, windows};
 use crate::backend::{
     At, Blend, ImageBuffer, ImageOps, ImagePair, ImageShape, Phase, Push, Stitch, TileGrid, View,
-    ssim,
 };
 use crate::error::{Error, Result};
+use crate::picture::ssim;
 
 /// Images that travel in one launch's arguments: JOBS in the kernels' source.
 const JOBS: usize = 128;

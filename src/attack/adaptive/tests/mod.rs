@@ -17,8 +17,8 @@ use crate::defense::{
     Defense, EVEN, Options, Prober, Reading, ReconstructOptions, Verdict, VerdictOptions,
 };
 use crate::dip::Preset;
-use crate::io::Picture;
-use crate::io::picture::rgb;
+use crate::picture::Picture;
+use crate::picture::rgb;
 use crate::scheduler::Plan;
 
 /// Short optimisations of two restarts, for pictures of 32×32.

@@ -1,0 +1,429 @@
+//! Attack results that others made: pairs of a clean and an attacked picture with their true label.
+//!
+//! | input | attacked pictures | clean counterparts | labels | classes that the attack met |
+//! | --- | --- | --- | --- | --- |
+//! | `.jsonl` manifest, or a folder with `manifest.jsonl` | lines whose `attack` is not `none` | `clean`, or the line `clean/…` for `ATTACK/…` | `label` | `predicted` |
+//! | `.npz` | `adv`, `x_adv`, `adv_inputs`, `adv_images`, `images` | `clean`, `x`, `x_clean`, `clean_inputs`, `inputs` | `labels`, `label`, `y` | `preds`, `predicted` |
+//! | `.npy` | the file | `clean.npy` beside it | `labels.npy` beside it | `preds.npy` beside it |
+//! | `.pt` of torchattacks' `save` | `adv_inputs`, and the names of `.npz` | as `.npz` | as `.npz` | as `.npz` |
+//!
+//! Arrays and tensors have the shapes N×C×H×W or N×H×W×C with 1 or 3 channels. Integers are uint8 and
+//! are divided by 255 (torchattacks rounds down when it saves them). Floats are from 0 to 1; up to
+//! [`SLACK`] beyond is rounding and is clipped, more is an error of that picture.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::arrays::{ArrayFile, Layout};
+use super::manifest::Manifest;
+use super::npz::{Npz, read_labels};
+use super::pickle::Dtype;
+use super::torch::{StoredTensor, TorchFile};
+use crate::error::{Error, Result};
+use crate::files::open_regular;
+use crate::picture::{Picture, check_size, rgb};
+
+/// How far beyond 0 and 1 a float may lie: half a level of 8 bits.
+pub const SLACK: f32 = 1.0 / 512.0;
+
+const ADVERSARIAL: [&str; 5] = ["adv_inputs", "adv", "x_adv", "adv_images", "images"];
+const CLEAN: [&str; 5] = ["clean_inputs", "clean", "x_clean", "inputs", "x"];
+const LABELS: [&str; 3] = ["labels", "label", "y"];
+const PREDICTED: [&str; 2] = ["preds", "predicted"];
+
+/// An attacked picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attacked {
+    /// Unique in the set: the manifest's `file`, or `adv.npz#17`.
+    pub id: String,
+    /// The attack that the manifest names; else the input's own name without its extension.
+    pub attack: String,
+    /// The true label.
+    pub label: usize,
+    /// What the attack's victim said of the attacked picture, where the input says.
+    pub predicted: Option<usize>,
+    /// The picture before the attack, of the same size, where the input has it.
+    pub clean: Option<Picture>,
+    pub adversarial: Picture,
+}
+
+/// Attacked pictures, read one at a time.
+#[derive(Debug)]
+pub struct AttackedSet {
+    rows: Vec<Row>,
+    pictures: Pictures,
+}
+
+/// What is known of an attacked picture before it is read.
+#[derive(Debug)]
+struct Row {
+    id: String,
+    attack: String,
+    label: usize,
+    predicted: Option<usize>,
+}
+
+/// Where the pictures of a set are, in the order of its rows.
+#[derive(Debug)]
+enum Pictures {
+    /// Attacked and clean files.
+    Files(Vec<(PathBuf, Option<PathBuf>)>),
+    Arrays(Box<Array>, Option<Box<Array>>),
+}
+
+/// Pictures in one array.
+#[derive(Debug)]
+enum Array {
+    Numpy(ArrayFile),
+    Torch(Box<TensorPictures>),
+}
+
+impl AttackedSet {
+    /// Opens what an attack left; no picture is read yet. `layout` says the order of an array's axes
+    /// where its shape leaves it open.
+    ///
+    /// # Errors
+    /// The input is missing, damaged, of another form, has no attacked pictures or no labels, or its
+    /// parts are not of equal length.
+    pub fn open(path: &Path, layout: Option<Layout>) -> Result<AttackedSet> {
+        if path.is_dir() {
+            return open_manifest(&path.join("manifest.jsonl"));
+        }
+        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("");
+        match extension.to_ascii_lowercase().as_str() {
+            "jsonl" => open_manifest(path),
+            "npy" => open_npy(path, layout),
+            "npz" => open_npz(path, layout),
+            "pt" | "pth" => open_torch(path, layout),
+            _ => Err(Error::file(
+                path,
+                "is no attack result that backstitch reads: .jsonl, .npy, .npz or .pt",
+            )),
+        }
+    }
+
+    /// Attacked pictures.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there are none; never so after opening.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The id of the picture at `index`, below [`len`](Self::len), without reading it.
+    pub fn id(&self, index: usize) -> &str {
+        &self.rows[index].id
+    }
+
+    /// The attack on the picture at `index`, without reading it.
+    pub fn attack(&self, index: usize) -> &str {
+        &self.rows[index].attack
+    }
+
+    /// Reads the picture at `index`, below [`len`](Self::len), and its clean counterpart.
+    ///
+    /// # Errors
+    /// One is missing, damaged, too large, or has numbers that are no pixels; or the two have
+    /// different sizes. The message names the file, and of an array the picture in it.
+    pub fn load(&self, index: usize) -> Result<Attacked> {
+        let row = &self.rows[index];
+        let (clean, adversarial) = match &self.pictures {
+            Pictures::Files(files) => {
+                let (adversarial, clean) = &files[index];
+                let clean = clean.as_deref().map(Picture::open).transpose()?;
+                (clean, Picture::open(adversarial)?)
+            }
+            Pictures::Arrays(adversarial, clean) => {
+                let clean = clean.as_ref().map(|clean| clean.load(index)).transpose()?;
+                (clean, adversarial.load(index)?)
+            }
+        };
+        if let Some(clean) = &clean
+            && clean.shape != adversarial.shape
+        {
+            return Err(Error::invalid(format!(
+                "{}: is {}×{} pixels and its clean counterpart {}×{}",
+                row.id,
+                adversarial.shape.width,
+                adversarial.shape.height,
+                clean.shape.width,
+                clean.shape.height
+            )));
+        }
+        Ok(Attacked {
+            id: row.id.clone(),
+            attack: row.attack.clone(),
+            label: row.label,
+            predicted: row.predicted,
+            clean,
+            adversarial,
+        })
+    }
+
+    /// All pictures, in order, each read when it is asked for.
+    pub fn iter(&self) -> impl Iterator<Item = Result<Attacked>> + '_ {
+        (0..self.len()).map(|index| self.load(index))
+    }
+
+    /// The set of arrays of an input.
+    fn of_arrays(
+        path: &Path,
+        adversarial: Array,
+        clean: Option<Array>,
+        labels: Option<Vec<usize>>,
+        predicted: Option<Vec<usize>>,
+    ) -> Result<AttackedSet> {
+        let count = adversarial.len();
+        let labels = labels.ok_or_else(|| {
+            let names = LABELS.join(", ");
+            Error::file(path, format!("has no true labels; they are called {names}"))
+        })?;
+        let lengths = [
+            ("labels", Some(labels.len())),
+            ("predictions", predicted.as_ref().map(Vec::len)),
+            ("clean pictures", clean.as_ref().map(Array::len)),
+        ];
+        for (what, length) in lengths {
+            if length.is_some_and(|length| length != count) {
+                let length = length.unwrap_or(0);
+                let message = format!("has {length} {what} for {count} attacked pictures");
+                return Err(Error::file(path, message));
+            }
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let attack = own_name(path);
+        let row = |(index, label)| Row {
+            id: format!("{name}#{index}"),
+            attack: attack.clone(),
+            label,
+            predicted: predicted.as_ref().map(|predicted| predicted[index]),
+        };
+        Ok(AttackedSet {
+            rows: labels.into_iter().enumerate().map(row).collect(),
+            pictures: Pictures::Arrays(Box::new(adversarial), clean.map(Box::new)),
+        })
+    }
+}
+
+impl Array {
+    fn len(&self) -> usize {
+        match self {
+            Array::Numpy(array) => array.len(),
+            Array::Torch(tensor) => tensor.dimensions[0],
+        }
+    }
+
+    fn load(&self, row: usize) -> Result<Picture> {
+        match self {
+            Array::Numpy(array) => array.load_near(row, SLACK),
+            Array::Torch(tensor) => tensor.load(row),
+        }
+    }
+}
+
+/// An input's name without its extension.
+fn own_name(path: &Path) -> String {
+    path.file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+fn open_manifest(path: &Path) -> Result<AttackedSet> {
+    let manifest = Manifest::open(path)?;
+    let places: HashMap<PathBuf, usize> = (0..manifest.len())
+        .map(|index| (manifest.path(index), index))
+        .collect();
+    let base = path.parent().unwrap_or(Path::new(""));
+    let mut set = AttackedSet {
+        rows: Vec::new(),
+        pictures: Pictures::Files(Vec::new()),
+    };
+    let mut files = Vec::new();
+    for index in 0..manifest.len() {
+        let id = manifest.id(index);
+        let refused = |message: String| Error::file(path, format!("{id} {message}"));
+        let more = manifest.more(index);
+        let text = |field: &str| match more.get(field) {
+            None | Some(serde_json::Value::Null) => Ok(None),
+            Some(serde_json::Value::String(text)) => Ok(Some(text.as_str())),
+            Some(other) => Err(refused(format!("has {field} {other}, which is no text"))),
+        };
+        let attack = text("attack")?;
+        if attack == Some("none") {
+            continue;
+        }
+        let file = manifest.path(index);
+        // ATTACK/x.png is clean/x.png, where that is listed.
+        let listed = || {
+            let own = file.strip_prefix(base).ok()?;
+            let rest = own.strip_prefix(attack?).ok()?;
+            let clean = base.join("clean").join(rest);
+            places.contains_key(&clean).then_some(clean)
+        };
+        let clean = text("clean")?.map(|clean| base.join(clean)).or_else(listed);
+        let predicted = match more.get("predicted") {
+            None | Some(serde_json::Value::Null) => None,
+            Some(value) => Some(
+                value
+                    .as_u64()
+                    .and_then(|label| usize::try_from(label).ok())
+                    .ok_or_else(|| refused(format!("has predicted {value}, which is no label")))?,
+            ),
+        };
+        set.rows.push(Row {
+            id: id.to_owned(),
+            attack: attack.map_or_else(|| own_name(path), str::to_owned),
+            label: manifest
+                .label(index)
+                .ok_or_else(|| refused("has no label, which an evaluation needs".into()))?,
+            predicted,
+        });
+        files.push((file, clean));
+    }
+    if files.is_empty() {
+        return Err(Error::file(path, "lists no attacked pictures"));
+    }
+    set.pictures = Pictures::Files(files);
+    Ok(set)
+}
+
+fn open_npy(path: &Path, layout: Option<Layout>) -> Result<AttackedSet> {
+    let adversarial = ArrayFile::open_npy(path, layout)?;
+    let beside = |name: &str| {
+        let other = path.with_file_name(name);
+        (other.is_file() && other != path).then_some(other)
+    };
+    let integers = |name: &str| -> Result<Option<Vec<usize>>> {
+        let Some(other) = beside(name) else {
+            return Ok(None);
+        };
+        let mut reader = std::io::BufReader::new(open_regular(&other)?);
+        let labels = read_labels(&mut reader).map_err(|message| Error::file(&other, message))?;
+        Ok(Some(labels))
+    };
+    let clean = beside("clean.npy")
+        .map(|clean| ArrayFile::open_npy(&clean, layout))
+        .transpose()?;
+    let labels = integers("labels.npy")?;
+    if labels.is_none() {
+        let message = "has no true labels: put them beside it as labels.npy";
+        return Err(Error::file(path, message));
+    }
+    let predicted = integers("preds.npy")?;
+    let clean = clean.map(Array::Numpy);
+    AttackedSet::of_arrays(path, Array::Numpy(adversarial), clean, labels, predicted)
+}
+
+fn open_npz(path: &Path, layout: Option<Layout>) -> Result<AttackedSet> {
+    let mut npz = Npz::open(path)?;
+    let place = npz.pictures(&ADVERSARIAL);
+    let adversarial = npz.unpack(place.ok_or_else(|| no_pictures(path))?, layout)?;
+    let clean = match npz.pictures(&CLEAN) {
+        Some(place) => Some(Array::Numpy(npz.unpack(place, layout)?)),
+        None => None,
+    };
+    let labels = npz.labels(&LABELS, adversarial.len())?;
+    let predicted = npz.labels(&PREDICTED, adversarial.len())?;
+    AttackedSet::of_arrays(path, Array::Numpy(adversarial), clean, labels, predicted)
+}
+
+fn open_torch(path: &Path, layout: Option<Layout>) -> Result<AttackedSet> {
+    let mut file = TorchFile::open(path)?;
+    let pictures = |tensor: StoredTensor| {
+        TensorPictures::new(tensor, layout).map(|pictures| Array::Torch(Box::new(pictures)))
+    };
+    let adversarial = file.tensor(&ADVERSARIAL)?;
+    let adversarial = pictures(adversarial.ok_or_else(|| no_pictures(path))?)?;
+    let clean = file.tensor(&CLEAN)?.map(pictures).transpose()?;
+    let mut integers = |keys: &[&str]| -> Result<Option<Vec<usize>>> {
+        let tensor = file.tensor(keys)?;
+        tensor.map(|tensor| tensor.labels()).transpose()
+    };
+    let (labels, predicted) = (integers(&LABELS)?, integers(&PREDICTED)?);
+    AttackedSet::of_arrays(path, adversarial, clean, labels, predicted)
+}
+
+fn no_pictures(path: &Path) -> Error {
+    let names = ADVERSARIAL.join(", ");
+    let message = format!("has no attacked pictures; they are called {names}");
+    Error::file(path, message)
+}
+
+/// Pictures in a tensor.
+#[derive(Debug)]
+struct TensorPictures {
+    tensor: StoredTensor,
+    interleaved: bool,
+    /// Pictures, channels, height, width.
+    dimensions: [usize; 4],
+}
+
+impl TensorPictures {
+    fn new(tensor: StoredTensor, layout: Option<Layout>) -> Result<TensorPictures> {
+        let shape = &tensor.tensor.shape;
+        let refused = |message: String| Error::file(&tensor.name, message);
+        if shape.len() != 4 {
+            return Err(refused(format!(
+                "has shape {shape:?}; pictures take 4 axes"
+            )));
+        }
+        let dtype = tensor.tensor.dtype;
+        if !matches!(
+            dtype,
+            Dtype::U8 | Dtype::F16 | Dtype::Bf16 | Dtype::F32 | Dtype::F64
+        ) {
+            return Err(refused(format!(
+                "is {dtype:?}; pictures are uint8, or floats from 0 to 1"
+            )));
+        }
+        let inferred = layout.map_or_else(|| Layout::infer(shape), Ok);
+        let layout = inferred.map_err(refused)?;
+        let dimensions @ [pictures, _, height, width] =
+            layout.dimensions(shape).map_err(refused)?;
+        check_size(width, height).map_err(refused)?;
+        if pictures == 0 {
+            return Err(refused(format!("has shape {shape:?}: no pictures")));
+        }
+        Ok(TensorPictures {
+            interleaved: layout.interleaved(),
+            dimensions,
+            tensor,
+        })
+    }
+
+    fn load(&self, row: usize) -> Result<Picture> {
+        let [_, channels, height, width] = self.dimensions;
+        let eight_bit = self.tensor.tensor.dtype == Dtype::U8;
+        let scale = if eight_bit { 255.0 } else { 1.0 };
+        let values: Vec<f32> = self
+            .tensor
+            .row(row)?
+            .iter()
+            .map(|x| (x / scale) as f32)
+            .collect();
+        if let Some(bad) = values.iter().find(|x| !(-SLACK..=1.0 + SLACK).contains(*x)) {
+            return Err(Error::file(
+                &self.tensor.name,
+                format!("has {bad} in picture {row}; pixels must be from 0 to 1"),
+            ));
+        }
+        let plane = height * width;
+        let mut pixels = Vec::with_capacity(3 * plane);
+        for channel in 0..3 {
+            let channel = channel.min(channels - 1);
+            let place = |i: usize| match self.interleaved {
+                true => i * channels + channel,
+                false => channel * plane + i,
+            };
+            pixels.extend((0..plane).map(|i| values[place(i)].clamp(0.0, 1.0)));
+        }
+        Ok(Picture {
+            shape: rgb(height, width),
+            pixels,
+            eight_bit,
+        })
+    }
+}

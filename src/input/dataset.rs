@@ -1,0 +1,313 @@
+//! `INPUT...`: every input form as one list of pictures, decoded one at a time. A manifest on standard
+//! input is a stream instead: a list that is not known before its end.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Map;
+
+use super::arrays::ArrayFile;
+pub use super::arrays::Layout;
+use super::cifar::CifarFile;
+use super::classes::Classes;
+use super::folder::Folder;
+use super::item::{Item, Place};
+use super::manifest::Manifest;
+use super::names::{id_of, numbered};
+use super::shard::Shard;
+use super::stream::Stream;
+use super::webdataset::TarFile;
+use crate::error::{Error, Result};
+use crate::picture::{Picture, Preprocess};
+
+/// The pictures of a command, in order.
+///
+/// A list of a million costs about its names: items are made when they are asked for.
+#[derive(Debug)]
+pub struct Dataset {
+    inputs: Vec<Input>,
+    /// Where each input's pictures start in the list.
+    starts: Vec<usize>,
+    /// Pictures of all inputs.
+    total: usize,
+    /// The part to work on, and which pictures of the list it has.
+    shard: Option<(Shard, Vec<u32>)>,
+    /// Where the pictures come from instead of `inputs`.
+    stream: Option<Stream>,
+    classes: Option<Arc<Classes>>,
+}
+
+/// One `INPUT` and its name.
+#[derive(Debug)]
+struct Input {
+    /// For folders and manifests what its pictures' ids start with, empty or with `/` at its end; the
+    /// id, or its part before `#`, otherwise.
+    name: String,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    File { path: PathBuf, label: Option<usize> },
+    Folder(Folder),
+    Manifest(Manifest),
+    Array(Arc<ArrayFile>),
+    Cifar(Arc<CifarFile>),
+    Tar(Arc<TarFile>),
+}
+
+impl Kind {
+    fn open(path: &Path, layout: Option<Layout>, classes: Option<&Classes>) -> Result<Kind> {
+        let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
+        if metadata.is_dir() {
+            return Ok(Kind::Folder(Folder::open(path, classes)?));
+        }
+        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("");
+        Ok(match extension.to_ascii_lowercase().as_str() {
+            "npy" => Kind::Array(Arc::new(ArrayFile::open_npy(path, layout)?)),
+            "npz" => Kind::Array(Arc::new(ArrayFile::open_npz(path, layout)?)),
+            "bin" => Kind::Cifar(Arc::new(CifarFile::open(path)?)),
+            "jsonl" => Kind::Manifest(Manifest::open(path)?),
+            "tar" => Kind::Tar(Arc::new(TarFile::open(path)?)),
+            _ => {
+                let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+                Kind::File {
+                    path: path.to_owned(),
+                    label: classes.and_then(|classes| classes.label_of(&absolute)),
+                }
+            }
+        })
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Kind::File { .. } => 1,
+            Kind::Folder(folder) => folder.len(),
+            Kind::Manifest(manifest) => manifest.len(),
+            Kind::Array(array) => array.len(),
+            Kind::Cifar(cifar) => cifar.len(),
+            Kind::Tar(tar) => tar.len(),
+        }
+    }
+}
+
+impl Dataset {
+    /// Opens inputs: image files, folders, `.npy`, `.npz`, CIFAR-10 `.bin`, `.jsonl` manifests, `.tar`
+    /// shards.
+    ///
+    /// Ids are paths relative to the `INPUT` where that is the only one; where there are several, they
+    /// start with the input's own name, numbered (`x~2`) where two have the same. `layout` says the
+    /// order of an array's axes; `classes` gives pictures in class folders their true labels.
+    ///
+    /// # Errors
+    /// There is no input, or one is missing, empty or damaged. Single pictures are not decoded here.
+    pub fn open(
+        inputs: &[PathBuf],
+        layout: Option<Layout>,
+        classes: Option<Classes>,
+    ) -> Result<Dataset> {
+        let mut dataset = Dataset {
+            inputs: Vec::new(),
+            starts: Vec::new(),
+            total: 0,
+            shard: None,
+            stream: None,
+            classes: classes.map(Arc::new),
+        };
+        let mut taken = HashSet::new();
+        for path in inputs {
+            let kind = Kind::open(path, layout, dataset.classes.as_deref())?;
+            let mut name = own_name(path);
+            let mut times = 1;
+            while !taken.insert(name.clone()) {
+                times += 1;
+                name = numbered(&own_name(path), times);
+            }
+            if matches!(kind, Kind::Folder(_) | Kind::Manifest(_)) {
+                name = if inputs.len() == 1 {
+                    String::new()
+                } else {
+                    name + "/"
+                };
+            }
+            dataset.starts.push(dataset.total);
+            dataset.total += kind.len();
+            dataset.inputs.push(Input { name, kind });
+        }
+        if dataset.total == 0 {
+            return Err(Error::invalid(
+                "no input: name image files, folders or arrays",
+            ));
+        }
+        Ok(dataset)
+    }
+
+    /// The pictures of a manifest that is read while it is worked on.
+    pub fn stream(stream: Stream, classes: Option<Classes>) -> Dataset {
+        Dataset {
+            inputs: Vec::new(),
+            starts: Vec::new(),
+            total: 0,
+            shard: None,
+            stream: Some(stream),
+            classes: classes.map(Arc::new),
+        }
+    }
+
+    /// The part of it that belongs to `shard`; there may be no picture in it.
+    pub fn only(mut self, shard: Shard) -> Dataset {
+        let held = (0..self.total).filter(|&index| shard.holds(&self.id_in_list(index)));
+        let held = held.map(|index| index as u32).collect();
+        self.shard = Some((shard, held));
+        self
+    }
+
+    /// The part that it was restricted to.
+    pub fn shard(&self) -> Option<Shard> {
+        self.shard.as_ref().map(|(shard, _)| *shard)
+    }
+
+    /// The stream that it is, where it is one.
+    pub fn as_stream(&self) -> Option<&Stream> {
+        self.stream.as_ref()
+    }
+
+    /// Lets a stream give no more pictures: who waits for one gets none, at once.
+    pub fn end(&self) {
+        if let Some(stream) = &self.stream {
+            stream.end();
+        }
+    }
+
+    /// Pictures; 0 for a stream, whose number is not known.
+    pub fn len(&self) -> usize {
+        match &self.shard {
+            Some((_, held)) => held.len(),
+            None => self.total,
+        }
+    }
+
+    /// Whether there are none, as in a small dataset's shard, or none that are known.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The class list it was opened with.
+    pub fn classes(&self) -> Option<&Arc<Classes>> {
+        self.classes.as_ref()
+    }
+
+    /// Where the picture at `index`, below [`len`](Self::len), is in the whole list.
+    fn in_list(&self, index: usize) -> usize {
+        match &self.shard {
+            Some((_, held)) => held[index] as usize,
+            None => index,
+        }
+    }
+
+    /// The input that has the picture at `index` of the whole list, and its row there.
+    fn find(&self, index: usize) -> (&Input, usize) {
+        let input = self.starts.partition_point(|&start| start <= index) - 1;
+        (&self.inputs[input], index - self.starts[input])
+    }
+
+    fn id_in_list(&self, index: usize) -> String {
+        let (Input { name, kind }, row) = self.find(index);
+        match kind {
+            Kind::File { .. } => name.clone(),
+            Kind::Folder(folder) => name.clone() + &id_of(folder.relative(row)),
+            Kind::Manifest(manifest) => name.clone() + manifest.id(row),
+            Kind::Tar(tar) => format!("{name}/{}", tar.id(row)),
+            Kind::Array(_) | Kind::Cifar(_) => format!("{name}#{row}"),
+        }
+    }
+
+    /// The id of the picture at `index`, below [`len`](Self::len).
+    pub fn id(&self, index: usize) -> String {
+        self.id_in_list(self.in_list(index))
+    }
+
+    /// The ids of all shards' pictures, in order: what output names are chosen by, so that they do not
+    /// depend on the shard.
+    pub fn ids_of_all_shards(&self) -> impl Iterator<Item = String> + '_ {
+        (0..self.total).map(|index| self.id_in_list(index))
+    }
+
+    /// The picture at `index`, below [`len`](Self::len).
+    pub fn item(&self, index: usize) -> Item {
+        let (Input { kind, .. }, row) = self.find(self.in_list(index));
+        let (label, place) = match kind {
+            Kind::File { path, label } => (*label, Place::File(path.clone())),
+            Kind::Folder(folder) => (folder.label(row), Place::File(folder.path(row))),
+            Kind::Manifest(manifest) => (manifest.label(row), Place::File(manifest.path(row))),
+            Kind::Array(array) => (array.label(row), Place::Array(array.clone(), row)),
+            Kind::Cifar(cifar) => (Some(cifar.label(row)), Place::Cifar(cifar.clone(), row)),
+            Kind::Tar(tar) => (tar.label(row), Place::Tar(tar.clone(), row)),
+        };
+        let more = match kind {
+            Kind::Manifest(manifest) => manifest.more(row),
+            Kind::Tar(tar) => tar.more(row),
+            _ => Map::new(),
+        };
+        Item {
+            id: self.id(index),
+            label,
+            more,
+            place,
+        }
+    }
+
+    /// All pictures, in order.
+    pub fn items(&self) -> impl Iterator<Item = Item> + Send + '_ {
+        self.items_where(|_| true)
+    }
+
+    /// The pictures whose ids are `wanted`, in order: those that are not cost no more than their id.
+    pub fn items_where<'a>(
+        &'a self,
+        wanted: impl Fn(&str) -> bool + Send + 'a,
+    ) -> Box<dyn Iterator<Item = Item> + Send + 'a> {
+        if let Some(stream) = &self.stream {
+            let held = self.shard();
+            return Box::new(stream.items().filter(move |item| {
+                held.is_none_or(|shard| shard.holds(&item.id)) && wanted(&item.id)
+            }));
+        }
+        let indices = (0..self.len()).filter(move |&index| wanted(&self.id(index)));
+        Box::new(indices.map(|index| self.item(index)))
+    }
+
+    /// Reads and decodes a picture.
+    ///
+    /// # Errors
+    /// It is missing, damaged, too large, or has numbers that are no pixels.
+    pub fn load(&self, item: &Item) -> Result<Picture> {
+        match &item.place {
+            Place::File(path) => Picture::open(path),
+            Place::Array(array, row) => array.load(*row),
+            Place::Cifar(cifar, row) => cifar.load(*row),
+            Place::Tar(tar, row) => tar.load(*row),
+            Place::Unknown(message) => Err(Error::invalid(message)),
+        }
+    }
+
+    /// The classifier's input for a picture.
+    ///
+    /// # Errors
+    /// The picture cannot be [read](Self::load) or [made fit](Preprocess::apply); the message names it.
+    pub fn load_for(&self, preprocess: &Preprocess, item: &Item) -> Result<Picture> {
+        let prepared = self
+            .load(item)
+            .and_then(|picture| preprocess.apply(picture));
+        prepared.map_err(|error| error.about(&item.id))
+    }
+}
+
+/// An input's own name: the last part of its path.
+fn own_name(path: &Path) -> String {
+    let name = |path: &Path| path.file_name().map(|name| id_of(Path::new(name)));
+    name(path)
+        .or_else(|| name(&path.canonicalize().ok()?))
+        .unwrap_or_else(|| "input".into())
+}

@@ -1,0 +1,246 @@
+//! `.jsonl` manifests: one JSON object a line, with `file` and optionally `label`.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::{Map, Value};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::names::numbered;
+use crate::error::{Error, Result};
+use crate::files::open_regular;
+
+/// The longest line that is read.
+pub const MAX_LINE: u64 = 1 << 20;
+
+/// The pictures that a manifest lists, in its order; nothing is decoded.
+///
+/// A list of a million takes little more memory than the manifest's text: all texts lie in one string.
+#[derive(Debug)]
+pub struct Manifest {
+    /// What the files are relative to.
+    base: PathBuf,
+    /// Each entry's `file`, then its other fields as JSON.
+    text: String,
+    entries: Vec<Listed>,
+    /// Numbered names of files that are listed again, by entry.
+    again: HashMap<u32, Box<str>>,
+}
+
+#[derive(Debug)]
+struct Listed {
+    /// Where its part of the text ends; it starts where the one before ends.
+    end: usize,
+    /// Bytes of `file`; the rest is the other fields.
+    file: u32,
+    label: Option<u32>,
+}
+
+impl Manifest {
+    /// Reads a manifest. `file` is relative to the manifest's folder.
+    ///
+    /// # Errors
+    /// A line is no object with a `file`, or its `label` is no label; the message has its number.
+    pub fn open(path: &Path) -> Result<Manifest> {
+        let mut reader = BufReader::with_capacity(1 << 16, open_regular(path)?);
+        let mut manifest = Manifest {
+            base: path.parent().unwrap_or(Path::new("")).to_owned(),
+            text: String::new(),
+            entries: Vec::new(),
+            again: HashMap::new(),
+        };
+        let mut names = Names::default();
+        let mut line = Vec::new();
+        for number in 1.. {
+            if !read_line(&mut reader, &mut line).map_err(Error::io(path))? {
+                break;
+            }
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            let entry = Entry::parse(&line)
+                .map_err(|message| Error::file(path, format!("line {number} {message}")))?;
+            if let Some(id) = names.again(&entry.file) {
+                manifest
+                    .again
+                    .insert(manifest.entries.len() as u32, id.into());
+            }
+            manifest.text += &entry.file;
+            if let Some(more) = &entry.more {
+                manifest.text += more;
+            }
+            manifest.entries.push(Listed {
+                end: manifest.text.len(),
+                file: entry.file.len() as u32,
+                label: entry.label,
+            });
+        }
+        if manifest.entries.is_empty() {
+            return Err(Error::file(path, "lists no pictures"));
+        }
+        Ok(manifest)
+    }
+
+    /// Pictures.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none; never so after opening.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// An entry's `file` and its other fields as JSON, empty where it has none.
+    fn texts(&self, index: usize) -> (&str, &str) {
+        let start = index.checked_sub(1).map_or(0, |i| self.entries[i].end);
+        let entry = &self.entries[index];
+        self.text[start..entry.end].split_at(entry.file as usize)
+    }
+
+    /// The name of a picture: `file`, numbered where it is listed more than once.
+    pub fn id(&self, index: usize) -> &str {
+        let again = self.again.get(&(index as u32));
+        again.map_or(self.texts(index).0, |id| id)
+    }
+
+    /// A picture's path.
+    pub fn path(&self, index: usize) -> PathBuf {
+        self.base.join(self.texts(index).0)
+    }
+
+    /// A picture's true label.
+    pub fn label(&self, index: usize) -> Option<usize> {
+        self.entries[index].label.map(|label| label as usize)
+    }
+
+    /// The fields beside `file` and `label`.
+    pub fn more(&self, index: usize) -> Map<String, Value> {
+        match self.texts(index).1 {
+            "" => Map::new(),
+            json => serde_json::from_str(json).expect("it was read from JSON"),
+        }
+    }
+}
+
+/// Reads a line of at most [`MAX_LINE`] bytes; a longer one is cut there, which [`Entry::parse`] says.
+/// False at the end.
+pub fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<bool> {
+    line.clear();
+    Ok(reader.by_ref().take(MAX_LINE).read_until(b'\n', line)? > 0)
+}
+
+/// Gives the same file another name where it is listed again.
+///
+/// Names are held as hashes. Equal hashes of different names would number a picture without need, no
+/// more.
+#[derive(Debug, Default)]
+pub struct Names {
+    times: HashMap<u64, u32>,
+}
+
+impl Names {
+    /// Counts `file`; its numbered name where it was counted before.
+    pub fn again(&mut self, file: &str) -> Option<String> {
+        let hash = |name: &str| xxh3_64(name.as_bytes());
+        let mut n = *self.times.get(&hash(file)).unwrap_or(&0) + 1;
+        let mut id = None;
+        if n > 1 {
+            // The numbered name itself may be in the list: go on until one is free.
+            let free = loop {
+                let id = numbered(file, n as usize);
+                if !self.times.contains_key(&hash(&id)) {
+                    break id;
+                }
+                n += 1;
+            };
+            self.times.insert(hash(&free), 1);
+            id = Some(free);
+        }
+        self.times.insert(hash(file), n);
+        id
+    }
+}
+
+/// One line.
+#[derive(Debug)]
+pub struct Entry {
+    pub file: String,
+    pub label: Option<u32>,
+    /// The other fields, as JSON.
+    pub more: Option<String>,
+}
+
+impl Entry {
+    /// Reads a line.
+    ///
+    /// # Errors
+    /// What is wrong with it, to follow "line 7".
+    pub fn parse(line: &[u8]) -> Result<Entry, String> {
+        if line.len() as u64 == MAX_LINE && !line.ends_with(b"\n") {
+            return Err("is longer than 1 MiB".into());
+        }
+        let Fields { file, label, more } =
+            serde_json::from_slice(line).map_err(|error| format!("is no JSON object: {error}"))?;
+        let file = match file {
+            Some(Value::String(file)) if !file.is_empty() => file,
+            Some(other) => return Err(format!("has a file that is no path: {other}")),
+            None => return Err("has no field file".into()),
+        };
+        Ok(Entry {
+            file,
+            label: label_of(&label)?,
+            more: (!more.is_empty()).then(|| Value::Object(more).to_string()),
+        })
+    }
+}
+
+/// A true label as JSON says it: an integer from 0, or null.
+pub fn label_of(value: &Value) -> Result<Option<u32>, String> {
+    if value.is_null() {
+        return Ok(None);
+    }
+    let label = value.as_u64().and_then(|label| u32::try_from(label).ok());
+    match label {
+        Some(label) => Ok(Some(label)),
+        None => Err(format!("has label {value}; labels are integers from 0")),
+    }
+}
+
+/// A line's fields. A line of no more than `file` and `label` needs no map: lists have millions.
+#[derive(Default)]
+struct Fields {
+    file: Option<Value>,
+    label: Value,
+    more: Map<String, Value>,
+}
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Fields::default();
+                while let Some(key) = map.next_key::<String>()? {
+                    let value = map.next_value()?;
+                    match key.as_str() {
+                        "file" => fields.file = Some(value),
+                        "label" => fields.label = value,
+                        _ => drop(fields.more.insert(key, value)),
+                    }
+                }
+                Ok(fields)
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}

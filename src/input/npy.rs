@@ -1,0 +1,243 @@
+//! The `.npy` header, and writing `.npy` files.
+//!
+//! The header is parsed here because it comes from the user: a parser that multiplies a shape
+//! unchecked, or believes a length of 4 GiB, falls over on a damaged file.
+
+use std::io::{Read, Write};
+
+use npyz::WriterBuilder;
+
+use crate::error::{Error, Result};
+use crate::files::replace::Replacement;
+
+/// The longest header that is read; NumPy itself refuses more than 10,000 bytes.
+const MAX_HEADER: usize = 65_536;
+
+/// What a `.npy` header says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// NumPy's type string: `<f4`, `|u1` and so on; `?` for a structured type.
+    pub descr: String,
+    pub fortran_order: bool,
+    pub shape: Vec<usize>,
+    /// Where the data starts.
+    pub data_offset: u64,
+}
+
+impl Header {
+    /// Reads a header, leaving `reader` at the data.
+    ///
+    /// # Errors
+    /// What is wrong with it, for a message that names the array.
+    pub fn read(reader: &mut impl Read) -> Result<Header, String> {
+        let mut start = [0; 8];
+        fill(reader, &mut start)?;
+        if start[..6] != *b"\x93NUMPY" {
+            return Err("is not a NumPy array (its first bytes are not those of .npy)".into());
+        }
+        let (width, version) = match start[6] {
+            1 => (2, 1),
+            version @ (2 | 3) => (4, version),
+            version => {
+                return Err(format!(
+                    "has .npy format version {version}; 1 to 3 are known"
+                ));
+            }
+        };
+        let mut length = [0; 4];
+        fill(reader, &mut length[..width])?;
+        let length = u32::from_le_bytes(length) as usize;
+        if length > MAX_HEADER {
+            return Err(format!(
+                "has a .npy header of {length} bytes; it is damaged"
+            ));
+        }
+        let mut text = vec![0; length];
+        fill(reader, &mut text)?;
+        let text = String::from_utf8(text)
+            .map_err(|_| format!("has a .npy version {version} header that is not text"))?;
+        let (descr, fortran_order, shape) = parse(&text)
+            .ok_or_else(|| format!("has a .npy header that cannot be read: {}", text.trim()))?;
+        Ok(Header {
+            descr,
+            fortran_order,
+            shape,
+            data_offset: (8 + width + length) as u64,
+        })
+    }
+
+    /// Elements of the array; `None` where that overflows.
+    pub fn elements(&self) -> Option<usize> {
+        self.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
+    }
+}
+
+/// `read_exact` whose error says that the file ends early.
+fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> Result<(), String> {
+    reader
+        .read_exact(buffer)
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => "ends inside its .npy header".to_owned(),
+            _ => error.to_string(),
+        })
+}
+
+/// The three values of `{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }`, in any order.
+fn parse(text: &str) -> Option<(String, bool, Vec<usize>)> {
+    let body = text.trim().strip_prefix('{')?.strip_suffix('}')?;
+    let value = |key: &str| {
+        let quoted = [format!("'{key}'"), format!("\"{key}\"")];
+        let at = quoted
+            .iter()
+            .find_map(|q| body.find(q).map(|at| at + q.len()))?;
+        body[at..]
+            .trim_start()
+            .strip_prefix(':')
+            .map(str::trim_start)
+    };
+    let descr = value("descr")?;
+    let descr = match descr.chars().next()? {
+        quote @ ('\'' | '"') => descr[1..].split_once(quote)?.0.to_owned(),
+        _ => "?".to_owned(),
+    };
+    let order = value("fortran_order")?;
+    let fortran_order = order.starts_with("True");
+    if !fortran_order && !order.starts_with("False") {
+        return None;
+    }
+    let (shape, _) = value("shape")?.strip_prefix('(')?.split_once(')')?;
+    let shape = shape
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .map(|part| part.trim_end_matches('L').parse().ok())
+        .collect::<Option<_>>()?;
+    Some((descr, fortran_order, shape))
+}
+
+/// Writes a float32 `.npy` array, C order.
+///
+/// # Errors
+/// The writer fails, or `values` are not as many as `shape` says.
+pub fn write_f32(out: impl Write, shape: &[usize], values: &[f32]) -> std::io::Result<()> {
+    let shape: Vec<u64> = shape.iter().map(|&d| d as u64).collect();
+    let mut writer = npyz::WriteOptions::new()
+        .default_dtype()
+        .shape(&shape)
+        .writer(out)
+        .begin_nd()?;
+    writer.extend(values.iter().copied())?;
+    writer.finish()
+}
+
+/// A float32 `.npy` file that is filled row by row, its number of rows known only at the end: the
+/// logits of a classification.
+pub struct RowWriter {
+    file: Replacement,
+    columns: usize,
+    rows: usize,
+}
+
+impl RowWriter {
+    /// Bytes of the header that [`finish`](Self::finish) fills in.
+    const HEADER: usize = 128;
+
+    /// Starts `path` with rows of `columns` numbers; the file appears when it is finished.
+    pub fn create(path: &std::path::Path, columns: usize) -> Result<RowWriter> {
+        // Renaming would put a file in a device's place.
+        if path.exists() && !path.is_file() {
+            return Err(Error::file(path, "is not a regular file; name another"));
+        }
+        let mut file = Replacement::create(path)?;
+        file.write(&[0; Self::HEADER])?;
+        Ok(RowWriter {
+            file,
+            columns,
+            rows: 0,
+        })
+    }
+
+    /// Appends one row.
+    ///
+    /// # Errors
+    /// `row` has another length than the first promised, or the file cannot be written.
+    pub fn push(&mut self, row: &[f32]) -> Result<()> {
+        if row.len() != self.columns {
+            return Err(Error::invalid(format!(
+                "a row of {} numbers where {} are needed",
+                row.len(),
+                self.columns
+            )));
+        }
+        self.rows += 1;
+        let bytes: Vec<u8> = row.iter().flat_map(|x| x.to_le_bytes()).collect();
+        self.file.write(&bytes)
+    }
+
+    /// Writes the header and gives the file its name.
+    pub fn finish(mut self) -> Result<()> {
+        let mut header = Vec::from(*b"\x93NUMPY\x01\x00");
+        header.extend(((Self::HEADER - 10) as u16).to_le_bytes());
+        let text = format!(
+            "{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}",
+            self.rows, self.columns
+        );
+        header.extend(text.as_bytes());
+        header.resize(Self::HEADER - 1, b' ');
+        header.push(b'\n');
+        self.file.write_at_start(&header)?;
+        self.file.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        let mut bytes = Vec::new();
+        write_f32(&mut bytes, &[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap();
+        let header = Header::read(&mut bytes.as_slice()).unwrap();
+        assert_eq!(
+            (header.descr.as_str(), header.fortran_order),
+            ("<f4", false)
+        );
+        assert_eq!(header.shape, [2, 3]);
+        assert_eq!(header.data_offset as usize + 24, bytes.len());
+    }
+
+    #[test]
+    fn rows_become_an_array() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("logits.npy");
+        let mut rows = RowWriter::create(&path, 3).unwrap();
+        for i in 0..5 {
+            rows.push(&[i as f32, 0.5, -1.0]).unwrap();
+        }
+        assert!(rows.push(&[1.0]).is_err());
+        assert!(!path.exists());
+        rows.finish().unwrap();
+        // An independent reader.
+        let bytes = std::fs::read(&path).unwrap();
+        let array = npyz::NpyFile::new(bytes.as_slice()).unwrap();
+        assert_eq!(array.shape(), [5, 3]);
+        let values: Vec<f32> = array.into_vec().unwrap();
+        assert_eq!(values[12..], [4.0, 0.5, -1.0]);
+    }
+
+    #[test]
+    fn headers_are_read_whatever_their_order_and_quotes() {
+        let text = "{\"shape\": (7,), 'fortran_order': True, 'descr': '|u1'}";
+        assert_eq!(parse(text), Some(("|u1".into(), true, vec![7])));
+        let structured = "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': ()}";
+        assert_eq!(parse(structured), Some(("?".into(), false, vec![])));
+        for wrong in [
+            "",
+            "{}",
+            "{'descr': '<f4', 'fortran_order': 1, 'shape': (1,)}",
+        ] {
+            assert_eq!(parse(wrong), None);
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! A manifest on standard input: pictures are worked on before its end is read.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use serde_json::Map;
+
+use super::item::{Item, Place};
+use super::manifest::{Entry, MAX_LINE, Names, read_line};
+
+/// Lines that are read ahead.
+const AHEAD: usize = 256;
+
+/// How often a stream that waits for a line looks whether it was ended.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// A `.jsonl` manifest that is read line by line; `file` is relative to the working folder.
+///
+/// A damaged line is a picture that cannot be loaded, called `line 7`: it fails alone.
+#[derive(Debug)]
+pub struct Stream {
+    lines: Mutex<Lines>,
+    ended: AtomicBool,
+    stop: fn() -> bool,
+}
+
+#[derive(Debug)]
+struct Lines {
+    lines: Receiver<std::io::Result<Vec<u8>>>,
+    number: usize,
+    names: Names,
+}
+
+impl Stream {
+    /// Starts to read on a thread of its own: nothing can wake one that waits for a line that never
+    /// comes, so nothing waits for that thread. When `stop` becomes true, no more pictures come.
+    pub fn new(reader: impl Read + Send + 'static, stop: fn() -> bool) -> Stream {
+        let (sender, lines) = sync_channel(AHEAD);
+        std::thread::spawn(move || {
+            let mut reader = BufReader::new(reader);
+            let mut next = || {
+                let mut line = Vec::new();
+                let more = read_line(&mut reader, &mut line);
+                // What is beyond the longest line belongs to it.
+                while line.len() >= MAX_LINE as usize && !line.ends_with(b"\n") {
+                    let rest = match reader.fill_buf() {
+                        Ok([]) => break,
+                        Ok(rest) => rest,
+                        Err(error) => return Some(Err(error)),
+                    };
+                    let end = rest.iter().position(|&byte| byte == b'\n');
+                    let used = end.map_or(rest.len(), |end| end + 1);
+                    reader.consume(used);
+                    if end.is_some() {
+                        break;
+                    }
+                }
+                more.map(|more| more.then_some(line)).transpose()
+            };
+            while let Some(line) = next() {
+                let last = line.is_err();
+                if sender.send(line).is_err() || last {
+                    break;
+                }
+            }
+        });
+        Stream {
+            lines: Mutex::new(Lines {
+                lines,
+                number: 0,
+                names: Names::default(),
+            }),
+            ended: AtomicBool::new(false),
+            stop,
+        }
+    }
+
+    /// Lets no more pictures come: who waits for one gets none, at once.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+
+    /// The pictures that have not been taken yet, as they come.
+    pub fn items(&self) -> impl Iterator<Item = Item> + Send + '_ {
+        std::iter::from_fn(|| self.next())
+    }
+
+    /// The next picture; waits for it.
+    fn next(&self) -> Option<Item> {
+        let mut lines = self.lines.lock().expect("no thread panics with the lines");
+        while !(self.ended.load(Ordering::Relaxed) || (self.stop)()) {
+            match lines.lines.recv_timeout(PATIENCE) {
+                Ok(line) => {
+                    lines.number += 1;
+                    match line {
+                        Ok(line) if line.trim_ascii().is_empty() => {}
+                        Ok(line) => return Some(lines.item(Entry::parse(&line))),
+                        Err(error) => {
+                            let message = format!("cannot be read: {error}");
+                            return Some(lines.item(Err(message)));
+                        }
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        None
+    }
+}
+
+impl Lines {
+    /// The picture of the line that was read last.
+    fn item(&mut self, entry: Result<Entry, String>) -> Item {
+        let number = self.number;
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(message) => {
+                return Item {
+                    id: format!("line {number}"),
+                    label: None,
+                    more: Map::new(),
+                    place: Place::Unknown(format!("of standard input {message}")),
+                };
+            }
+        };
+        let again = self.names.again(&entry.file);
+        let more = entry.more.and_then(|json| serde_json::from_str(&json).ok());
+        Item {
+            id: again.unwrap_or_else(|| entry.file.clone()),
+            label: entry.label.map(|label| label as usize),
+            more: more.unwrap_or_default(),
+            place: Place::File(PathBuf::from(entry.file)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn pictures_come_before_the_end_and_damaged_lines_fail_alone() {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let stream = Stream::new(reader, || false);
+        let mut items = stream.items();
+        writer
+            .write_all(b"{\"file\":\"a/x.png\",\"label\":3,\"note\":1}\n\n")
+            .unwrap();
+        let item = items.next().unwrap();
+        assert_eq!((item.id.as_str(), item.label), ("a/x.png", Some(3)));
+        assert_eq!(item.more["note"], 1);
+        writer.write_all(b"[1]\n{\"file\":\"a/x.png\"}\n").unwrap();
+        let item = items.next().unwrap();
+        assert_eq!(item.id, "line 3");
+        let Place::Unknown(message) = item.place else {
+            panic!("{item:?}");
+        };
+        assert!(message.contains("is no JSON object"), "{message}");
+        assert_eq!(items.next().unwrap().id, "a/x~2.png");
+        // A line without its end, and one that is too long.
+        let mut long = vec![b'x'; 3 << 20];
+        long.extend(b"\n{\"file\":\"b.png\"}");
+        let writing = std::thread::spawn(move || writer.write_all(&long).unwrap());
+        assert_eq!(items.next().unwrap().id, "line 5");
+        assert_eq!(items.next().unwrap().id, "b.png");
+        assert!(items.next().is_none());
+        writing.join().unwrap();
+    }
+
+    #[test]
+    fn a_stream_that_is_ended_waits_for_nothing() {
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let stream = Stream::new(reader, || false);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| stream.items().next().is_none());
+            stream.end();
+            assert!(waiting.join().unwrap());
+        });
+    }
+}

@@ -1,0 +1,234 @@
+//! WebDataset shards: `.tar` files whose members of one key are one sample, `key.png` beside `key.cls`
+//! or `key.json`.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use serde_json::{Map, Value};
+use tar::{Archive, Entry, EntryType};
+
+use super::folder::is_picture;
+use super::manifest::{Names, label_of};
+use crate::error::{Error, Result};
+use crate::files::open_regular;
+use crate::picture::{MAX_BYTES, Picture};
+
+/// The longest `.cls` that is read: a number.
+const MAX_CLS: u64 = 64;
+/// The longest `.json`, and the longest extended header.
+const MAX_TEXT: u64 = 1 << 20;
+
+/// The pictures of a `.tar` file, in its order; nothing is decoded.
+///
+/// Members are read where they lie and never unpacked: their names are ids, not paths.
+#[derive(Debug)]
+pub struct TarFile {
+    path: PathBuf,
+    file: Mutex<File>,
+    pictures: Vec<Member>,
+}
+
+#[derive(Debug)]
+struct Member {
+    /// Its name in the archive, numbered where another has the same.
+    id: Box<str>,
+    offset: u64,
+    size: u64,
+    label: Option<u32>,
+    /// The other fields of `key.json`, as JSON.
+    more: Option<Box<str>>,
+}
+
+/// What a key's `.cls` and `.json` say.
+#[derive(Default)]
+struct Said {
+    label: Option<u32>,
+    more: Map<String, Value>,
+}
+
+impl TarFile {
+    /// Lists the pictures of a `.tar` file. A key is a member's name up to the first dot of its last
+    /// part; `key.cls` has the true label, or `key.json` with `label`, whose other fields are kept.
+    ///
+    /// # Errors
+    /// It is damaged, cut short, or has no pictures; a label is no label.
+    pub fn open(path: &Path) -> Result<TarFile> {
+        let file = open_regular(path)?;
+        let length = file.metadata().map_err(Error::io(path))?.len();
+        let damaged =
+            |error: std::io::Error| Error::file(path, format!("is a damaged tar archive: {error}"));
+        let named = |name: &str, message: String| {
+            Error::file(path, format!("{}: {message}", name.escape_debug()))
+        };
+        check_headers(&file).map_err(|message| Error::file(path, message))?;
+        let mut archive = Archive::new(rewound(&file).map_err(Error::io(path))?);
+        let mut names = Names::default();
+        let mut pictures = Vec::new();
+        let mut said: HashMap<String, Said> = HashMap::new();
+        for entry in archive.entries_with_seek().map_err(damaged)? {
+            let mut entry = entry.map_err(damaged)?;
+            let (offset, size) = (entry.raw_file_position(), entry.size());
+            if offset.checked_add(size).is_none_or(|end| end > length) {
+                return Err(Error::file(path, "is a truncated tar archive"));
+            }
+            let kind = entry.header().entry_type();
+            if !matches!(kind, EntryType::Regular | EntryType::Continuous) {
+                continue;
+            }
+            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            let Some((key, extension)) = split(&name) else {
+                continue;
+            };
+            match extension {
+                "cls" => {
+                    let text = read_text(&mut entry, MAX_CLS).map_err(|m| named(&name, m))?;
+                    let label = text.trim().parse().map_err(|_| {
+                        let text = text.trim().escape_debug();
+                        named(
+                            &name,
+                            format!("has label {text}; labels are integers from 0"),
+                        )
+                    })?;
+                    said.entry(key.to_owned()).or_default().label = Some(label);
+                }
+                "json" => {
+                    let text = read_text(&mut entry, MAX_TEXT).map_err(|m| named(&name, m))?;
+                    let mut fields: Map<String, Value> = serde_json::from_str(&text)
+                        .map_err(|error| named(&name, format!("is no JSON object: {error}")))?;
+                    let label = fields.shift_remove("label").unwrap_or_default();
+                    let label = label_of(&label).map_err(|m| named(&name, m))?;
+                    let said = said.entry(key.to_owned()).or_default();
+                    // `.cls` goes before.
+                    said.label = said.label.or(label);
+                    said.more = fields;
+                }
+                _ if is_picture(Path::new(&name)) => pictures.push(Member {
+                    id: names.again(&name).unwrap_or(name).into(),
+                    offset,
+                    size,
+                    label: None,
+                    more: None,
+                }),
+                _ => {}
+            }
+        }
+        if pictures.is_empty() {
+            return Err(Error::file(path, "holds no pictures"));
+        }
+        for picture in &mut pictures {
+            let said = split(&picture.id).and_then(|(key, _)| said.get(key));
+            if let Some(Said { label, more }) = said {
+                picture.label = *label;
+                picture.more =
+                    (!more.is_empty()).then(|| Value::from(more.clone()).to_string().into());
+            }
+        }
+        Ok(TarFile {
+            path: path.to_owned(),
+            file: Mutex::new(file),
+            pictures,
+        })
+    }
+
+    /// Pictures.
+    pub fn len(&self) -> usize {
+        self.pictures.len()
+    }
+
+    /// Whether there are none; never so after opening.
+    pub fn is_empty(&self) -> bool {
+        self.pictures.is_empty()
+    }
+
+    /// A picture's name in the archive.
+    pub fn id(&self, row: usize) -> &str {
+        &self.pictures[row].id
+    }
+
+    /// A picture's true label.
+    pub fn label(&self, row: usize) -> Option<usize> {
+        self.pictures[row].label.map(|label| label as usize)
+    }
+
+    /// The fields of `key.json` beside `label`.
+    pub fn more(&self, row: usize) -> Map<String, Value> {
+        let more = self.pictures[row].more.as_deref();
+        more.and_then(|json| serde_json::from_str(json).ok())
+            .unwrap_or_default()
+    }
+
+    /// Reads and decodes a picture.
+    ///
+    /// # Errors
+    /// It is damaged or too large.
+    pub fn load(&self, row: usize) -> Result<Picture> {
+        let Member {
+            id, offset, size, ..
+        } = &self.pictures[row];
+        let name = || PathBuf::from(format!("{}/{id}", self.path.display()));
+        if *size > MAX_BYTES as u64 {
+            return Err(Error::file(
+                name(),
+                "is larger than 1 GiB; that is no picture",
+            ));
+        }
+        let mut bytes = Vec::new();
+        {
+            let mut file = self.file.lock().expect("no thread panics with the file");
+            file.seek(SeekFrom::Start(*offset))
+                .and_then(|_| (&*file).take(*size).read_to_end(&mut bytes))
+                .map_err(Error::io(&self.path))?;
+        }
+        Picture::decode(&bytes).map_err(|message| Error::file(name(), message))
+    }
+}
+
+/// Refuses an archive whose extended headers, which are read into memory, are no names.
+fn check_headers(file: &File) -> Result<(), String> {
+    let damaged = |error: std::io::Error| format!("is a damaged tar archive: {error}");
+    let mut archive = Archive::new(rewound(file).map_err(damaged)?);
+    for entry in archive.entries_with_seek().map_err(damaged)?.raw(true) {
+        let entry = entry.map_err(damaged)?;
+        let extended = matches!(
+            entry.header().entry_type(),
+            EntryType::GNULongName
+                | EntryType::GNULongLink
+                | EntryType::XHeader
+                | EntryType::XGlobalHeader
+        );
+        if extended && entry.size() > MAX_TEXT {
+            return Err("is a damaged tar archive: it has a name longer than 1 MiB".into());
+        }
+    }
+    Ok(())
+}
+
+/// The file, from its start.
+fn rewound(mut file: &File) -> std::io::Result<&File> {
+    file.seek(SeekFrom::Start(0))?;
+    Ok(file)
+}
+
+/// A member's key and what follows it; `None` for hidden files.
+fn split(name: &str) -> Option<(&str, &str)> {
+    let last = name.rfind('/').map_or(0, |slash| slash + 1);
+    match name[last..].find('.') {
+        Some(dot) if dot > 0 => Some((&name[..last + dot], &name[last + dot + 1..])),
+        _ => None,
+    }
+}
+
+/// A member's text.
+fn read_text(entry: &mut Entry<'_, &File>, most: u64) -> Result<String, String> {
+    if entry.size() > most {
+        return Err(format!("is longer than {most} bytes"));
+    }
+    let mut text = String::new();
+    entry
+        .read_to_string(&mut text)
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    Ok(text)
+}

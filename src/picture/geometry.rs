@@ -1,0 +1,157 @@
+//! How pictures reach the classifier's size, as sidecars, the command line and [`Preprocess`](super::Preprocess)
+//! say it.
+
+use serde::Serialize;
+
+use super::check_size;
+
+/// Height and width, in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Size {
+    pub height: usize,
+    pub width: usize,
+}
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}x{}", self.height, self.width)
+    }
+}
+
+impl std::str::FromStr for Size {
+    type Err = String;
+
+    /// `224x320` (height first), or `224` for both.
+    fn from_str(text: &str) -> Result<Size, String> {
+        let refused = || format!("{text} is no size; write HEIGHTxWIDTH, such as 224x224");
+        let (height, width) = text.split_once(['x', '×']).unwrap_or((text, text));
+        let size = Size {
+            height: height.trim().parse().map_err(|_| refused())?,
+            width: width.trim().parse().map_err(|_| refused())?,
+        };
+        check_size(size.width, size.height).map_err(|message| format!("the size {message}"))?;
+        Ok(size)
+    }
+}
+
+/// What the classifier subtracts from, and then divides, each channel of pixels in `[0, 1]` by.
+///
+/// Pixels here stay in `[0, 1]`; the classifier applies this in front of its first layer.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Normalization {
+    pub mean: [f32; 3],
+    pub std: [f32; 3],
+}
+
+/// How a picture reaches the size from which the crop is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Resize {
+    /// Not at all.
+    Keep,
+    /// To exactly this size, whatever becomes of the aspect.
+    Exact(Size),
+    /// The shorter side to this, the longer in proportion, rounded down.
+    Shorter(usize),
+    /// In proportion, as small as covers this size, rounded to nearest.
+    Cover(Size),
+    /// In proportion, as large as fits this size, rounded to nearest.
+    Inside(Size),
+}
+
+/// Where the centre crop starts if the margin is odd, and where the padding of a picture that is
+/// smaller than the crop goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Centering {
+    /// torchvision: half the margin, halves to even; padding's odd row goes below.
+    Torchvision,
+    /// transformers: half the margin, rounded down; padding's odd row goes above.
+    Transformers,
+}
+
+impl Centering {
+    /// Where a crop of `crop` starts on an axis of `n`; negative where padding comes first.
+    pub fn offset(self, n: usize, crop: usize) -> isize {
+        let (n, crop) = (n as isize, crop as isize);
+        match self {
+            Centering::Torchvision if n >= crop => {
+                ((n - crop) as f64 / 2.0).round_ties_even() as isize
+            }
+            Centering::Torchvision => -((crop - n) / 2),
+            Centering::Transformers => (n - crop).div_euclid(2),
+        }
+    }
+}
+
+/// How a sidecar or the command line describes resizing, before the size is settled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Geometry {
+    /// The classifier's size.
+    pub size: Option<Size>,
+    pub mode: Mode,
+    pub scale: Scale,
+    pub crop: bool,
+    pub centering: Centering,
+}
+
+/// What resizing does with the aspect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// No resizing.
+    Keep,
+    /// The shorter side is resized; what is beyond the crop is lost.
+    Shorter,
+    /// Both sides are resized.
+    Squash,
+    /// The picture is made to fit, with a border.
+    Border,
+}
+
+/// How much larger than the crop the resized picture is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Scale {
+    /// The crop's share of the side: timm's `crop_pct`.
+    Percent(f64),
+    /// The resized picture's size for a crop of a certain size, and in proportion for others.
+    Edges { resize: Size, crop: Size },
+}
+
+impl Default for Geometry {
+    /// Pictures are used as they are.
+    fn default() -> Self {
+        Geometry {
+            size: None,
+            mode: Mode::Keep,
+            scale: Scale::Percent(1.0),
+            crop: false,
+            centering: Centering::Torchvision,
+        }
+    }
+}
+
+impl Geometry {
+    /// The rule that leads to pictures of `size`.
+    pub fn resize(&self, size: Size) -> Resize {
+        let to = match self.scale {
+            Scale::Percent(pct) => {
+                let scaled = |n: usize| (n as f64 / pct).floor() as usize;
+                Size {
+                    height: scaled(size.height),
+                    width: scaled(size.width),
+                }
+            }
+            Scale::Edges { resize, crop } => Size {
+                height: size.height * resize.height / crop.height,
+                width: size.width * resize.width / crop.width,
+            },
+        };
+        match self.mode {
+            Mode::Keep => Resize::Keep,
+            Mode::Squash => Resize::Exact(to),
+            Mode::Border => Resize::Inside(to),
+            Mode::Shorter if to.height == to.width => Resize::Shorter(to.height),
+            Mode::Shorter => Resize::Cover(to),
+        }
+    }
+}

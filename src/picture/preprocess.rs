@@ -1,0 +1,233 @@
+//! From a picture of any size to the classifier's input: resize, crop, and what the classifier's
+//! normalisation is.
+
+use serde::Serialize;
+
+use super::geometry::{Centering, Mode, Normalization, Resize, Scale, Size};
+use super::resample::{Filter, resample_f32, resample_u8};
+use super::sidecar::Sidecar;
+use super::{Picture, check_size, rgb};
+use crate::error::{Error, Result};
+
+/// How pictures become the classifier's input.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Preprocess {
+    /// What the classifier takes.
+    pub size: Size,
+    pub resize: Resize,
+    /// Whether the crop is taken, or padding added, after resizing.
+    pub crop: bool,
+    pub centering: Centering,
+    pub filter: Filter,
+    /// The colour of padding, in `[0, 1]`.
+    pub fill: [f32; 3],
+    /// `None` where the classifier takes pixels as they are.
+    pub normalization: Option<Normalization>,
+}
+
+/// What the command line says against, or without, a sidecar.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Overrides {
+    pub size: Option<Size>,
+    /// The crop's share of the resized picture's side, above 0 and at most 1.
+    pub crop_pct: Option<f64>,
+    pub filter: Option<Filter>,
+    pub mean: Option<[f32; 3]>,
+    pub std: Option<[f32; 3]>,
+}
+
+impl Preprocess {
+    /// Joins a sidecar, what overrides it, and the size that the model itself fixes.
+    ///
+    /// Without a sidecar and without `size` and `crop_pct`, pictures are used as they are.
+    /// `size` without a sidecar resizes the shorter side to it and crops the centre (`crop_pct` 1).
+    ///
+    /// # Errors
+    /// No size is known, or two that contradict each other; the message names both.
+    pub fn resolve(
+        sidecar: Option<&Sidecar>,
+        overrides: &Overrides,
+        model: Option<Size>,
+    ) -> Result<Preprocess> {
+        let mut geometry = sidecar.map(|s| s.geometry).unwrap_or_default();
+        if let Some(size) = overrides.size {
+            geometry.size = Some(size);
+        }
+        if let Some(pct) = overrides.crop_pct {
+            geometry.scale = Scale::Percent(pct);
+        }
+        if overrides.size.is_some() || overrides.crop_pct.is_some() {
+            geometry.crop = true;
+            if matches!(geometry.mode, Mode::Keep) {
+                geometry.mode = Mode::Shorter;
+            }
+        }
+        let size = match (geometry.size, model) {
+            (Some(size), Some(model)) if size != model => {
+                let source = match (overrides.size, sidecar) {
+                    (None, Some(sidecar)) => sidecar.path.display().to_string(),
+                    _ => "--size".into(),
+                };
+                return Err(Error::invalid(format!(
+                    "the classifier takes pictures of {model} (height x width) and {source} says \
+                     {size}; use --size {model}"
+                )));
+            }
+            (Some(size), _) | (None, Some(size)) => size,
+            (None, None) => {
+                return Err(Error::invalid(
+                    "the classifier leaves its input size open; say it with --size HEIGHTxWIDTH",
+                ));
+            }
+        };
+        let normalization = sidecar.and_then(|s| s.normalization);
+        let normalization = match (overrides.mean, overrides.std, normalization) {
+            (None, None, n) => n,
+            (mean, std, n) => Some(Normalization {
+                mean: mean.or(n.map(|n| n.mean)).unwrap_or([0.0; 3]),
+                std: std.or(n.map(|n| n.std)).unwrap_or([1.0; 3]),
+            }),
+        };
+        let resize = geometry.resize(size);
+        if let Resize::Exact(to) | Resize::Cover(to) | Resize::Inside(to) = resize {
+            check_size(to.width, to.height)
+                .map_err(|message| Error::invalid(format!("the size to resize to {message}")))?;
+        }
+        // A border has the colour that normalisation maps to 0; other padding is black.
+        let mean = normalization.map_or([0.0; 3], |n| n.mean);
+        let fill = match geometry.mode {
+            Mode::Border => mean.map(|m| (m.clamp(0.0, 1.0) * 255.0).round_ties_even() / 255.0),
+            _ => [0.0; 3],
+        };
+        Ok(Preprocess {
+            size,
+            resize,
+            crop: geometry.crop,
+            centering: geometry.centering,
+            filter: overrides
+                .filter
+                .or(sidecar.map(|s| s.filter))
+                .unwrap_or(Filter::Bilinear),
+            fill,
+            normalization,
+        })
+    }
+
+    /// The classifier's input for a picture.
+    ///
+    /// A picture that has the classifier's size already stays as it is, bit by bit, whatever the rules
+    /// say: what an attack or an earlier run made is not resized again.
+    ///
+    /// # Errors
+    /// The picture has another size and nothing says how to resize it, or is so narrow that resizing it
+    /// would take too much memory.
+    pub fn apply(&self, picture: Picture) -> Result<Picture> {
+        let Size { height, width } = self.size;
+        let wanted = rgb(height, width);
+        if picture.shape == wanted {
+            return Ok(picture);
+        }
+        let picture = self.resized(picture)?;
+        let picture = match self.crop {
+            true => self.cropped(&picture),
+            false => picture,
+        };
+        if picture.shape != wanted {
+            let there = Size {
+                height: picture.shape.height,
+                width: picture.shape.width,
+            };
+            return Err(Error::invalid(format!(
+                "the picture is {there} (height x width) and the classifier takes {}; resize it with \
+                 --size {0}",
+                self.size
+            )));
+        }
+        Ok(picture)
+    }
+
+    /// The size that resizing gives a picture.
+    fn target(&self, height: usize, width: usize) -> Size {
+        let (h, w) = (height as f64, width as f64);
+        let scaled = |ratio: f64| Size {
+            height: (h / ratio).round_ties_even().max(1.0) as usize,
+            width: (w / ratio).round_ties_even().max(1.0) as usize,
+        };
+        let ratios = |to: Size| (h / to.height as f64, w / to.width as f64);
+        match self.resize {
+            Resize::Keep => Size { height, width },
+            Resize::Exact(size) => size,
+            Resize::Shorter(side) => {
+                let (short, long) = (height.min(width), height.max(width));
+                // The quotient of the floating-point numbers, as Python's `int(size * long / short)`.
+                let long = ((side * long) as f64 / short as f64) as usize;
+                match height <= width {
+                    true => Size {
+                        height: side,
+                        width: long,
+                    },
+                    false => Size {
+                        height: long,
+                        width: side,
+                    },
+                }
+            }
+            Resize::Cover(to) => scaled(ratios(to).0.min(ratios(to).1)),
+            Resize::Inside(to) => scaled(ratios(to).0.max(ratios(to).1)),
+        }
+    }
+
+    fn resized(&self, picture: Picture) -> Result<Picture> {
+        let Size { height, width } = self.target(picture.shape.height, picture.shape.width);
+        let (from, to) = (picture.shape, rgb(height, width));
+        if from == to {
+            return Ok(picture);
+        }
+        check_size(width, height).map_err(|message| {
+            let Picture { shape, .. } = picture;
+            Error::invalid(format!(
+                "the picture is {}x{} (height x width), and resized {message}",
+                shape.height, shape.width
+            ))
+        })?;
+        if !picture.eight_bit {
+            return Ok(Picture {
+                pixels: resample_f32(&picture.pixels, from, to, self.filter),
+                shape: to,
+                eight_bit: false,
+            });
+        }
+        let bytes = resample_u8(&picture.to_rgb8(), from, to, self.filter);
+        Ok(Picture::from_rgb8(&bytes, to))
+    }
+
+    /// The centre of a picture, padded where it is smaller.
+    fn cropped(&self, picture: &Picture) -> Picture {
+        let Size { height, width } = self.size;
+        let from = picture.shape;
+        let top = self.centering.offset(from.height, height);
+        let left = self.centering.offset(from.width, width);
+        let source = |i: usize, offset: isize, n: usize| {
+            usize::try_from(i as isize + offset).ok().filter(|&i| i < n)
+        };
+        let mut pixels = Vec::with_capacity(3 * height * width);
+        for channel in 0..3 {
+            let plane = &picture.pixels[channel * from.height * from.width..];
+            for y in 0..height {
+                let y = source(y, top, from.height);
+                pixels.extend((0..width).map(|x| match (y, source(x, left, from.width)) {
+                    (Some(y), Some(x)) => plane[y * from.width + x],
+                    _ => self.fill[channel],
+                }));
+            }
+        }
+        Picture {
+            shape: rgb(height, width),
+            pixels,
+            eight_bit: picture.eight_bit,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

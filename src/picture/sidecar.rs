@@ -1,0 +1,418 @@
+//! Preprocessing as model hubs write it beside a model: timm's `config.json` and Hugging Face's
+//! `preprocessor_config.json`.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::geometry::{Centering, Geometry, Mode, Normalization, Scale, Size};
+use super::resample::Filter;
+use crate::error::{Error, Result};
+use crate::files::open_regular;
+
+/// The longest sidecar that is read.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// timm's defaults for what its `config.json` leaves out.
+const TIMM_CROP_PCT: f64 = 0.875;
+const IMAGENET_MEAN: [f64; 3] = [0.485, 0.456, 0.406];
+const IMAGENET_STD: [f64; 3] = [0.229, 0.224, 0.225];
+
+/// What a sidecar says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sidecar {
+    pub path: PathBuf,
+    pub geometry: Geometry,
+    pub filter: Filter,
+    pub normalization: Option<Normalization>,
+}
+
+impl Sidecar {
+    /// The sidecar in the model's folder: `preprocessor_config.json`, or else a `config.json` that says
+    /// anything about preprocessing (that of a transformers model does not).
+    ///
+    /// # Errors
+    /// There is one and it cannot be used.
+    pub fn beside(model: &Path) -> Result<Option<Sidecar>> {
+        let folder = model.parent().unwrap_or(Path::new(""));
+        for name in ["preprocessor_config.json", "config.json"] {
+            let path = folder.join(name);
+            if path.is_file()
+                && let Some(sidecar) = Self::read(&path)?
+            {
+                return Ok(Some(sidecar));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads a sidecar of either form.
+    ///
+    /// # Errors
+    /// It cannot be read, or says nothing about preprocessing, or something unknown.
+    pub fn open(path: &Path) -> Result<Sidecar> {
+        Self::read(path)?.ok_or_else(|| {
+            Error::file(
+                path,
+                "says nothing about preprocessing; timm's config.json and Hugging Face's \
+                 preprocessor_config.json do",
+            )
+        })
+    }
+
+    /// `None` for JSON that is about something else.
+    fn read(path: &Path) -> Result<Option<Sidecar>> {
+        let mut text = String::new();
+        open_regular(path)?
+            .take(MAX_BYTES)
+            .read_to_string(&mut text)
+            .map_err(Error::io(path))?;
+        let value: Value = serde_json::from_str(&text)
+            .map_err(|error| Error::file(path, format!("is no JSON: {error}")))?;
+        let fields = Fields(match &value {
+            Value::Object(fields) => fields,
+            _ => return Err(Error::file(path, "is no JSON object")),
+        });
+        let sidecar = match &value["pretrained_cfg"] {
+            Value::Object(inner) => timm(Fields(inner)),
+            _ if fields.has_any(&[
+                "image_mean",
+                "do_resize",
+                "do_normalize",
+                "do_rescale",
+                "size",
+            ]) =>
+            {
+                transformers(fields)
+            }
+            _ if fields.has_any(&["input_size", "crop_pct", "interpolation", "mean", "std"]) => {
+                timm(fields)
+            }
+            _ => return Ok(None),
+        };
+        let (geometry, filter, normalization) = sidecar.map_err(|message| {
+            Error::file(path, format!("{message}; use --no-sidecar and flags"))
+        })?;
+        Ok(Some(Sidecar {
+            path: path.to_owned(),
+            geometry,
+            filter,
+            normalization,
+        }))
+    }
+}
+
+type Parts = (Geometry, Filter, Option<Normalization>);
+
+/// timm's evaluation transform.
+fn timm(fields: Fields<'_>) -> Result<Parts, String> {
+    let size = match fields.numbers("input_size")?.as_deref() {
+        None => None,
+        Some(&[_, height, width]) => Some(fields.size("input_size", height, width)?),
+        Some(other) => {
+            return Err(format!(
+                "has input_size {other:?}, not channels, height, width"
+            ));
+        }
+    };
+    let mode = match fields.text("crop_mode")?.unwrap_or("center") {
+        "center" => Mode::Shorter,
+        "squash" => Mode::Squash,
+        "border" => Mode::Border,
+        other => return Err(format!("has an unknown crop_mode, {other}")),
+    };
+    let filter = match fields.text("interpolation")?.unwrap_or("bicubic") {
+        "nearest" => Filter::Nearest,
+        // timm evaluates what it trained with random interpolation with bilinear.
+        "bilinear" | "random" => Filter::Bilinear,
+        "bicubic" => Filter::Bicubic,
+        "box" => Filter::Box,
+        "hamming" => Filter::Hamming,
+        "lanczos" => Filter::Lanczos,
+        other => return Err(format!("has an unknown interpolation, {other}")),
+    };
+    let crop_pct = fields.number("crop_pct")?.unwrap_or(TIMM_CROP_PCT);
+    if !(crop_pct > 0.0 && crop_pct <= 1.0) {
+        return Err(format!(
+            "has crop_pct {crop_pct}; it must be above 0 and at most 1"
+        ));
+    }
+    let geometry = Geometry {
+        size,
+        mode,
+        scale: Scale::Percent(crop_pct),
+        crop: true,
+        centering: Centering::Torchvision,
+    };
+    let mean = fields.channels("mean")?.unwrap_or(IMAGENET_MEAN);
+    let std = fields.channels("std")?.unwrap_or(IMAGENET_STD);
+    Ok((geometry, filter, Some(normalization(mean, std)?)))
+}
+
+/// The image processors of transformers.
+fn transformers(fields: Fields<'_>) -> Result<Parts, String> {
+    let processor = fields
+        .text("image_processor_type")?
+        .or(fields.text("feature_extractor_type")?)
+        .unwrap_or("");
+    let is = |names: &[&str]| names.iter().any(|name| processor.starts_with(name));
+    if is(&["Levit"]) {
+        return Err(format!(
+            "has image_processor_type {processor}, which resizes in its own way"
+        ));
+    }
+    // A bare number is the shorter side for these and a square for all others.
+    let shorter_by_default = is(&[
+        "CLIP",
+        "ChineseCLIP",
+        "ConvNext",
+        "MobileNetV1",
+        "MobileNetV2",
+        "PoolFormer",
+        "Bit",
+    ]);
+    let cropping = fields
+        .flag("do_center_crop")?
+        .unwrap_or(fields.0.contains_key("crop_size"));
+    let crop = match fields.edge("crop_size")? {
+        _ if !cropping => None,
+        Some(Edge::Exact(size)) => Some(size),
+        Some(Edge::Number(n)) => Some(Size {
+            height: n,
+            width: n,
+        }),
+        Some(Edge::Shortest(_)) | None => {
+            return Err("has do_center_crop without a crop_size".into());
+        }
+    };
+    let resizing = fields
+        .flag("do_resize")?
+        .unwrap_or(fields.0.contains_key("size"));
+    let crop_pct = fields.number("crop_pct")?;
+    let square = |n: usize| Size {
+        height: n,
+        width: n,
+    };
+    let mut geometry = Geometry {
+        size: crop,
+        crop: crop.is_some(),
+        centering: Centering::Transformers,
+        ..Geometry::default()
+    };
+    let edge = match fields.edge("size")? {
+        _ if !resizing => None,
+        None => return Err("has do_resize without a size".into()),
+        Some(Edge::Number(n)) if shorter_by_default => Some(Edge::Shortest(n)),
+        Some(Edge::Number(n)) => Some(Edge::Exact(square(n))),
+        edge => edge,
+    };
+    match edge {
+        None => {}
+        Some(Edge::Exact(resize)) => {
+            geometry.mode = Mode::Squash;
+            geometry.size = Some(crop.unwrap_or(resize));
+            geometry.scale = Scale::Edges {
+                resize,
+                crop: crop.unwrap_or(resize),
+            };
+            geometry.crop = crop.is_some();
+        }
+        Some(Edge::Shortest(side)) if is(&["ConvNext"]) => {
+            // It crops below 384 pixels and squashes from there on.
+            geometry.size = Some(square(side));
+            geometry.crop = side < 384;
+            geometry.mode = if side < 384 {
+                Mode::Shorter
+            } else {
+                Mode::Squash
+            };
+            geometry.scale = Scale::Percent(match side < 384 {
+                true => crop_pct.unwrap_or(224.0 / 256.0),
+                false => 1.0,
+            });
+        }
+        Some(Edge::Shortest(side) | Edge::Number(side)) => {
+            let side = (side as f64 / crop_pct.unwrap_or(1.0)) as usize;
+            geometry.mode = Mode::Shorter;
+            // Without a crop the picture must come out square.
+            let crop = crop.unwrap_or(square(side));
+            geometry.scale = Scale::Edges {
+                resize: square(side),
+                crop,
+            };
+            geometry.size = Some(crop);
+        }
+    }
+    if crop_pct.is_some_and(|pct| !(pct > 0.0 && pct <= 1.0)) {
+        return Err("has a crop_pct that is not above 0 and at most 1".into());
+    }
+    let filter = match fields.number("resample")? {
+        None => Filter::Bilinear,
+        Some(0.0) => Filter::Nearest,
+        Some(1.0) => Filter::Lanczos,
+        Some(2.0) => Filter::Bilinear,
+        Some(3.0) => Filter::Bicubic,
+        Some(4.0) => Filter::Box,
+        Some(5.0) => Filter::Hamming,
+        Some(other) => return Err(format!("has resample {other}; 0 to 5 are known")),
+    };
+    Ok((geometry, filter, transformers_normalization(fields)?))
+}
+
+/// Rescaling and normalisation in one, for pixels from 0 to 1: a value is
+/// `(255·pixel·factor − offset − mean) / std`.
+fn transformers_normalization(fields: Fields<'_>) -> Result<Option<Normalization>, String> {
+    let factor = match fields.flag("do_rescale")?.unwrap_or(true) {
+        true => fields.number("rescale_factor")?.unwrap_or(1.0 / 255.0),
+        false => 1.0,
+    };
+    let range = 255.0 * factor;
+    if !(range.is_finite() && range > 0.0) {
+        return Err(format!("has rescale_factor {factor}"));
+    }
+    let offset = match fields.flag("rescale_offset")?.unwrap_or(false) {
+        true => 1.0,
+        false => 0.0,
+    };
+    let (mean, std) = match fields
+        .flag("do_normalize")?
+        .unwrap_or(fields.0.contains_key("image_mean"))
+    {
+        true => (
+            fields
+                .channels("image_mean")?
+                .ok_or("has do_normalize without an image_mean")?,
+            fields
+                .channels("image_std")?
+                .ok_or("has do_normalize without an image_std")?,
+        ),
+        false => ([0.0; 3], [1.0; 3]),
+    };
+    let scaled = normalization(mean.map(|m| (m + offset) / range), std.map(|s| s / range))?;
+    let identity = scaled.mean == [0.0; 3] && scaled.std == [1.0; 3];
+    Ok((!identity).then_some(scaled))
+}
+
+fn normalization(mean: [f64; 3], std: [f64; 3]) -> Result<Normalization, String> {
+    if mean.iter().any(|m| !m.is_finite()) || std.iter().any(|s| !(s.is_finite() && *s > 0.0)) {
+        return Err(format!(
+            "has mean {mean:?} and std {std:?}; std must be above 0"
+        ));
+    }
+    Ok(Normalization {
+        mean: mean.map(|m| m as f32),
+        std: std.map(|s| s as f32),
+    })
+}
+
+/// What `size` and `crop_size` can be.
+enum Edge {
+    Number(usize),
+    Exact(Size),
+    Shortest(usize),
+}
+
+/// A sidecar's fields; null counts as absent.
+#[derive(Clone, Copy)]
+struct Fields<'a>(&'a Map<String, Value>);
+
+impl<'a> Fields<'a> {
+    fn has_any(self, names: &[&str]) -> bool {
+        names.iter().any(|name| self.0.contains_key(*name))
+    }
+
+    fn get(self, name: &str) -> Option<&'a Value> {
+        self.0.get(name).filter(|value| !value.is_null())
+    }
+
+    /// A field by way of `read`, which gives `None` for what it cannot be.
+    fn field<T>(
+        self,
+        name: &str,
+        read: impl Fn(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, String> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        let refused = || format!("has {name} {value}, which cannot be used");
+        Ok(Some(read(value).ok_or_else(refused)?))
+    }
+
+    fn text(self, name: &str) -> Result<Option<&'a str>, String> {
+        self.field(name, Value::as_str)
+    }
+
+    fn flag(self, name: &str) -> Result<Option<bool>, String> {
+        self.field(name, Value::as_bool)
+    }
+
+    fn number(self, name: &str) -> Result<Option<f64>, String> {
+        self.field(name, Value::as_f64)
+    }
+
+    fn numbers(self, name: &str) -> Result<Option<Vec<f64>>, String> {
+        self.field(name, |value| {
+            value.as_array()?.iter().map(Value::as_f64).collect()
+        })
+    }
+
+    /// A number per channel; a single one counts for all.
+    fn channels(self, name: &str) -> Result<Option<[f64; 3]>, String> {
+        self.field(name, |value| {
+            let one = std::slice::from_ref(value);
+            let values = value.as_array().map_or(one, Vec::as_slice);
+            let values: Vec<f64> = values.iter().map(Value::as_f64).collect::<Option<_>>()?;
+            match *values {
+                [one] => Some([one; 3]),
+                [r, g, b] => Some([r, g, b]),
+                _ => None,
+            }
+        })
+    }
+
+    fn edge(self, name: &str) -> Result<Option<Edge>, String> {
+        self.field(name, |value| {
+            let side = |value: &Value| {
+                let side = usize::try_from(value.as_u64()?).ok()?;
+                (1..=super::MAX_SIDE).contains(&side).then_some(side)
+            };
+            if let Some(number) = side(value) {
+                return Some(Edge::Number(number));
+            }
+            if let Some([height, width]) = value.as_array().map(Vec::as_slice) {
+                return Some(Edge::Exact(Size {
+                    height: side(height)?,
+                    width: side(width)?,
+                }));
+            }
+            let fields = value.as_object()?;
+            match (
+                fields.get("height"),
+                fields.get("width"),
+                fields.get("shortest_edge"),
+            ) {
+                (Some(height), Some(width), _) => Some(Edge::Exact(Size {
+                    height: side(height)?,
+                    width: side(width)?,
+                })),
+                (None, None, Some(edge)) if !fields.contains_key("longest_edge") => {
+                    Some(Edge::Shortest(side(edge)?))
+                }
+                _ => None,
+            }
+        })
+    }
+
+    /// Height and width that were read as numbers.
+    fn size(self, name: &str, height: f64, width: f64) -> Result<Size, String> {
+        let side = |n: f64| {
+            let whole = n.fract() == 0.0 && (1.0..=super::MAX_SIDE as f64).contains(&n);
+            whole.then_some(n as usize)
+        };
+        match (side(height), side(width)) {
+            (Some(height), Some(width)) => Ok(Size { height, width }),
+            _ => Err(format!("has {name} {height}x{width}, which is no size")),
+        }
+    }
+}

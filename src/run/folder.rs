@@ -1,0 +1,324 @@
+//! An output folder: what is recorded of each picture, in the order that keeps it whole.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value, json};
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::claim::{RESULTS, Taken, take_folder};
+use super::journal::{self, Finished, Journal};
+use super::metrics::Exporter;
+use super::names::{Form, OutputNames};
+use super::options::{ResultsCopy, RunDescription, RunOptions, RunState, SaveFormat};
+use super::pictures::{self, TarWriter};
+use super::record::{ImageRecord, Pixels};
+use super::report::{Report, Trajectories};
+use super::resume::identity;
+use super::status::{Counts, Phase, Status};
+use crate::error::{Error, Result};
+use crate::files::replace::replace;
+use crate::input::names::id_of;
+use crate::input::{Dataset, Item, npy};
+use crate::picture::{ImageShape, write_png};
+
+/// An output folder, held by this process alone.
+///
+/// Methods take `&self`: several threads may record at once.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    save: SaveFormat,
+    names: OutputNames,
+    description: RunDescription,
+    /// What a resumed run must have the same.
+    identity: Value,
+    /// What runs in this folder changed nevertheless.
+    changes: Vec<Value>,
+    started: SystemTime,
+    finished: Finished,
+    status: Arc<Status>,
+    journal: Journal,
+    /// Where output pictures go, where that is not a file each.
+    tars: Option<Mutex<TarWriter>>,
+    report: Option<Report>,
+    copy: Option<Mutex<ResultsCopy>>,
+    exporter: Option<Exporter>,
+    _lock: File,
+}
+
+impl RunFolder {
+    /// Makes, or goes on with, the run folder for `dataset`.
+    ///
+    /// # Errors
+    /// The folder cannot be written, another process writes it, it holds a run and `existing` does not
+    /// allow that, or the run to resume is not the same.
+    pub fn open(
+        options: RunOptions,
+        description: RunDescription,
+        dataset: &Dataset,
+    ) -> Result<RunFolder> {
+        let path = &options.path;
+        let output = json!({ "save": options.save, "tar": options.tar.is_some() });
+        let identity = identity(&description, output, json!(dataset.shard()));
+        let Taken {
+            lock,
+            resumes,
+            changes,
+        } = take_folder(path, options.existing, RESULTS, &identity)?;
+        let there = |output: &str| pictures::file_of(path, output).is_some();
+        let finished = match resumes {
+            true => journal::recover(&path.join(RESULTS), |output| {
+                options.tar.is_none() || there(output)
+            })?,
+            false => Finished::default(),
+        };
+        let report = path.join("report.html");
+        let report = match options.report {
+            true => Some(Report::open(
+                &report,
+                description.command,
+                dataset.classes().cloned(),
+            )?),
+            false => None,
+        };
+        let form = Form {
+            extension: options.save.extension(),
+            key: options.tar.is_some(),
+        };
+        let names = match dataset.as_stream() {
+            Some(_) => OutputNames::of_stream(form),
+            None => OutputNames::new(|| dataset.ids_of_all_shards(), form),
+        };
+        let tars = options
+            .tar
+            .map(|size| TarWriter::new(path, size, dataset.shard()));
+        let resumed = match dataset.as_stream() {
+            None if !finished.ids.is_empty() => (0..dataset.len())
+                .filter(|&index| finished.has(&dataset.id(index)))
+                .count(),
+            _ => finished.ids.len(),
+        };
+        let status = Arc::new(Status::new(
+            description.command,
+            dataset.shard(),
+            dataset.as_stream().is_none().then(|| dataset.len()),
+            resumed,
+            finished.tally,
+        ));
+        let exporter = options
+            .metrics
+            .map(|path| Exporter::start(path, status.clone()));
+        let run = RunFolder {
+            save: options.save,
+            names,
+            description,
+            identity,
+            changes,
+            started: SystemTime::now(),
+            finished,
+            status,
+            journal: Journal::open(&path.join(RESULTS))?,
+            tars: tars.transpose()?.map(Mutex::new),
+            report,
+            copy: options.copy.map(Mutex::new),
+            exporter: exporter.transpose()?,
+            _lock: lock,
+            path: options.path,
+        };
+        run.describe(RunState::Running, &Map::new())?;
+        Ok(run)
+    }
+
+    /// Whether an earlier run finished the picture called `id`.
+    pub fn is_finished(&self, id: &str) -> bool {
+        self.finished.has(id)
+    }
+
+    /// The pictures of `dataset` that are not finished, in order.
+    pub fn unfinished<'a>(
+        &'a self,
+        dataset: &'a Dataset,
+    ) -> impl Iterator<Item = Item> + Send + 'a {
+        dataset.items_where(|id| !self.is_finished(id))
+    }
+
+    /// How far the run is.
+    pub fn status(&self) -> &Arc<Status> {
+        &self.status
+    }
+
+    /// Pictures by their end, so far.
+    pub fn counts(&self) -> Counts {
+        self.status.counts()
+    }
+
+    /// Records a picture: its output, then the report, then the line of `results.jsonl`. When this
+    /// returns, all of it is on disk; of a tar shard's picture when the shard is whole, and until then a
+    /// run that resumes makes the picture again.
+    ///
+    /// `pixels` is absent for a picture that failed. The record gets the field `output`, the output
+    /// file's path in the run folder.
+    ///
+    /// # Errors
+    /// The disk is full or fails, or the folder was removed; what was recorded before stays whole.
+    pub fn record(&self, record: ImageRecord, pixels: Option<Pixels<'_>>) -> Result<()> {
+        self.record_with(record, pixels, None)
+    }
+
+    /// As [`record`](Self::record), with the trajectories that the report shows of the picture.
+    pub fn record_with(
+        &self,
+        mut record: ImageRecord,
+        pixels: Option<Pixels<'_>>,
+        trajectories: Option<&Trajectories>,
+    ) -> Result<()> {
+        let status = &self.status;
+        status.time(Phase::Write, || self.journal.check_in_place())?;
+        let name = self.names.path(&record.image);
+        let encoded = pixels.map(|pixels| {
+            status.time(Phase::Encode, || {
+                encode(self.save, pixels.shape, pixels.output)
+            })
+        });
+        let encoded = encoded.transpose().map_err(Error::io(&name))?;
+        match (&self.tars, encoded) {
+            (Some(writer), Some(bytes)) => {
+                // Held until the line is written, so that a whole shard has no picture without one.
+                let mut writer = writer.lock().expect("no thread panics with the shard");
+                let added = || writer.add(&name, &bytes, record.label);
+                record.output = Some(status.time(Phase::Write, added)?);
+                self.tell(&record, pixels, trajectories)
+                    .inspect_err(|_| writer.give_up())?;
+                if writer.is_full() {
+                    status.time(Phase::Write, || self.finish_shard(&mut writer))?;
+                }
+            }
+            (None, Some(bytes)) => {
+                let name = Path::new("images").join(&name);
+                let write = || pictures::write_file(&self.path, &name, &bytes);
+                status.time(Phase::Write, write)?;
+                record.output = Some(id_of(&name));
+                self.tell(&record, pixels, trajectories)?;
+                status.time(Phase::Write, || self.journal.sync())?;
+            }
+            (_, None) => {
+                self.tell(&record, None, None)?;
+                status.time(Phase::Write, || self.journal.sync())?;
+            }
+        }
+        status.add(&record);
+        Ok(())
+    }
+
+    /// Adds a picture to the report, the journal and its copy.
+    fn tell(
+        &self,
+        record: &ImageRecord,
+        pixels: Option<Pixels<'_>>,
+        trajectories: Option<&Trajectories>,
+    ) -> Result<()> {
+        if let Some(report) = &self.report {
+            let add = || report.add(record, pixels, trajectories);
+            self.status.time(Phase::Encode, add)?;
+        }
+        let mut line = serde_json::to_vec(record).expect("a record is plain data");
+        line.push(b'\n');
+        let append = || self.journal.append(&line);
+        self.status.time(Phase::Write, append)?;
+        match &self.copy {
+            Some(copy) => copy
+                .lock()
+                .expect("no thread panics with the copy")
+                .write(&line),
+            None => Ok(()),
+        }
+    }
+
+    /// The lines of a shard are on disk before it has its name: a whole shard's pictures are never made
+    /// again.
+    fn finish_shard(&self, writer: &mut TarWriter) -> Result<()> {
+        self.journal.sync()?;
+        writer.finish()
+    }
+
+    /// Ends the run: `run.json` gets its counts, its throughput and `more`.
+    pub fn close(mut self, state: RunState, more: &Map<String, Value>) -> Result<Counts> {
+        self.journal.check_in_place()?;
+        if let Some(writer) = &self.tars {
+            let mut writer = writer.lock().expect("no thread panics with the shard");
+            let finish = || self.finish_shard(&mut writer);
+            self.status.time(Phase::Write, finish)?;
+        }
+        let counts = self.counts();
+        if let Some(report) = &self.report {
+            report.total(counts)?;
+        }
+        self.describe(state, more)?;
+        if let Some(exporter) = self.exporter.take() {
+            exporter.finish(state)?;
+        }
+        Ok(counts)
+    }
+
+    /// Writes `run.json`.
+    fn describe(&self, state: RunState, more: &Map<String, Value>) -> Result<()> {
+        let started = self.started.duration_since(UNIX_EPOCH);
+        let mut run = json!({
+            "backstitch": self.identity["backstitch"],
+            "command": self.identity["command"],
+            "state": state,
+            "started": started.map_or(0, |time| time.as_secs()),
+            "seconds": self.status.elapsed().as_secs_f64(),
+            "images": self.counts(),
+            "images_per_second": self.status.rate(),
+        });
+        let fields = run.as_object_mut().expect("it is an object");
+        fields.extend(self.status.describe());
+        for key in ["configuration", "output", "shard"] {
+            fields.insert(key.into(), self.identity[key].clone());
+        }
+        if !self.changes.is_empty() {
+            fields.insert("changes".into(), self.changes.clone().into());
+        }
+        fields.extend(self.description.more.clone());
+        fields.extend(more.clone());
+        let text = serde_json::to_string_pretty(&run).expect("it is plain data") + "\n";
+        replace(&self.path.join("run.json"), text.as_bytes())
+    }
+}
+
+impl Finished {
+    fn has(&self, id: &str) -> bool {
+        self.ids.contains(&xxh3_128(id.as_bytes()))
+    }
+}
+
+/// A picture file's bytes; `pixels` are CHW in `[0, 1]`.
+fn encode(format: SaveFormat, shape: ImageShape, pixels: &[f32]) -> std::io::Result<Vec<u8>> {
+    let ImageShape {
+        channels,
+        height,
+        width,
+    } = shape;
+    let mut bytes = Vec::new();
+    match format {
+        SaveFormat::Png => write_png(&mut bytes, shape, pixels)?,
+        SaveFormat::Npy => npy::write_f32(&mut bytes, &[channels, height, width], pixels)?,
+    }
+    Ok(bytes)
+}
+
+/// Writes a picture to the file `name` of a run folder, with the folders on the way.
+pub(crate) fn save_picture(
+    run: &Path,
+    name: &Path,
+    format: SaveFormat,
+    shape: ImageShape,
+    pixels: &[f32],
+) -> Result<()> {
+    let bytes = encode(format, shape, pixels).map_err(Error::io(name))?;
+    pictures::write_file(run, name, &bytes)
+}

@@ -1,0 +1,507 @@
+//! Joining the run folders of a dataset's shards into one, as a single run would have left it.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Seek};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::claim::lock;
+use super::line::Line;
+use super::pictures::file_of;
+use super::report::Report;
+use super::resume::{self, SAME, differences};
+use super::status::Counts;
+use super::tally::Tally;
+use crate::error::{Error, Result};
+use crate::files::jsonl;
+use crate::files::replace::{Replacement, replace, write_error};
+use crate::input::Shard;
+
+/// What `merge` is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Join what is there although shards are missing or not finished.
+    pub partial: bool,
+    /// Whether to join the reports too.
+    pub report: bool,
+}
+
+/// A run folder to join.
+#[derive(Debug)]
+struct Run {
+    path: PathBuf,
+    /// Its `run.json`.
+    about: Value,
+    shard: Option<Shard>,
+    _lock: File,
+}
+
+/// Where a result's line is.
+#[derive(Debug)]
+struct Place {
+    image: String,
+    run: usize,
+    start: u64,
+    failed: bool,
+}
+
+/// Joins `runs` into `out`: the results in the order of the pictures' names, each picture once; output
+/// pictures linked or copied. `out` appears when all of it is there.
+///
+/// # Errors
+/// `out` is there; a run is damaged, still written to, of another command, version or configuration than
+/// the first; a shard is given twice; without `partial`, a shard is missing or not finished; two runs
+/// differ in what they say of a picture.
+pub fn merge(runs: &[PathBuf], out: &Path, options: &Options) -> Result<Counts> {
+    if std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) || out.is_file() {
+        return Err(Error::file(
+            out,
+            "is there already; name another folder, or remove it",
+        ));
+    }
+    let runs: Vec<Run> = runs
+        .iter()
+        .map(|run| Run::open(run))
+        .collect::<Result<_>>()?;
+    check_same(&runs)?;
+    check_complete(&runs, options.partial)?;
+
+    let unfinished = Unfinished::start(out)?;
+    let mut places = index(&runs, options.partial)?;
+    places.sort_by(|a, b| in_order(&a.image, &b.image));
+    let (counts, tally) = join_results(&runs, &mut places, &unfinished.path)?;
+    if options.report {
+        join_reports(&runs, counts, &unfinished.path)?;
+    }
+    let about = describe(&runs, counts, &tally);
+    let text = serde_json::to_string_pretty(&about).expect("it is plain data") + "\n";
+    replace(&unfinished.path.join("run.json"), text.as_bytes())?;
+    unfinished.finish(out)?;
+    Ok(counts)
+}
+
+impl Run {
+    fn open(path: &Path) -> Result<Run> {
+        if !path.join("run.json").is_file() {
+            return Err(Error::file(path, "holds no run"));
+        }
+        let lock = lock(path)?;
+        let about = resume::read(path)?;
+        let shard = serde_json::from_value(about["shard"].clone())
+            .map_err(|error| Error::file(path, format!("has a run.json without shard: {error}")))?;
+        Ok(Run {
+            path: path.to_owned(),
+            about,
+            shard,
+            _lock: lock,
+        })
+    }
+
+    fn report(&self) -> PathBuf {
+        self.path.join("report.html")
+    }
+}
+
+/// Refuses runs that would not have found the same.
+fn check_same(runs: &[Run]) -> Result<()> {
+    let first = &runs[0];
+    for run in &runs[1..] {
+        let mut found = Vec::new();
+        for key in SAME.into_iter().filter(|key| *key != "shard") {
+            differences(key, &first.about[key], &run.about[key], &mut found);
+        }
+        if let Some(difference) = found.first() {
+            return Err(Error::file(
+                &run.path,
+                format!(
+                    "cannot be joined with {}: {difference} here",
+                    first.path.display()
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses to join less than all shards, finished, each once.
+fn check_complete(runs: &[Run], partial: bool) -> Result<()> {
+    let of = runs[0].shard.map(|shard| shard.of);
+    let mut seen = BTreeSet::new();
+    for run in runs {
+        if run.shard.map(|shard| shard.of) != of {
+            let part = |shard: Option<Shard>| match shard {
+                Some(shard) => format!("shard {shard}"),
+                None => "no shard".to_owned(),
+            };
+            return Err(Error::file(
+                &run.path,
+                format!(
+                    "is {} and {} is {}",
+                    part(run.shard),
+                    runs[0].path.display(),
+                    part(runs[0].shard)
+                ),
+            ));
+        }
+        if let Some(shard) = run.shard
+            && !seen.insert(shard.index)
+        {
+            return Err(Error::file(
+                &run.path,
+                format!("is shard {shard}, which is given twice"),
+            ));
+        }
+        if !partial && run.about["state"] != "done" {
+            return Err(Error::file(
+                &run.path,
+                "is not finished; go on with it with --resume, or join what is there with --partial",
+            ));
+        }
+    }
+    let missing: Vec<String> = (0..of.unwrap_or(0))
+        .filter(|index| !seen.contains(index))
+        .take(20)
+        .map(|index| index.to_string())
+        .collect();
+    if !partial && !missing.is_empty() {
+        return Err(Error::invalid(format!(
+            "of {} shards these are missing: {}; name their folders too, or use --partial",
+            of.unwrap_or(0),
+            missing.join(", ")
+        )));
+    }
+    Ok(())
+}
+
+/// The results of all runs: of each picture one, a result before an error.
+fn index(runs: &[Run], partial: bool) -> Result<Vec<Place>> {
+    let mut places: Vec<Place> = Vec::new();
+    let mut by_image: HashMap<u64, usize> = HashMap::new();
+    for (run, Run { path, .. }) in runs.iter().enumerate() {
+        let path = path.join("results.jsonl");
+        let file = File::open(&path).map_err(Error::io(&path))?;
+        let mut start = 0;
+        jsonl::read(&path, &file, |line: Option<Line>, size| {
+            let here = start;
+            start += size;
+            let Some(line) = line else {
+                return match partial {
+                    true => Ok(()),
+                    false => Err(Error::file(&path, "has a torn last line; use --resume")),
+                };
+            };
+            let place = Place {
+                image: line.image,
+                run,
+                start: here,
+                failed: line.error.is_some(),
+            };
+            let hash = xxhash_rust::xxh3::xxh3_64(place.image.as_bytes());
+            let Some(&other) = by_image.get(&hash) else {
+                by_image.insert(hash, places.len());
+                places.push(place);
+                return Ok(());
+            };
+            let other = &mut places[other];
+            if other.image != place.image {
+                // Equal hashes of different names: both are kept.
+                places.push(place);
+            } else if other.failed {
+                *other = place;
+            } else if !place.failed && !same_result(runs, other, &place)? {
+                return Err(Error::file(
+                    &path,
+                    format!(
+                        "says something else of {} than {}",
+                        place.image.escape_debug(),
+                        runs[other.run].path.join("results.jsonl").display()
+                    ),
+                ));
+            }
+            Ok(())
+        })?;
+    }
+    Ok(places)
+}
+
+/// Whether two results of a picture are the same but for the time they took.
+fn same_result(runs: &[Run], a: &Place, b: &Place) -> Result<bool> {
+    let read = |place: &Place| -> Result<Value> {
+        let path = runs[place.run].path.join("results.jsonl");
+        let mut reader = BufReader::new(File::open(&path).map_err(Error::io(&path))?);
+        let mut value: Value = serde_json::from_slice(&line_at(&path, &mut reader, place.start)?)
+            .map_err(|error| Error::file(&path, error.to_string()))?;
+        if let Some(fields) = value.as_object_mut() {
+            fields.shift_remove("seconds");
+        }
+        Ok(value)
+    };
+    Ok(read(a)? == read(b)?)
+}
+
+fn line_at(path: &Path, reader: &mut BufReader<File>, start: u64) -> Result<Vec<u8>> {
+    let mut line = Vec::new();
+    let here = reader.stream_position().map_err(Error::io(path))?;
+    // Lines mostly follow each other: what is read ahead is kept.
+    reader
+        .seek_relative(start as i64 - here as i64)
+        .and_then(|()| reader.read_until(b'\n', &mut line))
+        .map_err(Error::io(path))?;
+    Ok(line)
+}
+
+/// Ids part by part, and rows of arrays by number: the order of folders and arrays.
+fn in_order(a: &str, b: &str) -> Ordering {
+    let row = |id: &str| -> Option<(String, u64)> {
+        let (array, row) = id.rsplit_once('#')?;
+        Some((array.to_owned(), row.parse().ok()?))
+    };
+    match (row(a), row(b)) {
+        (Some((a, i)), Some((b, j))) if a == b => i.cmp(&j),
+        _ => a.split('/').cmp(b.split('/')),
+    }
+}
+
+/// Writes `results.jsonl` and the output pictures.
+fn join_results(runs: &[Run], places: &mut [Place], out: &Path) -> Result<(Counts, Tally)> {
+    let path = out.join("results.jsonl");
+    let mut joined = Replacement::create(&path)?;
+    let mut readers = Vec::new();
+    for run in runs {
+        let path = run.path.join("results.jsonl");
+        readers.push(BufReader::new(File::open(&path).map_err(Error::io(&path))?));
+    }
+    let (mut counts, mut tally) = (Counts::default(), Tally::default());
+    // Shards, and the runs they are from.
+    let mut taken: HashMap<PathBuf, usize> = HashMap::new();
+    let mut folders: HashSet<PathBuf> = HashSet::new();
+    for place in places {
+        let run = &runs[place.run];
+        let path = run.path.join("results.jsonl");
+        let bytes = line_at(&path, &mut readers[place.run], place.start)?;
+        let line: Line = serde_json::from_slice(&bytes)
+            .map_err(|error| Error::file(&path, error.to_string()))?;
+        if let Some(output) = &line.output {
+            let Some(file) = file_of(&run.path, output) else {
+                if run.about["state"] != "done" {
+                    // Of a tar shard that was never finished.
+                    continue;
+                }
+                let output = run.path.join(output);
+                return Err(Error::file(output, "is gone; make it again with --resume"));
+            };
+            match taken.get(&file) {
+                None => {
+                    put(&run.path.join(&file), &out.join(&file), &mut folders)?;
+                    // A file that is one picture's own is not named again.
+                    if Path::new(output) != file {
+                        taken.insert(file, place.run);
+                    }
+                }
+                Some(&other) if other != place.run => {
+                    return Err(Error::file(
+                        run.path.join(&file),
+                        format!(
+                            "has the name of another file in {}",
+                            runs[other].path.display()
+                        ),
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        match line.error {
+            Some(_) => counts.failed += 1,
+            None => {
+                counts.done += 1;
+                tally.add(&line);
+            }
+        }
+        joined.write(&bytes)?;
+    }
+    joined.finish()?;
+    let listed = |run: &Run| run.about["images"]["total"].as_u64().unwrap_or(0) as usize;
+    counts.total = runs.iter().map(listed).sum();
+    Ok((counts, tally))
+}
+
+/// Links a file, or copies it where that cannot be.
+fn put(from: &Path, to: &Path, folders: &mut HashSet<PathBuf>) -> Result<()> {
+    let folder = to.parent().expect("it is in images/");
+    if !folders.contains(folder) {
+        std::fs::create_dir_all(folder).map_err(write_error(folder))?;
+        folders.insert(folder.to_owned());
+    }
+    match std::fs::hard_link(from, to) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(Error::file(
+            from,
+            "has the name of another run's file; runs whose outputs have the same names cannot be \
+             joined",
+        )),
+        Err(_) => std::fs::copy(from, to).map(|_| ()).map_err(write_error(to)),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Writes `report.html` of those that are there.
+fn join_reports(runs: &[Run], counts: Counts, out: &Path) -> Result<()> {
+    let reports: Vec<PathBuf> = runs
+        .iter()
+        .map(Run::report)
+        .filter(|r| r.is_file())
+        .collect();
+    if reports.is_empty() {
+        return Ok(());
+    }
+    let command = runs[0].about["command"].as_str().unwrap_or_default();
+    let joined = Report::open(&out.join("report.html"), command, None)?;
+    for report in reports {
+        joined.take_over(&report)?;
+    }
+    joined.total(counts)
+}
+
+/// `run.json` of the joined run.
+fn describe(runs: &[Run], counts: Counts, tally: &Tally) -> Value {
+    let first = &runs[0].about;
+    let number = |run: &Run, key: &str| run.about[key].as_f64().unwrap_or(0.0);
+    let sum = |key: &str| runs.iter().map(|run| number(run, key)).sum::<f64>();
+    let longest = runs.iter().map(|run| number(run, "seconds"));
+    let finished = runs.iter().all(|run| run.about["state"] == "done");
+    let complete = match runs[0].shard {
+        Some(shard) => shard.of as usize == runs.len(),
+        None => true,
+    };
+    let mut about = json!({
+        "backstitch": first["backstitch"],
+        "command": first["command"],
+        "state": if finished && complete { "done" } else { "interrupted" },
+        "started": runs.iter().filter_map(|run| run.about["started"].as_u64()).min(),
+        "seconds": longest.fold(0.0, f64::max),
+        "images": counts,
+        "images_per_second": sum("images_per_second"),
+    });
+    let fields = about.as_object_mut().expect("it is an object");
+    fields.extend(tally.describe(first["command"].as_str().unwrap_or_default()));
+    let mut phases = Map::new();
+    for (phase, seconds) in runs
+        .iter()
+        .filter_map(|run| run.about["seconds_by_phase"].as_object())
+        .flatten()
+    {
+        let before = phases.get(phase).and_then(Value::as_f64).unwrap_or(0.0);
+        let seconds = before + seconds.as_f64().unwrap_or(0.0);
+        phases.insert(phase.clone(), seconds.into());
+    }
+    fields.insert("seconds_by_phase".into(), phases.into());
+    let peak = runs
+        .iter()
+        .filter_map(|run| run.about["peak_memory_bytes"].as_u64());
+    if let Some(peak) = peak.max() {
+        fields.insert("peak_memory_bytes".into(), peak.into());
+    }
+    for key in ["configuration", "output"] {
+        fields.insert(key.into(), first[key].clone());
+    }
+    fields.insert("shard".into(), Value::Null);
+    let changes: Vec<Value> = runs
+        .iter()
+        .filter_map(|run| run.about["changes"].as_array())
+        .flatten()
+        .cloned()
+        .collect();
+    if !changes.is_empty() {
+        fields.insert("changes".into(), changes.into());
+    }
+    let parts: Vec<Value> = runs
+        .iter()
+        .map(|run| {
+            let keys = [
+                "shard",
+                "state",
+                "seconds",
+                "images",
+                "images_per_second",
+                "device",
+            ];
+            let part = keys.map(|key| (key.to_owned(), run.about[key].clone()));
+            Value::Object(part.into_iter().collect())
+        })
+        .collect();
+    fields.insert("merged".into(), parts.into());
+    about
+}
+
+/// A folder that is made beside its name and takes it when it is whole. What a merge that was killed
+/// left there is removed.
+struct Unfinished {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Unfinished {
+    fn start(out: &Path) -> Result<Unfinished> {
+        let parent = match out.parent() {
+            Some(folder) if folder != Path::new("") => folder,
+            _ => Path::new("."),
+        };
+        let name = out
+            .file_name()
+            .ok_or_else(|| Error::file(out, "is no name for a new folder"))?;
+        std::fs::create_dir_all(parent).map_err(write_error(parent))?;
+        let mut unfinished = std::ffi::OsString::from(".backstitch-merge-");
+        unfinished.push(name);
+        let path = parent.join(unfinished);
+        std::fs::create_dir_all(&path).map_err(write_error(&path))?;
+        let lock = lock(&path)?;
+        for entry in std::fs::read_dir(&path).map_err(Error::io(&path))? {
+            let entry = entry.map_err(Error::io(&path))?;
+            let left = entry.path();
+            let removed = match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                true => std::fs::remove_dir_all(&left),
+                false if entry.file_name() == ".lock" => Ok(()),
+                false => std::fs::remove_file(&left),
+            };
+            removed.map_err(Error::io(&left))?;
+        }
+        Ok(Unfinished { path, _lock: lock })
+    }
+
+    fn finish(self, out: &Path) -> Result<()> {
+        // An empty folder may be in the way.
+        let _ = std::fs::remove_dir(out);
+        std::fs::rename(&self.path, out).map_err(write_error(out))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_in_the_order_of_folders_and_arrays() {
+        let mut ids = [
+            "b.png",
+            "a/z.png",
+            "x.npy#10",
+            "a/b/c.png",
+            "x.npy#9",
+            "a-b/c.png",
+            "x.npy#100",
+        ];
+        ids.sort_by(|a, b| in_order(a, b));
+        let want = [
+            "a/b/c.png",
+            "a/z.png",
+            "a-b/c.png",
+            "b.png",
+            "x.npy#9",
+            "x.npy#10",
+            "x.npy#100",
+        ];
+        assert_eq!(ids, want);
+    }
+}

@@ -1,0 +1,155 @@
+//! Where output pictures go: a file each, or WebDataset shards.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::files::replace::{Replacement, replace, write_error};
+use crate::input::Shard;
+
+/// When a tar shard is full: at the first of both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TarSize {
+    /// Pictures, at least 1.
+    pub pictures: u64,
+    /// Bytes of pictures.
+    pub bytes: u64,
+}
+
+/// Writes tar shards, one at a time. A shard has its name when it is whole.
+#[derive(Debug)]
+pub struct TarWriter {
+    /// The run folder.
+    run: PathBuf,
+    size: TarSize,
+    /// What shards' names start with, so that those of several processes can lie in one folder.
+    prefix: String,
+    /// The number of the next shard.
+    next: u32,
+    open: Option<OpenTar>,
+}
+
+struct OpenTar {
+    name: String,
+    tar: tar::Builder<Replacement>,
+    pictures: u64,
+    bytes: u64,
+}
+
+impl std::fmt::Debug for OpenTar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} with {} pictures", self.name, self.pictures)
+    }
+}
+
+/// Writes `images/name` of the run folder.
+pub fn write_file(run: &Path, name: &Path, bytes: &[u8]) -> Result<()> {
+    let path = run.join(name);
+    let folder = path.parent().expect("it is in a folder of the run");
+    std::fs::create_dir_all(folder).map_err(write_error(folder))?;
+    replace(&path, bytes)
+}
+
+/// The file that has a result's `output`: the output itself or, for a shard's member, the shard.
+pub fn file_of(run: &Path, output: &str) -> Option<PathBuf> {
+    file_in(run, "images", output)
+}
+
+/// The same for a result in the run's folder `pictures`.
+pub fn file_in(run: &Path, pictures: &str, output: &str) -> Option<PathBuf> {
+    let output = Path::new(output);
+    let inside = output.starts_with(pictures)
+        && output
+            .components()
+            .all(|part| matches!(part, std::path::Component::Normal(_)));
+    let mut candidates = output.ancestors().take_while(|path| *path != Path::new(""));
+    let found = inside.then(|| candidates.find(|path| run.join(path).is_file()));
+    found.flatten().map(Path::to_owned)
+}
+
+impl TarWriter {
+    /// Goes on after the shards of `shard` that the run folder has.
+    pub fn new(run: &Path, size: TarSize, shard: Option<Shard>) -> Result<TarWriter> {
+        let images = run.join("images");
+        std::fs::create_dir_all(&images).map_err(write_error(&images))?;
+        let prefix = shard.map_or(String::new(), |shard| format!("{:03}-", shard.index));
+        let mut next = 0;
+        for entry in std::fs::read_dir(&images).map_err(Error::io(&images))? {
+            let name = entry.map_err(Error::io(&images))?.file_name();
+            let number = name
+                .to_str()
+                .and_then(|name| name.strip_prefix(&prefix)?.strip_suffix(".tar"))
+                .and_then(|number| number.parse::<u32>().ok());
+            next = next.max(number.map_or(0, |number| number.saturating_add(1)));
+        }
+        Ok(TarWriter {
+            run: run.to_owned(),
+            size,
+            prefix,
+            next,
+            open: None,
+        })
+    }
+
+    /// Adds a picture and its true label; gives its `output`. The shard is whole after
+    /// [`finish`](Self::finish).
+    ///
+    /// # Errors
+    /// The disk is full or fails: the open shard and what is in it are given up.
+    pub fn add(&mut self, name: &Path, bytes: &[u8], label: Option<usize>) -> Result<String> {
+        let mut open = match self.open.take() {
+            Some(open) => open,
+            None => {
+                let name = format!("images/{}{:06}.tar", self.prefix, self.next);
+                self.next += 1;
+                OpenTar {
+                    tar: tar::Builder::new(Replacement::create(&self.run.join(&name))?),
+                    name,
+                    pictures: 0,
+                    bytes: 0,
+                }
+            }
+        };
+        let path = self.run.join(&open.name);
+        let mut member = |name: &Path, bytes: &[u8]| {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            open.tar
+                .append_data(&mut header, name, bytes)
+                .map_err(write_error(&path))
+        };
+        member(name, bytes)?;
+        if let Some(label) = label {
+            member(&name.with_extension("cls"), label.to_string().as_bytes())?;
+        }
+        open.pictures += 1;
+        open.bytes += bytes.len() as u64;
+        let output = format!("{}/{}", open.name, crate::input::names::id_of(name));
+        self.open = Some(open);
+        Ok(output)
+    }
+
+    /// Gives up the open shard, whose pictures a run that resumes makes again.
+    pub fn give_up(&mut self) {
+        self.open = None;
+    }
+
+    /// Whether the open shard has all that it shall have.
+    pub fn is_full(&self) -> bool {
+        let full =
+            |open: &OpenTar| open.pictures >= self.size.pictures || open.bytes >= self.size.bytes;
+        self.open.as_ref().is_some_and(full)
+    }
+
+    /// Gives the open shard its name.
+    pub fn finish(&mut self) -> Result<()> {
+        if let Some(open) = self.open.take() {
+            let path = self.run.join(&open.name);
+            open.tar
+                .into_inner()
+                .map_err(write_error(&path))?
+                .finish()?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,159 @@
+//! The lines of `results.jsonl`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::defense::{PathOutcome, Verdict};
+use crate::error::Error;
+use crate::input::Item;
+use crate::picture::ImageShape;
+
+/// One line of `results.jsonl`: everything about one image.
+///
+/// The fields that do not apply (an attack has no verdict, a failed image no labels) are left out;
+/// `label` is always there, null where the input gives no true label.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ImageRecord {
+    /// The item's id: its name in the input tree.
+    pub image: String,
+    /// The true label, where the input gives one.
+    pub label: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_label: Option<usize>,
+    /// Probability of `input_label` at the input, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_confidence: Option<f32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_label: Option<usize>,
+    /// Probability of `output_label` at the output, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_confidence: Option<f32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<f32>,
+    /// Of the output against the input, in dB; infinite, which JSON writes as null, where they are
+    /// equal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub psnr: Option<f64>,
+    /// Of the output against the input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssim: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iterations: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restarts: Option<Vec<PathOutcome>>,
+    /// The output picture's file, relative to the run folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+    /// Why the image failed; the fields above but `image` and `label` are then absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What the manifest says of the image beside `file` and `label`.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub manifest: serde_json::Map<String, serde_json::Value>,
+    /// Fields beyond these.
+    #[serde(flatten)]
+    pub more: serde_json::Map<String, serde_json::Value>,
+}
+
+impl ImageRecord {
+    /// The record of an image that could not be read or computed.
+    pub fn failed(item: &Item, error: &Error) -> Self {
+        ImageRecord {
+            error: Some(error.to_string()),
+            ..Self::of(item)
+        }
+    }
+
+    /// The record of `item` before anything is known but what the input says.
+    pub fn of(item: &Item) -> Self {
+        ImageRecord {
+            image: item.id.clone(),
+            label: item.label,
+            manifest: item.more.clone(),
+            ..ImageRecord::default()
+        }
+    }
+}
+
+/// A picture before and after.
+#[derive(Clone, Copy, Debug)]
+pub struct Pixels<'a> {
+    pub shape: ImageShape,
+    /// CHW, in `[0, 1]`.
+    pub input: &'a [f32],
+    /// CHW, in `[0, 1]`.
+    pub output: &'a [f32],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_have_the_documented_names_and_order() {
+        let record = ImageRecord {
+            image: "n02123045/x.png".into(),
+            label: Some(281),
+            input_label: Some(285),
+            input_confidence: Some(0.97),
+            output_label: Some(281),
+            output_confidence: Some(0.88),
+            verdict: Some(Verdict::Adversarial),
+            score: Some(0.93),
+            psnr: Some(31.2),
+            ssim: Some(0.93),
+            iterations: Some(1200),
+            seconds: Some(0.41),
+            restarts: Some(vec![PathOutcome {
+                seed: Some(1),
+                crossing: Some(340),
+                alpha: Some(0.42),
+                push: Some(0.25),
+                margin: Some(3.1),
+                boundary: Some(0.5),
+            }]),
+            ..ImageRecord::default()
+        };
+        let line = serde_json::to_string(&record).unwrap();
+        assert_eq!(
+            line,
+            "{\"image\":\"n02123045/x.png\",\"label\":281,\"input_label\":285,\
+             \"input_confidence\":0.97,\"output_label\":281,\"output_confidence\":0.88,\
+             \"verdict\":\"adversarial\",\"score\":0.93,\"psnr\":31.2,\"ssim\":0.93,\
+             \"iterations\":1200,\"seconds\":0.41,\"restarts\":[{\"seed\":1,\"crossing\":340,\
+             \"alpha\":0.42,\"push\":0.25,\"margin\":3.1,\"boundary\":0.5}]}"
+        );
+        assert_eq!(serde_json::from_str::<ImageRecord>(&line).unwrap(), record);
+    }
+
+    #[test]
+    fn what_is_unknown_is_null_and_what_does_not_apply_is_absent() {
+        let failed = ImageRecord {
+            image: "x.png".into(),
+            error: Some("x.png: is empty".into()),
+            ..ImageRecord::default()
+        };
+        let line = serde_json::to_string(&failed).unwrap();
+        assert_eq!(
+            line,
+            r#"{"image":"x.png","label":null,"error":"x.png: is empty"}"#
+        );
+        let same = ImageRecord {
+            psnr: Some(f64::INFINITY),
+            ..ImageRecord::default()
+        };
+        let line = serde_json::to_string(&same).unwrap();
+        assert_eq!(line, r#"{"image":"","label":null,"psnr":null}"#);
+    }
+
+    #[test]
+    fn other_fields_survive() {
+        let line = r#"{"image":"a","label":null,"attack":"pgd","fallback":true}"#;
+        let record: ImageRecord = serde_json::from_str(line).unwrap();
+        assert_eq!(record.more["attack"], "pgd");
+        assert_eq!(serde_json::to_string(&record).unwrap(), line);
+    }
+}

@@ -1,0 +1,86 @@
+//! Whether a run folder's run would have given the results of the one that wants to go on with it.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::options::RunDescription;
+use crate::error::{Error, Result};
+
+/// What of `run.json` results depend on.
+pub const SAME: [&str; 5] = ["backstitch", "command", "configuration", "output", "shard"];
+
+/// What the run of `description` has there.
+pub fn identity(description: &RunDescription, output: Value, shard: Value) -> Value {
+    json!({
+        "backstitch": env!("CARGO_PKG_VERSION"),
+        "command": description.command,
+        "configuration": description.configuration,
+        "output": output,
+        "shard": shard,
+    })
+}
+
+/// What is different, and what earlier runs in the folder already changed.
+#[derive(Debug, Default)]
+pub struct Changes {
+    pub now: Vec<String>,
+    pub before: Vec<Value>,
+}
+
+/// Compares the run that `folder` holds, with a journal of that name, with `identity`.
+///
+/// # Errors
+/// `run.json` is missing beside a journal with lines, or damaged.
+pub fn compare(folder: &Path, journal: &str, identity: &Value) -> Result<Changes> {
+    let path = folder.join("run.json");
+    if !path.exists() && has_no_line(&folder.join(journal))? {
+        // A run that was killed before it began.
+        return Ok(Changes::default());
+    }
+    let run = read(folder)?;
+    // As a file would give it back: numbers may change in their last bit on the way.
+    let now: Value = serde_json::from_str(&identity.to_string()).expect("it was just written");
+    let mut changes = Changes {
+        before: run["changes"].as_array().cloned().unwrap_or_default(),
+        ..Changes::default()
+    };
+    for key in SAME {
+        differences(key, &run[key], &now[key], &mut changes.now);
+    }
+    Ok(changes)
+}
+
+/// A folder's `run.json`.
+///
+/// # Errors
+/// It is missing or damaged.
+pub fn read(folder: &Path) -> Result<Value> {
+    let path = folder.join("run.json");
+    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    serde_json::from_str(&text)
+        .map_err(|error| Error::file(&path, format!("is damaged: {error}; use --overwrite")))
+}
+
+/// Whether a journal has no line; one that is not there has none.
+fn has_no_line(journal: &Path) -> Result<bool> {
+    match std::fs::metadata(journal) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        metadata => Ok(metadata.map_err(Error::io(journal))?.len() == 0),
+    }
+}
+
+/// The values in which two configurations differ.
+pub fn differences(name: &str, old: &Value, new: &Value, all: &mut Vec<String>) {
+    match (old, new) {
+        (Value::Object(a), Value::Object(b)) => {
+            let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
+            for key in keys {
+                let value = |map: &Map<String, Value>| map.get(key).cloned().unwrap_or_default();
+                differences(key, &value(a), &value(b), all);
+            }
+        }
+        _ if old == new => {}
+        _ => all.push(format!("{name} was {old} and is {new}")),
+    }
+}

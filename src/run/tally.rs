@@ -1,0 +1,106 @@
+//! What a run has found so far: its results, counted.
+
+use serde_json::{Map, Value, json};
+
+use super::line::Line;
+use crate::defense::Verdict;
+use crate::run::record::ImageRecord;
+
+/// Results by what they say; failed pictures have none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub pictures: usize,
+    pub adversarial: usize,
+    pub clean: usize,
+    pub undecided: usize,
+    /// Attacked pictures that fool the classifier.
+    pub fooled: usize,
+    /// Pictures whose true label is known.
+    pub labelled: usize,
+    /// Of these, how many the input's label is right for.
+    pub right_before: usize,
+    /// Of these, how many the output's label is right for.
+    pub right_after: usize,
+}
+
+impl Tally {
+    /// Counts a result.
+    pub fn add(&mut self, line: &Line) {
+        self.pictures += 1;
+        match line.verdict {
+            Some(Verdict::Adversarial) => self.adversarial += 1,
+            Some(Verdict::Clean) => self.clean += 1,
+            Some(Verdict::Undecided) => self.undecided += 1,
+            None => {}
+        }
+        self.fooled += usize::from(line.success == Some(true));
+        if line.label.is_some() {
+            self.labelled += 1;
+            self.right_before += usize::from(line.input_label == line.label);
+            self.right_after += usize::from(line.output_label == line.label);
+        }
+    }
+
+    /// Counts a result that is not in a journal yet.
+    pub fn add_record(&mut self, record: &ImageRecord) {
+        self.add(&Line {
+            image: String::new(),
+            label: record.label,
+            input_label: record.input_label,
+            output_label: record.output_label,
+            verdict: record.verdict,
+            success: record.more.get("success").and_then(Value::as_bool),
+            error: None,
+            output: None,
+        });
+    }
+
+    /// Verdicts and how many have them.
+    pub fn verdicts(&self) -> [(&'static str, usize); 3] {
+        [
+            ("adversarial", self.adversarial),
+            ("clean", self.clean),
+            ("undecided", self.undecided),
+        ]
+    }
+
+    /// For `run.json` of `command`.
+    pub fn describe(&self, command: &str) -> Map<String, Value> {
+        let mut more = Map::new();
+        match command {
+            "purify" => {
+                let verdicts = self.verdicts().map(|(name, n)| (name.to_owned(), n.into()));
+                more.insert(
+                    "verdicts".into(),
+                    Value::Object(verdicts.into_iter().collect()),
+                );
+            }
+            "attack" => drop(more.insert("fooled".into(), self.fooled.into())),
+            _ => {}
+        }
+        if self.labelled > 0 {
+            more.insert(
+                "labelled".into(),
+                json!({
+                    "pictures": self.labelled,
+                    "right_before": self.right_before,
+                    "right_after": self.right_after,
+                }),
+            );
+        }
+        more
+    }
+
+    /// For the user of `purify`.
+    pub fn lines(&self) -> Vec<String> {
+        let verdicts = self.verdicts().map(|(name, n)| format!("{n} {name}"));
+        let mut lines = vec![verdicts.join(", ")];
+        if self.labelled > 0 {
+            lines.push(format!(
+                "of {} with a true label, {} were classified rightly before, {} after",
+                self.labelled, self.right_before, self.right_after
+            ));
+        }
+        lines
+    }
+}

@@ -1,0 +1,103 @@
+//! What all panels draw alike: paths, roles' colors, signs.
+
+use super::panel::{INK, SOFT};
+use super::scale::Scale;
+use super::svg::{Stroke, Svg};
+use crate::defense::{PathOutcome, Reading, Segment, TrajectoryPoint};
+use crate::run::report::role::Role;
+
+/// One path of the decision map, as the panels show it.
+pub struct TracedPath<'a> {
+    pub name: String,
+    /// The consensus, or the only restart.
+    pub principal: bool,
+    pub outcome: &'a PathOutcome,
+    pub trajectory: Vec<&'a TrajectoryPoint>,
+    pub segments: &'a [Segment],
+    /// The segment that the on-boundary image lies on, else the last.
+    pub segment: &'a Segment,
+}
+
+impl TracedPath<'_> {
+    /// How its lines are drawn.
+    pub fn stroke(&self) -> Stroke {
+        match self.principal {
+            true => Stroke::solid(INK, 1.8),
+            false => Stroke {
+                opacity: 0.65,
+                ..Stroke::solid(SOFT, 1.0)
+            },
+        }
+    }
+}
+
+/// What a path is called.
+pub fn path_name(path: &PathOutcome) -> String {
+    path.seed
+        .map_or("consensus".to_owned(), |seed| format!("seed {seed}"))
+}
+
+/// A role's color; after Okabe and Ito 2008, so that color-blind readers can tell them apart.
+pub fn color(role: Role) -> &'static str {
+    match role {
+        Role::True => "#009e73",
+        Role::Input => "#d55e00",
+        Role::Recovered => "#0072b2",
+        Role::Other => "#aeb4bd",
+    }
+}
+
+/// How strongly a reading is colored: faint where the classifier is unsure.
+pub fn strength(reading: &Reading) -> f64 {
+    0.35 + 0.65 * reading.confidence()
+}
+
+/// A marked place.
+#[derive(Clone, Copy)]
+pub enum Sign {
+    /// Where a trajectory last crosses from the recovered to the input label.
+    Crossing,
+    /// The on-boundary image.
+    Boundary,
+    /// The on-manifold image.
+    Pushed,
+}
+
+impl Sign {
+    pub fn draw(self, svg: &mut Svg, (x, y): (f64, f64)) {
+        let corners: &[(f64, f64)] = match self {
+            Sign::Crossing => &[(0.0, -5.0), (5.0, 4.5), (-5.0, 4.5)],
+            Sign::Boundary => &[(0.0, -5.5), (5.5, 0.0), (0.0, 5.5), (-5.5, 0.0)],
+            Sign::Pushed => {
+                return svg.disc((x, y), 4.0, "#ffffff", Stroke::solid(INK, 1.8));
+            }
+        };
+        let corners: Vec<_> = corners.iter().map(|(dx, dy)| (x + dx, y + dy)).collect();
+        svg.polygon(&corners, INK);
+    }
+}
+
+/// Where a reading of a segment between its points lies, by linear interpolation of `value`.
+pub fn at_place(
+    segment: &Segment,
+    input: &Reading,
+    t: f64,
+    value: impl Fn(&Reading) -> f64,
+) -> f64 {
+    let points = segment.points.iter();
+    let points = points.map(|point| (f64::from(point.t), value(&point.reading)));
+    let points: Vec<_> = points.chain([(1.0, value(input))]).collect();
+    let after = points.iter().position(|(place, _)| *place >= t);
+    match after {
+        None => points[points.len() - 1].1,
+        Some(0) => points[0].1,
+        Some(after) => {
+            let [(t0, v0), (t1, v1)] = [points[after - 1], points[after]];
+            let scale = Scale {
+                domain: (t0, t1),
+                range: (v0, v1),
+            };
+            scale.at(t)
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! The picture that is traced, with what names its labels.
+
+use crate::defense::Outcome;
+use crate::input::Classes;
+use crate::picture::Picture;
+use crate::run::report::role::Labels;
+
+/// What is drawn.
+#[derive(Clone, Copy, Debug)]
+pub struct Trace<'a> {
+    /// The picture's name.
+    pub image: &'a str,
+    /// As the classifier takes it.
+    pub picture: &'a Picture,
+    /// Its true label, where it is known.
+    pub truth: Option<usize>,
+    pub outcome: &'a Outcome,
+    /// Names for labels.
+    pub classes: Option<&'a Classes>,
+}
+
+impl Trace<'_> {
+    pub(super) fn name(&self, label: usize) -> Option<&str> {
+        self.classes?.name(label)
+    }
+
+    /// A label's number, with its name where it has one.
+    pub(super) fn class_name(&self, label: usize) -> String {
+        let name = self.name(label);
+        name.map_or(format!("class {label}"), |name| format!("{label} {name}"))
+    }
+
+    pub(super) fn labels(&self) -> Labels {
+        Labels {
+            truth: self.truth,
+            input: self.outcome.map.input_label(),
+            recovered: self.outcome.recovered_label,
+        }
+    }
+
+    /// Iteration of a probe.
+    pub(super) fn iteration(&self, probe: usize) -> Option<u32> {
+        let trajectory = self.outcome.map.trajectories.first()?;
+        Some(trajectory.get(probe)?.iteration)
+    }
+
+    /// Iterations between probes.
+    pub(super) fn interval(&self) -> u32 {
+        self.iteration(0).unwrap_or(1)
+    }
+}
