@@ -7,12 +7,10 @@
 //! windows in a Swin transformer), a backend may run the `n` blocks as one tensor whose leading
 //! dimension is `n·k`.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use super::{Function, onnx, passes};
+use super::Function;
 use crate::backend::ImageShape;
-use crate::error::Result;
 
 /// Names a value of a graph: an index into [`Graph::values`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -265,17 +263,6 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// Loads the ONNX model at `path`, fit to run.
-    ///
-    /// # Errors
-    /// The file cannot be read, is not a sound ONNX model, or holds what cannot be run: then the
-    /// error lists every such node with its reason.
-    pub fn load(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Graph> {
-        let mut graph = onnx::import(path.as_ref(), options)?;
-        passes::run(&mut graph);
-        Ok(graph)
-    }
-
     /// A value.
     pub fn value(&self, id: ValueId) -> &Value {
         &self.values[id.0]

@@ -10,7 +10,7 @@ use super::progress::Progress;
 use super::run_folder::RunFolderArgs;
 use super::through::ThroughArgs;
 use super::values::{fraction, not_negative};
-use super::{Global, Outcome, device, interrupt};
+use super::{Global, Outcome, device, interrupt, messages};
 use crate::attack::adaptive::Defended;
 use crate::attack::{
     self, AttackOptions, Attacked, Classifier, Method, Name, Norm, Target, attack,
@@ -259,7 +259,7 @@ impl Run<'_> {
         let status = folder.status().clone();
         let progress = Progress::new(&status);
         let fail = |item: &Item, error: Error| -> Result<()> {
-            folder.record(ImageRecord::failed(item, &error), None)?;
+            folder.record(ImageRecord::failed(item, messages::line(&error)), None)?;
             progress.failed(&error);
             Ok(())
         };

@@ -10,7 +10,7 @@ use super::device::OnPictures;
 use super::inputs::Inputs;
 use super::model::Model;
 use super::run_folder::FollowArgs;
-use super::{Global, Outcome, device, interrupt};
+use super::{Global, Outcome, device, interrupt, messages};
 use crate::backend::{At, Backend, ClassifierEngine};
 use crate::defense::Reading;
 use crate::error::Result;
@@ -157,7 +157,7 @@ fn object(item: &Item, reading: &Result<Reading>) -> Value {
             let class = |(label, confidence)| json!({ "label": label, "confidence": confidence });
             object["top"] = reading.top(TOP).into_iter().map(class).collect();
         }
-        Err(error) => object["error"] = error.to_string().into(),
+        Err(error) => object["error"] = messages::line(error).into(),
     }
     object
 }

@@ -199,7 +199,7 @@ fn all_gpus() -> Result<Vec<usize>> {
     #[cfg(feature = "cuda")]
     return nvidia::usable()
         .map(|count| (0..count).collect())
-        .map_err(|why| Error::Device(format!("cuda:all: {why}")));
+        .map_err(|why| Error::device(format!("cuda:all: {why}")));
     #[cfg(not(feature = "cuda"))]
     Err(without_gpus("cuda:all"))
 }
@@ -231,7 +231,7 @@ fn on_gpus(_: impl Command, ordinals: &[usize], _: &Global) -> Result<Outcome> {
 
 #[cfg(not(feature = "cuda"))]
 fn without_gpus(device: &str) -> Error {
-    Error::Device(format!(
+    Error::device(format!(
         "{device}: this build is without GPUs; build it with --features cuda, or use --device cpu"
     ))
 }
@@ -246,9 +246,8 @@ fn on_emulator(command: impl Command, count: usize, global: &Global) -> Result<O
 
 #[cfg(not(feature = "emulator"))]
 fn on_emulator(_: impl Command, _: usize, _: &Global) -> Result<Outcome> {
-    Err(Error::Device(
-        "emulator: this build is without it; build it with --features emulator, or use --device cpu"
-            .to_owned(),
+    Err(Error::device(
+        "emulator: this build is without it; build it with --features emulator, or use --device cpu",
     ))
 }
 

@@ -7,6 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use log::{Level, LevelFilter};
 use serde_json::{Map, Value, json};
 
+use crate::error::Error;
+
 /// The form of the lines on stderr.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -49,6 +51,14 @@ pub fn start(verbose: u8, format: Format) {
             writeln!(out, "{line}")
         })
         .init();
+}
+
+/// An error's line, its options spelled as flags.
+pub fn line(error: &Error) -> String {
+    error.spelled(&|name, value| {
+        let value = value.map_or(String::new(), |value| format!(" {value}"));
+        format!("--{}{value}", name.replace('_', "-"))
+    })
 }
 
 /// Says a line.

@@ -163,7 +163,7 @@ pub fn start(run: impl FnOnce(Cli) -> Result<Outcome>) -> ExitCode {
         }
         Err(error) if is_closed_stdout(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            messages::say(Level::Error, &error.to_string());
+            messages::say(Level::Error, &messages::line(&error));
             ExitCode::FAILURE
         }
     }

@@ -82,7 +82,7 @@ impl Progress {
             Shown::Bar(bar) => {
                 bar.println(messages::one_line(&format!("backstitch: {error}")));
             }
-            Shown::Lines(_) => messages::say(Level::Error, &error.to_string()),
+            Shown::Lines(_) => messages::say(Level::Error, &messages::line(error)),
         }
         self.done();
     }

@@ -11,7 +11,7 @@ use super::inputs::Inputs;
 use super::model::Model;
 use super::progress::Progress;
 use super::run_folder::RunFolderArgs;
-use super::{Global, Outcome, device, interrupt};
+use super::{Global, Outcome, device, interrupt, messages};
 use crate::backend::Backend;
 use crate::defense::Prober;
 use crate::error::Result;
@@ -107,7 +107,7 @@ impl device::Command for OnPictures<'_, Args> {
                 }
                 Err(error) => {
                     let error = error.about(&item.id);
-                    folder.record(ImageRecord::failed(&item, &error), None)?;
+                    folder.record(ImageRecord::failed(&item, messages::line(&error)), None)?;
                     progress.failed(&error);
                     Ok(())
                 }

@@ -171,7 +171,7 @@ mod tests {
         std::fs::write(&path, &text[..text.len() - 5]).unwrap();
 
         let refused = |existing, seed| open(existing, seed).unwrap_err().to_string();
-        assert!(refused(Existing::Refuse, 1).contains("--resume"));
+        assert!(refused(Existing::Refuse, 1).contains("`resume`"));
         assert!(refused(Existing::Resume, 2).contains("seed was 1 and is 2"));
         let mut journal = open(Existing::Resume, 1).unwrap();
         assert_eq!(journal.cells(), [cell("a", "clean"), cell("a", "pgd")]);

@@ -99,10 +99,8 @@ pub fn read<T: DeserializeOwned>(
         let parsed = match parsed {
             Ok(parsed) if line.ends_with(b"\n") => Some(parsed),
             Err(error) if !last => {
-                return Err(Error::file(
-                    path,
-                    format!("line {number} is damaged: {error}; start anew with --overwrite"),
-                ));
+                let damaged = Error::file(path, format!("line {number} is damaged: {error}"));
+                return Err(damaged.hint("start anew with `overwrite`"));
             }
             _ => None,
         };

@@ -91,10 +91,8 @@ pub fn write_error(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Err
     use std::io::ErrorKind::{QuotaExceeded, StorageFull};
     let path = path.as_ref().to_path_buf();
     move |error| match error.kind() {
-        StorageFull | QuotaExceeded => Error::file(
-            path,
-            "the disk is full; finished results are kept: make room and go on with --resume",
-        ),
+        StorageFull | QuotaExceeded => Error::file(path, "the disk is full")
+            .hint("finished results are kept: make room and go on with `resume`"),
         _ => Error::io(path)(error),
     }
 }
@@ -126,7 +124,7 @@ mod tests {
             .write_all(b"x");
         let error = full.map_err(write_error(path)).unwrap_err().to_string();
         assert!(
-            error.contains("the disk is full") && error.contains("--resume"),
+            error.contains("the disk is full") && error.contains("`resume`"),
             "{error}"
         );
     }

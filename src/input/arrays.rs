@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use super::npy::Header;
-use crate::error::{Error, Result};
+use crate::error::{Error, Message, Result};
 use crate::files::open_regular;
 use crate::picture::{Picture, check_size, rgb};
 
@@ -27,7 +27,7 @@ impl Layout {
     ///
     /// # Errors
     /// The shape leaves it open, or is that of no pictures at all.
-    pub(super) fn infer(shape: &[usize]) -> Result<Layout, String> {
+    pub(super) fn infer(shape: &[usize]) -> Result<Layout, Message> {
         let channels = |n: usize| n == 1 || n == 3;
         let (first, last, [channels_first, channels_last]) = match *shape {
             [_, a, _, b] => (a, b, [Layout::Nchw, Layout::Nhwc]),
@@ -36,21 +36,25 @@ impl Layout {
                 return Err(format!(
                     "has shape {shape:?}; pictures take 4 axes, or 3 for a single one, with 1 or 3 \
                      channels"
-                ));
+                )
+                .into());
             }
         };
         match (channels(first), channels(last)) {
             (true, false) => Ok(channels_first),
             (false, true) => Ok(channels_last),
-            (true, true) => Err(format!(
-                "has shape {shape:?}, which fits channels first and channels last; say which with \
-                 --layout {} or --layout {}",
-                channels_first.name(),
-                channels_last.name()
-            )),
-            (false, false) => Err(format!(
-                "has shape {shape:?}, in which no axis is 1 or 3 channels"
-            )),
+            (true, true) => {
+                let open =
+                    format!("has shape {shape:?}, which fits channels first and channels last");
+                Err(Message::from(open).hint(format!(
+                    "say which with `layout={}` or `layout={}`",
+                    channels_first.name(),
+                    channels_last.name()
+                )))
+            }
+            (false, false) => {
+                Err(format!("has shape {shape:?}, in which no axis is 1 or 3 channels").into())
+            }
         }
     }
 
@@ -70,7 +74,7 @@ impl Layout {
             (Layout::Chw, &[c, h, w]) | (Layout::Hwc, &[h, w, c]) => [1, c, h, w],
             _ => {
                 return Err(format!(
-                    "has shape {shape:?}, which is not --layout {}",
+                    "has shape {shape:?}, which is not the layout {}",
                     self.name()
                 ));
             }
@@ -147,8 +151,8 @@ impl ArrayFile {
         let mut reader = BufReader::new(file);
         let named = |message: String| Error::file(path, message);
         let header = Header::read(&mut reader).map_err(named)?;
-        let array =
-            Self::new(path.to_owned(), reader.into_inner(), &header, layout).map_err(named)?;
+        let array = Self::new(path.to_owned(), reader.into_inner(), &header, layout)
+            .map_err(|message| Error::file(path, message))?;
         array
             .check_length(length - header.data_offset.min(length))
             .map_err(named)?;
@@ -160,7 +164,7 @@ impl ArrayFile {
         data: File,
         header: &Header,
         layout: Option<Layout>,
-    ) -> Result<ArrayFile, String> {
+    ) -> Result<ArrayFile, Message> {
         let sample = Sample::of(&header.descr)?;
         if header.fortran_order && header.shape.len() > 1 {
             return Err("is in Fortran order; save numpy.ascontiguousarray of it".into());
@@ -171,7 +175,7 @@ impl ArrayFile {
         };
         let dimensions @ [pictures, _, height, width] = layout.dimensions(&header.shape)?;
         if pictures == 0 {
-            return Err(format!("has shape {:?}: no pictures", header.shape));
+            return Err(format!("has shape {:?}: no pictures", header.shape).into());
         }
         check_size(width, height)?;
         let array = ArrayFile {

@@ -380,7 +380,7 @@ impl TensorPictures {
             )));
         }
         let inferred = layout.map_or_else(|| Layout::infer(shape), Ok);
-        let layout = inferred.map_err(refused)?;
+        let layout = inferred.map_err(|message| Error::file(&tensor.name, message))?;
         let dimensions @ [pictures, _, height, width] =
             layout.dimensions(shape).map_err(refused)?;
         check_size(width, height).map_err(refused)?;

@@ -64,11 +64,10 @@ impl Folder {
         if classes.is_some() {
             let without = files.iter().filter(|(_, label)| label.is_none()).count();
             if without == files.len() {
-                return Err(Error::file(
-                    root,
-                    "has no folder that --classes names; its first column must be the class folders' \
-                     names",
-                ));
+                let without = Error::file(root, "has no folder that the list of classes names");
+                return Err(
+                    without.hint("the first column of `classes` must be the class folders' names")
+                );
             }
             if without > 0 {
                 log::warn!(

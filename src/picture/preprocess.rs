@@ -66,18 +66,17 @@ impl Preprocess {
             (Some(size), Some(model)) if size != model => {
                 let source = match (overrides.size, sidecar) {
                     (None, Some(sidecar)) => sidecar.path.display().to_string(),
-                    _ => "--size".into(),
+                    _ => "the size that was asked for".into(),
                 };
-                return Err(Error::invalid(format!(
-                    "the classifier takes pictures of {model} (height x width) and {source} says \
-                     {size}; use --size {model}"
-                )));
+                let contradiction = format!(
+                    "the classifier takes pictures of {model} (height x width) and {source} says {size}"
+                );
+                return Err(Error::invalid(contradiction).hint(format!("use `size={model}`")));
             }
             (Some(size), _) | (None, Some(size)) => size,
             (None, None) => {
-                return Err(Error::invalid(
-                    "the classifier leaves its input size open; say it with --size HEIGHTxWIDTH",
-                ));
+                let open = Error::invalid("the classifier leaves its input size open");
+                return Err(open.hint("say it with `size=HEIGHTxWIDTH`"));
             }
         };
         let normalization = sidecar.and_then(|s| s.normalization);
@@ -137,11 +136,13 @@ impl Preprocess {
                 height: picture.shape.height,
                 width: picture.shape.width,
             };
-            return Err(Error::invalid(format!(
-                "the picture is {there} (height x width) and the classifier takes {}; resize it with \
-                 --size {0}",
+            let different = format!(
+                "the picture is {there} (height x width) and the classifier takes {}",
                 self.size
-            )));
+            );
+            return Err(
+                Error::invalid(different).hint(format!("resize it with `size={}`", self.size))
+            );
         }
         Ok(picture)
     }

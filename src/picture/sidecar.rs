@@ -92,7 +92,8 @@ impl Sidecar {
             _ => return Ok(None),
         };
         let (geometry, filter, normalization) = sidecar.map_err(|message| {
-            Error::file(path, format!("{message}; use --no-sidecar and flags"))
+            Error::file(path, message)
+                .hint("use `no_sidecar`, and say what it would have said yourself")
         })?;
         Ok(Some(Sidecar {
             path: path.to_owned(),

@@ -66,10 +66,8 @@ pub(crate) fn take_folder(
     let holds_run = FILES.iter().any(|name| path.join(name).exists());
     match existing {
         Existing::Refuse if holds_run => {
-            return Err(Error::file(
-                path,
-                "holds another run; continue it with --resume, replace it with --overwrite, or \
-                 name another folder",
+            return Err(Error::file(path, "holds another run").hint(
+                "continue it with `resume`, replace it with `overwrite`, or name another folder",
             ));
         }
         Existing::Overwrite => remove_run(path)?,
@@ -78,15 +76,11 @@ pub(crate) fn take_folder(
             if let (Existing::Resume, Some(change)) = (existing, now.first()) {
                 // Only runs on single pictures can go on changed.
                 let allowed = match journal {
-                    RESULTS => " --allow-changes,",
+                    RESULTS => " `allow_changes`,",
                     _ => "",
                 };
-                return Err(Error::file(
-                    path,
-                    format!(
-                        "cannot be resumed: {change}; use the same options,{allowed} or --overwrite"
-                    ),
-                ));
+                return Err(Error::file(path, format!("cannot be resumed: {change}"))
+                    .hint(format!("use the same options,{allowed} or `overwrite`")));
             }
             taken.changes = before;
             taken.changes.extend(now.into_iter().map(Value::from));

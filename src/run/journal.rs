@@ -77,10 +77,8 @@ impl Journal {
     pub fn append(&self, line: &[u8]) -> Result<()> {
         let mut end = self.end.lock().expect("no thread panics with the journal");
         if end.torn {
-            return Err(Error::file(
-                &self.path,
-                "could not be written to; go on with --resume",
-            ));
+            let torn = Error::file(&self.path, "could not be written to");
+            return Err(torn.hint("go on with `resume`"));
         }
         if let Err(error) = (&self.file).write_all(line) {
             end.torn = self.file.set_len(end.length).is_err();

@@ -155,10 +155,8 @@ fn check_complete(runs: &[Run], partial: bool) -> Result<()> {
             ));
         }
         if !partial && run.about["state"] != "done" {
-            return Err(Error::file(
-                &run.path,
-                "is not finished; go on with it with --resume, or join what is there with --partial",
-            ));
+            return Err(Error::file(&run.path, "is not finished")
+                .hint("go on with it with `resume`, or join what is there with `partial`"));
         }
     }
     let missing: Vec<String> = (0..of.unwrap_or(0))
@@ -167,11 +165,12 @@ fn check_complete(runs: &[Run], partial: bool) -> Result<()> {
         .map(|index| index.to_string())
         .collect();
     if !partial && !missing.is_empty() {
-        return Err(Error::invalid(format!(
-            "of {} shards these are missing: {}; name their folders too, or use --partial",
+        let message = format!(
+            "of {} shards these are missing: {}",
             of.unwrap_or(0),
             missing.join(", ")
-        )));
+        );
+        return Err(Error::invalid(message).hint("name their folders too, or use `partial`"));
     }
     Ok(())
 }
@@ -190,7 +189,7 @@ fn index(runs: &[Run], partial: bool) -> Result<Vec<Place>> {
             let Some(line) = line else {
                 return match partial {
                     true => Ok(()),
-                    false => Err(Error::file(&path, "has a torn last line; use --resume")),
+                    false => Err(Error::file(&path, "has a torn last line").hint("use `resume`")),
                 };
             };
             let place = Place {
@@ -291,7 +290,7 @@ fn join_results(runs: &[Run], places: &mut [Place], out: &Path) -> Result<(Count
                     continue;
                 }
                 let output = run.path.join(output);
-                return Err(Error::file(output, "is gone; make it again with --resume"));
+                return Err(Error::file(output, "is gone").hint("make it again with `resume`"));
             };
             match taken.get(&file) {
                 None => {

@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use crate::defense::{PathOutcome, Verdict};
-use crate::error::Error;
 use crate::input::Item;
 use crate::picture::ImageShape;
 
@@ -60,9 +59,11 @@ pub struct ImageRecord {
 
 impl ImageRecord {
     /// The record of an image that could not be read or computed.
-    pub fn failed(item: &Item, error: &Error) -> Self {
+    ///
+    /// `error` is the line about it, as the front end spells options.
+    pub fn failed(item: &Item, error: String) -> Self {
         ImageRecord {
-            error: Some(error.to_string()),
+            error: Some(error),
             ..Self::of(item)
         }
     }

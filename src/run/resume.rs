@@ -59,7 +59,7 @@ pub fn read(folder: &Path) -> Result<Value> {
     let path = folder.join("run.json");
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
     serde_json::from_str(&text)
-        .map_err(|error| Error::file(&path, format!("is damaged: {error}; use --overwrite")))
+        .map_err(|error| Error::file(&path, format!("is damaged: {error}")).hint("use `overwrite`"))
 }
 
 /// Whether a journal has no line; one that is not there has none.

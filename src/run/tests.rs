@@ -77,7 +77,7 @@ impl Fixture {
 
     fn fail(&self, run: &RunFolder, index: usize) {
         let error = Error::invalid("damaged");
-        let record = ImageRecord::failed(&self.dataset.item(index), &error);
+        let record = ImageRecord::failed(&self.dataset.item(index), error.to_string());
         run.record(record, None).unwrap();
     }
 
@@ -178,7 +178,7 @@ fn another_run_is_refused() {
     run.close(RunState::Done, &Map::new()).unwrap();
     let error = fixture.open(Existing::Refuse).unwrap_err().to_string();
     assert!(
-        error.contains("--resume") && error.contains("--overwrite"),
+        error.contains("`resume`") && error.contains("`overwrite`"),
         "{error}"
     );
 }

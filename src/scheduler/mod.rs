@@ -129,7 +129,7 @@ fn pools(devices: usize) -> Result<Vec<rayon::ThreadPool>> {
         let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
         builder
             .build()
-            .map_err(|error| Error::Device(format!("{threads} threads cannot be started: {error}")))
+            .map_err(|error| Error::device(format!("{threads} threads cannot be started: {error}")))
     };
     (0..devices).map(pool).collect()
 }

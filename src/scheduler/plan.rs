@@ -223,7 +223,7 @@ mod tests {
             tried.borrow_mut().push((plan.images, plan.capacity));
             match fits(plan) {
                 true => Ok(plan),
-                false => Err(Error::OutOfMemory("a chip".to_owned())),
+                false => Err(Error::out_of_memory("a chip")),
             }
         });
         (made, tried.into_inner())

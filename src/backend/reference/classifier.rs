@@ -1,10 +1,8 @@
 //! The victim in float64.
 
-pub mod ops;
-
-use self::ops::Operand;
 use crate::backend::host::HostImages;
 use crate::backend::{At, ClassifierEngine, ImageBuffer, ImageShape, LossGradient};
+use crate::classifier::interpreter::{self, Operand};
 use crate::classifier::{Graph, ValueId};
 use crate::error::{Error, Result};
 
@@ -65,7 +63,7 @@ impl ReferenceClassifier {
                 .map(|&id| self.operand(&values, id))
                 .collect();
             let output = self.operand(&values, node.output);
-            let by_inputs = ops::backward(&node.op, &inputs, output, &gradient);
+            let by_inputs = interpreter::backward(&node.op, &inputs, output, &gradient);
             for (&id, by_input) in node.inputs.iter().zip(by_inputs) {
                 let Some(by_input) = by_input.filter(|_| self.graph.constant(id).is_none()) else {
                     continue;
@@ -99,7 +97,7 @@ impl ReferenceClassifier {
                 .map(|&id| self.operand(&values, id))
                 .collect();
             let dims = &self.graph.value(node.output).dims;
-            values[node.output.0] = ops::forward(&node.op, &inputs, dims);
+            values[node.output.0] = interpreter::forward(&node.op, &inputs, dims);
         }
         Ok(values)
     }

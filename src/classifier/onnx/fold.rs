@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use super::tensor::{Constant, Data};
-use crate::backend::reference::classifier::ops::{self, Operand};
 use crate::classifier::graph::{Binary, Op, PadMode, Reduction};
+use crate::classifier::interpreter::{self, Operand};
 use crate::classifier::layout::{self, PADDING};
 
 /// The shape that two shapes broadcast to.
@@ -77,7 +77,7 @@ fn moved(op: &Op, data: &Data, sources: &[usize]) -> Data {
     }
 }
 
-/// What the reference computes of float constants.
+/// What the interpreter computes of float constants.
 fn floats(op: &Op, inputs: &[&Constant], dims: &[usize]) -> Arc<[f32]> {
     let wide = |input: &&Constant| -> Vec<f64> {
         match &input.data {
@@ -92,7 +92,7 @@ fn floats(op: &Op, inputs: &[&Constant], dims: &[usize]) -> Arc<[f32]> {
             data,
         })
         .collect();
-    let output = ops::forward(op, &operands, dims);
+    let output = interpreter::forward(op, &operands, dims);
     output.into_iter().map(|x| x as f32).collect()
 }
 

@@ -1,6 +1,6 @@
 //! Recognises activations that exports spell out in simpler operations.
 
-use super::Uses;
+use super::uses::Uses;
 use crate::classifier::function::Function;
 use crate::classifier::graph::{Binary, Graph, Op, ValueId};
 

@@ -1,6 +1,6 @@
 //! Lets layers end with the residual that is added to them and the activation that follows.
 
-use super::Uses;
+use super::uses::Uses;
 use crate::classifier::graph::{Binary, Graph, Node, Op, ValueId};
 
 /// Fuses residual additions into convolutions and linear layers, and activations into whatever can

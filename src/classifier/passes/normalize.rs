@@ -1,6 +1,6 @@
 //! Recognises normalisation that exports spell out in reductions and arithmetic.
 
-use super::Uses;
+use super::uses::Uses;
 use crate::classifier::function::Function;
 use crate::classifier::graph::{Binary, Graph, Node, Op, Reduction, ValueId};
 

@@ -1,6 +1,6 @@
 //! Folds zeros around a picture into the padding of the layer that reads it.
 
-use super::Uses;
+use super::uses::Uses;
 use crate::classifier::graph::{Graph, Node, Op, PadMode, Pads, ValueId};
 
 /// Folds zero padding into convolutions and average pools.

@@ -1,6 +1,6 @@
 //! Removes operations that move nothing, and joins neighbours that move elements twice.
 
-use super::Uses;
+use super::uses::Uses;
 use crate::classifier::graph::{Graph, Op, ValueId};
 
 /// Removes operations that leave their input as it is; joins reshapes, and transpositions.

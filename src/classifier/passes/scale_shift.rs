@@ -1,7 +1,7 @@
 //! Folds batch normalisation, and whatever else scales and shifts channels by constants, into the
 //! layer before it, or into the linear layer after it.
 
-use super::Uses;
+use super::uses::Uses;
 use crate::classifier::graph::{Binary, Graph, Node, Op, Value, ValueId};
 
 /// Most channels that a single number is repeated for: more are no channels, and a small file could

@@ -206,7 +206,7 @@ fn flags_override_the_sidecar() {
     // The model's own size against the sidecar's: the message names both and the way out.
     let error = Preprocess::resolve(Some(&sidecar), &Overrides::default(), Some(size));
     let error = error.unwrap_err().to_string();
-    for part in ["32x32", "64x64", "config.json", "--size 32x32"] {
+    for part in ["32x32", "64x64", "config.json", "`size=32x32`"] {
         assert!(error.contains(part), "{error}");
     }
 }
@@ -231,11 +231,11 @@ fn without_a_rule_another_size_is_refused() {
     };
     let p = Preprocess::resolve(None, &Overrides::default(), Some(wanted)).unwrap();
     let error = p.apply(picture(ODD)).unwrap_err().to_string();
-    for part in ["61x97", "32x48", "--size 32x48"] {
+    for part in ["61x97", "32x48", "`size=32x48`"] {
         assert!(error.contains(part), "{error}");
     }
     let error = Preprocess::resolve(None, &Overrides::default(), None).unwrap_err();
-    assert!(error.to_string().contains("--size"));
+    assert!(error.to_string().contains("`size="));
 }
 
 #[test]

@@ -104,7 +104,7 @@ impl CudaClassifier {
                 }
                 Err(DriverError::OutOfMemory { .. }) if batch > 1 => batch /= 2,
                 Err(DriverError::OutOfMemory { device, bytes }) => {
-                    return Err(Error::Device(format!(
+                    return Err(Error::device(format!(
                         "{device}: no memory for the classifier's activations, {bytes} bytes an \
                          image; use --device cpu, or a smaller classifier"
                     )));

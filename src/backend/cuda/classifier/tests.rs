@@ -5,7 +5,7 @@ mod engine;
 
 use super::operation::{Backward, Forward, Operation};
 use crate::backend::cuda::driver::{Address, Buffer, Device};
-use crate::backend::reference::classifier::ops::{self, Operand};
+use crate::classifier::interpreter::{self, Operand};
 use crate::classifier::{Function, Op};
 
 /// Images of a batch.
@@ -221,7 +221,7 @@ pub fn check(name: &str, device: &Device, operation: &dyn Operation, node: &Node
             })
             .collect();
         let part = image * elements..(image + 1) * elements;
-        let want = ops::forward(&node.op, &operands, &node.output);
+        let want = interpreter::forward(&node.op, &operands, &node.output);
         close(
             &format!("{name}: output"),
             &output[part.clone()],
@@ -234,12 +234,13 @@ pub fn check(name: &str, device: &Device, operation: &dyn Operation, node: &Node
             output[part.clone()],
             "{name}: the image alone"
         );
-        let want = ops::forward(&linear, &operands, &node.output);
+        let want = interpreter::forward(&linear, &operands, &node.output);
         let want = Operand {
             dims: &node.output,
             data: &want,
         };
-        let wanted = ops::backward(&linear, &operands, want, &wide(&gradient[part.clone()]));
+        let wanted =
+            interpreter::backward(&linear, &operands, want, &wide(&gradient[part.clone()]));
         for (n, &i) in computed.iter().enumerate() {
             let size = node.inputs[i].elements();
             let got = &by_inputs[n][image * size..][..size];

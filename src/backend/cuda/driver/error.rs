@@ -9,7 +9,7 @@ use crate::error::Error;
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum DriverError {
     /// The machine has no driver, or the driver no device.
-    #[error("{device}: {cause}; install NVIDIA's driver, or use --device cpu")]
+    #[error("{device}: {cause}")]
     NoDevice { device: String, cause: String },
 
     /// The program was built without nvcc.
@@ -71,8 +71,11 @@ impl From<DriverError> for Error {
     fn from(error: DriverError) -> Self {
         let message = error.to_string();
         match error {
-            DriverError::OutOfMemory { .. } => Error::OutOfMemory(message),
-            _ => Error::Device(message),
+            DriverError::OutOfMemory { .. } => Error::out_of_memory(message),
+            DriverError::NoDevice { .. } => {
+                Error::device(message).hint("install NVIDIA's driver, or use `device=cpu`")
+            }
+            _ => Error::device(message),
         }
     }
 }

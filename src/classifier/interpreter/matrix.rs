@@ -1,6 +1,6 @@
 //! Matrix products.
 
-use super::Operand;
+use super::operand::Operand;
 use crate::classifier::layout;
 
 /// `x·weightᵀ + bias + residual` on the last axis.

@@ -1,20 +1,17 @@
-//! The classifier's operations in float64, and their derivatives.
+//! The graph's operations in float64 by plain loops, and their derivatives: what constants are folded
+//! with, and what the reference backend runs.
 
 mod conv;
 mod elementwise;
 mod matrix;
+mod operand;
 mod pool;
 mod reduce;
 
-use crate::classifier::layout::{self, PADDING};
-use crate::classifier::{Op, PadMode};
+pub use self::operand::Operand;
 
-/// A tensor: shape and elements, row-major.
-#[derive(Clone, Copy, Debug)]
-pub struct Operand<'a> {
-    pub dims: &'a [usize],
-    pub data: &'a [f64],
-}
+use super::graph::{Op, PadMode};
+use super::layout::{self, PADDING};
 
 /// The operation's output, of shape `dims`.
 pub fn forward(op: &Op, inputs: &[Operand<'_>], dims: &[usize]) -> Vec<f64> {

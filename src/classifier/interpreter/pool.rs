@@ -1,6 +1,6 @@
 //! Pooling.
 
-use super::Operand;
+use super::operand::Operand;
 use crate::classifier::Pool;
 
 /// Calls `f(output index, input indices in the picture, divisor of an average)` for every window.

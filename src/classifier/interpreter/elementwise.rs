@@ -1,6 +1,6 @@
 //! Operations on single elements.
 
-use super::Operand;
+use super::operand::Operand;
 use crate::classifier::{Binary, layout};
 
 /// `x·scale + shift` by channel.

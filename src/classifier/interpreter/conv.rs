@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::Operand;
+use super::operand::Operand;
 use crate::classifier::Conv;
 
 /// Outputs along an axis whose input lies inside the picture for kernel element `offset`

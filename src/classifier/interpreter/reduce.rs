@@ -1,6 +1,6 @@
 //! Reductions, normalisation and softmax.
 
-use super::Operand;
+use super::operand::Operand;
 use crate::classifier::{Reduction, layout};
 
 pub fn reduce(kind: Reduction, axes: &[usize], x: Operand<'_>, dims: &[usize]) -> Vec<f64> {

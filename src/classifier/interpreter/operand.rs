@@ -1,0 +1,8 @@
+//! What the interpreter computes on.
+
+/// A tensor: shape and elements, row-major.
+#[derive(Clone, Copy, Debug)]
+pub struct Operand<'a> {
+    pub dims: &'a [usize],
+    pub data: &'a [f64],
+}
