@@ -9,18 +9,12 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use backstitch::backend::Backend;
-use backstitch::backend::cpu::CpuBackend;
-use backstitch::classifier::{Graph, LoadOptions};
-use backstitch::defense::{
-    Defense, Options, Outcome, Prober, ReconstructOptions, SettlingOptions, Verdict,
-};
+use backstitch::defense::{Options, Outcome, ReconstructOptions, SettlingOptions};
 use backstitch::dip::Preset;
 use backstitch::input::Dataset;
-use backstitch::picture::Picture;
 use backstitch::picture::rgb;
 use backstitch::random::{Purpose, RandomKey};
-use backstitch::scheduler::{Limits, Plan};
+use backstitch::{Classifier, Device, Picture, Purifier, Verdict};
 
 /// Of a restart that does not end early.
 const ITERATIONS: u32 = 2000;
@@ -52,24 +46,16 @@ fn picture(number: u64) -> Picture {
     }
 }
 
-fn defense<'b>(backend: &'b CpuBackend, graph: &Graph, warm_up: f64) -> Defense<'b, CpuBackend> {
+fn purifier(classifier: Classifier, warm_up: f64) -> Purifier {
     let mut options = Options::new(ReconstructOptions::preset(Preset::Cifar, 3));
     options.stop_early = Some(SettlingOptions::default());
     // Long trajectories whose warm-up is over soon, so that images end at very different times.
     options.reconstruct.iterations = ITERATIONS;
     options.reconstruct.probe_interval = ITERATIONS / 40;
     options.map.warm_up = warm_up;
-    let shape = graph.input_shape();
-    let limits = Limits {
-        capacity: Some(64),
-        ..Limits::default()
-    };
-    let plan = Plan::new(backend, &options, shape, graph.classes(), limits);
-    let batch = backend.classifier_batch();
-    let classifier = backend.classifier(graph, batch).expect("a classifier");
-    let prober = Prober::new(backend, classifier, batch).expect("memory");
-    let plan = plan.expect("a plan");
-    plan.defense(backend, prober, options).expect("memory").1
+    let builder = Purifier::builder(classifier).options(options);
+    let builder = builder.device(Device::Cpu(1)).capacity(64);
+    builder.build().expect("memory")
 }
 
 fn main() {
@@ -91,7 +77,7 @@ fn main() {
         println!("skipped: {} is not there", model.display());
         return;
     }
-    let graph = Graph::load(&model, &LoadOptions::default()).expect("a model");
+    let classifier = Classifier::open(&model).expect("a model");
     let pictures: Vec<Picture> = match arguments.next() {
         None => (0..count).map(picture).collect(),
         Some(path) => {
@@ -103,10 +89,11 @@ fn main() {
         }
     };
     let pictures: Vec<&Picture> = pictures.iter().collect();
-    let mut defense = defense(&CpuBackend::FLOAT32, &graph, warm_up);
+    let mut purifier = purifier(classifier, warm_up);
+    let defense = purifier.defense();
     let mut purify = |name: &str, pictures: &[&Picture], batch: usize| {
         let start = Instant::now();
-        let (mut outcomes, before): (Vec<Outcome>, _) = (vec![], defense.probes());
+        let (mut outcomes, before): (Vec<Outcome>, _) = (vec![], defense.oracle().classified());
         for pictures in pictures.chunks(batch) {
             outcomes.extend(defense.purify(pictures).expect("a device that works"));
         }
@@ -124,7 +111,7 @@ fn main() {
             pictures.len() as f64 / seconds,
             adversarial.count(),
             outcomes.len(),
-            defense.probes() - before,
+            defense.oracle().classified() - before,
             defense.take_times()
         );
         seconds

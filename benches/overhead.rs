@@ -7,12 +7,12 @@
 use std::path::Path;
 use std::time::Instant;
 
+use backstitch::Purifier;
 use backstitch::backend::{
     At, Backend, Blend, ClassifierEngine, DipEngine, ImageBuffer, ImageOps, ImagePair, ImageShape,
     Instance, LossGradient, Push, Stitch, TileGrid, View,
 };
 use backstitch::classifier::Graph;
-use backstitch::cli::device::{Command, OnPictures};
 use backstitch::cli::{self, Cli};
 use backstitch::dip::NetSpec;
 use backstitch::error::Result;
@@ -34,6 +34,7 @@ impl ImageBuffer for Nothing {
 }
 
 /// A device that is always done.
+#[derive(Clone)]
 struct Idle;
 
 /// Its DIP engine, of so many slots.
@@ -213,14 +214,12 @@ fn main() {
         unreachable!("the command is purify")
     };
     let dataset = args.inputs.open().expect("pictures");
-    let victim = args.model.load().expect("the fixture");
+    let classifier = args.model.open().expect("the fixture");
+    let options = args.defense.options(3).expect("options");
+    let builder = Purifier::builder(classifier).options(options);
     let start = Instant::now();
-    let command = OnPictures {
-        args: &*args,
-        dataset: &dataset,
-        victim: &victim,
-    };
-    command.run_on(&[Idle], None).expect("a run");
+    let purifier = builder.backend(Idle).build().expect("no memory is needed");
+    cli::purify::purify(&args, &dataset, purifier).expect("a run");
     let seconds = start.elapsed().as_secs_f64();
     let run = std::fs::read(out.join("run.json")).expect("the run's description");
     let run: serde_json::Value = serde_json::from_slice(&run).expect("JSON");

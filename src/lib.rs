@@ -16,9 +16,14 @@ pub mod files;
 pub mod input;
 mod markup;
 pub mod picture;
+pub mod purifier;
 pub mod random;
 pub mod run;
 pub mod scheduler;
 pub mod trace;
 
+pub use defense::Verdict;
 pub use error::{Error, Result};
+pub use picture::Picture;
+pub use purifier::{Classifier, Device, Purifier};
+pub use scheduler::Purified;

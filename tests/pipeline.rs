@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use backstitch::backend::{At, ClassifierEngine, ImageOps};
 use backstitch::defense::{
-    Defense, Fallback, Options, Outcome, Segment, Shown, StitchMode, Towards, TrajectoryPoint,
-    Verdict, Vote,
+    Defense, DeviceDefense, Fallback, Options, Outcome, Segment, Shown, StitchMode, Towards,
+    TrajectoryPoint, Verdict, Vote,
 };
 use backstitch::error::Error;
 use backstitch::picture::Picture;
 use backstitch::scheduler::{self, Limits, Plan};
 
-use toy::{Linear, SHAPE, SOUND, Toy, defense, fingerprint, options, picture};
+use toy::{Linear, SHAPE, SOUND, Toy, boxed, defense, fingerprint, options, picture};
 
 fn purify(options: &Options, images: usize, capacity: usize, pictures: &[Picture]) -> Vec<Outcome> {
     let mut defense = defense(&SOUND, options, images, capacity);
@@ -93,7 +93,7 @@ fn votes_are_taken_of_the_picture_and_of_its_mirror_image() {
     let pictures = [picture(0.0, 0.05), picture(1.0, 0.0)];
     let mut plain = defense(&SOUND, &unmirrored, 2, 64);
     let mut both = defense(&SOUND, &options(), 2, 64);
-    let purify = |defense: &mut Defense<'_, Toy>| {
+    let purify = |defense: &mut Defense<Toy>| {
         let outcomes = defense.purify(&pictures.iter().collect::<Vec<_>>());
         outcomes.unwrap()
     };
@@ -349,7 +349,7 @@ fn the_scheduler_passes_unreadable_pictures_on() {
         (i, readable)
     });
     let seen = Mutex::new(Vec::new());
-    let mut defenses = [defense(&SOUND, &options(), 2, 30)];
+    let mut defenses = [boxed(&SOUND, &options(), 2, 30)];
     let (usage, ended) = scheduler::run(
         &mut defenses,
         pictures,
@@ -376,7 +376,7 @@ fn a_stopped_run_says_so_and_finishes_what_is_in_flight() {
     let pictures = (0..).map(|i| (i, Ok(picture(i as f32, 0.0))));
     let done = AtomicUsize::new(0);
     let stop = || done.load(Ordering::Relaxed) > 0;
-    let mut defenses = [defense(&SOUND, &options(), 1, 12)];
+    let mut defenses = [boxed(&SOUND, &options(), 1, 12)];
     let (_, ended) = scheduler::run(
         &mut defenses,
         pictures,

@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
-use backstitch::defense::{Options, SettlingOptions};
+use backstitch::defense::{DeviceDefense, Options, SettlingOptions};
 use backstitch::error::{Error, Result};
 use backstitch::picture::Picture;
 use backstitch::scheduler;
 use proptest::prelude::*;
 
-use toy::{SOUND, Toy, defense, fingerprint};
+use toy::{SOUND, Toy, boxed, defense, fingerprint};
 
 /// Pictures of a run; some are clean.
 const PICTURES: usize = 7;
@@ -101,15 +101,13 @@ type Ran = (Vec<(usize, Result<String>)>, Result<()>);
 fn run(schedule: &Schedule) -> Ran {
     let toys: Vec<Toy> = (0..schedule.devices)
         .map(|device| Toy {
-            runs_left: schedule.failures[device]
-                .filter(|_| device + 1 < schedule.devices)
-                .map(AtomicUsize::new),
+            runs_left: schedule.failures[device].filter(|_| device + 1 < schedule.devices),
         })
         .collect();
     let options = options(schedule.stop_early);
     let mut defenses: Vec<_> = toys
         .iter()
-        .map(|toy| defense(toy, &options, schedule.images, schedule.capacity))
+        .map(|toy| boxed(toy, &options, schedule.images, schedule.capacity))
         .collect();
     let pictures = schedule.arrivals.iter().map(|&(name, torn, ms)| {
         std::thread::sleep(Duration::from_millis(ms));
@@ -176,9 +174,9 @@ fn the_last_device_s_failure_ends_the_run_and_keeps_what_was_done() {
     let options = options(false);
     // Enough for the first images, not for all.
     let toys = [8, 9].map(|runs| Toy {
-        runs_left: Some(AtomicUsize::new(runs)),
+        runs_left: Some(runs),
     });
-    let mut defenses = toys.each_ref().map(|toy| defense(toy, &options, 1, 8));
+    let mut defenses = toys.each_ref().map(|toy| boxed(toy, &options, 1, 8));
     let pictures = (0..PICTURES).map(|name| (name, Ok(picture(name))));
     let seen = Mutex::new(vec![]);
     let (_, ended) = scheduler::run(
@@ -203,7 +201,7 @@ fn the_last_device_s_failure_ends_the_run_and_keeps_what_was_done() {
 
 #[test]
 fn an_error_in_writing_ends_the_run() {
-    let mut defenses = [defense(&SOUND, &options(false), 2, 16)];
+    let mut defenses = [boxed(&SOUND, &options(false), 2, 16)];
     // Far more pictures than a run could do: it must not go on.
     let pictures = (0..1_000_000).map(|name| (name, Ok(picture(name % PICTURES))));
     let written = AtomicUsize::new(0);
@@ -223,7 +221,7 @@ fn an_error_in_writing_ends_the_run() {
 
 #[test]
 fn a_picture_of_another_size_is_its_own_error() {
-    let mut defenses = [defense(&SOUND, &options(false), 2, 16)];
+    let mut defenses = [boxed(&SOUND, &options(false), 2, 16)];
     let mut other = picture(0);
     other.shape.height -= 1;
     other.pixels.truncate(other.shape.elements());

@@ -1,8 +1,7 @@
 //! What attacks can ask of what they attack.
 
 use super::losses::Loss;
-use crate::backend::{At, Backend, ClassifierEngine, ImageBuffer, LossGradient};
-use crate::defense::Reading;
+use crate::defense::{Oracle, Reading};
 use crate::error::Result;
 
 /// What an image's loss says of where to go.
@@ -28,85 +27,25 @@ pub trait Victim {
     fn gradient(&mut self, images: &[&[f32]], losses: &[Loss]) -> Result<Vec<Slope>>;
 }
 
-/// A classifier without any defence, on a device.
-pub struct Classifier<'a, B: Backend> {
-    backend: &'a B,
-    engine: &'a mut B::Classifier,
-    images: B::Images,
-    gradients: B::Images,
+/// A classifier without any defense.
+pub struct Classifier<'a> {
+    oracle: &'a mut dyn Oracle,
 }
 
-impl<'a, B: Backend> Classifier<'a, B> {
-    /// The victim that `engine` runs, with room on the device for `batch` images and their gradients
-    /// at a time; calls with more are split.
-    ///
-    /// # Errors
-    /// The device has no room for them.
-    pub fn new(backend: &'a B, engine: &'a mut B::Classifier, batch: usize) -> Result<Self> {
-        let (shape, batch) = (engine.input_shape(), batch.max(1));
-        Ok(Classifier {
-            images: backend.allocate(shape, batch)?,
-            gradients: backend.allocate(shape, batch)?,
-            backend,
-            engine,
-        })
-    }
-
-    fn upload(&mut self, images: &[&[f32]]) -> Result<()> {
-        for (i, image) in images.iter().enumerate() {
-            self.backend.upload(image, &mut self.images, i)?;
-        }
-        Ok(())
-    }
-
-    /// What it says of each image, and how a scalar of the image's logits changes with its pixels: 0
-    /// where that is no finite number. `derivative` gives the scalars' derivatives by the logits.
-    pub(super) fn differentiate(
-        &mut self,
-        images: &[&[f32]],
-        derivative: &mut LossGradient<'_>,
-    ) -> Result<Vec<(Reading, Vec<f32>)>> {
-        let mut found = Vec::with_capacity(images.len());
-        for part in images.chunks(self.images.len()) {
-            self.upload(part)?;
-            let first_of_part = found.len();
-            let mut derivative = |i: usize, logits: &[f32], by_logit: &mut [f32]| {
-                derivative(first_of_part + i, logits, by_logit);
-            };
-            let at = first(&self.images, part.len());
-            let logits = self
-                .engine
-                .gradient(&at, &mut derivative, &mut self.gradients, 0)?;
-            for (i, row) in logits.chunks_exact(self.engine.classes()).enumerate() {
-                let mut gradient = self.backend.download(At::new(&self.gradients, i))?;
-                for slope in gradient.iter_mut().filter(|slope| !slope.is_finite()) {
-                    *slope = 0.0;
-                }
-                found.push((Reading::new(row), gradient));
-            }
-        }
-        Ok(found)
+impl<'a> Classifier<'a> {
+    /// The victim that is this classifier.
+    pub fn new(oracle: &'a mut dyn Oracle) -> Self {
+        Classifier { oracle }
     }
 }
 
-/// The first `count` images of a buffer.
-fn first<I>(images: &I, count: usize) -> Vec<At<'_, I>> {
-    (0..count).map(|i| At::new(images, i)).collect()
-}
-
-impl<B: Backend> Victim for Classifier<'_, B> {
+impl Victim for Classifier<'_> {
     fn classes(&self) -> usize {
-        self.engine.classes()
+        self.oracle.classes()
     }
 
     fn read(&mut self, images: &[&[f32]]) -> Result<Vec<Reading>> {
-        let mut readings = Vec::with_capacity(images.len());
-        for part in images.chunks(self.images.len()) {
-            self.upload(part)?;
-            let logits = self.engine.logits(&first(&self.images, part.len()))?;
-            readings.extend(logits.chunks_exact(self.engine.classes()).map(Reading::new));
-        }
-        Ok(readings)
+        self.oracle.classify(images)
     }
 
     fn gradient(&mut self, images: &[&[f32]], losses: &[Loss]) -> Result<Vec<Slope>> {
@@ -114,7 +53,7 @@ impl<B: Backend> Victim for Classifier<'_, B> {
         let mut derivative = |i: usize, logits: &[f32], derivative: &mut [f32]| {
             values[i] = losses[i].evaluate(&Reading::new(logits), derivative);
         };
-        let slopes = self.differentiate(images, &mut derivative)?;
+        let slopes = self.oracle.differentiate(images, &mut derivative)?;
         let slopes = slopes.into_iter().zip(values);
         Ok(slopes
             .map(|((reading, gradient), loss)| Slope {

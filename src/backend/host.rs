@@ -149,7 +149,7 @@ pub(super) fn check_shape(images: &impl ImageBuffer, want: ImageShape) -> Result
 }
 
 /// A backend whose images lie in the machine's memory.
-pub trait HostDevice {
+pub trait HostDevice: Send + Sync {
     /// What a pixel is stored as.
     type Number: Real;
 }

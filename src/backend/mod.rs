@@ -266,7 +266,7 @@ impl Phase {
 /// Moving, cutting and joining images on a device.
 ///
 /// Job slices map to outputs in order: job `i` writes image `first + i` of `out`.
-pub trait ImageOps {
+pub trait ImageOps: Send + Sync {
     type Images: ImageBuffer;
 
     /// Starts a phase of the work on this device, for profilers that want to know of it.
@@ -426,8 +426,8 @@ pub trait ClassifierEngine: Send {
     ) -> Result<Vec<f32>>;
 }
 
-/// A device: makes engines that share its memory.
-pub trait Backend: ImageOps + Send + Sync + Sized {
+/// A device: makes engines that share its memory. It is a handle: its clones are the same device.
+pub trait Backend: ImageOps + Clone + 'static {
     type Dip: DipEngine<Images = Self::Images>;
     type Classifier: ClassifierEngine<Images = Self::Images>;
 

@@ -7,19 +7,14 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::backend::cuda::classifier::CudaClassifier;
-use crate::backend::cuda::dip::CudaDip;
 use crate::backend::cuda::driver::emulator::{Emulator, Options as EmulatorOptions};
 use crate::backend::cuda::driver::{Device, Kind};
 use crate::backend::cuda::images::DeviceImages;
 use crate::backend::cuda::model::{Chip, Demand, demands};
 use crate::backend::cuda::{CudaBackend, classifier_batch};
-use crate::backend::{
-    At, Backend, Blend, ClassifierEngine, ImageOps, ImagePair, ImageShape, LossGradient, Phase,
-    Push, Stitch, TileGrid, View,
-};
+use crate::backend::{At, Backend, ClassifierEngine, ImageShape, LossGradient};
 use crate::classifier::Graph;
-use crate::defense::{Defense, Options, Prober};
-use crate::dip::NetSpec;
+use crate::defense::{Defense, DeviceDefense, Options, Oracle, Prober};
 use crate::error::{Error, Result};
 use crate::picture::Picture;
 use crate::scheduler::Plan;
@@ -73,8 +68,7 @@ impl Rehearsal<'_> {
             ..EmulatorOptions::default()
         })?;
         let device = emulator.device();
-        let stage = self.stage(device.clone());
-        let mut defense = self.defense(&stage)?;
+        let mut defense = self.defense(device.clone())?;
         emulator.take_counts();
         let profiling = device.profile()?;
         defense.purify(self.pictures)?;
@@ -89,7 +83,7 @@ impl Rehearsal<'_> {
         };
         Ok(Wave {
             pictures: self.pictures.len(),
-            probes: defense.probes(),
+            probes: defense.oracle().classified(),
             kernels: demands(&emulator, 1),
             uploads: transfers("upload"),
             downloads: transfers("download"),
@@ -106,8 +100,7 @@ impl Rehearsal<'_> {
         let mut least = f64::INFINITY;
         for _ in 0..REPEATS {
             let (device, _) = Device::tally(self.shared_limit());
-            let stage = self.stage(device);
-            let mut defense = self.defense(&stage)?;
+            let mut defense = self.defense(device)?;
             let start = Instant::now();
             defense.purify(self.pictures)?;
             least = least.min(start.elapsed().as_secs_f64());
@@ -120,37 +113,29 @@ impl Rehearsal<'_> {
         (self.chip.shared_memory - 1) * 1024
     }
 
-    fn stage(&self, device: Device) -> Stage {
-        Stage {
-            cuda: CudaBackend::new(device),
-            pictures: self.pictures.len(),
-        }
-    }
-
-    /// A defence with room for all pictures.
-    fn defense<'b>(&self, stage: &'b Stage) -> Result<Defense<'b, Stage>> {
+    /// A defense with room for all pictures, and a classifier whose answers are written.
+    fn defense(&self, device: Device) -> Result<Defense<CudaBackend, Scripted>> {
         if self.graph.classes() < 2 {
             return Err(Error::invalid(
                 "a classifier of one class is never mistaken",
             ));
         }
         let batch = classifier_batch(self.chip.multiprocessors);
-        let prober = Prober::new(stage, stage.classifier(self.graph, batch)?, batch)?;
+        let cuda = CudaBackend::new(device);
+        let scripted = Scripted {
+            engine: cuda.classifier(self.graph, batch)?,
+            inputs: self.pictures.len(),
+        };
+        let prober = Prober::new(cuda, scripted, batch)?;
         let grids = self.options.reconstruct.grids(prober.shape())?;
         let instances: usize = grids.iter().map(|grid| grid.tiles()).sum();
         let plan = Plan {
             images: self.pictures.len(),
             capacity: self.pictures.len() * instances,
         };
-        let (_, defense) = plan.defense(stage, prober, self.options.clone())?;
+        let (_, defense) = plan.defense(prober, self.options.clone())?;
         Ok(defense)
     }
-}
-
-/// The cuda backend with a classifier whose answers are written.
-struct Stage {
-    cuda: CudaBackend,
-    pictures: usize,
 }
 
 /// Runs the classifier, and says that the first images, which are the inputs, are of class 0 and all others of
@@ -190,124 +175,5 @@ impl ClassifierEngine for Scripted {
         first: usize,
     ) -> Result<Vec<f32>> {
         self.engine.gradient(images, loss_gradient, out, first)
-    }
-}
-
-impl Backend for Stage {
-    type Dip = CudaDip;
-    type Classifier = Scripted;
-
-    fn name(&self) -> String {
-        self.cuda.name()
-    }
-    fn dip(&self, spec: &NetSpec, height: usize, width: usize, capacity: usize) -> Result<CudaDip> {
-        self.cuda.dip(spec, height, width, capacity)
-    }
-    fn classifier(&self, graph: &Graph, batch: usize) -> Result<Scripted> {
-        Ok(Scripted {
-            engine: self.cuda.classifier(graph, batch)?,
-            inputs: self.pictures,
-        })
-    }
-    fn dip_capacity(&self, spec: &NetSpec, height: usize, width: usize) -> Result<usize> {
-        self.cuda.dip_capacity(spec, height, width)
-    }
-    fn dip_bytes(
-        &self,
-        spec: &NetSpec,
-        height: usize,
-        width: usize,
-        capacity: usize,
-    ) -> Result<u128> {
-        self.cuda.dip_bytes(spec, height, width, capacity)
-    }
-    fn free_bytes(&self) -> Option<u64> {
-        self.cuda.free_bytes()
-    }
-}
-
-impl ImageOps for Stage {
-    type Images = DeviceImages;
-
-    fn phase(&self, name: &'static str) -> Phase {
-        self.cuda.phase(name)
-    }
-    fn allocate(&self, shape: ImageShape, len: usize) -> Result<DeviceImages> {
-        self.cuda.allocate(shape, len)
-    }
-    fn upload(&self, pixels: &[f32], out: &mut DeviceImages, first: usize) -> Result<()> {
-        self.cuda.upload(pixels, out, first)
-    }
-    fn download(&self, image: At<'_, DeviceImages>) -> Result<Vec<f32>> {
-        self.cuda.download(image)
-    }
-    fn copy(
-        &self,
-        from: &[At<'_, DeviceImages>],
-        out: &mut DeviceImages,
-        first: usize,
-    ) -> Result<()> {
-        self.cuda.copy(from, out, first)
-    }
-    fn tile(
-        &self,
-        image: At<'_, DeviceImages>,
-        grid: TileGrid,
-        out: &mut DeviceImages,
-        first: usize,
-    ) -> Result<()> {
-        self.cuda.tile(image, grid, out, first)
-    }
-    fn untile(
-        &self,
-        tiles: &DeviceImages,
-        first_tile: usize,
-        grid: TileGrid,
-        out: &mut DeviceImages,
-        index: usize,
-    ) -> Result<()> {
-        self.cuda.untile(tiles, first_tile, grid, out, index)
-    }
-    fn view(
-        &self,
-        jobs: &[View<'_, DeviceImages>],
-        out: &mut DeviceImages,
-        first: usize,
-    ) -> Result<()> {
-        self.cuda.view(jobs, out, first)
-    }
-    fn blend(
-        &self,
-        jobs: &[Blend<'_, DeviceImages>],
-        out: &mut DeviceImages,
-        first: usize,
-    ) -> Result<()> {
-        self.cuda.blend(jobs, out, first)
-    }
-    fn push(
-        &self,
-        jobs: &[Push<'_, DeviceImages>],
-        out: &mut DeviceImages,
-        first: usize,
-    ) -> Result<()> {
-        self.cuda.push(jobs, out, first)
-    }
-    fn stitch(
-        &self,
-        job: &Stitch<'_, DeviceImages>,
-        out: &mut DeviceImages,
-        index: usize,
-    ) -> Result<()> {
-        self.cuda.stitch(job, out, index)
-    }
-    fn squared_error(
-        &self,
-        pairs: &[ImagePair<'_, DeviceImages>],
-        cells: TileGrid,
-    ) -> Result<Vec<f64>> {
-        self.cuda.squared_error(pairs, cells)
-    }
-    fn ssim(&self, pairs: &[ImagePair<'_, DeviceImages>]) -> Result<Vec<f64>> {
-        self.cuda.ssim(pairs)
     }
 }

@@ -1,29 +1,24 @@
 //! `backstitch attack`: of the classifier alone, or through the defence.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
 use super::batches::in_batches;
-use super::device::OnPictures;
 use super::inputs::Inputs;
-use super::model::{Model, Victim};
+use super::model::Model;
 use super::progress::Progress;
 use super::run_folder::RunFolderArgs;
 use super::through::ThroughArgs;
 use super::values::{fraction, not_negative};
 use super::{Global, Outcome, device, interrupt, messages};
 use crate::attack::adaptive::Defended;
-use crate::attack::{
-    self, AttackOptions, Attacked, Classifier, Method, Name, Norm, Target, attack,
-};
-use crate::backend::{Backend, ClassifierEngine, ImageShape};
-use crate::defense::Prober;
+use crate::attack::{self, AttackOptions, Method, Name, Norm, Target, attack};
 use crate::error::{Error, Result};
 use crate::input::{Dataset, Item};
 use crate::picture::Picture;
-use crate::picture::{psnr, ssim};
-use crate::run::{ImageRecord, RunFolder, SaveFormat};
-use crate::run::{Phase, Pixels, RunDescription, RunState};
-use crate::scheduler::Plan;
+use crate::purifier::Classifier;
+use crate::run::{ImageRecord, Phase, Pixels, RunDescription, RunFolder, RunState, SaveFormat};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -164,54 +159,59 @@ impl AttackArgs {
 
 /// Attacks every picture into the run folder.
 pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
-    device::run_on_pictures(args, &args.inputs, &args.model, global)
-}
-
-impl device::Command for OnPictures<'_, Args> {
-    fn run_on<B: Backend>(self, backends: &[B], memory: Option<u64>) -> Result<Outcome> {
-        let backend = device::only(backends, "attack")?;
-        let OnPictures { args, victim, .. } = self;
-        let batch = backend.classifier_batch();
-        let mut engine = backend.classifier(&victim.graph, batch)?;
-        let (shape, classes) = (engine.input_shape(), engine.classes());
-        let attack = args.attack.options(args.run.save, classes)?;
-        let adaptive = args.through.adaptive(args.attack.method)?;
-        let mut classifier = Classifier::new(backend, &mut engine, batch)?;
-        let configuration = [("classifier", victim.describe()), ("attack", json!(attack))];
+    let dataset = args.inputs.open()?;
+    let classifier = Arc::new(args.model.open()?);
+    device::run(global, |devices| {
+        let devices = devices.only("attack")?;
+        let (classes, save) = (classifier.classes(), args.run.save);
+        let options = args.attack.options(save, classes)?;
+        let configuration = [
+            ("classifier", classifier.describe()),
+            ("attack", json!(options)),
+        ];
         let mut run = Run {
-            pictures: self,
-            options: attack,
-            shape,
-            batch,
+            args,
+            dataset: &dataset,
+            classifier: &classifier,
+            options,
+            batch: 0,
             configuration: members(configuration),
-            more: members([("device", Value::from(backend.name()))]),
+            more: Map::new(),
             attacked: "the classifier",
         };
-        let Some(adaptive) = adaptive else {
-            return run.attack(&mut classifier, |_| Map::new());
+        let Some(adaptive) = args.through.adaptive(args.attack.method)? else {
+            run.more
+                .extend(members([("device", devices.names().join(", ").into())]));
+            let mut oracle = classifier.on(&devices)?;
+            run.batch = oracle.batch();
+            let mut alone = attack::Classifier::new(&mut *oracle);
+            return run.attack(&mut alone, |_| Map::new());
         };
-        let mut options = args.through.defense.options.options(shape.channels)?;
-        options.eight_bit = args.run.save == SaveFormat::Png;
-        let limits = args.through.defense.options.limits(memory);
-        let plan = Plan::new(backend, &options, shape, classes, limits)?;
-        let prober = Prober::new(backend, backend.classifier(&victim.graph, batch)?, batch)?;
-        let (plan, mut defense) = plan.defense(backend, prober, options.clone())?;
-        run.attacked = "the classifier behind the defence";
-        run.batch = plan.images;
+        let defense = &args.through.defense.options;
+        let mut purifier = defense
+            .builder(classifier.clone(), devices, |options| {
+                options.eight_bit = save == SaveFormat::Png;
+            })?
+            .build()?;
+        run.attacked = "the classifier behind the defense";
+        run.batch = purifier.plans()[0].images;
         run.configuration.extend(members([
             ("through", json!(adaptive)),
-            ("defense", json!(options)),
-            ("precision", json!(backend.precision())),
+            ("defense", json!(purifier.options())),
+            ("precision", json!(purifier.precision())),
         ]));
-        run.more.extend(members([("plan", json!(plan))]));
-        let mut defended = Defended::new(&mut defense, classifier, adaptive)?;
+        run.more.extend(members([
+            ("device", purifier.devices().join(", ").into()),
+            ("plan", json!(purifier.plans()[0])),
+        ]));
+        let mut defended = Defended::new(purifier.defense(), adaptive)?;
         run.attack(&mut defended, |defended| {
             members([
                 ("purifications", defended.purifications().into()),
-                ("probes", defended.probes().into()),
+                ("probes", defended.classified().into()),
             ])
         })
-    }
+    })
 }
 
 /// The object with these members.
@@ -224,9 +224,10 @@ fn members<const N: usize>(members: [(&str, Value); N]) -> Map<String, Value> {
 
 /// A run against one victim.
 struct Run<'a> {
-    pictures: OnPictures<'a, Args>,
+    args: &'a Args,
+    dataset: &'a Dataset,
+    classifier: &'a Classifier,
     options: AttackOptions,
-    shape: ImageShape,
     /// Pictures at a time.
     batch: usize,
     /// For `run.json`.
@@ -243,11 +244,12 @@ impl Run<'_> {
         under_attack: &mut V,
         spent: impl Fn(&V) -> Map<String, Value>,
     ) -> Result<Outcome> {
-        let OnPictures {
+        let Run {
             args,
             dataset,
-            victim,
-        } = self.pictures;
+            classifier,
+            ..
+        } = self;
         let classes = under_attack.classes();
         let description = RunDescription {
             command: "attack",
@@ -264,7 +266,7 @@ impl Run<'_> {
             Ok(())
         };
         let pictures = folder.unfinished(dataset).map(|item| {
-            let picture = status.time(Phase::Decode, || load(victim, dataset, &item, classes));
+            let picture = status.time(Phase::Decode, || load(classifier, dataset, &item, classes));
             (item, picture)
         });
         let ended = in_batches(dataset, pictures, self.batch, stop, |loaded| {
@@ -287,11 +289,14 @@ impl Run<'_> {
                     continue;
                 }
                 let pixels = Pixels {
-                    shape: self.shape,
+                    shape: picture.shape,
                     input: &picture.pixels,
                     output: &attacked.pixels,
                 };
-                folder.record(record(item, picture, &attacked), Some(pixels))?;
+                folder.record(
+                    ImageRecord::attacked(item, picture, &attacked),
+                    Some(pixels),
+                )?;
                 progress.done();
             }
             Ok(())
@@ -313,8 +318,13 @@ impl Run<'_> {
 }
 
 /// A picture that can be attacked.
-fn load(victim: &Victim, dataset: &Dataset, item: &Item, classes: usize) -> Result<Picture> {
-    let picture = dataset.load_for(&victim.preprocess, item)?;
+fn load(
+    classifier: &Classifier,
+    dataset: &Dataset,
+    item: &Item,
+    classes: usize,
+) -> Result<Picture> {
+    let picture = dataset.load_for(classifier.preprocess(), item)?;
     match item.label {
         Some(label) if label >= classes => {
             let message =
@@ -322,28 +332,5 @@ fn load(victim: &Victim, dataset: &Dataset, item: &Item, classes: usize) -> Resu
             Err(Error::file(&item.id, message))
         }
         _ => Ok(picture),
-    }
-}
-
-/// The line of `results.jsonl` for an attacked picture.
-fn record(item: &Item, picture: &Picture, attacked: &Attacked) -> ImageRecord {
-    let more = [
-        ("success", json!(attacked.success)),
-        ("aim", json!(attacked.aim)),
-        ("linf", json!(attacked.linf)),
-        ("l2", json!(attacked.l2)),
-    ];
-    ImageRecord {
-        input_label: Some(attacked.input.label()),
-        input_confidence: Some(attacked.input.confidence() as f32),
-        output_label: Some(attacked.output.label()),
-        output_confidence: Some(attacked.output.confidence() as f32),
-        psnr: Some(psnr(&attacked.pixels, &picture.pixels)),
-        ssim: Some(ssim(picture.shape, &attacked.pixels, &picture.pixels)),
-        more: more
-            .map(|(name, value)| (name.to_owned(), value))
-            .into_iter()
-            .collect(),
-        ..ImageRecord::of(item)
     }
 }

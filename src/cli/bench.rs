@@ -15,6 +15,7 @@ use crate::classifier::{Graph, LoadOptions};
 use crate::dip::Preset;
 use crate::error::Result;
 use crate::picture::Size;
+use crate::purifier::Backends;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -78,67 +79,63 @@ pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
              --release --features emulator"
         )));
     }
-    device::run(Run { args }, global)
+    device::run(global, |devices| match devices.only("bench")?.backends {
+        Backends::Cpu(backends) => measure(args, &backends[0]),
+        #[cfg(any(feature = "cuda", feature = "emulator"))]
+        Backends::Cuda(backends) => measure(args, &backends[0]),
+    })
 }
 
-struct Run<'a> {
-    args: &'a Args,
-}
-
-impl device::Command for Run<'_> {
-    fn run_on<B: Backend>(self, backends: &[B], _: Option<u64>) -> Result<Outcome> {
-        let backend = device::only(backends, "bench")?;
-        let args = self.args;
-        let peak = backend.peak_gflops();
-        let budget = Duration::from_secs_f64(args.seconds);
-        let say = |line: String| match args.json {
-            true => Ok(()),
-            false => super::print(&line),
-        };
-        say(match peak {
-            Some(peak) => format!("{}, {peak:.0} GFLOP/s at most", backend.name()),
-            None => backend.name(),
-        })?;
-        let mut figures = Vec::new();
-        for preset in args.presets() {
-            let figure = bench::preset(backend, preset, args.instances, budget)?;
-            let of_peak = peak.map_or(String::new(), |peak| {
-                format!(" ({:.0}% of peak)", 100.0 * figure.gflops / peak)
-            });
-            say(format!(
-                "{:6} {:3} instances of {}x{}: {:8.3} ms an iteration, {:4.0} GFLOP/s{of_peak}",
-                figure.preset,
-                figure.instances,
-                figure.tile_height,
-                figure.tile_width,
-                figure.ms_per_iteration,
-                figure.gflops,
-            ))?;
-            figures.push(json!(figure));
-        }
-        let mut all = Map::from_iter([
-            ("device".into(), Value::from(backend.name())),
-            ("peak_gflops".into(), Value::from(peak)),
-            ("presets".into(), Value::from(figures)),
-        ]);
-        if let Some(path) = &args.classifier {
-            let graph = args.graph(path)?;
-            let figure = bench::classifier(backend, &graph, budget)?;
-            say(format!(
-                "classifier: {:.3} ms an image in batches of {}, {:.3} alone, {:.3} with gradient; \
-                 {:.0} MB of weights and activations, {:.0} with gradient",
-                figure.ms_per_image,
-                figure.batch,
-                figure.ms_per_image_batch1,
-                figure.ms_per_gradient,
-                figure.mb_for_logits,
-                figure.mb_for_gradients,
-            ))?;
-            all.insert("classifier".into(), json!(figure));
-        }
-        if args.json {
-            super::print(&Value::Object(all).to_string())?;
-        }
-        Ok(Outcome::Done)
+fn measure(args: &Args, backend: &impl Backend) -> Result<Outcome> {
+    let peak = backend.peak_gflops();
+    let budget = Duration::from_secs_f64(args.seconds);
+    let say = |line: String| match args.json {
+        true => Ok(()),
+        false => super::print(&line),
+    };
+    say(match peak {
+        Some(peak) => format!("{}, {peak:.0} GFLOP/s at most", backend.name()),
+        None => backend.name(),
+    })?;
+    let mut figures = Vec::new();
+    for preset in args.presets() {
+        let figure = bench::preset(backend, preset, args.instances, budget)?;
+        let of_peak = peak.map_or(String::new(), |peak| {
+            format!(" ({:.0}% of peak)", 100.0 * figure.gflops / peak)
+        });
+        say(format!(
+            "{:6} {:3} instances of {}x{}: {:8.3} ms an iteration, {:4.0} GFLOP/s{of_peak}",
+            figure.preset,
+            figure.instances,
+            figure.tile_height,
+            figure.tile_width,
+            figure.ms_per_iteration,
+            figure.gflops,
+        ))?;
+        figures.push(json!(figure));
     }
+    let mut all = Map::from_iter([
+        ("device".into(), Value::from(backend.name())),
+        ("peak_gflops".into(), Value::from(peak)),
+        ("presets".into(), Value::from(figures)),
+    ]);
+    if let Some(path) = &args.classifier {
+        let graph = args.graph(path)?;
+        let figure = bench::classifier(backend, &graph, budget)?;
+        say(format!(
+            "classifier: {:.3} ms an image in batches of {}, {:.3} alone, {:.3} with gradient; \
+             {:.0} MB of weights and activations, {:.0} with gradient",
+            figure.ms_per_image,
+            figure.batch,
+            figure.ms_per_image_batch1,
+            figure.ms_per_gradient,
+            figure.mb_for_logits,
+            figure.mb_for_gradients,
+        ))?;
+        all.insert("classifier".into(), json!(figure));
+    }
+    if args.json {
+        super::print(&Value::Object(all).to_string())?;
+    }
+    Ok(Outcome::Done)
 }

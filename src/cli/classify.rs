@@ -6,16 +6,15 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::batches::in_batches;
-use super::device::OnPictures;
 use super::inputs::Inputs;
 use super::model::Model;
 use super::run_folder::FollowArgs;
 use super::{Global, Outcome, device, interrupt, messages};
-use crate::backend::{At, Backend, ClassifierEngine};
-use crate::defense::Reading;
-use crate::error::Result;
-use crate::input::Item;
+use crate::defense::{Oracle, Reading};
+use crate::error::{Error, Result};
 use crate::input::npy::RowWriter;
+use crate::input::{Dataset, Item};
+use crate::purifier::Classifier;
 use crate::run::{Exporter, Phase, RunState, Status, Tally};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -40,113 +39,102 @@ const TOP: usize = 5;
 
 /// Prints what the classifier says of every picture.
 pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
-    device::run_on_pictures(args, &args.inputs, &args.model, global)
+    let dataset = args.inputs.open()?;
+    let classifier = args.model.open()?;
+    device::run(global, |devices| {
+        let mut oracle = classifier.on(&devices.only("classify")?)?;
+        classify(args, &dataset, &classifier, &mut *oracle)
+    })
 }
 
-impl device::Command for OnPictures<'_, Args> {
-    fn run_on<B: Backend>(self, backends: &[B], _: Option<u64>) -> Result<Outcome> {
-        let backend = device::only(backends, "classify")?;
-        let OnPictures {
-            args,
-            dataset,
-            victim,
-        } = self;
-        let mut batch = backend.classifier_batch();
-        if dataset.as_stream().is_none() {
-            batch = batch.min(dataset.len()).max(1);
-        }
-        let mut classifier = backend.classifier(&victim.graph, batch)?;
-        let mut device = backend.allocate(classifier.input_shape(), batch)?;
-        let classes = classifier.classes();
-        let mut writer = args
-            .logits
-            .as_deref()
-            .map(|path| RowWriter::create(path, classes))
-            .transpose()?;
-        let stop = interrupt::catch()?;
-        let total = dataset.as_stream().is_none().then(|| dataset.len());
-        let status = Status::new("classify", dataset.shard(), total, 0, Tally::default());
-        let status = Arc::new(status);
-        let exporter = args.follow.metrics.clone();
-        let exporter = exporter.map(|path| Exporter::start(path, status.clone()));
-        let exporter = exporter.transpose()?;
-        let mut copy = args.follow.copy()?;
-        let (mut labelled, mut right) = (0, 0);
-        let pictures = dataset.items().map(|item| {
-            let load = || dataset.load_for(&victim.preprocess, &item);
-            let picture = status.time(Phase::Decode, load);
-            (item, picture)
-        });
-        let ended = in_batches(dataset, pictures, batch, stop, |loaded| {
-            let readable = || {
-                loaded
-                    .iter()
-                    .filter_map(|(_, picture)| picture.as_ref().ok())
-            };
-            let logits = status.time(Phase::Compute, || {
-                for (i, picture) in readable().enumerate() {
-                    backend.upload(&picture.pixels, &mut device, i)?;
-                }
-                let images: Vec<_> = (0..readable().count())
-                    .map(|i| At::new(&device, i))
-                    .collect();
-                classifier.logits(&images)
-            })?;
-            let mut rows = logits.chunks_exact(classes);
-            for (item, picture) in loaded {
-                let missing = vec![f32::NAN; classes];
-                let row = match &picture {
-                    Ok(_) => rows.next().unwrap_or(&missing),
-                    Err(_) => &missing,
-                };
-                if let Some(writer) = &mut writer {
-                    writer.push(row)?;
-                }
-                let reading = picture.and_then(|_| {
-                    let reading = Reading::new(row);
-                    let checked = reading.check().map_err(|error| error.about(&item.id));
-                    checked.map(|()| reading)
-                });
-                status.count(reading.is_err());
-                if let Some(copy) = &mut copy {
-                    copy.write(format!("{}\n", object(&item, &reading)).as_bytes())?;
-                }
-                let reading = match reading {
-                    Ok(reading) => reading,
-                    Err(error) => {
-                        log::error!("{error}");
-                        continue;
-                    }
-                };
-                if let Some(label) = item.label {
-                    labelled += 1;
-                    right += usize::from(reading.label() == label);
-                }
-                match args.json {
-                    _ if args.follow.jsonl_is_stdout() => {}
-                    true => super::print(&object(&item, &Ok(reading)).to_string())?,
-                    false => super::print(&text(&item, &reading))?,
+fn classify(
+    args: &Args,
+    dataset: &Dataset,
+    classifier: &Classifier,
+    oracle: &mut dyn Oracle,
+) -> Result<Outcome> {
+    let classes = oracle.classes();
+    let mut writer = args
+        .logits
+        .as_deref()
+        .map(|path| RowWriter::create(path, classes))
+        .transpose()?;
+    let stop = interrupt::catch()?;
+    let total = dataset.as_stream().is_none().then(|| dataset.len());
+    let status = Status::new("classify", dataset.shard(), total, 0, Tally::default());
+    let status = Arc::new(status);
+    let exporter = args.follow.metrics.clone();
+    let exporter = exporter.map(|path| Exporter::start(path, status.clone()));
+    let exporter = exporter.transpose()?;
+    let mut copy = args.follow.copy()?;
+    let (mut labelled, mut right) = (0, 0);
+    let pictures = dataset.items().map(|item| {
+        let load = || dataset.load_for(classifier.preprocess(), &item);
+        let picture = status.time(Phase::Decode, load);
+        (item, picture)
+    });
+    let ended = in_batches(dataset, pictures, oracle.batch(), stop, |loaded| {
+        let readable = loaded
+            .iter()
+            .filter_map(|(_, picture)| picture.as_ref().ok());
+        let images: Vec<&[f32]> = readable.map(|picture| &picture.pixels[..]).collect();
+        let readings = status.time(Phase::Compute, || oracle.classify(&images))?;
+        let mut readings = readings.into_iter();
+        for (item, picture) in loaded {
+            let reading = picture.and_then(|_| {
+                readings
+                    .next()
+                    .ok_or_else(|| Error::invalid("was not classified"))
+            });
+            if let Some(writer) = &mut writer {
+                match &reading {
+                    Ok(reading) => writer.push(reading.logits())?,
+                    Err(_) => writer.push(&vec![f32::NAN; classes])?,
                 }
             }
-            Ok(())
-        });
-        if let Some(exporter) = exporter {
-            let state = ended.as_ref().unwrap_or(&RunState::Interrupted);
-            exporter.finish(*state)?;
+            let reading = reading.and_then(|reading| {
+                let checked = reading.check().map_err(|error| error.about(&item.id));
+                checked.map(|()| reading)
+            });
+            status.count(reading.is_err());
+            if let Some(copy) = &mut copy {
+                copy.write(format!("{}\n", object(&item, &reading)).as_bytes())?;
+            }
+            let reading = match reading {
+                Ok(reading) => reading,
+                Err(error) => {
+                    log::error!("{}", messages::line(&error));
+                    continue;
+                }
+            };
+            if let Some(label) = item.label {
+                labelled += 1;
+                right += usize::from(reading.label() == label);
+            }
+            match args.json {
+                _ if args.follow.jsonl_is_stdout() => {}
+                true => super::print(&object(&item, &Ok(reading)).to_string())?,
+                false => super::print(&text(&item, &reading))?,
+            }
         }
-        if ended? == RunState::Interrupted {
-            return Ok(Outcome::Interrupted);
-        }
-        if let Some(writer) = writer {
-            writer.finish()?;
-        }
-        if labelled > 0 && !args.json {
-            args.follow.print(&format!(
-                "{right} of {labelled} with a true label are classified rightly"
-            ))?;
-        }
-        Ok(Outcome::of(status.counts()))
+        Ok(())
+    });
+    if let Some(exporter) = exporter {
+        let state = ended.as_ref().unwrap_or(&RunState::Interrupted);
+        exporter.finish(*state)?;
     }
+    if ended? == RunState::Interrupted {
+        return Ok(Outcome::Interrupted);
+    }
+    if let Some(writer) = writer {
+        writer.finish()?;
+    }
+    if labelled > 0 && !args.json {
+        args.follow.print(&format!(
+            "{right} of {labelled} with a true label are classified rightly"
+        ))?;
+    }
+    Ok(Outcome::of(status.counts()))
 }
 
 /// What is known of a picture, as JSON.

@@ -1,4 +1,6 @@
-//! The defence's options.
+//! The defense's options.
+
+use std::sync::Arc;
 
 use crate::defense::{
     LocaliseOptions, MapOptions, Options, PushOptions, ReconstructOptions, SettlingOptions,
@@ -6,7 +8,7 @@ use crate::defense::{
 };
 use crate::dip::{Padding, Preset, Upsample};
 use crate::error::Result;
-use crate::scheduler::Limits;
+use crate::purifier::{Classifier, OpenDevices, Purifier, PurifierBuilder};
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Reconstruction")]
@@ -164,12 +166,26 @@ impl DefenseArgs {
         Ok(options)
     }
 
-    /// What a device that may plan with `memory` bytes keeps to.
-    pub fn limits(&self, memory: Option<u64>) -> Limits {
-        Limits {
-            capacity: self.capacity,
-            memory,
+    /// The description of a purifier of these options, which `adjust` changes.
+    ///
+    /// # Errors
+    /// A number that cannot be used; the message names it.
+    pub fn builder(
+        &self,
+        classifier: impl Into<Arc<Classifier>>,
+        devices: OpenDevices,
+        adjust: impl FnOnce(&mut Options),
+    ) -> Result<PurifierBuilder> {
+        let classifier = classifier.into();
+        let mut options = self.options(classifier.shape().channels)?;
+        adjust(&mut options);
+        let mut builder = Purifier::builder(classifier)
+            .options(options)
+            .devices(devices);
+        if let Some(capacity) = self.capacity {
+            builder = builder.capacity(capacity);
         }
+        Ok(builder)
     }
 
     fn reconstruct(&self, channels: usize) -> ReconstructOptions {

@@ -10,16 +10,14 @@ use serde_json::{Map, Value, json};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::defense::DefenseArgs;
-use super::model::{Model, Victim};
+use super::model::Model;
 use super::progress::Progress;
 use super::run_folder::ExistingArgs;
 use super::values::fraction;
 use super::{Global, Outcome, device, interrupt};
 use crate::attack::Name;
 use crate::attack::adaptive::{Adaptive, Rule};
-use crate::backend::Backend;
 use crate::baseline;
-use crate::defense::Prober;
 use crate::error::{Error, Result};
 use crate::evaluate::{
     Case, Cell, Choice, Entry, Evaluation, Evaluator, Given, Journal, Load, Source, Suite, Wanted,
@@ -27,9 +25,9 @@ use crate::evaluate::{
 };
 use crate::input::{Attacked, AttackedSet, Classes, Dataset, Item, Layout};
 use crate::picture::Picture;
+use crate::purifier::{Classifier, OpenDevices};
 use crate::run::names::{Form, OutputNames};
 use crate::run::{RunDescription, RunState, Status, Tally};
-use crate::scheduler::Plan;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -189,14 +187,16 @@ pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
     };
     let open = |path: &PathBuf| AttackedSet::open(path, args.layout);
     let sets = args.attacked.iter().map(open).collect::<Result<_>>()?;
-    let victim = args.model.load()?;
+    let classifier = Arc::new(args.model.open()?);
     let inputs = Inputs {
         args,
         dataset,
         sets,
-        victim,
+        classifier,
     };
-    device::run(inputs, global)
+    device::run(global, |devices| {
+        evaluate(inputs, devices.only("evaluate")?)
+    })
 }
 
 /// What an evaluation is about.
@@ -204,20 +204,20 @@ struct Inputs<'a> {
     args: &'a Args,
     dataset: Option<Dataset>,
     sets: Vec<AttackedSet>,
-    victim: Victim,
+    classifier: Arc<Classifier>,
 }
 
 impl Load for Inputs<'_> {
     fn item(&self, item: &Item) -> Result<Picture> {
         match &self.dataset {
-            Some(dataset) => dataset.load_for(&self.victim.preprocess, item),
+            Some(dataset) => dataset.load_for(self.classifier.preprocess(), item),
             None => Err(Error::invalid("is in no data set")),
         }
     }
 
     fn given(&self, given: &Given) -> Result<Attacked> {
         let attacked = self.sets[given.set].load(given.index)?;
-        let (is, takes) = (attacked.adversarial.shape, self.victim.graph.input_shape());
+        let (is, takes) = (attacked.adversarial.shape, self.classifier.shape());
         match is == takes {
             true => Ok(attacked),
             false => Err(Error::invalid(format!(
@@ -228,125 +228,117 @@ impl Load for Inputs<'_> {
     }
 }
 
-impl device::Command for Inputs<'_> {
-    fn run_on<B: Backend>(self, backends: &[B], memory: Option<u64>) -> Result<Outcome> {
-        let backend = device::only(backends, "evaluate")?;
-        let Inputs { args, victim, .. } = &self;
-        let (shape, classes) = (victim.graph.input_shape(), victim.graph.classes());
-        let items = self.dataset.iter().flat_map(Dataset::items);
-        let (mut pictures, given) = entries(items, &self.sets)?;
-        pictures.truncate(args.evaluation.pictures(pictures.len()));
-        check_labels(&pictures, classes)?;
-        let eight_bit = !args.output.exact;
-        let mut options = args.defense.options(shape.channels)?;
-        options.eight_bit = eight_bit;
-        options.ablations = true;
-        let baselines = args.evaluation.baselines();
-        let rows = rows(&baselines, &options);
-        let mut cases = match &self.dataset {
-            Some(_) => args.evaluation.choice(eight_bit).cases(classes)?,
-            None => vec![Case::clean()],
-        };
-        cases.extend(given);
+fn evaluate(inputs: Inputs<'_>, devices: OpenDevices) -> Result<Outcome> {
+    let Inputs {
+        args, classifier, ..
+    } = &inputs;
+    let classes = classifier.classes();
+    let items = inputs.dataset.iter().flat_map(Dataset::items);
+    let (mut pictures, given) = entries(items, &inputs.sets)?;
+    pictures.truncate(args.evaluation.pictures(pictures.len()));
+    check_labels(&pictures, classes)?;
+    let eight_bit = !args.output.exact;
+    let mut purifier = (args.defense)
+        .builder(classifier.clone(), devices, |options| {
+            options.eight_bit = eight_bit;
+            options.ablations = true;
+        })?
+        .build()?;
+    let device = purifier.devices().join(", ");
+    let baselines = args.evaluation.baselines();
+    let rows = rows(&baselines, purifier.options());
+    let mut cases = match &inputs.dataset {
+        Some(_) => args.evaluation.choice(eight_bit).cases(classes)?,
+        None => vec![Case::clean()],
+    };
+    cases.extend(given);
 
-        let description = RunDescription {
-            command: "evaluate",
-            configuration: json!({
-                "classifier": victim.describe(),
-                "classes": classes,
-                "suite": args.evaluation.suite,
-                "attacks": cases,
-                "defenses": rows,
-                "precision": backend.precision(),
-                "eight_bit": eight_bit,
-                "save_attacked": args.output.save_attacked,
-                "pictures": pictures.len(),
-                "pictures_hash": hash(&pictures),
-            }),
-            more: Map::from_iter([("device".into(), Value::from(backend.name()))]),
-        };
-        let stop = interrupt::catch()?;
-        let existing = args.output.existing.existing();
-        let mut journal = Journal::open(&args.output.output, existing, description.clone())?;
+    let description = RunDescription {
+        command: "evaluate",
+        configuration: json!({
+            "classifier": classifier.describe(),
+            "classes": classes,
+            "suite": args.evaluation.suite,
+            "attacks": cases,
+            "defenses": rows,
+            "precision": purifier.precision(),
+            "eight_bit": eight_bit,
+            "save_attacked": args.output.save_attacked,
+            "pictures": pictures.len(),
+            "pictures_hash": hash(&pictures),
+        }),
+        more: Map::from_iter([("device".into(), Value::from(&*device))]),
+    };
+    let stop = interrupt::catch()?;
+    let existing = args.output.existing.existing();
+    let mut journal = Journal::open(&args.output.output, existing, description.clone())?;
 
-        let limits = args.defense.limits(memory);
-        let plan = Plan::new(backend, &options, shape, classes, limits)?;
-        let batch = backend.classifier_batch();
-        let prober = Prober::new(backend, backend.classifier(&victim.graph, batch)?, batch)?;
-        let (plan, defense) = plan.defense(backend, prober, options)?;
-        let ids = || pictures.iter().map(|picture| picture.id.clone());
-        let keep = args.output.save_attacked.then(|| {
-            let extension = save_format(eight_bit).extension();
-            let key = false;
-            OutputNames::new(ids, Form { extension, key })
-        });
-        let mut evaluator = Evaluator {
-            defense,
-            engine: backend.classifier(&victim.graph, batch)?,
-            batch,
-            baselines: &baselines,
-            cases: &cases,
-            eight_bit,
-            keep,
-            chunk: plan.images.max(batch),
-        };
-        let open = open(&pictures, &journal, &cases);
-        let status = Arc::new(Status::new(
-            "evaluate",
-            None,
-            Some(open.iter().map(|(_, cells)| cells).sum()),
-            0,
-            Tally::default(),
-        ));
-        let watch = Watcher {
-            stop,
-            progress: Progress::new(&status),
-            status,
-        };
-        let ended = evaluator.run(
-            open.into_iter().map(|(picture, _)| picture).collect(),
-            &self,
-            &mut journal,
-            &watch,
-        );
-        watch.progress.finish();
-        let (state, word) = match &ended {
-            Ok(()) => (RunState::Done, "done"),
-            Err(_) => (RunState::Interrupted, "interrupted"),
-        };
-        let order: Vec<String> = ids().collect();
-        let source = Source {
-            cells: journal.cells(),
-            cases: &cases,
-            rows: &rows,
-            order: &order,
-            classes,
-        };
-        let evaluation = summarise(
-            &source,
-            description.configuration,
-            backend.name().to_string(),
-            word,
-        );
-        evaluation.write(&journal)?;
-        if args.output.save_attacked {
-            journal.write("attacked.jsonl", manifest(journal.cells()).as_bytes())?;
-        }
-        journal.describe(state, &Map::new())?;
-        match ended {
-            Err(Error::Interrupted) => return Ok(Outcome::Interrupted),
-            ended => ended?,
-        }
-        if evaluation.pictures.counted == 0 {
-            return Err(Error::invalid(format!(
-                "the classifier has none of {} pictures right when clean, so that there is nothing to defend; \
-                 check the labels and the preprocessing",
-                evaluation.pictures.seen
-            )));
-        }
-        super::print(&evaluation.line())?;
-        Ok(outcome(&evaluation))
+    let ids = || pictures.iter().map(|picture| picture.id.clone());
+    let keep = args.output.save_attacked.then(|| {
+        let extension = save_format(eight_bit).extension();
+        let key = false;
+        OutputNames::new(ids, Form { extension, key })
+    });
+    let chunk = purifier.plans()[0].images.max(purifier.oracle().batch());
+    let mut evaluator = Evaluator {
+        defense: purifier.defense(),
+        baselines: &baselines,
+        cases: &cases,
+        eight_bit,
+        keep,
+        chunk,
+    };
+    let open = open(&pictures, &journal, &cases);
+    let status = Arc::new(Status::new(
+        "evaluate",
+        None,
+        Some(open.iter().map(|(_, cells)| cells).sum()),
+        0,
+        Tally::default(),
+    ));
+    let watch = Watcher {
+        stop,
+        progress: Progress::new(&status),
+        status,
+    };
+    let ended = evaluator.run(
+        open.into_iter().map(|(picture, _)| picture).collect(),
+        &inputs,
+        &mut journal,
+        &watch,
+    );
+    watch.progress.finish();
+    let (state, word) = match &ended {
+        Ok(()) => (RunState::Done, "done"),
+        Err(_) => (RunState::Interrupted, "interrupted"),
+    };
+    let order: Vec<String> = ids().collect();
+    let source = Source {
+        cells: journal.cells(),
+        cases: &cases,
+        rows: &rows,
+        order: &order,
+        classes,
+    };
+    let evaluation = summarise(&source, description.configuration, device, word);
+    evaluation.write(&journal)?;
+    if args.output.save_attacked {
+        journal.write("attacked.jsonl", manifest(journal.cells()).as_bytes())?;
     }
+    journal.describe(state, &Map::new())?;
+    match ended {
+        Err(Error::Interrupted) => return Ok(Outcome::Interrupted),
+        ended => ended?,
+    }
+    if evaluation.pictures.counted == 0 {
+        return Err(Error::invalid(format!(
+            "the classifier has none of {} pictures right when clean, so that there is nothing to defend; \
+             check the labels and the preprocessing",
+            evaluation.pictures.seen
+        )));
+    }
+    super::print(&evaluation.line())?;
+    Ok(outcome(&evaluation))
 }
 
 /// How a finished evaluation ends.

@@ -31,10 +31,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use log::Level;
 
-use self::device::Devices;
 use crate::backend::Precision;
 
 use crate::error::{Error, Result};
+use crate::purifier::Device;
 use crate::run::Counts;
 
 /// Removes adversarial noise from images, for any image classifier.
@@ -66,7 +66,7 @@ pub struct Global {
         value_name = "auto|cpu|cuda|cuda:N|cuda:all|emulator",
         default_value = "auto"
     )]
-    pub device: Devices,
+    pub device: Device,
     /// Memory to plan pictures in flight and their networks with, such as 500M or 8GiB; what is free by
     /// default. For the processor, whose devices (cpu,cpu) share it; a GPU's plan follows its own memory
     #[arg(long, global = true, value_name = "SIZE", value_parser = values::bytes)]

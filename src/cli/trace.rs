@@ -3,16 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use super::defense::DefenseArgs;
-use super::device::OnPictures;
 use super::inputs::Inputs;
 use super::model::Model;
 use super::{Global, Outcome, device};
-use crate::backend::Backend;
-use crate::defense::Prober;
 use crate::error::{Error, Result};
 use crate::files::replace::replace;
-use crate::input::Layout;
-use crate::scheduler::Plan;
+use crate::input::{Dataset, Layout};
+use crate::purifier::{Classifier, OpenDevices};
 use crate::trace::{self, Trace};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -51,7 +48,9 @@ pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
         shard: None,
         layout: args.layout,
     };
-    device::run_on_pictures(args, &inputs, &args.model, global)
+    let dataset = inputs.open()?;
+    let classifier = args.model.open()?;
+    device::run(global, |devices| trace(args, &dataset, classifier, devices))
 }
 
 /// Makes the output folder, and refuses one that holds a trace already.
@@ -68,60 +67,56 @@ fn prepare(folder: &Path, overwrite: bool) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io(folder))
 }
 
-impl device::Command for OnPictures<'_, Args> {
-    fn run_on<B: Backend>(self, backends: &[B], memory: Option<u64>) -> Result<Outcome> {
-        let backend = device::only(backends, "trace")?;
-        let OnPictures {
-            args,
-            dataset,
-            victim,
-        } = self;
-        if dataset.len() != 1 {
-            return Err(Error::file(
-                &args.image,
-                format!("has {} pictures; trace takes one", dataset.len()),
-            ));
-        }
-        let item = dataset.item(0);
-        let picture = dataset.load_for(&victim.preprocess, &item)?;
-        let shape = victim.graph.input_shape();
-        let mut options = args.defense.options(shape.channels)?;
-        options.whole_maps = true;
-        let classes = victim.graph.classes();
-        let limits = args.defense.limits(memory);
-        let plan = Plan::new(backend, &options, shape, classes, limits)?;
-        let batch = backend.classifier_batch();
-        let prober = Prober::new(backend, backend.classifier(&victim.graph, batch)?, batch)?;
-        let (_, mut defense) = Plan { images: 1, ..plan }.defense(backend, prober, options)?;
-        let outcomes = defense.purify(&[&picture]);
-        let outcome = &outcomes.map_err(|error| error.about(&item.id))?[0];
-        let trace = Trace {
-            image: &item.id,
-            picture: &picture,
-            truth: item.label,
-            outcome,
-            classes: dataset.classes().map(|classes| &**classes),
-        };
-        let svg = trace.svg();
-        let png = trace::png(&svg)?;
-        let json = format!("{:#}\n", trace.json());
-        for (name, bytes) in FILES
-            .into_iter()
-            .zip([svg.as_bytes(), &png, json.as_bytes()])
-        {
-            replace(&args.output.join(name), bytes)?;
-        }
-        super::print(&format!(
-            "{}: {:?}, score {:.3}, {} -> {}",
-            item.id.escape_debug(),
-            outcome.verdict,
-            outcome.score,
-            outcome.input.label(),
-            outcome.output.label()
-        ))?;
-        for name in FILES {
-            super::print(&args.output.join(name).display().to_string())?;
-        }
-        Ok(Outcome::Done)
+fn trace(
+    args: &Args,
+    dataset: &Dataset,
+    classifier: Classifier,
+    devices: OpenDevices,
+) -> Result<Outcome> {
+    if dataset.len() != 1 {
+        return Err(Error::file(
+            &args.image,
+            format!("has {} pictures; trace takes one", dataset.len()),
+        ));
     }
+    let item = dataset.item(0);
+    let picture = dataset.load_for(classifier.preprocess(), &item)?;
+    let devices = devices.only("trace")?;
+    let mut purifier = args
+        .defense
+        .builder(classifier, devices, |options| {
+            options.whole_maps = true;
+        })?
+        .pictures(1)
+        .build()?;
+    let purified = purifier.purify(&picture);
+    let outcome = &purified.map_err(|error| error.about(&item.id))?.outcome;
+    let trace = Trace {
+        image: &item.id,
+        picture: &picture,
+        truth: item.label,
+        outcome,
+        classes: dataset.classes().map(|classes| &**classes),
+    };
+    let svg = trace.svg();
+    let png = trace::png(&svg)?;
+    let json = format!("{:#}\n", trace.json());
+    for (name, bytes) in FILES
+        .into_iter()
+        .zip([svg.as_bytes(), &png, json.as_bytes()])
+    {
+        replace(&args.output.join(name), bytes)?;
+    }
+    super::print(&format!(
+        "{}: {:?}, score {:.3}, {} -> {}",
+        item.id.escape_debug(),
+        outcome.verdict,
+        outcome.score,
+        outcome.input.label(),
+        outcome.output.label()
+    ))?;
+    for name in FILES {
+        super::print(&args.output.join(name).display().to_string())?;
+    }
+    Ok(Outcome::Done)
 }

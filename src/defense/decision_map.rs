@@ -1,13 +1,14 @@
 //! Stage C: the decision map, and where it crosses the boundary.
 
-use crate::backend::{At, Backend, Blend, ImageShape, View, Viewpoint};
+use crate::backend::{At, Blend, ClassifierEngine, ImageOps, ImageShape, View, Viewpoint};
 use crate::error::{Error, Result};
 
 use super::probe::MAX_POINTS;
 use super::trajectory::trace;
 use super::votes::votes;
 use super::{
-    Placed, Prober, Reading, ReconstructOptions, ReconstructionId, Reconstructions, Trajectory,
+    Oracle, Placed, Prober, Reading, ReconstructOptions, ReconstructionId, Reconstructions,
+    Trajectory,
 };
 
 /// How the decision map is drawn and read.
@@ -218,12 +219,12 @@ pub enum Towards {
 pub(super) const DRAWN_TOGETHER: usize = 64;
 
 /// Draws maps: probes segments. Maps are in the order of their images everywhere.
-pub(super) struct Drawing<'d, 'b, B: Backend> {
-    pub prober: &'d mut Prober<'b, B>,
-    pub backend: &'b B,
+pub(super) struct Drawing<'d, O: ImageOps, C: ClassifierEngine<Images = O::Images>> {
+    pub prober: &'d mut Prober<O, C>,
+    pub ops: &'d O,
     pub options: &'d MapOptions,
     pub reconstruct: &'d ReconstructOptions,
-    pub reconstructions: &'d mut Reconstructions<B::Images>,
+    pub reconstructions: &'d mut Reconstructions<O::Images>,
 }
 
 /// A segment to draw.
@@ -236,15 +237,15 @@ struct Line {
     probe: usize,
 }
 
-impl<B: Backend> Drawing<'_, '_, B> {
+impl<O: ImageOps, C: ClassifierEngine<Images = O::Images>> Drawing<'_, O, C> {
     /// Draws what votes on the line of each image's latest reconstruction.
     pub fn latest_votes(
         &mut self,
-        images: &[Placed<'_, B::Images>],
+        images: &[Placed<'_, O::Images>],
         maps: &mut [&mut DecisionMap],
     ) -> Result<()> {
         let path = self.reconstruct.paths().len() - 1;
-        let line = |(map, image): (usize, &Placed<'_, B::Images>)| Line {
+        let line = |(map, image): (usize, &Placed<'_, O::Images>)| Line {
             map,
             path,
             probe: image.probes - 1,
@@ -256,7 +257,7 @@ impl<B: Backend> Drawing<'_, '_, B> {
     /// Draws what votes, and nothing else does from then on.
     pub fn votes(
         &mut self,
-        images: &[Placed<'_, B::Images>],
+        images: &[Placed<'_, O::Images>],
         maps: &mut [&mut DecisionMap],
     ) -> Result<()> {
         let path = self.reconstruct.paths().len() - 1;
@@ -273,7 +274,7 @@ impl<B: Backend> Drawing<'_, '_, B> {
     /// Probes all reconstructions of those images that are `traced`.
     pub fn trajectories(
         &mut self,
-        images: &[Placed<'_, B::Images>],
+        images: &[Placed<'_, O::Images>],
         traced: &[bool],
         maps: &mut [&mut DecisionMap],
     ) -> Result<()> {
@@ -291,7 +292,7 @@ impl<B: Backend> Drawing<'_, '_, B> {
     /// segment, and the earlier ones where the last has no point of the label.
     pub fn boundaries(
         &mut self,
-        images: &[Placed<'_, B::Images>],
+        images: &[Placed<'_, O::Images>],
         wanted: &[Option<usize>],
         maps: &mut [&mut DecisionMap],
     ) -> Result<()> {
@@ -321,7 +322,7 @@ impl<B: Backend> Drawing<'_, '_, B> {
     /// path's last one.
     pub fn whole(
         &mut self,
-        images: &[Placed<'_, B::Images>],
+        images: &[Placed<'_, O::Images>],
         maps: &mut [&mut DecisionMap],
     ) -> Result<()> {
         let mut lines = vec![];
@@ -339,14 +340,14 @@ impl<B: Backend> Drawing<'_, '_, B> {
         self.draw(images, &lines, &self.options.places(), maps)
     }
 
-    fn segment_probes(&self, image: &Placed<'_, B::Images>) -> Vec<usize> {
+    fn segment_probes(&self, image: &Placed<'_, O::Images>) -> Vec<usize> {
         (self.options).segment_probes(image.probes, self.reconstruct.probes())
     }
 
     /// Probes lines at those of the places that their maps do not have, and adds these.
     fn draw(
         &mut self,
-        images: &[Placed<'_, B::Images>],
+        images: &[Placed<'_, O::Images>],
         lines: &[Line],
         places: &[f32],
         maps: &mut [&mut DecisionMap],
@@ -357,7 +358,7 @@ impl<B: Backend> Drawing<'_, '_, B> {
             .map(|line| (*line, maps[line.map].missing(line, places)));
         let lines: Vec<_> = lines.filter(|(_, missing)| !missing.is_empty()).collect();
         for lines in lines.chunks(DRAWN_TOGETHER) {
-            let mut ends = self.backend.allocate(self.prober.shape(), lines.len())?;
+            let mut ends = self.ops.allocate(self.prober.shape(), lines.len())?;
             // The lines with points that are read in the mirror too, with their inputs' mirror images.
             let mut to_mirror = vec![];
             for (end, (line, missing)) in lines.iter().enumerate() {
@@ -366,7 +367,7 @@ impl<B: Backend> Drawing<'_, '_, B> {
                     path: paths[line.path],
                     probe: line.probe,
                 };
-                (self.reconstructions).assemble(self.backend, id, &mut ends, end)?;
+                (self.reconstructions).assemble(self.ops, id, &mut ends, end)?;
                 let may_vote = maps[line.map].votes_on(line.path);
                 let vote = may_vote && missing.iter().any(|&t| votes(t));
                 let input = images[line.map].mirrored.filter(|_| vote);
@@ -382,10 +383,10 @@ impl<B: Backend> Drawing<'_, '_, B> {
                 })
                 .collect();
             // A point's mirror image is on the line between the ends' mirror images.
-            let mut mirrored = (self.backend).allocate(self.prober.shape(), to_mirror.len())?;
+            let mut mirrored = (self.ops).allocate(self.prober.shape(), to_mirror.len())?;
             let from = to_mirror.iter().map(|of| View::mirror(At::new(ends, of.0)));
             let from: Vec<_> = from.collect();
-            (self.backend).view(&from, &mut mirrored, 0)?;
+            (self.ops).view(&from, &mut mirrored, 0)?;
             let (as_they_are, mirrored) = (jobs.len(), &mirrored);
             jobs.extend(to_mirror.iter().enumerate().flat_map(|(i, &(end, to))| {
                 let from = At::new(mirrored, i);

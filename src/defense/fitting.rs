@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use super::{ReconstructOptions, Reconstructions};
-use crate::backend::{At, Backend, DipEngine, ImageBuffer, Instance};
+use crate::backend::{At, DipEngine, ImageBuffer, ImageOps, Instance};
 use crate::error::Result;
 use crate::random::RandomKey;
 
@@ -47,8 +47,8 @@ impl<I: ImageBuffer> Fitting<I> {
     ///
     /// Where images may end before their last iteration they should begin with all their instances
     /// `together`: one that is ahead of the others runs further than its image needs.
-    pub fn new<B: Backend<Images = I>>(
-        backend: &B,
+    pub fn new<O: ImageOps<Images = I>>(
+        ops: &O,
         reconstructions: &Reconstructions<I>,
         capacity: usize,
         places: usize,
@@ -56,7 +56,7 @@ impl<I: ImageBuffer> Fitting<I> {
     ) -> Result<Self> {
         let per_image = reconstructions.instances_of_an_image();
         Ok(Fitting {
-            targets: backend.allocate(reconstructions.tile_shape(), places * per_image)?,
+            targets: ops.allocate(reconstructions.tile_shape(), places * per_image)?,
             slots: vec![None; capacity],
             images: (0..places).map(|_| None).collect(),
             waiting: VecDeque::new(),
@@ -65,9 +65,9 @@ impl<I: ImageBuffer> Fitting<I> {
     }
 
     /// Begins with an image of content hash `hash` at a free place.
-    pub fn begin<B: Backend<Images = I>>(
+    pub fn begin<O: ImageOps<Images = I>>(
         &mut self,
-        backend: &B,
+        ops: &O,
         place: usize,
         image: At<'_, I>,
         hash: u64,
@@ -76,7 +76,7 @@ impl<I: ImageBuffer> Fitting<I> {
         let per_image = reconstructions.instances_of_an_image();
         for (restart, grid) in reconstructions.grids().iter().enumerate() {
             let first = place * per_image + reconstructions.instances_of(restart).start;
-            backend.tile(image, *grid, &mut self.targets, first)?;
+            ops.tile(image, *grid, &mut self.targets, first)?;
         }
         self.images[place] = Some(Fitted {
             hash,
@@ -95,15 +95,15 @@ impl<I: ImageBuffer> Fitting<I> {
 
     /// Runs all loaded instances to their next probe, after those that wait have taken the free slots,
     /// and keeps the reconstructions.
-    pub fn advance<B: Backend<Images = I>>(
+    pub fn advance<O: ImageOps<Images = I>>(
         &mut self,
-        backend: &B,
-        engine: &mut B::Dip,
+        ops: &O,
+        engine: &mut impl DipEngine<Images = I>,
         options: &ReconstructOptions,
         out: &mut Reconstructions<I>,
     ) -> Result<()> {
         self.load(engine, options, out)?;
-        let phase = backend.phase("DIP step");
+        let phase = ops.phase("DIP step");
         engine.run(options.probe_interval)?;
         drop(phase);
         let (mut reached, mut ended) = (vec![], vec![]);
@@ -184,4 +184,26 @@ impl<I: ImageBuffer> Fitting<I> {
         }
         engine.release(&slots)
     }
+}
+
+/// Fits all restarts of `images` (with their content hashes) and keeps the reconstruction at every
+/// probe, in the place of the image's number.
+///
+/// Instances that the engine has no slot for wait for one. They do not interact, so this changes
+/// nothing in the result.
+pub fn reconstruct<O: ImageOps>(
+    ops: &O,
+    engine: &mut impl DipEngine<Images = O::Images>,
+    options: &ReconstructOptions,
+    images: &[(At<'_, O::Images>, u64)],
+    out: &mut Reconstructions<O::Images>,
+) -> Result<()> {
+    let mut fitting = Fitting::new(ops, out, engine.capacity(), images.len(), false)?;
+    for (place, (image, hash)) in images.iter().enumerate() {
+        fitting.begin(ops, place, *image, *hash, out)?;
+    }
+    while (0..images.len()).any(|place| fitting.probes(place) < options.probes()) {
+        fitting.advance(ops, engine, options, out)?;
+    }
+    Ok(())
 }

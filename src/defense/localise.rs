@@ -1,6 +1,6 @@
 //! Stage D: the on-boundary image of each cross-boundary pair.
 
-use crate::backend::{At, Backend, Blend};
+use crate::backend::{At, Blend, ClassifierEngine, ImageOps};
 use crate::error::{Error, Result};
 
 use super::probe::MAX_POINTS;
@@ -111,10 +111,10 @@ impl Interval {
 /// Classes along a segment need not be monotone, so in each round the last point of the label is
 /// kept: the returned point has itself been classified as the label, and its outer neighbour as
 /// another class.
-pub fn localise<B: Backend>(
-    prober: &mut Prober<'_, B>,
+pub fn localise<O: ImageOps, C: ClassifierEngine<Images = O::Images>>(
+    prober: &mut Prober<O, C>,
     options: &LocaliseOptions,
-    searches: &[Search<'_, B::Images>],
+    searches: &[Search<'_, O::Images>],
 ) -> Result<Vec<Boundary>> {
     let mut intervals: Vec<Interval> = searches.iter().map(|_| Interval::WHOLE).collect();
     loop {

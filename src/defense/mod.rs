@@ -10,11 +10,13 @@
 //! stitch. How each is done, and every default, is this project's choice.
 
 mod decision_map;
+mod device;
 mod fitting;
 mod localise;
 mod memory;
 mod nudge;
 mod options;
+mod oracle;
 mod outcome;
 mod pipeline;
 mod probe;
@@ -30,18 +32,19 @@ mod verdict;
 mod votes;
 
 pub use decision_map::{DecisionMap, MapOptions, Pair, Segment, SegmentPoint, Towards};
+pub use device::{DeviceDefense, Times};
+pub use fitting::reconstruct;
 pub use localise::{Boundary, LocaliseOptions};
 pub use memory::MemoryPart;
 pub use options::Options;
+pub use oracle::Oracle;
 pub use outcome::{Ablations, Fallback, Outcome, PathOutcome, Shown};
+pub use pipeline::Defense;
 pub(crate) use pipeline::Room;
-pub use pipeline::{Defense, Times};
 pub use probe::Prober;
 pub use push::{PushOptions, Step};
 pub use reading::Reading;
-pub use reconstruct::{
-    Path, Placed, ReconstructOptions, ReconstructionId, Reconstructions, reconstruct,
-};
+pub use reconstruct::{Path, Placed, ReconstructOptions, ReconstructionId, Reconstructions};
 pub use settling::SettlingOptions;
 pub use stitch::{StitchMode, StitchOptions};
 pub use stopping::smoothed_psnr_maximum;

@@ -5,7 +5,7 @@
 //! small steps along the classifier's own gradient, which raise the label's margin.
 
 use super::Prober;
-use crate::backend::{At, Backend};
+use crate::backend::{At, ClassifierEngine, ImageOps};
 use crate::error::Result;
 
 /// How far a step moves each pixel: one level of an 8-bit picture.
@@ -15,11 +15,11 @@ const STEP: f32 = 1.0 / 255.0;
 const MOST_STEPS: usize = 8;
 
 /// Moves image `index` of `images` until the margin of `label` reaches `wanted`, or the steps are spent.
-pub(super) fn nudge<B: Backend>(
-    backend: &B,
-    prober: &mut Prober<'_, B>,
+pub(super) fn nudge<O: ImageOps, C: ClassifierEngine<Images = O::Images>>(
+    ops: &O,
+    prober: &mut Prober<O, C>,
     (label, wanted): (usize, f64),
-    images: &mut B::Images,
+    images: &mut O::Images,
     index: usize,
 ) -> Result<()> {
     for _ in 0..MOST_STEPS {
@@ -28,13 +28,13 @@ pub(super) fn nudge<B: Backend>(
         if reading.margin(label) >= wanted {
             break;
         }
-        let mut pixels = backend.download(image)?;
+        let mut pixels = ops.download(image)?;
         for (pixel, slope) in pixels.iter_mut().zip(uphill) {
             // Also 0 where the classifier gives no number.
             let way = f32::from(i8::from(slope > 0.0) - i8::from(slope < 0.0));
             *pixel = (*pixel + STEP * way).clamp(0.0, 1.0);
         }
-        backend.upload(&pixels, images, index)?;
+        ops.upload(&pixels, images, index)?;
     }
     Ok(())
 }

@@ -3,15 +3,19 @@
 use std::time::Instant;
 
 use super::decision_map::{DecisionMap, Drawing, Pair, Towards};
+use super::device::{DeviceDefense, Times};
 use super::fitting::Fitting;
 use super::options::Options;
+use super::oracle::Oracle;
 use super::outcome::Outcome;
 use super::probe::Prober;
 use super::reconstruct::{Placed, ReconstructionId, Reconstructions};
 use super::settling::Settling;
 use super::verdict::{Judgement, Verdict};
 use super::votes;
-use crate::backend::{At, Backend, Blend, DipEngine, ImageShape, View, Viewpoint};
+use crate::backend::{
+    At, Backend, Blend, ClassifierEngine, ImageOps, ImageShape, Phase, View, Viewpoint,
+};
 use crate::error::{Error, Result};
 use crate::picture::Picture;
 
@@ -63,26 +67,14 @@ impl<B: Backend> Room<B> {
     }
 }
 
-/// Where a defence's time went, in seconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
-pub struct Times {
-    /// Iterations of the DIP networks.
-    pub dip: f64,
-    /// Probes: of the inputs, the trajectories and the decision maps.
-    pub probing: f64,
-    /// Localising, pushing and stitching.
-    pub restoring: f64,
-}
-
-/// The defence on one device, for images of one size.
-///
-/// Images are taken in by [`admit`](Self::admit) whenever there are [`vacancies`](Self::vacancies), and
-/// all that are in flight go on together by [`advance`](Self::advance). An outcome depends on its
-/// picture alone.
-pub struct Defense<'b, B: Backend> {
-    pub(super) backend: &'b B,
+/// The defense on a device, for images of one size: what it can do is [`DeviceDefense`]'s.
+pub struct Defense<
+    B: Backend,
+    C: ClassifierEngine<Images = <B as ImageOps>::Images> = <B as Backend>::Classifier,
+> {
+    pub(super) backend: B,
     pub(super) options: Options,
-    pub(super) prober: Prober<'b, B>,
+    pub(super) prober: Prober<B, C>,
     pub(super) room: Room<B>,
     /// By place.
     flights: Vec<Option<Flight>>,
@@ -126,16 +118,11 @@ pub(super) struct Judged {
     pub pairs: Vec<Option<Pair>>,
 }
 
-impl<'b, B: Backend> Defense<'b, B> {
+impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
     /// The defence in the room that was made for the same options and the prober's images.
-    pub(crate) fn new(
-        backend: &'b B,
-        prober: Prober<'b, B>,
-        options: Options,
-        room: Room<B>,
-    ) -> Self {
+    pub(crate) fn new(prober: Prober<B, C>, options: Options, room: Room<B>) -> Self {
         Defense {
-            backend,
+            backend: prober.ops().clone(),
             options,
             prober,
             flights: (0..room.reconstructions.places()).map(|_| None).collect(),
@@ -144,69 +131,189 @@ impl<'b, B: Backend> Defense<'b, B> {
         }
     }
 
-    /// The device.
-    pub fn backend(&self) -> &'b B {
-        self.backend
+    fn leave(&mut self, place: usize) -> Result<()> {
+        self.flights[place] = None;
+        self.room.fitting.leave(&mut self.room.dip, place)
     }
 
-    /// Shape of the images that it takes.
-    pub fn shape(&self) -> ImageShape {
-        self.prober.shape()
+    /// Notes which images end: those that ran to their end, and those whose verdict is settled.
+    fn see_who_ends(&mut self) -> Result<()> {
+        let (room, reconstruct) = (&mut self.room, &self.options.reconstruct);
+        let whole = reconstruct.probes();
+        let (mut images, mut maps, mut settlings) = (vec![], vec![], vec![]);
+        for (place, flight) in self.flights.iter_mut().enumerate() {
+            let Some(flight) = flight else { continue };
+            let probes = room.fitting.probes(place);
+            let votes = probes > flight.probes && probes > self.options.map.settled(whole);
+            flight.probes = probes;
+            flight.ends = probes == whole;
+            if votes && !flight.ends {
+                images.push(placed(&room.inputs, &room.mirrored_inputs, place, probes));
+                maps.push(&mut flight.map);
+                settlings.push((&mut flight.settling, &mut flight.ends));
+            }
+        }
+        let Some(settling) = &self.options.stop_early else {
+            return Ok(());
+        };
+        let mut drawing = Drawing {
+            prober: &mut self.prober,
+            ops: &self.backend,
+            options: &self.options.map,
+            reconstruct,
+            reconstructions: &mut room.reconstructions,
+        };
+        drawing.latest_votes(&images, &mut maps)?;
+        for ((image, map), (settled, ends)) in images.iter().zip(maps).zip(settlings) {
+            let latest = map.votes().filter(|vote| vote.probe + 1 == image.probes);
+            let latest = latest.map(|vote| vote.reading);
+            let support = votes::support(map.input.classes(), latest);
+            let verdict = &self.options.verdict;
+            let judgement = verdict.judge(&map.input, &map.views, &support);
+            *ends = settled.add(settling, verdict, &judgement);
+        }
+        Ok(())
     }
 
-    /// Places: images that can be in flight together.
-    pub fn places(&self) -> usize {
+    /// Stages B and C for the images that end.
+    fn judge_ended(&mut self) -> Result<Vec<Judged>> {
+        let room = &mut self.room;
+        let (mut images, mut maps) = (vec![], vec![]);
+        for (place, flight) in self.flights.iter_mut().enumerate() {
+            if let Some(flight) = flight.take_if(|flight| flight.ends) {
+                images.push(placed(
+                    &room.inputs,
+                    &room.mirrored_inputs,
+                    place,
+                    flight.probes,
+                ));
+                maps.push(flight.map);
+            }
+        }
+        let mut drawn: Vec<&mut DecisionMap> = maps.iter_mut().collect();
+        let mut drawing = Drawing {
+            prober: &mut self.prober,
+            ops: &self.backend,
+            options: &self.options.map,
+            reconstruct: &self.options.reconstruct,
+            reconstructions: &mut room.reconstructions,
+        };
+        drawing.votes(&images, &mut drawn)?;
+        let judge = |map: &&mut DecisionMap| {
+            (self.options.verdict).judge(&map.input, &map.views, &map.support())
+        };
+        let judgements: Vec<Judgement> = drawn.iter().map(judge).collect();
+        let wanted: Vec<_> = judgements.iter().map(Judgement::wanted).collect();
+        let whole = self.options.whole_maps || self.options.ablations;
+        // What is shown as it came in needs no more than a verdict.
+        let traced = |judgement: &Judgement| {
+            whole || self.options.always || judgement.verdict != Verdict::Clean
+        };
+        let traced: Vec<_> = judgements.iter().map(traced).collect();
+        drawing.trajectories(&images, &traced, &mut drawn)?;
+        if whole {
+            drawing.whole(&images, &mut drawn)?;
+        }
+        drawing.boundaries(&images, &wanted, &mut drawn)?;
+        let decided = maps.into_iter().zip(judgements);
+        let judged = images.iter().zip(decided).map(|(image, (map, judgement))| {
+            let pair = |path| judgement.wanted().and_then(|label| map.pair(path, label));
+            Judged {
+                place: image.place,
+                probes: image.probes,
+                pairs: (0..map.trajectories.len()).map(pair).collect(),
+                map,
+                judgement,
+            }
+        });
+        let mut judged: Vec<_> = judged.collect();
+        self.look_further(&mut judged)?;
+        Ok(judged)
+    }
+}
+
+impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
+    /// Looks for the recovered label further behind the reconstructions, where a map has no point of it: the
+    /// input's views can speak for a label that is second everywhere on the map.
+    fn look_further(&mut self, judged: &mut [Judged]) -> Result<()> {
+        let paths = self.options.reconstruct.paths();
+        for judged in judged {
+            let Some(label) = judged.judgement.wanted() else {
+                continue;
+            };
+            if judged.pairs.iter().any(Option::is_some) {
+                continue;
+            }
+            let segments = &judged.map.segments;
+            let lines: Vec<(usize, usize)> = (segments.iter().enumerate())
+                .flat_map(|(path, lines)| lines.iter().rev().map(move |line| (path, line.probe)))
+                .collect();
+            let mut ends = self.backend.allocate(self.shape(), lines.len())?;
+            for (i, &(path, probe)) in lines.iter().enumerate() {
+                let id = ReconstructionId {
+                    image: judged.place,
+                    path: paths[path],
+                    probe,
+                };
+                (self.room.reconstructions).assemble(&self.backend, id, &mut ends, i)?;
+            }
+            let to = At::new(&self.room.inputs, judged.place);
+            let places = self.options.map.further_places();
+            let jobs: Vec<_> = (0..lines.len())
+                .flat_map(|i| {
+                    let from = At::new(&ends, i);
+                    places.iter().map(move |&(t, _)| Blend { from, to, t })
+                })
+                .collect();
+            let readings = self.prober.blends(&jobs)?;
+            for (&(path, probe), readings) in lines.iter().zip(readings.chunks(places.len())) {
+                let nearest = readings.iter().position(|reading| reading.label() == label);
+                let pair = nearest.map(|nearest| Pair {
+                    probe,
+                    towards: Towards::Input,
+                    span: places[nearest],
+                });
+                judged.pairs[path] = judged.pairs[path].or(pair);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<B: Backend, C: ClassifierEngine<Images = B::Images>> DeviceDefense for Defense<B, C> {
+    fn name(&self) -> String {
+        self.backend.name()
+    }
+
+    fn phase(&self, name: &'static str) -> Phase {
+        self.backend.phase(name)
+    }
+
+    fn options(&self) -> &Options {
+        &self.options
+    }
+
+    fn set_seed(&mut self, seed: u64) {
+        self.options.reconstruct.seed = seed;
+    }
+
+    fn oracle(&self) -> &dyn Oracle {
+        &self.prober
+    }
+
+    fn oracle_mut(&mut self) -> &mut dyn Oracle {
+        &mut self.prober
+    }
+
+    fn places(&self) -> usize {
         self.flights.len()
     }
 
-    /// Places that are free.
-    pub fn vacancies(&self) -> usize {
+    fn vacancies(&self) -> usize {
         self.flights.iter().filter(|image| image.is_none()).count()
     }
 
-    /// Images classified so far.
-    pub fn probes(&self) -> u64 {
-        self.prober.probes()
-    }
-
-    /// DIP instances that the engine holds.
-    pub fn capacity(&self) -> usize {
-        self.room.dip.capacity()
-    }
-
-    /// Where the time went since this was last asked.
-    pub fn take_times(&mut self) -> Times {
-        std::mem::take(&mut self.times)
-    }
-
-    /// Purifies pictures; outcomes in their order. Images that were in flight are forgotten.
-    ///
-    /// # Errors
-    /// As [`admit`](Self::admit) and [`advance`](Self::advance).
-    pub fn purify(&mut self, pictures: &[&Picture]) -> Result<Vec<Outcome>> {
-        self.clear()?;
-        let mut outcomes: Vec<Option<Outcome>> = pictures.iter().map(|_| None).collect();
-        let mut picture_at = vec![0; self.places()];
-        let (mut begun, mut ended) = (0, 0);
-        while ended < pictures.len() {
-            let end = pictures.len().min(begun + self.vacancies());
-            for place in self.admit(&pictures[begun..end])? {
-                picture_at[place] = begun;
-                begun += 1;
-            }
-            for (place, outcome) in self.advance()? {
-                outcomes[picture_at[place]] = Some(outcome);
-                ended += 1;
-            }
-        }
-        Ok(outcomes.into_iter().flatten().collect())
-    }
-
-    /// Takes pictures in, no more than there are [`vacancies`](Self::vacancies); the place of each.
-    ///
-    /// # Errors
-    /// A picture that does not have the classifier's shape, or too many; the device's errors.
-    pub fn admit(&mut self, pictures: &[&Picture]) -> Result<Vec<usize>> {
+    fn admit(&mut self, pictures: &[&Picture]) -> Result<Vec<usize>> {
         let start = Instant::now();
         let shape = self.shape();
         if let Some(picture) = pictures.iter().find(|picture| picture.shape != shape) {
@@ -247,7 +354,7 @@ impl<'b, B: Backend> Defense<'b, B> {
             (places.iter().zip(pictures).zip(inputs)).zip(readings)
         {
             let hash = picture.hash();
-            (room.fitting).begin(self.backend, place, image, hash, &room.reconstructions)?;
+            (room.fitting).begin(&self.backend, place, image, hash, &room.reconstructions)?;
             let views = views.by_ref().take(viewpoints.len()).collect();
             self.flights[place] = Some(Flight {
                 map: DecisionMap::new(input, views, self.options.reconstruct.paths().len()),
@@ -260,17 +367,11 @@ impl<'b, B: Backend> Defense<'b, B> {
         Ok(places)
     }
 
-    /// Runs all images in flight to their next probe. Those that end there leave, with the place that
-    /// each had.
-    ///
-    /// # Errors
-    /// The device's errors. The images in flight are then lost: only [`clear`](Self::clear) and
-    /// [`purify`](Self::purify) are of use.
-    pub fn advance(&mut self) -> Result<Vec<(usize, Outcome)>> {
+    fn advance(&mut self) -> Result<Vec<(usize, Outcome)>> {
         let start = Instant::now();
         let room = &mut self.room;
         room.fitting.advance(
-            self.backend,
+            &self.backend,
             &mut room.dip,
             &self.options.reconstruct,
             &mut room.reconstructions,
@@ -293,184 +394,15 @@ impl<'b, B: Backend> Defense<'b, B> {
         Ok(places.into_iter().zip(outcomes).collect())
     }
 
-    /// Forgets the images in flight.
-    pub fn clear(&mut self) -> Result<()> {
+    fn clear(&mut self) -> Result<()> {
         (0..self.places()).try_for_each(|place| self.leave(place))
     }
 
-    fn leave(&mut self, place: usize) -> Result<()> {
-        self.flights[place] = None;
-        self.room.fitting.leave(&mut self.room.dip, place)
+    fn take_times(&mut self) -> Times {
+        std::mem::take(&mut self.times)
     }
 
-    /// Notes which images end: those that ran to their end, and those whose verdict is settled.
-    fn see_who_ends(&mut self) -> Result<()> {
-        let (room, reconstruct) = (&mut self.room, &self.options.reconstruct);
-        let whole = reconstruct.probes();
-        let (mut images, mut maps, mut settlings) = (vec![], vec![], vec![]);
-        for (place, flight) in self.flights.iter_mut().enumerate() {
-            let Some(flight) = flight else { continue };
-            let probes = room.fitting.probes(place);
-            let votes = probes > flight.probes && probes > self.options.map.settled(whole);
-            flight.probes = probes;
-            flight.ends = probes == whole;
-            if votes && !flight.ends {
-                images.push(placed(&room.inputs, &room.mirrored_inputs, place, probes));
-                maps.push(&mut flight.map);
-                settlings.push((&mut flight.settling, &mut flight.ends));
-            }
-        }
-        let Some(settling) = &self.options.stop_early else {
-            return Ok(());
-        };
-        let mut drawing = Drawing {
-            prober: &mut self.prober,
-            backend: self.backend,
-            options: &self.options.map,
-            reconstruct,
-            reconstructions: &mut room.reconstructions,
-        };
-        drawing.latest_votes(&images, &mut maps)?;
-        for ((image, map), (settled, ends)) in images.iter().zip(maps).zip(settlings) {
-            let latest = map.votes().filter(|vote| vote.probe + 1 == image.probes);
-            let latest = latest.map(|vote| vote.reading);
-            let support = votes::support(map.input.classes(), latest);
-            let verdict = &self.options.verdict;
-            let judgement = verdict.judge(&map.input, &map.views, &support);
-            *ends = settled.add(settling, verdict, &judgement);
-        }
-        Ok(())
-    }
-
-    /// Stages B and C for the images that end.
-    fn judge_ended(&mut self) -> Result<Vec<Judged>> {
-        let room = &mut self.room;
-        let (mut images, mut maps) = (vec![], vec![]);
-        for (place, flight) in self.flights.iter_mut().enumerate() {
-            if let Some(flight) = flight.take_if(|flight| flight.ends) {
-                images.push(placed(
-                    &room.inputs,
-                    &room.mirrored_inputs,
-                    place,
-                    flight.probes,
-                ));
-                maps.push(flight.map);
-            }
-        }
-        let mut drawn: Vec<&mut DecisionMap> = maps.iter_mut().collect();
-        let mut drawing = Drawing {
-            prober: &mut self.prober,
-            backend: self.backend,
-            options: &self.options.map,
-            reconstruct: &self.options.reconstruct,
-            reconstructions: &mut room.reconstructions,
-        };
-        drawing.votes(&images, &mut drawn)?;
-        let judge = |map: &&mut DecisionMap| {
-            (self.options.verdict).judge(&map.input, &map.views, &map.support())
-        };
-        let judgements: Vec<Judgement> = drawn.iter().map(judge).collect();
-        let wanted: Vec<_> = judgements.iter().map(Judgement::wanted).collect();
-        let whole = self.options.whole_maps || self.options.ablations;
-        // What is shown as it came in needs no more than a verdict.
-        let traced = |judgement: &Judgement| {
-            whole || self.options.always || judgement.verdict != Verdict::Clean
-        };
-        let traced: Vec<_> = judgements.iter().map(traced).collect();
-        drawing.trajectories(&images, &traced, &mut drawn)?;
-        if whole {
-            drawing.whole(&images, &mut drawn)?;
-        }
-        drawing.boundaries(&images, &wanted, &mut drawn)?;
-        let decided = maps.into_iter().zip(judgements);
-        let judged = images.iter().zip(decided).map(|(image, (map, judgement))| {
-            let pair = |path| judgement.wanted().and_then(|label| map.pair(path, label));
-            Judged {
-                place: image.place,
-                probes: image.probes,
-                pairs: (0..map.trajectories.len()).map(pair).collect(),
-                map,
-                judgement,
-            }
-        });
-        let mut judged: Vec<_> = judged.collect();
-        self.look_further(&mut judged)?;
-        Ok(judged)
-    }
-}
-
-impl<B: Backend> Defense<'_, B> {
-    /// Looks for the recovered label further behind the reconstructions, where a map has no point of it: the
-    /// input's views can speak for a label that is second everywhere on the map.
-    fn look_further(&mut self, judged: &mut [Judged]) -> Result<()> {
-        let paths = self.options.reconstruct.paths();
-        for judged in judged {
-            let Some(label) = judged.judgement.wanted() else {
-                continue;
-            };
-            if judged.pairs.iter().any(Option::is_some) {
-                continue;
-            }
-            let segments = &judged.map.segments;
-            let lines: Vec<(usize, usize)> = (segments.iter().enumerate())
-                .flat_map(|(path, lines)| lines.iter().rev().map(move |line| (path, line.probe)))
-                .collect();
-            let mut ends = self.backend.allocate(self.shape(), lines.len())?;
-            for (i, &(path, probe)) in lines.iter().enumerate() {
-                let id = ReconstructionId {
-                    image: judged.place,
-                    path: paths[path],
-                    probe,
-                };
-                (self.room.reconstructions).assemble(self.backend, id, &mut ends, i)?;
-            }
-            let to = At::new(&self.room.inputs, judged.place);
-            let places = self.options.map.further_places();
-            let jobs: Vec<_> = (0..lines.len())
-                .flat_map(|i| {
-                    let from = At::new(&ends, i);
-                    places.iter().map(move |&(t, _)| Blend { from, to, t })
-                })
-                .collect();
-            let readings = self.prober.blends(&jobs)?;
-            for (&(path, probe), readings) in lines.iter().zip(readings.chunks(places.len())) {
-                let nearest = readings.iter().position(|reading| reading.label() == label);
-                let pair = nearest.map(|nearest| Pair {
-                    probe,
-                    towards: Towards::Input,
-                    span: places[nearest],
-                });
-                judged.pairs[path] = judged.pairs[path].or(pair);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What attacks through the defence need of it.
-impl<B: Backend> Defense<'_, B> {
-    /// Every stage's options.
-    pub fn options(&self) -> &Options {
-        &self.options
-    }
-
-    /// Where the views that its maps have readings of are taken from, in their order.
-    pub fn viewpoints(&self) -> Vec<Viewpoint> {
-        self.options.map.viewpoints(self.shape())
-    }
-
-    /// Gives restart `r` of the pictures to come the seed `seed + r`.
-    pub fn set_seed(&mut self, seed: u64) {
-        self.options.reconstruct.seed = seed;
-    }
-
-    /// The images behind [`DecisionMap::votes`], mirror images included, in that order: CHW in `[0, 1]`.
-    /// `map` is that of picture `image` of the last call of [`purify`](Self::purify), which must have had
-    /// no more than [`places`](Self::places) pictures: their reconstructions are still there.
-    ///
-    /// # Errors
-    /// The device's.
-    pub fn voters(&mut self, image: usize, map: &DecisionMap) -> Result<Vec<Vec<f32>>> {
+    fn voters(&mut self, image: usize, map: &DecisionMap) -> Result<Vec<Vec<f32>>> {
         let paths = self.options.reconstruct.paths();
         let mut reconstruction = self.backend.allocate(self.shape(), 1)?;
         let mut point = self.backend.allocate(self.shape(), 1)?;
@@ -484,7 +416,7 @@ impl<B: Backend> Defense<'_, B> {
                 probe: vote.probe,
             };
             if assembled != Some(id) {
-                (self.room.reconstructions).assemble(self.backend, id, &mut reconstruction, 0)?;
+                (self.room.reconstructions).assemble(&self.backend, id, &mut reconstruction, 0)?;
                 assembled = Some(id);
             }
             let on_line = Blend {

@@ -2,10 +2,9 @@
 
 use rayon::prelude::*;
 
-use crate::backend::{At, Backend, Blend, ClassifierEngine, ImageShape, Push, View};
-use crate::error::Result;
-
-use super::Reading;
+use super::{Oracle, Reading};
+use crate::backend::{At, Blend, ClassifierEngine, ImageOps, ImageShape, LossGradient, Push, View};
+use crate::error::{Error, Result};
 
 /// The most points that are probed between two images: more are hardly different pictures.
 pub(super) const MAX_POINTS: usize = 1 << 16;
@@ -15,37 +14,34 @@ pub(super) const MAX_POINTS: usize = 1 << 16;
 const READ_AT_ONCE: usize = 1 << 14;
 
 /// Makes images on the device, a batch at a time, and reads what the classifier says of them.
-pub struct Prober<'b, B: Backend> {
-    backend: &'b B,
-    classifier: B::Classifier,
+pub struct Prober<O: ImageOps, C: ClassifierEngine<Images = O::Images>> {
+    ops: O,
+    classifier: C,
     /// Where a batch's images are made.
-    scratch: B::Images,
+    scratch: O::Images,
+    /// As many gradients; `None` before the first is asked for.
+    gradients: Option<O::Images>,
     batch: usize,
-    /// Images classified so far.
-    probes: u64,
+    classified: u64,
 }
 
-impl<'b, B: Backend> Prober<'b, B> {
+impl<O: ImageOps, C: ClassifierEngine<Images = O::Images>> Prober<O, C> {
     /// A prober that makes and classifies up to `batch` images at a time.
-    pub fn new(backend: &'b B, classifier: B::Classifier, batch: usize) -> Result<Self> {
-        let scratch = backend.allocate(classifier.input_shape(), batch)?;
+    pub fn new(ops: O, classifier: C, batch: usize) -> Result<Self> {
+        let scratch = ops.allocate(classifier.input_shape(), batch)?;
         Ok(Prober {
-            backend,
+            ops,
             classifier,
             scratch,
+            gradients: None,
             batch,
-            probes: 0,
+            classified: 0,
         })
     }
 
-    /// Shape of the images that the classifier takes.
-    pub fn shape(&self) -> ImageShape {
-        self.classifier.input_shape()
-    }
-
-    /// Images classified since the start.
-    pub fn probes(&self) -> u64 {
-        self.probes
+    /// What moves its images.
+    pub(crate) fn ops(&self) -> &O {
+        &self.ops
     }
 
     /// Readings of images that `make` writes: for each chunk of `jobs`, job `i` of the chunk to
@@ -53,12 +49,12 @@ impl<'b, B: Backend> Prober<'b, B> {
     pub fn probe<J>(
         &mut self,
         jobs: &[J],
-        mut make: impl FnMut(&B, &[J], &mut B::Images) -> Result<()>,
+        mut make: impl FnMut(&O, &[J], &mut O::Images) -> Result<()>,
     ) -> Result<Vec<Reading>> {
         let mut readings = Vec::with_capacity(jobs.len());
-        let _phase = self.backend.phase("probe");
+        let _phase = self.ops.phase("probe");
         for chunk in jobs.chunks(self.batch) {
-            make(self.backend, chunk, &mut self.scratch)?;
+            make(&self.ops, chunk, &mut self.scratch)?;
             let images: Vec<_> = (0..chunk.len())
                 .map(|i| At::new(&self.scratch, i))
                 .collect();
@@ -69,29 +65,29 @@ impl<'b, B: Backend> Prober<'b, B> {
             let rows = rows.with_min_len(READ_AT_ONCE.div_ceil(classes));
             readings.par_extend(rows.map(Reading::new));
         }
-        self.probes += jobs.len() as u64;
+        self.classified += jobs.len() as u64;
         Ok(readings)
     }
 
     /// Readings of points on segments.
-    pub fn blends(&mut self, jobs: &[Blend<'_, B::Images>]) -> Result<Vec<Reading>> {
-        self.probe(jobs, |backend, jobs, out| backend.blend(jobs, out, 0))
+    pub fn blends(&mut self, jobs: &[Blend<'_, O::Images>]) -> Result<Vec<Reading>> {
+        self.probe(jobs, |ops, jobs, out| ops.blend(jobs, out, 0))
     }
 
     /// Readings of pushed images.
-    pub fn pushes(&mut self, jobs: &[Push<'_, B::Images>]) -> Result<Vec<Reading>> {
-        self.probe(jobs, |backend, jobs, out| backend.push(jobs, out, 0))
+    pub fn pushes(&mut self, jobs: &[Push<'_, O::Images>]) -> Result<Vec<Reading>> {
+        self.probe(jobs, |ops, jobs, out| ops.push(jobs, out, 0))
     }
 
     /// Readings of views of images.
-    pub fn views(&mut self, jobs: &[View<'_, B::Images>]) -> Result<Vec<Reading>> {
-        self.probe(jobs, |backend, jobs, out| backend.view(jobs, out, 0))
+    pub fn views(&mut self, jobs: &[View<'_, O::Images>]) -> Result<Vec<Reading>> {
+        self.probe(jobs, |ops, jobs, out| ops.view(jobs, out, 0))
     }
 
     /// What the classifier says of an image, and the gradient of a label's margin by its pixels.
     pub fn margin_gradient(
         &mut self,
-        image: At<'_, B::Images>,
+        image: At<'_, O::Images>,
         label: usize,
     ) -> Result<(Reading, Vec<f32>)> {
         let mut derivative = |_: usize, logits: &[f32], by_logit: &mut [f32]| {
@@ -104,13 +100,90 @@ impl<'b, B: Backend> Prober<'b, B> {
         };
         let classifier = &mut self.classifier;
         let logits = classifier.gradient(&[image], &mut derivative, &mut self.scratch, 0)?;
-        self.probes += 1;
-        let gradient = self.backend.download(At::new(&self.scratch, 0))?;
+        self.classified += 1;
+        let gradient = self.ops.download(At::new(&self.scratch, 0))?;
         Ok((Reading::new(&logits), gradient))
     }
 
     /// Readings of images as they are.
-    pub fn images(&mut self, images: &[At<'_, B::Images>]) -> Result<Vec<Reading>> {
-        self.probe(images, |backend, images, out| backend.copy(images, out, 0))
+    pub fn images(&mut self, images: &[At<'_, O::Images>]) -> Result<Vec<Reading>> {
+        self.probe(images, |ops, images, out| ops.copy(images, out, 0))
     }
+
+    /// Refuses images that the classifier does not take.
+    fn check(&self, images: &[&[f32]]) -> Result<()> {
+        let shape = self.shape();
+        match images.iter().find(|image| image.len() != shape.elements()) {
+            None => Ok(()),
+            Some(image) => Err(Error::invalid(format!(
+                "an image of {} numbers where {shape} are needed",
+                image.len()
+            ))),
+        }
+    }
+}
+
+impl<O: ImageOps, C: ClassifierEngine<Images = O::Images>> Oracle for Prober<O, C> {
+    fn shape(&self) -> ImageShape {
+        self.classifier.input_shape()
+    }
+
+    fn classes(&self) -> usize {
+        self.classifier.classes()
+    }
+
+    fn batch(&self) -> usize {
+        self.batch
+    }
+
+    fn classified(&self) -> u64 {
+        self.classified
+    }
+
+    fn classify(&mut self, images: &[&[f32]]) -> Result<Vec<Reading>> {
+        self.check(images)?;
+        self.probe(images, upload)
+    }
+
+    fn differentiate(
+        &mut self,
+        images: &[&[f32]],
+        by_logits: &mut LossGradient<'_>,
+    ) -> Result<Vec<(Reading, Vec<f32>)>> {
+        self.check(images)?;
+        let gradients = match &mut self.gradients {
+            Some(gradients) => gradients,
+            none => none.insert(
+                self.ops
+                    .allocate(self.classifier.input_shape(), self.batch)?,
+            ),
+        };
+        let mut found = Vec::with_capacity(images.len());
+        for chunk in images.chunks(self.batch) {
+            upload(&self.ops, chunk, &mut self.scratch)?;
+            let first = found.len();
+            let mut of_chunk = |i: usize, logits: &[f32], derivative: &mut [f32]| {
+                by_logits(first + i, logits, derivative);
+            };
+            let at: Vec<_> = (0..chunk.len())
+                .map(|i| At::new(&self.scratch, i))
+                .collect();
+            let logits = (self.classifier).gradient(&at, &mut of_chunk, gradients, 0)?;
+            for (i, row) in logits.chunks_exact(self.classifier.classes()).enumerate() {
+                let mut gradient = self.ops.download(At::new(&*gradients, i))?;
+                for slope in gradient.iter_mut().filter(|slope| !slope.is_finite()) {
+                    *slope = 0.0;
+                }
+                found.push((Reading::new(row), gradient));
+            }
+        }
+        self.classified += images.len() as u64;
+        Ok(found)
+    }
+}
+
+/// Copies images to the device.
+fn upload<O: ImageOps>(ops: &O, images: &[&[f32]], out: &mut O::Images) -> Result<()> {
+    let mut images = images.iter().enumerate();
+    images.try_for_each(|(i, image)| ops.upload(image, out, i))
 }

@@ -1,6 +1,6 @@
 //! Stage E: from on-boundary to on-manifold images, a step further away from the input.
 
-use crate::backend::{At, Backend, Push};
+use crate::backend::{At, ClassifierEngine, ImageOps, Push};
 use crate::error::{Error, Result};
 
 use super::Prober;
@@ -75,10 +75,10 @@ pub(super) const TRIED_TOGETHER: usize = 2;
 
 /// Chooses each image's β: the smallest of the strengths whose margin reaches the wanted one, else the one
 /// with the largest margin. All images together, a few strengths at a time.
-pub fn push<B: Backend>(
-    prober: &mut Prober<'_, B>,
+pub fn push<O: ImageOps, C: ClassifierEngine<Images = O::Images>>(
+    prober: &mut Prober<O, C>,
     options: &PushOptions,
-    images: &[OnBoundary<'_, B::Images>],
+    images: &[OnBoundary<'_, O::Images>],
 ) -> Result<Vec<Step>> {
     let mut chosen: Vec<Option<Step>> = vec![None; images.len()];
     for strengths in options.strengths.chunks(TRIED_TOGETHER) {

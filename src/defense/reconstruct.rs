@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use super::fitting::Fitting;
-use crate::backend::{At, Backend, DipEngine, ImageBuffer, ImageShape, Stitch, TileGrid};
+use crate::backend::{At, DipEngine, ImageBuffer, ImageOps, ImageShape, Stitch, TileGrid};
 use crate::dip::{NetSpec, Preset};
 use crate::error::{Error, Result};
 
@@ -177,8 +176,8 @@ pub struct Reconstructions<I> {
 
 impl<I: ImageBuffer> Reconstructions<I> {
     /// Places for `images` images.
-    pub fn allocate<B: Backend<Images = I>>(
-        backend: &B,
+    pub fn allocate<O: ImageOps<Images = I>>(
+        ops: &O,
         options: &ReconstructOptions,
         image: ImageShape,
         images: usize,
@@ -195,8 +194,8 @@ impl<I: ImageBuffer> Reconstructions<I> {
         };
         let instances = images * starts[grids.len()];
         Ok(Reconstructions {
-            tiles: backend.allocate(shape, instances * options.probes())?,
-            restarts: backend.allocate(image, grids.len())?,
+            tiles: ops.allocate(shape, instances * options.probes())?,
+            restarts: ops.allocate(image, grids.len())?,
             grids,
             starts,
             instances,
@@ -249,9 +248,9 @@ impl<I: ImageBuffer> Reconstructions<I> {
     }
 
     /// Writes one reconstruction, tiles put together, to image `index` of `out`.
-    pub fn assemble<B: Backend<Images = I>>(
+    pub fn assemble<O: ImageOps<Images = I>>(
         &mut self,
-        backend: &B,
+        ops: &O,
         of: ReconstructionId,
         out: &mut I,
         index: usize,
@@ -260,13 +259,13 @@ impl<I: ImageBuffer> Reconstructions<I> {
         match of.path {
             Path::Restart(restart) => {
                 let first = first + self.starts[restart];
-                backend.untile(&self.tiles, first, self.grids[restart], out, index)
+                ops.untile(&self.tiles, first, self.grids[restart], out, index)
             }
             Path::Consensus => {
                 let count = self.grids.len();
                 for (restart, grid) in self.grids.iter().enumerate() {
                     let first = first + self.starts[restart];
-                    backend.untile(&self.tiles, first, *grid, &mut self.restarts, restart)?;
+                    ops.untile(&self.tiles, first, *grid, &mut self.restarts, restart)?;
                 }
                 let ImageShape { height, width, .. } = self.restarts.shape();
                 let mean = Stitch {
@@ -274,32 +273,10 @@ impl<I: ImageBuffer> Reconstructions<I> {
                     cells: TileGrid::new(height, width, height, width),
                     weights: vec![1.0 / count as f32; count],
                 };
-                backend.stitch(&mean, out, index)
+                ops.stitch(&mean, out, index)
             }
         }
     }
-}
-
-/// Fits all restarts of `images` (with their content hashes) and keeps the reconstruction at every
-/// probe, in the place of the image's number.
-///
-/// Instances that the engine has no slot for wait for one. They do not interact, so this changes
-/// nothing in the result.
-pub fn reconstruct<B: Backend>(
-    backend: &B,
-    engine: &mut B::Dip,
-    options: &ReconstructOptions,
-    images: &[(At<'_, B::Images>, u64)],
-    out: &mut Reconstructions<B::Images>,
-) -> Result<()> {
-    let mut fitting = Fitting::new(backend, out, engine.capacity(), images.len(), false)?;
-    for (place, (image, hash)) in images.iter().enumerate() {
-        fitting.begin(backend, place, *image, *hash, out)?;
-    }
-    while (0..images.len()).any(|place| fitting.probes(place) < options.probes()) {
-        fitting.advance(backend, engine, options, out)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

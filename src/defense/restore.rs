@@ -2,6 +2,7 @@
 //! asked.
 
 use super::decision_map::{Pair, Towards};
+use super::device::DeviceDefense;
 use super::localise::{self, Boundary, Search};
 use super::nudge::nudge;
 use super::outcome::{Ablations, Fallback, Outcome, PathOutcome, Shown};
@@ -11,13 +12,13 @@ use super::reconstruct::{Path, ReconstructionId};
 use super::stitch;
 use super::stopping::smoothed_psnr_maximum;
 use super::verdict::Verdict;
-use crate::backend::{At, Backend};
+use crate::backend::{At, Backend, ClassifierEngine};
 use crate::error::Result;
 
 /// Classes listed in [`Outcome::support`].
 const SUPPORT_LISTED: usize = 5;
 
-impl<B: Backend> Defense<'_, B> {
+impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
     /// Stages D to G.
     pub(super) fn restore(&mut self, judged: Vec<Judged>) -> Result<Vec<Outcome>> {
         let manifold = self.on_manifold(&judged)?;
@@ -66,7 +67,7 @@ impl<B: Backend> Defense<'_, B> {
                     path: of.path,
                     probe,
                 };
-                (self.room.reconstructions).assemble(self.backend, id, &mut ends, index)
+                (self.room.reconstructions).assemble(&self.backend, id, &mut ends, index)
             };
             assemble(of.pair.probe, 2 * i)?;
             if of.pair.towards == Towards::NextProbe {
@@ -141,7 +142,7 @@ impl<B: Backend> Defense<'_, B> {
                 path: Path::Restart(0),
                 probe,
             };
-            (defense.room.reconstructions).assemble(defense.backend, id, &mut output, 0)?;
+            (defense.room.reconstructions).assemble(&defense.backend, id, &mut output, 0)?;
             defense.finish_only(&mut output)
         };
         let trajectory = &judged.map.trajectories[0];
@@ -177,7 +178,7 @@ impl<B: Backend> Defense<'_, B> {
             let way = self.make(image, judged, manifold, &mut output)?;
             if let (Made::Reconstruction, Some(label)) = (way, judged.judgement.wanted()) {
                 let wanted = (label, self.options.push.margin);
-                nudge(self.backend, &mut self.prober, wanted, &mut output, image)?;
+                nudge(&self.backend, &mut self.prober, wanted, &mut output, image)?;
             }
             made.push(way);
         }
@@ -247,7 +248,7 @@ impl<B: Backend> Defense<'_, B> {
                 .map(|member| At::new(&manifold.images, member.index))
                 .collect();
             stitch::stitch(
-                self.backend,
+                &self.backend,
                 &self.options.stitch,
                 At::new(&self.room.inputs, judged.place),
                 &pushed,
@@ -265,7 +266,7 @@ impl<B: Backend> Defense<'_, B> {
             path: paths[last],
             probe: smoothed_psnr_maximum(&judged.map.trajectories[last]),
         };
-        (self.room.reconstructions).assemble(self.backend, id, output, image)?;
+        (self.room.reconstructions).assemble(&self.backend, id, output, image)?;
         Ok(Made::Reconstruction)
     }
 

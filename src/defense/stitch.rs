@@ -1,6 +1,6 @@
 //! Stage F: the restarts' on-manifold images, blended into one picture.
 
-use crate::backend::{At, Backend, Stitch, TileGrid};
+use crate::backend::{At, ImageOps, Stitch, TileGrid};
 use crate::error::{Error, Result};
 
 /// What each part of the picture is taken from.
@@ -43,13 +43,13 @@ impl StitchOptions {
 /// Joins one image's on-manifold images into image `index` of `out`.
 ///
 /// `height × width` is the images' size; `images` is not empty.
-pub fn stitch<B: Backend>(
-    backend: &B,
+pub fn stitch<O: ImageOps>(
+    ops: &O,
     options: &StitchOptions,
-    input: At<'_, B::Images>,
-    images: &[At<'_, B::Images>],
+    input: At<'_, O::Images>,
+    images: &[At<'_, O::Images>],
     (height, width): (usize, usize),
-    out: &mut B::Images,
+    out: &mut O::Images,
     index: usize,
 ) -> Result<()> {
     let count = images.len();
@@ -64,11 +64,11 @@ pub fn stitch<B: Backend>(
             let pairs: Vec<_> = images.iter().map(|image| (*image, input)).collect();
             (
                 cells,
-                most_faithful(&backend.squared_error(&pairs, cells)?, cells.tiles(), count),
+                most_faithful(&ops.squared_error(&pairs, cells)?, cells.tiles(), count),
             )
         }
     };
-    backend.stitch(
+    ops.stitch(
         &Stitch {
             images: images.to_vec(),
             cells,

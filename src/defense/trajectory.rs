@@ -1,10 +1,12 @@
 //! Stage B: each restart's path through the decision space.
 
-use crate::backend::{At, Backend};
+use crate::backend::{At, ClassifierEngine, ImageOps};
 use crate::error::Result;
 use crate::picture::decibels;
 
-use super::{Path, Placed, Prober, Reading, ReconstructOptions, ReconstructionId, Reconstructions};
+use super::{
+    Oracle, Path, Placed, Prober, Reading, ReconstructOptions, ReconstructionId, Reconstructions,
+};
 
 /// A reconstruction, probed.
 #[derive(Clone, Debug)]
@@ -22,11 +24,11 @@ pub struct TrajectoryPoint {
 pub type Trajectory = Vec<TrajectoryPoint>;
 
 /// Probes all reconstructions of images: trajectories by image, then path.
-pub fn trace<B: Backend>(
-    prober: &mut Prober<'_, B>,
+pub fn trace<O: ImageOps, C: ClassifierEngine<Images = O::Images>>(
+    prober: &mut Prober<O, C>,
     options: &ReconstructOptions,
-    images: &[&Placed<'_, B::Images>],
-    reconstructions: &mut Reconstructions<B::Images>,
+    images: &[&Placed<'_, O::Images>],
+    reconstructions: &mut Reconstructions<O::Images>,
 ) -> Result<Vec<Vec<Trajectory>>> {
     let shape = prober.shape();
     // The same tiles for every path, so that their least PSNRs compare.
@@ -46,16 +48,16 @@ pub fn trace<B: Backend>(
         }
     }
     let mut errors = Vec::with_capacity(ids.len());
-    let readings = prober.probe(&ids, |backend, ids, out| {
+    let readings = prober.probe(&ids, |ops, ids, out| {
         for (index, (id, _)) in ids.iter().enumerate() {
-            reconstructions.assemble(backend, *id, out, index)?;
+            reconstructions.assemble(ops, *id, out, index)?;
         }
         let pairs: Vec<_> = ids
             .iter()
             .enumerate()
             .map(|(index, (_, input))| (At::new(&*out, index), *input))
             .collect();
-        let by_tile = backend.squared_error(&pairs, grid)?;
+        let by_tile = ops.squared_error(&pairs, grid)?;
         for tiles in by_tile.chunks_exact(grid.tiles()) {
             let least = tiles
                 .iter()

@@ -15,9 +15,8 @@ use super::pictures::{Entry, Given, Load};
 use super::suite::{Case, Kind, NONE};
 use crate::attack::adaptive::Defended;
 use crate::attack::{Aim, Classifier, Loss, Victim};
-use crate::backend::{Backend, ClassifierEngine};
 use crate::baseline::{self, Baseline};
-use crate::defense::{Defense, Outcome, Reading};
+use crate::defense::{DeviceDefense, Outcome, Reading};
 use crate::error::{Error, Result};
 use crate::input::names::id_of;
 use crate::picture::Picture;
@@ -26,13 +25,9 @@ use crate::run::names::OutputNames;
 use crate::run::{ATTACKED, SaveFormat, save_picture};
 
 /// What an evaluation runs on a device.
-pub struct Evaluator<'a, B: Backend> {
+pub struct Evaluator<'a> {
     /// With [`ablations`](crate::defense::Options::ablations).
-    pub defense: Defense<'a, B>,
-    /// The same classifier, for attacks and baselines.
-    pub engine: B::Classifier,
-    /// Images that it takes at a time.
-    pub batch: usize,
+    pub defense: &'a mut dyn DeviceDefense,
     pub baselines: &'a [baseline::Method],
     pub cases: &'a [Case],
     /// Round attacked pictures and outputs to 8 bits.
@@ -153,7 +148,7 @@ struct Shown {
     seconds: Option<f64>,
 }
 
-impl<B: Backend> Evaluator<'_, B> {
+impl Evaluator<'_> {
     /// Runs every open case of every picture.
     ///
     /// Pictures that fail are recorded as such; those that do not count, with the reason.
@@ -187,8 +182,8 @@ impl<B: Backend> Evaluator<'_, B> {
     }
 
     /// The classifier alone.
-    fn classifier(&mut self) -> Result<Classifier<'_, B>> {
-        Classifier::new(self.defense.backend(), &mut self.engine, self.batch)
+    fn classifier(&mut self) -> Classifier<'_> {
+        Classifier::new(self.defense.oracle_mut())
     }
 
     /// The pictures that count.
@@ -205,7 +200,7 @@ impl<B: Backend> Evaluator<'_, B> {
             .flatten()
             .filter_map(|known| known.clean.as_ref());
         let views: Vec<&[f32]> = clean.map(|picture| &picture.pixels[..]).collect();
-        let mut readings = self.classifier()?.read(&views)?.into_iter();
+        let mut readings = self.classifier().read(&views)?.into_iter();
         let mut subjects = Vec::new();
         for (entry, known) in entries.into_iter().zip(known) {
             let open = |case: &&Case| entry.has(case) && !journal.has(&entry.id, &case.name);
@@ -274,7 +269,7 @@ impl<B: Backend> Evaluator<'_, B> {
 
     /// Refuses a label that the classifier does not have.
     fn check_label(&self, label: Option<usize>) -> Result<()> {
-        let classes = self.engine.classes();
+        let classes = self.defense.oracle().classes();
         match label {
             Some(label) if label >= classes => Err(Error::invalid(format!(
                 "has label {label}; the classifier has {classes} classes, from 0 on"
@@ -339,11 +334,9 @@ impl<B: Backend> Evaluator<'_, B> {
         let pictures: Vec<Picture> = subjects.iter().map(|(_, clean)| (*clean).clone()).collect();
         let labels: Vec<Option<usize>> = subjects.iter().map(|(s, _)| Some(s.label)).collect();
         let (stop, eight_bit) = (|| watch.stop(), self.eight_bit);
-        let backend = self.defense.backend();
-        let mut classifier = Classifier::new(backend, &mut self.engine, self.batch)?;
         let made = match &case.kind {
             Kind::Adaptive { through, .. } => {
-                let mut victim = Defended::new(&mut self.defense, classifier, *through)?;
+                let mut victim = Defended::new(self.defense, *through)?;
                 make(
                     &case.kind,
                     &pictures,
@@ -353,7 +346,10 @@ impl<B: Backend> Evaluator<'_, B> {
                     &stop,
                 )?
             }
-            kind => make(kind, &pictures, &labels, eight_bit, &mut classifier, &stop)?,
+            kind => {
+                let mut classifier = self.classifier();
+                make(kind, &pictures, &labels, eight_bit, &mut classifier, &stop)?
+            }
         };
         let seconds = clock.elapsed().as_secs_f64() / subjects.len().max(1) as f64;
         let of = subjects.into_iter().zip(made);
@@ -374,7 +370,7 @@ impl<B: Backend> Evaluator<'_, B> {
             .iter()
             .map(|a| Loss::CrossEntropy(Aim::AwayFrom(a.subject.label)))
             .collect();
-        let slopes = self.classifier()?.gradient(&images, &losses)?;
+        let slopes = self.classifier().gradient(&images, &losses)?;
         let share = |gradient: &[f32]| {
             let zeros = gradient.iter().filter(|slope| **slope == 0.0).count();
             zeros as f64 / gradient.len().max(1) as f64
@@ -412,7 +408,7 @@ impl<B: Backend> Evaluator<'_, B> {
         let applied: Vec<(String, Vec<f32>, f64)> =
             jobs.into_par_iter().map(apply).collect::<Result<_>>()?;
         let views: Vec<&[f32]> = applied.iter().map(|(_, pixels, _)| &pixels[..]).collect();
-        let readings = self.classifier()?.read(&views)?;
+        let readings = self.classifier().read(&views)?;
 
         let mut shown = applied.into_iter().zip(readings);
         Ok(outcomes

@@ -40,6 +40,19 @@ pub struct Picture {
 }
 
 impl Picture {
+    /// The picture of pixels, CHW in `[0, 1]`, as many as `shape` has.
+    pub fn new(shape: ImageShape, pixels: Vec<f32>) -> Picture {
+        let eight_bit = pixels.iter().all(|&pixel| {
+            let level = (pixel * 255.0).round();
+            (0.0..=255.0).contains(&level) && level / 255.0 == pixel
+        });
+        Picture {
+            shape,
+            pixels,
+            eight_bit,
+        }
+    }
+
     /// Decodes an image file: PNG, JPEG, WebP, BMP, GIF or TIFF, by content; of animations the first
     /// frame.
     ///

@@ -1,10 +1,13 @@
 //! The lines of `results.jsonl`.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, json};
 
+use crate::attack::Attacked;
 use crate::defense::{PathOutcome, Verdict};
 use crate::input::Item;
-use crate::picture::ImageShape;
+use crate::picture::{ImageShape, Picture, psnr, ssim};
+use crate::scheduler::Purified;
 
 /// One line of `results.jsonl`: everything about one image.
 ///
@@ -51,10 +54,10 @@ pub struct ImageRecord {
     pub error: Option<String>,
     /// What the manifest says of the image beside `file` and `label`.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
-    pub manifest: serde_json::Map<String, serde_json::Value>,
+    pub manifest: Map<String, serde_json::Value>,
     /// Fields beyond these.
     #[serde(flatten)]
-    pub more: serde_json::Map<String, serde_json::Value>,
+    pub more: Map<String, serde_json::Value>,
 }
 
 impl ImageRecord {
@@ -64,6 +67,58 @@ impl ImageRecord {
     pub fn failed(item: &Item, error: String) -> Self {
         ImageRecord {
             error: Some(error),
+            ..Self::of(item)
+        }
+    }
+
+    /// The record of a purified picture, on which its device spent `seconds`.
+    pub fn purified(item: &Item, purified: &Purified, seconds: f64) -> Self {
+        let Purified { input, outcome } = purified;
+        let mut more = Map::new();
+        more.insert("recovered_label".into(), json!(outcome.recovered_label));
+        more.insert("support".into(), json!(outcome.support));
+        if let Some(consensus) = &outcome.consensus {
+            more.insert("consensus".into(), json!(consensus));
+        }
+        if let Some(fallback) = outcome.fallback {
+            more.insert("fallback".into(), json!(fallback));
+        }
+        ImageRecord {
+            input_label: Some(outcome.input.label()),
+            input_confidence: Some(outcome.input.confidence() as f32),
+            output_label: Some(outcome.output.label()),
+            output_confidence: Some(outcome.output.confidence() as f32),
+            verdict: Some(outcome.verdict),
+            score: Some(outcome.score as f32),
+            psnr: Some(psnr(&outcome.pixels, &input.pixels)),
+            ssim: Some(ssim(input.shape, &outcome.pixels, &input.pixels)),
+            iterations: Some(outcome.iterations),
+            seconds: Some(seconds),
+            restarts: Some(outcome.restarts.clone()),
+            more,
+            ..Self::of(item)
+        }
+    }
+
+    /// The record of an attacked picture; `picture` is what it was before.
+    pub fn attacked(item: &Item, picture: &Picture, attacked: &Attacked) -> Self {
+        let more = [
+            ("success", json!(attacked.success)),
+            ("aim", json!(attacked.aim)),
+            ("linf", json!(attacked.linf)),
+            ("l2", json!(attacked.l2)),
+        ];
+        ImageRecord {
+            input_label: Some(attacked.input.label()),
+            input_confidence: Some(attacked.input.confidence() as f32),
+            output_label: Some(attacked.output.label()),
+            output_confidence: Some(attacked.output.confidence() as f32),
+            psnr: Some(psnr(&attacked.pixels, &picture.pixels)),
+            ssim: Some(ssim(picture.shape, &attacked.pixels, &picture.pixels)),
+            more: more
+                .map(|(name, value)| (name.to_owned(), value))
+                .into_iter()
+                .collect(),
             ..Self::of(item)
         }
     }

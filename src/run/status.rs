@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::tally::Tally;
 use crate::input::Shard;
 use crate::run::record::ImageRecord;
+use crate::scheduler::Phases;
 
 /// How many pictures have which end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -192,6 +193,19 @@ impl Status {
     pub fn spend(&self, phase: Phase, time: Duration) {
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.phases[phase as usize].fetch_add(nanoseconds, Ordering::Relaxed);
+    }
+
+    /// Adds what the devices' threads did.
+    pub fn spend_devices(&self, phases: &Phases) {
+        for (phase, seconds) in [
+            (Phase::WaitForPictures, phases.waiting_for_pictures),
+            (Phase::Dip, phases.dip),
+            (Phase::Probe, phases.probing),
+            (Phase::Restore, phases.restoring),
+            (Phase::WaitForWriters, phases.waiting_for_writers),
+        ] {
+            self.spend(phase, Duration::from_secs_f64(seconds));
+        }
     }
 
     /// The phases that took any time, with their seconds.

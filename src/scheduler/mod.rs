@@ -15,6 +15,7 @@
 //! these have in flight.
 
 mod plan;
+mod purified;
 mod queue;
 mod usage;
 
@@ -23,19 +24,13 @@ use std::sync::{Mutex, mpsc};
 use std::time::Instant;
 
 pub use self::plan::{Limits, Plan};
+pub use self::purified::Purified;
 use self::queue::{Job, Queue};
 pub use self::usage::{Phases, Usage};
-use crate::backend::{Backend, ImageShape};
-use crate::defense::{Defense, Outcome};
+use crate::backend::ImageShape;
+use crate::defense::DeviceDefense;
 use crate::error::{Error, Result};
 use crate::picture::Picture;
-
-/// A picture and what became of it.
-#[derive(Debug)]
-pub struct Purified {
-    pub picture: Picture,
-    pub outcome: Outcome,
-}
 
 /// Threads that hand results on. They wait for the disk most of the time, each for a file of its own.
 const WRITERS: usize = 8;
@@ -61,19 +56,19 @@ struct Ended<T> {
 ///
 /// # Errors
 /// [`Error::Interrupted`] where `stop` ended the run; the first error of `done`; the last device's.
-pub fn run<B: Backend, T: Send>(
-    defenses: &mut [Defense<'_, B>],
+pub fn run<T: Send>(
+    defenses: &mut [Box<dyn DeviceDefense>],
     pictures: impl Iterator<Item = (T, Result<Picture>)> + Send,
     stop: &(dyn Fn() -> bool + Sync),
     enough: impl FnOnce(),
     done: impl Fn(T, Result<Purified>, f64) -> Result<()> + Sync,
 ) -> (Usage, Result<()>) {
     let start = Instant::now();
-    let Some(shape) = defenses.first().map(Defense::shape) else {
+    let Some(shape) = defenses.first().map(|defense| defense.shape()) else {
         let none = Error::invalid("a run needs a device");
         return (Usage::default(), Err(none));
     };
-    let places: usize = defenses.iter().map(Defense::places).sum();
+    let places: usize = defenses.iter().map(|defense| defense.places()).sum();
     let pools = match pools(defenses.len()) {
         Ok(pools) => pools,
         Err(error) => return (Usage::default(), Err(error)),
@@ -94,6 +89,7 @@ pub fn run<B: Backend, T: Send>(
         let devices: Vec<_> = defenses
             .iter_mut()
             .map(|defense| {
+                let defense = defense.as_mut();
                 let (sender, pool) = (sender.clone(), pools.next());
                 scope.spawn(move || match pool {
                     Some(pool) => pool.install(|| work(defense, queue, &sender)),
@@ -212,8 +208,8 @@ fn fault() -> Result<()> {
 }
 
 /// A device's thread.
-fn work<B: Backend, T>(
-    defense: &mut Defense<'_, B>,
+fn work<T>(
+    defense: &mut dyn DeviceDefense,
     queue: &Queue<'_, T>,
     writers: &mpsc::SyncSender<Ended<T>>,
 ) -> Phases {
@@ -229,7 +225,7 @@ fn work<B: Backend, T>(
         if in_flight == 0 {
             break;
         }
-        let _phase = defense.backend().phase("scheduler");
+        let _phase = defense.phase("scheduler");
         let pictures: Vec<&Picture> = jobs.iter().map(|job| &job.picture).collect();
         let advanced = fault()
             .and_then(|()| defense.admit(&pictures))
@@ -239,7 +235,7 @@ fn work<B: Backend, T>(
             Err(error @ (Error::Device(_) | Error::OutOfMemory(_))) => {
                 let flying = flying.into_iter().flatten().map(|flying| flying.job);
                 let lost = flying.chain(jobs).collect();
-                queue.lose_device(&defense.backend().name(), error, lost);
+                queue.lose_device(&defense.name(), error, lost);
                 break;
             }
             Err(error) => {
@@ -263,7 +259,10 @@ fn work<B: Backend, T>(
             let checked = outcome.input.check();
             let result = Ended {
                 name,
-                purified: checked.map(|()| Purified { picture, outcome }),
+                purified: checked.map(|()| Purified {
+                    input: picture,
+                    outcome,
+                }),
                 seconds,
             };
             // The writers' end is the run's.

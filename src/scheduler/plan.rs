@@ -1,7 +1,7 @@
 //! How many images and DIP instances a device holds at once.
 
-use crate::backend::{Backend, ImageShape};
-use crate::defense::{Defense, MemoryPart, Options, Prober, Room};
+use crate::backend::{Backend, ClassifierEngine, ImageShape};
+use crate::defense::{Defense, MemoryPart, Options, Oracle, Prober, Room};
 use crate::error::{Error, Result};
 
 /// How many images are in flight together, and on how many DIP instances.
@@ -19,6 +19,8 @@ const MAX_IMAGES: usize = 1024;
 /// What the user lets a device have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
+    /// Pictures in flight; as many as keep the instances busy where `None`.
+    pub pictures: Option<usize>,
     /// DIP instances that run at once; the backend's choice where `None`.
     pub capacity: Option<usize>,
     /// Bytes of memory; all that are free where `None`.
@@ -65,7 +67,7 @@ impl Plan {
             ..plan
         };
         let mut plan = busy(Plan {
-            images: images.min(MAX_IMAGES),
+            images: images.min(limits.pictures.unwrap_or(MAX_IMAGES).clamp(1, MAX_IMAGES)),
             capacity: most,
         });
         let Some(memory) = Memory::of(backend, limits.memory) else {
@@ -94,24 +96,23 @@ impl Plan {
         }
     }
 
-    /// A defence with this plan's memory. Where the device turns out to have less than it said, the plan
+    /// A defense with this plan's memory on the prober's device. Where the device turns out to have less than it said, the plan
     /// is made smaller, with a warning; the plan that came of it is returned too.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`]: not even one image and one instance fit. An option that cannot be used;
     /// the device's errors.
-    pub fn defense<'b, B: Backend>(
+    pub fn defense<B: Backend, C: ClassifierEngine<Images = B::Images>>(
         self,
-        backend: &'b B,
-        prober: Prober<'b, B>,
+        prober: Prober<B, C>,
         options: Options,
-    ) -> Result<(Plan, Defense<'b, B>)> {
+    ) -> Result<(Plan, Defense<B, C>)> {
         let shape = prober.shape();
         let (plan, room) = self.make(|plan| {
-            let room = Room::new(backend, &options, shape, plan.images, plan.capacity)?;
+            let room = Room::new(prober.ops(), &options, shape, plan.images, plan.capacity)?;
             Ok((plan, room))
         })?;
-        Ok((plan, Defense::new(backend, prober, options, room)))
+        Ok((plan, Defense::new(prober, options, room)))
     }
 
     /// What `make` makes of this plan, or of the largest smaller one that the device's memory allows.

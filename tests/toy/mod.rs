@@ -2,15 +2,13 @@
 //! classifier.
 #![allow(dead_code)] // each test binary uses its own part
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use backstitch::backend::host::{HostDevice, HostImages};
 use backstitch::backend::reference::ReferenceDip;
 use backstitch::backend::{
     At, Backend, ClassifierEngine, DipEngine, ImageShape, Instance, LossGradient,
 };
 use backstitch::classifier::Graph;
-use backstitch::defense::{Defense, Options, Outcome, Prober, ReconstructOptions};
+use backstitch::defense::{Defense, DeviceDefense, Options, Outcome, Prober, ReconstructOptions};
 use backstitch::dip::{NetSpec, Padding, Upsample};
 use backstitch::error::{Error, Result};
 use backstitch::picture::Picture;
@@ -90,9 +88,10 @@ impl ClassifierEngine for Linear {
 }
 
 /// The backend. It can be told to fail.
+#[derive(Clone)]
 pub struct Toy {
     /// Calls of the DIP engine's `run` that are left before the device fails; `None`: it never does.
-    pub runs_left: Option<AtomicUsize>,
+    pub runs_left: Option<usize>,
 }
 
 /// A device that never fails.
@@ -110,10 +109,9 @@ impl Backend for Toy {
         "toy".into()
     }
     fn dip(&self, spec: &NetSpec, height: usize, width: usize, capacity: usize) -> Result<ToyDip> {
-        let runs_left = self.runs_left.as_ref();
         Ok(ToyDip {
             engine: ReferenceDip::new(spec, height, width, capacity)?,
-            runs_left: runs_left.map_or(usize::MAX, |runs| runs.load(Ordering::Relaxed)),
+            runs_left: self.runs_left.unwrap_or(usize::MAX),
         })
     }
     fn classifier(&self, _: &Graph, _: usize) -> Result<Linear> {
@@ -231,15 +229,20 @@ pub fn picture(phase: f32, noise: f32) -> Picture {
 }
 
 /// The defence on a toy, with places for `images` images and an engine of `capacity` instances.
-pub fn defense<'t>(
-    toy: &'t Toy,
+pub fn defense(toy: &Toy, options: &Options, images: usize, capacity: usize) -> Defense<Toy> {
+    let prober = Prober::new(toy.clone(), Linear, 7).unwrap();
+    let plan = Plan { images, capacity };
+    plan.defense(prober, options.clone()).unwrap().1
+}
+
+/// The same, as the scheduler takes it.
+pub fn boxed(
+    toy: &Toy,
     options: &Options,
     images: usize,
     capacity: usize,
-) -> Defense<'t, Toy> {
-    let prober = Prober::new(toy, Linear, 7).unwrap();
-    let plan = Plan { images, capacity };
-    plan.defense(toy, prober, options.clone()).unwrap().1
+) -> Box<dyn DeviceDefense> {
+    Box::new(defense(toy, options, images, capacity))
 }
 
 /// Every number and pixel of an outcome.

@@ -4,8 +4,8 @@ use super::decision::Decision;
 use super::{Adaptive, Rule};
 use crate::attack::losses::Loss;
 use crate::attack::victim::{Classifier, Slope, Victim};
-use crate::backend::{Backend, ImageShape, Viewpoint};
-use crate::defense::{Defense, Outcome, Reading, Verdict, Vote};
+use crate::backend::{ImageShape, Viewpoint};
+use crate::defense::{DeviceDefense, Outcome, Reading, Verdict, Vote};
 use crate::error::{Error, Result};
 use crate::picture::Picture;
 
@@ -32,33 +32,28 @@ use crate::picture::Picture;
 ///   identity too. The derivative of a vote in the mirror, by the pixels of the point's mirror image,
 ///   is mirrored back: by the chain rule, exactly.
 /// - decision: the votes as in trajectory, the input and its views by their true gradients.
-pub struct Defended<'a, 'b, B: Backend> {
-    defense: &'a mut Defense<'b, B>,
-    classifier: Classifier<'a, B>,
+pub struct Defended<'a> {
+    defense: &'a mut dyn DeviceDefense,
     adaptive: Adaptive,
     /// The defence's own.
     seed: u64,
     purifications: u64,
+    classified: u64,
 }
 
-impl<'a, 'b, B: Backend> Defended<'a, 'b, B> {
-    /// The victim that `defense` protects, which goes on with its own seed afterwards. `classifier`
-    /// runs the same model, for gradients.
+impl<'a> Defended<'a> {
+    /// The victim that `defense` protects, which goes on with its own seed afterwards.
     ///
     /// # Errors
     /// No draws.
-    pub fn new(
-        defense: &'a mut Defense<'b, B>,
-        classifier: Classifier<'a, B>,
-        adaptive: Adaptive,
-    ) -> Result<Self> {
+    pub fn new(defense: &'a mut dyn DeviceDefense, adaptive: Adaptive) -> Result<Self> {
         adaptive.validate()?;
         Ok(Defended {
             seed: defense.options().reconstruct.seed,
             defense,
-            classifier,
             adaptive,
             purifications: 0,
+            classified: 0,
         })
     }
 
@@ -72,9 +67,14 @@ impl<'a, 'b, B: Backend> Defended<'a, 'b, B> {
         self.purifications
     }
 
-    /// Images classified so far by the defence.
-    pub fn probes(&self) -> u64 {
-        self.defense.probes()
+    /// Images that its purifications have classified so far; gradients come on top.
+    pub fn classified(&self) -> u64 {
+        self.classified
+    }
+
+    /// The classifier alone.
+    fn classifier(&mut self) -> Classifier<'_> {
+        Classifier::new(self.defense.oracle_mut())
     }
 
     /// Purifies up to a batch of images.
@@ -86,9 +86,11 @@ impl<'a, 'b, B: Backend> Defended<'a, 'b, B> {
         };
         let pictures: Vec<Picture> = images.iter().map(picture).collect();
         self.purifications += images.len() as u64;
+        let before = self.defense.oracle().classified();
         self.defense.set_seed(seed);
         let outcomes = self.defense.purify(&pictures.iter().collect::<Vec<_>>());
         self.defense.set_seed(self.seed);
+        self.classified += self.defense.oracle().classified() - before;
         outcomes
     }
 
@@ -106,11 +108,11 @@ impl<'a, 'b, B: Backend> Defended<'a, 'b, B> {
                     "an attack by queries has no gradient; use --through identity, trajectory or decision",
                 ));
             }
-            Rule::Identity => mean(self.classifier.gradient(&[&outcome.pixels], &[loss])?),
+            Rule::Identity => mean(self.classifier().gradient(&[&outcome.pixels], &[loss])?),
             Rule::Trajectory => {
                 let voters = self.defense.voters(place, &outcome.map)?;
                 let losses = vec![loss; voters.len()];
-                let mut slopes = self.classifier.gradient(&views(&voters), &losses)?;
+                let mut slopes = self.classifier().gradient(&views(&voters), &losses)?;
                 let shape = self.defense.shape();
                 for (vote, slope) in outcome.map.votes().zip(&mut slopes) {
                     if vote.mirrored {
@@ -175,7 +177,7 @@ impl<'a, 'b, B: Backend> Defended<'a, 'b, B> {
             .collect();
         let images: Vec<&[f32]> = asked.iter().map(|asked| asked.0).collect();
         let mut by_logit = |i: usize, _: &[f32], out: &mut [f32]| out.copy_from_slice(&asked[i].2);
-        let slopes = self.classifier.differentiate(&images, &mut by_logit)?;
+        let slopes = (self.defense.oracle_mut()).differentiate(&images, &mut by_logit)?;
         let mut gradient = vec![0.0; image.len()];
         for ((_, slope), (_, from, _)) in slopes.iter().zip(&asked) {
             add_seen(&mut gradient, slope, *from, shape);
@@ -184,9 +186,9 @@ impl<'a, 'b, B: Backend> Defended<'a, 'b, B> {
     }
 }
 
-impl<B: Backend> Victim for Defended<'_, '_, B> {
+impl Victim for Defended<'_> {
     fn classes(&self) -> usize {
-        self.classifier.classes()
+        self.defense.oracle().classes()
     }
 
     fn read(&mut self, images: &[&[f32]]) -> Result<Vec<Reading>> {

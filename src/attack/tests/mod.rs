@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use super::ball::distance;
 use super::*;
 use crate::backend::cpu::CpuBackend;
-use crate::backend::{Backend, ClassifierEngine, ImageShape};
+use crate::backend::{Backend, ImageShape};
 use crate::classifier::{Graph, LoadOptions};
+use crate::defense::{Oracle, Prober};
 use victims::{BlackBox, Linear, SHAPE, Scripted, Waves, dot, numbers};
 
 /// A random picture of 8-bit levels between a quarter and three quarters: no small change is cut.
@@ -511,9 +512,10 @@ fn photographs(folder: &Path, count: usize) -> Vec<Picture> {
 /// What each attack is known to do to a classifier without a defence; `resisted` ones may fail here.
 fn fool_a_classifier(model: &Path, pictures: &[Picture], resisted: &[Name]) {
     let graph = Graph::load(model, &LoadOptions::default()).unwrap();
-    let mut engine = CpuBackend::FLOAT32.classifier(&graph, 4).unwrap();
-    assert_eq!(engine.input_shape(), pictures[0].shape);
-    let mut classifier = Classifier::new(&CpuBackend::FLOAT32, &mut engine, 4).unwrap();
+    let engine = CpuBackend::FLOAT32.classifier(&graph, 4).unwrap();
+    let mut prober = Prober::new(CpuBackend::FLOAT32, engine, 4).unwrap();
+    assert_eq!(prober.shape(), pictures[0].shape);
+    let mut classifier = Classifier::new(&mut prober);
     let labels = vec![None; pictures.len()];
     for (name, more) in [
         (Name::Fgsm, json!({})),

@@ -39,6 +39,11 @@ impl CudaBackend {
         }
     }
 
+    /// The device.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// With DIP engines that compute as exactly as this.
     pub fn with_precision(self, precision: Precision) -> Self {
         CudaBackend { precision, ..self }

@@ -14,7 +14,8 @@ use crate::backend::cpu::CpuBackend;
 use crate::backend::{Backend, Viewpoint};
 use crate::classifier::{Graph, LoadOptions};
 use crate::defense::{
-    Defense, EVEN, Options, Prober, Reading, ReconstructOptions, Verdict, VerdictOptions,
+    Defense, DeviceDefense, EVEN, Options, Prober, Reading, ReconstructOptions, Verdict,
+    VerdictOptions,
 };
 use crate::dip::Preset;
 use crate::picture::Picture;
@@ -42,30 +43,29 @@ fn graph() -> Graph {
     Graph::load(&file, &LoadOptions::default()).unwrap()
 }
 
-fn with_defense<T>(
-    options: &Options,
-    f: impl FnOnce(&mut Defense<'_, CpuBackend>, Classifier<'_, CpuBackend>) -> T,
-) -> T {
-    let graph = graph();
-    let engine = || CpuBackend::FLOAT32.classifier(&graph, 4).unwrap();
-    let prober = Prober::new(&CpuBackend::FLOAT32, engine(), 8).unwrap();
+fn with_defense<T>(options: &Options, f: impl FnOnce(&mut Defense<CpuBackend>) -> T) -> T {
+    let engine = CpuBackend::FLOAT32.classifier(&graph(), 4).unwrap();
+    let prober = Prober::new(CpuBackend::FLOAT32, engine, 8).unwrap();
     let plan = Plan {
         images: 2,
         capacity: 4,
     };
-    let defense = plan.defense(&CpuBackend::FLOAT32, prober, options.clone());
-    let mut engine = engine();
-    let classifier = Classifier::new(&CpuBackend::FLOAT32, &mut engine, 4).unwrap();
-    f(&mut defense.unwrap().1, classifier)
+    let defense = plan.defense(prober, options.clone());
+    f(&mut defense.unwrap().1)
+}
+
+/// The classifier that a defense protects, alone.
+fn classifier(defense: &mut Defense<CpuBackend>) -> Classifier<'_> {
+    Classifier::new(defense.oracle_mut())
 }
 
 fn with_defended<T>(
     options: &Options,
     adaptive: Adaptive,
-    f: impl FnOnce(&mut Defended<'_, '_, CpuBackend>) -> T,
+    f: impl FnOnce(&mut Defended<'_>) -> T,
 ) -> T {
-    with_defense(options, |defense, classifier| {
-        f(&mut Defended::new(defense, classifier, adaptive).unwrap())
+    with_defense(options, |defense| {
+        f(&mut Defended::new(defense, adaptive).unwrap())
     })
 }
 
@@ -110,10 +110,10 @@ fn slopes(options: &Options, adaptive: Adaptive) -> Vec<(Vec<f32>, f64, Vec<f32>
 #[test]
 fn the_identity_rule_has_the_gradient_at_the_output() {
     let found = slopes(&options(), Adaptive::new(Rule::Identity));
-    with_defense(&options(), |defense, mut classifier| {
+    with_defense(&options(), |defense| {
         for (label, (logits, loss, gradient)) in found.into_iter().enumerate() {
             let outcome = defense.purify(&[&picture(label, 20.0, 4.0)]).unwrap();
-            let at_output = classifier
+            let at_output = classifier(defense)
                 .gradient(&[&outcome[0].pixels], &[LOSS])
                 .unwrap()
                 .remove(0);
@@ -145,7 +145,7 @@ fn mirrored(image: &[f32]) -> Vec<f32> {
 #[test]
 fn the_trajectory_rule_has_the_mean_gradient_at_the_votes() {
     let found = slopes(&options(), Adaptive::new(Rule::Trajectory));
-    with_defense(&options(), |defense, mut classifier| {
+    with_defense(&options(), |defense| {
         for (label, (_, loss, gradient)) in found.into_iter().enumerate() {
             let picture = picture(label, 20.0, 4.0);
             let outcome = defense.purify(&[&picture]).unwrap().remove(0);
@@ -156,7 +156,10 @@ fn the_trajectory_rule_has_the_mean_gradient_at_the_votes() {
             let mut mean = vec![0.0; picture.pixels.len()];
             let mut losses = 0.0;
             for (voter, vote) in voters.iter().zip(&votes) {
-                let at_vote = classifier.gradient(&[voter], &[LOSS]).unwrap().remove(0);
+                let at_vote = classifier(defense)
+                    .gradient(&[voter], &[LOSS])
+                    .unwrap()
+                    .remove(0);
                 // They are what the map has read, and lie on the line to the picture.
                 for (a, b) in at_vote.reading.logits().iter().zip(vote.reading.logits()) {
                     assert!((a - b).abs() < 1e-4, "{a} {b}");
@@ -193,7 +196,7 @@ fn the_trajectory_rule_has_the_mean_gradient_at_the_votes() {
 fn the_decision_rule_has_the_derivative_of_what_the_defence_decides_by() {
     let options = options();
     let found = slopes(&options, Adaptive::new(Rule::Decision));
-    with_defense(&options, |defense, mut classifier| {
+    with_defense(&options, |defense| {
         for (label, (_, loss, gradient)) in found.into_iter().enumerate() {
             let picture = picture(label, 20.0, 4.0);
             let outcome = defense.purify(&[&picture]).unwrap().remove(0);
@@ -227,7 +230,7 @@ fn the_decision_rule_has_the_derivative_of_what_the_defence_decides_by() {
                 };
                 let moved: Vec<Vec<f32>> = images.iter().zip(&seen_from).map(moved).collect();
                 let moved: Vec<&[f32]> = moved.iter().map(|image| &image[..]).collect();
-                let readings = classifier.read(&moved).unwrap();
+                let readings = classifier(defense).read(&moved).unwrap();
                 let (votes, rest) = readings.split_at(votes);
                 let votes = votes.iter().collect();
                 let (views, shown) = rest[1..].split_at(viewpoints.len());
@@ -308,8 +311,8 @@ fn queries_have_no_gradient_and_no_draws_are_refused() {
         draws: 0,
         ..Adaptive::new(Rule::Identity)
     };
-    with_defense(&options(), |defense, classifier| {
-        assert!(Defended::new(defense, classifier, none).is_err());
+    with_defense(&options(), |defense| {
+        assert!(Defended::new(defense, none).is_err());
     });
 }
 
@@ -331,11 +334,11 @@ fn attacks_through_the_defence_fool_what_others_do_not() {
     let pictures: Vec<Picture> = (0..3).map(|i| picture(i, 12.0, 0.0)).collect();
     let labels = [Some(0), Some(1), Some(2)];
     let steps = attack_options(Name::Pgd, json!({"steps": 4, "step_size": 4.0f32 / 255.0}));
-    let blind = with_defense(&options(), |defense, mut classifier| {
-        let attacked = attack(&mut classifier, &steps, &pictures, &labels).unwrap();
+    let blind = with_defense(&options(), |defense| {
+        let attacked = attack(&mut classifier(defense), &steps, &pictures, &labels).unwrap();
         assert_eq!(fooled(&attacked), 3, "the classifier alone falls");
         let adaptive = Adaptive::new(Rule::Queries);
-        let mut defended = Defended::new(defense, classifier, adaptive).unwrap();
+        let mut defended = Defended::new(defense, adaptive).unwrap();
         let images: Vec<&[f32]> = attacked.iter().map(|a| &a.pixels[..]).collect();
         let readings = defended.read(&images).unwrap();
         let labels = readings.iter().map(Reading::label);

@@ -1,0 +1,428 @@
+//! The crate's face: a classifier, the defense before it, and the devices that both run on.
+//!
+//! ```no_run
+//! use backstitch::{Classifier, Device, Picture, Purifier};
+//!
+//! # fn main() -> backstitch::Result<()> {
+//! let classifier = Classifier::open("model.onnx")?;
+//! let mut purifier = Purifier::builder(classifier).device(Device::Auto).build()?;
+//! let purified = purifier.purify(&Picture::open("cat.png")?)?;
+//! println!("{:?}: label {} was {}", purified.verdict(), purified.output_label(), purified.input_label());
+//! purified.save("purified.png")?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod classifier;
+mod device;
+
+use std::sync::{Arc, Mutex};
+
+pub use self::classifier::{Classifier, ClassifierOptions, SidecarChoice};
+pub use self::device::{Backends, Device, OpenDevices};
+use crate::attack::adaptive::{Adaptive, Defended};
+use crate::attack::{Loss, Slope, Victim};
+use crate::backend::{Backend, Precision};
+use crate::defense::{DeviceDefense, Options, Oracle, Prober, Reading, ReconstructOptions};
+use crate::dip::Preset;
+use crate::error::{Error, Result};
+use crate::picture::Picture;
+use crate::scheduler::{self, Limits, Plan, Purified, Usage};
+
+/// The classifier's pictures are RGB.
+const CHANNELS: usize = 3;
+
+/// The defense of one classifier on one or more devices.
+///
+/// It owns everything that it needs and can be kept in a struct and sent to another thread. What becomes of a
+/// picture depends on the picture and the options alone, bit by bit: not on the other pictures of a call, the
+/// number of devices or threads, or what was purified before.
+pub struct Purifier {
+    classifier: Arc<Classifier>,
+    options: Options,
+    engines: Engines,
+}
+
+impl std::fmt::Debug for Purifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Purifier")
+            .field("classifier", &self.classifier.path())
+            .field("devices", &self.devices())
+            .field("options", &self.options)
+            .finish()
+    }
+}
+
+/// One defense a device, all of one kind.
+struct Engines {
+    defenses: Vec<Box<dyn DeviceDefense>>,
+    /// By device.
+    plans: Vec<Plan>,
+    precision: Precision,
+}
+
+impl Purifier {
+    /// Starts to describe the defense of a classifier, with all defaults.
+    pub fn builder(classifier: impl Into<Arc<Classifier>>) -> PurifierBuilder {
+        PurifierBuilder {
+            classifier: classifier.into(),
+            options: Options::new(ReconstructOptions::preset(Preset::Tiles, CHANNELS)),
+            place: Place::Device(Device::Auto),
+            precision: Precision::Float32,
+            limits: Limits::default(),
+        }
+    }
+
+    /// The classifier.
+    pub fn classifier(&self) -> &Classifier {
+        &self.classifier
+    }
+
+    /// The classifier, to be held beside the purifier.
+    pub fn shared_classifier(&self) -> Arc<Classifier> {
+        self.classifier.clone()
+    }
+
+    /// Every option of the defense.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The devices' names.
+    pub fn devices(&self) -> Vec<String> {
+        self.engines
+            .defenses
+            .iter()
+            .map(|defense| defense.name())
+            .collect()
+    }
+
+    /// How many pictures and networks each device holds at once.
+    pub fn plans(&self) -> &[Plan] {
+        &self.engines.plans
+    }
+
+    /// What the DIP networks compute in.
+    pub fn precision(&self) -> Precision {
+        self.engines.precision
+    }
+
+    /// Images classified so far, on all devices.
+    pub fn classified(&self) -> u64 {
+        let defenses = self.engines.defenses.iter();
+        defenses.map(|defense| defense.oracle().classified()).sum()
+    }
+
+    /// Purifies a picture of any size, which is first made the classifier's input.
+    ///
+    /// # Errors
+    /// The picture cannot be made to fit, or the classifier's logits for it are not numbers; the device's errors.
+    pub fn purify(&mut self, picture: &Picture) -> Result<Purified> {
+        let mut purified = self.purify_batch(std::slice::from_ref(picture))?;
+        purified.pop().unwrap_or(Err(Error::Interrupted))
+    }
+
+    /// Purifies pictures, of any sizes, on all devices together; the results in the pictures' order.
+    ///
+    /// # Errors
+    /// The last device failed. Single pictures fail alone, as [`purify`](Self::purify) says.
+    pub fn purify_batch(&mut self, pictures: &[Picture]) -> Result<Vec<Result<Purified>>> {
+        let results: Vec<Mutex<Option<Result<Purified>>>> =
+            pictures.iter().map(|_| Mutex::new(None)).collect();
+        let numbered = pictures.iter().enumerate();
+        let (_, ended) = self.purify_stream(
+            numbered.map(|(i, picture)| (i, Ok(picture.clone()))),
+            &|| false,
+            || {},
+            |i, purified, _| {
+                *results[i].lock().expect("no thread panics with a result") = Some(purified);
+                Ok(())
+            },
+        );
+        ended?;
+        let results = results
+            .into_iter()
+            .filter_map(|result| result.into_inner().expect("no thread panics with a result"));
+        Ok(results.collect())
+    }
+
+    /// Purifies pictures as they come, with continuous batching: each takes its place when it arrives and leaves
+    /// when it is done, and the next one takes its place while the others run on. See [`scheduler::run`] for
+    /// `stop`, `no_more` and `done`, and for where the time went.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] where `stop` ended it; the first error of `done`; the last device's.
+    pub fn purify_stream<T: Send>(
+        &mut self,
+        pictures: impl Iterator<Item = (T, Result<Picture>)> + Send,
+        stop: &(dyn Fn() -> bool + Sync),
+        no_more: impl FnOnce(),
+        done: impl Fn(T, Result<Purified>, f64) -> Result<()> + Sync,
+    ) -> (Usage, Result<()>) {
+        let preprocess = self.classifier.preprocess();
+        let prepared = pictures.map(|(name, picture)| {
+            let picture = picture.and_then(|picture| preprocess.apply(picture));
+            (name, picture)
+        });
+        scheduler::run(&mut self.engines.defenses, prepared, stop, no_more, done)
+    }
+
+    /// What the classifier says of pictures of any size, without purification.
+    ///
+    /// # Errors
+    /// A picture cannot be made to fit, or its logits are not numbers; the device's errors.
+    pub fn classify(&mut self, pictures: &[Picture]) -> Result<Vec<Reading>> {
+        let preprocess = self.classifier.preprocess();
+        let prepared = pictures
+            .iter()
+            .map(|picture| preprocess.apply(picture.clone()));
+        let prepared: Vec<Picture> = prepared.collect::<Result<_>>()?;
+        let images: Vec<&[f32]> = prepared.iter().map(|picture| &picture.pixels[..]).collect();
+        let readings = self.oracle().classify(&images)?;
+        readings.iter().try_for_each(Reading::check)?;
+        Ok(readings)
+    }
+
+    /// The losses of pictures of the classifier's size, one a picture, and their derivatives by each pixel: of the
+    /// classifier alone, or, where `through` says how, of the classifier behind the defense.
+    ///
+    /// # Errors
+    /// A picture of another size; no draws; the device's errors.
+    pub fn gradient(
+        &mut self,
+        pictures: &[Picture],
+        losses: &[Loss],
+        through: Option<Adaptive>,
+    ) -> Result<Vec<Slope>> {
+        let shape = self.classifier.shape();
+        if let Some(picture) = pictures.iter().find(|picture| picture.shape != shape) {
+            return Err(Error::invalid(format!(
+                "a picture of {} where gradients need the classifier's {shape}",
+                picture.shape
+            )));
+        }
+        if pictures.len() != losses.len() {
+            return Err(Error::invalid(format!(
+                "{} losses for {} pictures",
+                losses.len(),
+                pictures.len()
+            )));
+        }
+        let images: Vec<&[f32]> = pictures.iter().map(|picture| &picture.pixels[..]).collect();
+        match through {
+            Some(through) => Defended::new(self.defense(), through)?.gradient(&images, losses),
+            None => crate::attack::Classifier::new(self.oracle()).gradient(&images, losses),
+        }
+    }
+
+    /// The classifier on the first device, to be asked and attacked without the defense.
+    pub fn oracle(&mut self) -> &mut dyn Oracle {
+        self.defense().oracle_mut()
+    }
+
+    /// The defense on the first device, for what goes through it step by step: attacks, evaluations, traces.
+    pub fn defense(&mut self) -> &mut dyn DeviceDefense {
+        &mut *self.engines.defenses[0]
+    }
+}
+
+/// The description of a [`Purifier`].
+#[must_use = "a builder does nothing before build()"]
+pub struct PurifierBuilder {
+    classifier: Arc<Classifier>,
+    options: Options,
+    place: Place,
+    precision: Precision,
+    limits: Limits,
+}
+
+/// Where a purifier shall run.
+enum Place {
+    Device(Device),
+    Opened(OpenDevices),
+    Own(Box<dyn OwnBackend>),
+}
+
+impl PurifierBuilder {
+    /// The DIP networks, by preset; keeps the other options.
+    pub fn preset(mut self, preset: Preset) -> Self {
+        let seed = self.options.reconstruct.seed;
+        self.options.reconstruct = ReconstructOptions {
+            seed,
+            ..ReconstructOptions::preset(preset, CHANNELS)
+        };
+        self
+    }
+
+    /// The seed of the first restart; restart `r` has `seed + r`.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.options.reconstruct.seed = seed;
+        self
+    }
+
+    /// Purify what looks clean too.
+    pub fn always(mut self, always: bool) -> Self {
+        self.options.always = always;
+        self
+    }
+
+    /// Every option of the defense at once, in place of what was said before.
+    pub fn options(mut self, options: Options) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Where to compute.
+    pub fn device(mut self, device: Device) -> Self {
+        self.place = Place::Device(device);
+        self
+    }
+
+    /// Devices that are open already.
+    pub fn devices(mut self, devices: OpenDevices) -> Self {
+        self.place = Place::Opened(devices);
+        self
+    }
+
+    /// A backend of one's own.
+    pub fn backend<B: Backend + 'static>(mut self, backend: B) -> Self {
+        self.place = Place::Own(Box::new(backend));
+        self
+    }
+
+    /// What the DIP networks' wide convolutions compute in; for devices that [`device`](Self::device) names.
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
+    /// Pictures in flight on a device, at least 1; as many as keep its instances busy where not said.
+    pub fn pictures(mut self, pictures: usize) -> Self {
+        self.limits.pictures = Some(pictures);
+        self
+    }
+
+    /// DIP instances that run at once on a device, at least 1; as many as it runs well where not said.
+    pub fn capacity(mut self, instances: usize) -> Self {
+        self.limits.capacity = Some(instances);
+        self
+    }
+
+    /// Bytes of memory to plan with, shared by the devices; what is free where not said. For the processor: a GPU's
+    /// plan follows its own memory.
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.limits.memory = Some(bytes);
+        self
+    }
+
+    /// Opens the devices, loads the classifier on each and takes the memory for the pictures in flight.
+    ///
+    /// # Errors
+    /// An option that cannot be used, a device that is not there, or too little memory for a single picture.
+    pub fn build(self) -> Result<Purifier> {
+        let PurifierBuilder {
+            classifier,
+            options,
+            place,
+            precision,
+            limits,
+        } = self;
+        options.validate()?;
+        let engines = match place {
+            Place::Device(device) => {
+                let open = device.open(precision, limits.memory)?;
+                open.engines(&classifier, &options, limits)?
+            }
+            Place::Opened(open) => open.engines(&classifier, &options, limits)?,
+            Place::Own(backend) => backend.engines(&classifier, &options, limits)?,
+        };
+        Ok(Purifier {
+            classifier,
+            options,
+            engines,
+        })
+    }
+}
+
+impl OpenDevices {
+    fn engines(
+        self,
+        classifier: &Classifier,
+        options: &Options,
+        limits: Limits,
+    ) -> Result<Engines> {
+        let limits = Limits {
+            memory: self.memory,
+            ..limits
+        };
+        match &self.backends {
+            Backends::Cpu(backends) => engines(backends, classifier, options, limits),
+            #[cfg(any(feature = "cuda", feature = "emulator"))]
+            Backends::Cuda(backends) => engines(backends, classifier, options, limits),
+        }
+    }
+}
+
+/// A backend whose type is not known here.
+trait OwnBackend: Send {
+    fn engines(
+        &self,
+        classifier: &Classifier,
+        options: &Options,
+        limits: Limits,
+    ) -> Result<Engines>;
+}
+
+impl<B: Backend + 'static> OwnBackend for B {
+    fn engines(
+        &self,
+        classifier: &Classifier,
+        options: &Options,
+        limits: Limits,
+    ) -> Result<Engines> {
+        engines(std::slice::from_ref(self), classifier, options, limits)
+    }
+}
+
+/// A defense on each of `backends`, of which there is one at least.
+fn engines<B: Backend + 'static>(
+    backends: &[B],
+    classifier: &Classifier,
+    options: &Options,
+    limits: Limits,
+) -> Result<Engines> {
+    let (shape, classes) = (classifier.shape(), classifier.classes());
+    let mut engines = Engines {
+        defenses: Vec::new(),
+        plans: Vec::new(),
+        precision: backends[0].precision(),
+    };
+    for backend in backends {
+        let plan = Plan::new(backend, options, shape, classes, limits)?;
+        let (plan, defense) = plan.defense(classifier.prober(backend)?, options.clone())?;
+        engines.plans.push(plan);
+        engines.defenses.push(Box::new(defense));
+    }
+    Ok(engines)
+}
+
+impl Classifier {
+    /// The classifier on a device, with room for as many images as the device classifies well at once.
+    fn prober<B: Backend>(&self, backend: &B) -> Result<Prober<B, B::Classifier>> {
+        let batch = backend.classifier_batch();
+        let engine = backend.classifier(self.graph(), batch)?;
+        Prober::new(backend.clone(), engine, batch)
+    }
+
+    /// The classifier alone, on the first of some devices.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn on(&self, devices: &OpenDevices) -> Result<Box<dyn Oracle>> {
+        Ok(match &devices.backends {
+            Backends::Cpu(backends) => Box::new(self.prober(&backends[0])?),
+            #[cfg(any(feature = "cuda", feature = "emulator"))]
+            Backends::Cuda(backends) => Box::new(self.prober(&backends[0])?),
+        })
+    }
+}

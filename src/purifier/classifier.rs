@@ -1,0 +1,154 @@
+//! An ONNX classifier with what its pictures must look like.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::classifier::{Graph, LoadOptions};
+use crate::error::{Error, Result};
+use crate::files::open_regular;
+use crate::picture::preprocess::Overrides;
+use crate::picture::sidecar::Sidecar;
+use crate::picture::{ImageShape, Normalization, Preprocess, Size};
+
+/// A classifier, loaded, with its preprocessing; on no device yet.
+#[derive(Debug)]
+pub struct Classifier {
+    path: PathBuf,
+    /// Takes pixels in `[0, 1]`: the normalization is inside.
+    graph: Graph,
+    preprocess: Preprocess,
+    hash: String,
+}
+
+/// How a classifier is opened.
+#[derive(Clone, Debug, Default)]
+pub struct ClassifierOptions {
+    /// Where the preprocessing is described.
+    pub sidecar: SidecarChoice,
+    /// What is said against that description, or without one.
+    pub overrides: Overrides,
+}
+
+/// Which preprocessing file belongs to a classifier.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SidecarChoice {
+    /// `preprocessor_config.json`, or else `config.json`, in the classifier's folder, where there is one.
+    #[default]
+    Beside,
+    /// This file.
+    File(PathBuf),
+    /// None.
+    Ignore,
+}
+
+impl Classifier {
+    /// Opens an ONNX file, with the preprocessing that a `preprocessor_config.json` (Hugging Face) or `config.json`
+    /// (timm) beside it describes.
+    ///
+    /// # Errors
+    /// The model cannot be run, takes other than RGB pictures, or its preprocessing contradicts it.
+    pub fn open(path: impl AsRef<Path>) -> Result<Classifier> {
+        Classifier::open_with(path, &ClassifierOptions::default())
+    }
+
+    /// The same with options.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(path: impl AsRef<Path>, options: &ClassifierOptions) -> Result<Classifier> {
+        let path = path.as_ref();
+        let sidecar = match &options.sidecar {
+            SidecarChoice::Ignore => None,
+            SidecarChoice::File(path) => Some(Sidecar::open(path)?),
+            SidecarChoice::Beside => Sidecar::beside(path)?,
+        };
+        if let Some(sidecar) = &sidecar {
+            log::info!("preprocessing as {} says", sidecar.path.display());
+        }
+        let described = sidecar.as_ref().and_then(|sidecar| sidecar.geometry.size);
+        let size = options.overrides.size.or(described);
+        let mut graph = Graph::load(
+            path,
+            &LoadOptions {
+                image_size: size.map(|size| (size.height, size.width)),
+            },
+        )?;
+        for warning in &graph.warnings {
+            log::warn!("{warning}");
+        }
+        let shape = graph.input_shape();
+        if shape.channels != 3 {
+            return Err(Error::file(
+                path,
+                format!(
+                    "takes pictures of {} channel, and backstitch works on RGB",
+                    shape.channels
+                ),
+            ));
+        }
+        let fixed = Size {
+            height: shape.height,
+            width: shape.width,
+        };
+        let preprocess = Preprocess::resolve(sidecar.as_ref(), &options.overrides, Some(fixed))?;
+        if let Some(Normalization { mean, std }) = preprocess.normalization {
+            graph.normalize_input(&mean, &std);
+        }
+        Ok(Classifier {
+            path: path.to_owned(),
+            graph,
+            preprocess,
+            hash: hash(path)?,
+        })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Shape of the pictures that it takes: three channels, height, width.
+    pub fn shape(&self) -> ImageShape {
+        self.graph.input_shape()
+    }
+
+    /// Number of classes: labels are below it.
+    pub fn classes(&self) -> usize {
+        self.graph.classes()
+    }
+
+    /// How pictures become its input.
+    pub fn preprocess(&self) -> &Preprocess {
+        &self.preprocess
+    }
+
+    /// The graph that engines run; it takes pixels in `[0, 1]`.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// What `run.json` records of it: the file's XXH3 hash, by which a run resumes with the same model only, and
+    /// the preprocessing.
+    pub fn describe(&self) -> serde_json::Value {
+        json!({ "hash": self.hash, "preprocess": self.preprocess })
+    }
+}
+
+/// A file's XXH3 hash, in hexadecimal.
+fn hash(path: &Path) -> Result<String> {
+    struct Sink(Xxh3);
+    impl std::io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.update(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut sink = Sink(Xxh3::new());
+    std::io::copy(&mut open_regular(path)?, &mut sink).map_err(Error::io(path))?;
+    Ok(format!("{:032x}", sink.0.digest128()))
+}
