@@ -12,239 +12,24 @@ pub mod cpu;
 #[cfg(any(feature = "cuda", feature = "emulator"))]
 pub mod cuda;
 pub mod host;
+mod images;
 mod memory;
 mod placement;
 mod precision;
 pub mod reference;
 mod schedule;
 mod slots;
+mod tiles;
 
+pub use self::images::{At, Blend, ImageBuffer, ImagePair, Push, Stitch, View, Viewpoint};
 pub use self::precision::Precision;
+pub use self::tiles::TileGrid;
 pub use crate::picture::ImageShape;
 
 use crate::classifier::Graph;
 use crate::dip::NetSpec;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::random::RandomKey;
-
-/// A buffer of equally shaped images in a device's memory.
-pub trait ImageBuffer: Send + Sync {
-    /// Shape of every image.
-    fn shape(&self) -> ImageShape;
-    /// Images that the buffer holds.
-    fn len(&self) -> usize;
-    /// Whether it holds none.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-/// One image of a buffer.
-#[derive(Debug)]
-pub struct At<'a, I> {
-    pub buffer: &'a I,
-    pub index: usize,
-}
-
-impl<'a, I> At<'a, I> {
-    pub fn new(buffer: &'a I, index: usize) -> Self {
-        At { buffer, index }
-    }
-}
-
-impl<I> Clone for At<'_, I> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<I> Copy for At<'_, I> {}
-
-/// Two images to compare.
-pub type ImagePair<'a, I> = (At<'a, I>, At<'a, I>);
-
-/// The point `clip((1 − t)·from + t·to, 0, 1)` of the line through two images: `t` is 0 at the first, 1
-/// at the second, and negative behind the first.
-#[derive(Debug)]
-pub struct Blend<'a, I> {
-    pub from: At<'a, I>,
-    pub to: At<'a, I>,
-    pub t: f32,
-}
-
-impl<I> Clone for Blend<'_, I> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<I> Copy for Blend<'_, I> {}
-
-/// `clip(boundary + beta·(boundary − input), 0, 1)`: a step from an on-boundary image further away
-/// from the input.
-#[derive(Debug)]
-pub struct Push<'a, I> {
-    pub boundary: At<'a, I>,
-    pub input: At<'a, I>,
-    pub beta: f32,
-}
-
-impl<I> Clone for Push<'_, I> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<I> Copy for Push<'_, I> {}
-
-/// Where an image is seen from: moved by whole pixels, and then perhaps in the mirror.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Viewpoint {
-    /// Whether left and right are exchanged.
-    pub mirrored: bool,
-    /// How far the view is moved down the image, and to its right; less than its height and width.
-    pub down: i32,
-    pub right: i32,
-}
-
-impl Viewpoint {
-    /// The image itself in the mirror.
-    pub const MIRROR: Viewpoint = Viewpoint {
-        mirrored: true,
-        down: 0,
-        right: 0,
-    };
-
-    /// The row and the column of the image of `height × width` that the view's pixel `(row, column)` shows.
-    /// Beyond its edges the image is extended by reflection, the edge not repeated.
-    pub fn shows(
-        &self,
-        (row, column): (usize, usize),
-        (height, width): (usize, usize),
-    ) -> (usize, usize) {
-        let moved = |at: usize, by: i32, n: usize| {
-            let beyond = (at as i64 + i64::from(by)).unsigned_abs() as usize;
-            TileGrid::reflect(beyond, n)
-        };
-        let column = match self.mirrored {
-            true => width - 1 - column,
-            false => column,
-        };
-        (
-            moved(row, self.down, height),
-            moved(column, self.right, width),
-        )
-    }
-
-    /// Refuses views that are moved out of images of this shape.
-    pub(crate) fn check(&self, shape: ImageShape) -> Result<()> {
-        let inside = |by: i32, n: usize| (by.unsigned_abs() as usize) < n.max(1);
-        if inside(self.down, shape.height) && inside(self.right, shape.width) {
-            return Ok(());
-        }
-        Err(Error::invalid(format!(
-            "an image of {shape} cannot be seen from {} pixels further down and {} to the right",
-            self.down, self.right
-        )))
-    }
-}
-
-/// An image as it is seen from somewhere.
-#[derive(Debug)]
-pub struct View<'a, I> {
-    pub image: At<'a, I>,
-    pub from: Viewpoint,
-}
-
-impl<'a, I> View<'a, I> {
-    /// An image in the mirror.
-    pub fn mirror(image: At<'a, I>) -> Self {
-        View {
-            image,
-            from: Viewpoint::MIRROR,
-        }
-    }
-}
-
-impl<I> Clone for View<'_, I> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<I> Copy for View<'_, I> {}
-
-/// Where tiles lie on an image of `height × width`.
-///
-/// Tiles cover the image row by row. The first one's upper left corner lies `top` rows above and
-/// `left` columns before the image's, both less than the tile's size. Beyond its edges the image is
-/// extended by reflection (the edge not repeated; reflected again where the image is smaller than
-/// the extension).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct TileGrid {
-    pub height: usize,
-    pub width: usize,
-    /// Tile height and width; the whole image where a tile is the image.
-    pub tile_height: usize,
-    pub tile_width: usize,
-    pub top: usize,
-    pub left: usize,
-}
-
-impl TileGrid {
-    /// Tiles of `tile_height × tile_width` from the image's own corner.
-    pub fn new(height: usize, width: usize, tile_height: usize, tile_width: usize) -> Self {
-        TileGrid {
-            height,
-            width,
-            tile_height,
-            tile_width,
-            top: 0,
-            left: 0,
-        }
-    }
-
-    /// Rows of tiles.
-    pub fn rows(&self) -> usize {
-        (self.height + self.top).div_ceil(self.tile_height)
-    }
-    /// Columns of tiles.
-    pub fn columns(&self) -> usize {
-        (self.width + self.left).div_ceil(self.tile_width)
-    }
-    /// Tiles of one image.
-    pub fn tiles(&self) -> usize {
-        self.rows() * self.columns()
-    }
-    /// Pixels of a tile that lie on the image.
-    pub fn area(&self, tile: usize) -> usize {
-        // Where a tile starts and ends on an axis of `n` pixels.
-        let on_axis = |i: usize, size: usize, before: usize, n: usize| {
-            ((i + 1) * size - before).min(n) - (i * size).saturating_sub(before)
-        };
-        let (row, column) = (tile / self.columns(), tile % self.columns());
-        on_axis(row, self.tile_height, self.top, self.height)
-            * on_axis(column, self.tile_width, self.left, self.width)
-    }
-    /// Where reflection puts a coordinate on an axis of `n` pixels, by its distance `i` from the first
-    /// pixel, on either side: reflection is even.
-    pub fn reflect(i: usize, n: usize) -> usize {
-        if n == 1 {
-            return 0;
-        }
-        let i = i % (2 * n - 2);
-        if i < n { i } else { 2 * n - 2 - i }
-    }
-}
-
-/// A weighted sum of images whose weights vary over the picture: the stitch.
-///
-/// Every cell of `cells` has a raised-cosine window, twice as wide as the cell, centred on the cell's
-/// centre; windows are 1 at the centre and sum to 1 everywhere (at the picture's edge the outermost
-/// windows extend). Output pixel = Σ_cell window_cell · Σ_image `weights[cell][image]` · image.
-#[derive(Debug)]
-pub struct Stitch<'a, I> {
-    pub images: Vec<At<'a, I>>,
-    pub cells: TileGrid,
-    /// `cells.tiles() × images.len()`, row by row; each row sums to 1.
-    pub weights: Vec<f32>,
-}
 
 /// A named stretch of work, until it is dropped; for profilers. Phases may lie in one another.
 #[must_use = "a phase ends when it is dropped"]

@@ -1,0 +1,161 @@
+//! Images in a device's memory, and what an operation says of them: where it reads, and how it joins them.
+
+use super::tiles::TileGrid;
+use crate::backend::ImageShape;
+use crate::error::{Error, Result};
+
+/// A buffer of equally shaped images in a device's memory.
+pub trait ImageBuffer: Send + Sync {
+    /// Shape of every image.
+    fn shape(&self) -> ImageShape;
+    /// Images that the buffer holds.
+    fn len(&self) -> usize;
+    /// Whether it holds none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// One image of a buffer.
+#[derive(Debug)]
+pub struct At<'a, I> {
+    pub buffer: &'a I,
+    pub index: usize,
+}
+
+impl<'a, I> At<'a, I> {
+    pub fn new(buffer: &'a I, index: usize) -> Self {
+        At { buffer, index }
+    }
+}
+
+impl<I> Clone for At<'_, I> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<I> Copy for At<'_, I> {}
+
+/// Two images to compare.
+pub type ImagePair<'a, I> = (At<'a, I>, At<'a, I>);
+
+/// The point `clip((1 − t)·from + t·to, 0, 1)` of the line through two images: `t` is 0 at the first, 1
+/// at the second, and negative behind the first.
+#[derive(Debug)]
+pub struct Blend<'a, I> {
+    pub from: At<'a, I>,
+    pub to: At<'a, I>,
+    pub t: f32,
+}
+
+impl<I> Clone for Blend<'_, I> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<I> Copy for Blend<'_, I> {}
+
+/// `clip(boundary + beta·(boundary − input), 0, 1)`: a step from an on-boundary image further away
+/// from the input.
+#[derive(Debug)]
+pub struct Push<'a, I> {
+    pub boundary: At<'a, I>,
+    pub input: At<'a, I>,
+    pub beta: f32,
+}
+
+impl<I> Clone for Push<'_, I> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<I> Copy for Push<'_, I> {}
+
+/// Where an image is seen from: moved by whole pixels, and then perhaps in the mirror.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Viewpoint {
+    /// Whether left and right are exchanged.
+    pub mirrored: bool,
+    /// How far the view is moved down the image, and to its right; less than its height and width.
+    pub down: i32,
+    pub right: i32,
+}
+
+impl Viewpoint {
+    /// The image itself in the mirror.
+    pub const MIRROR: Viewpoint = Viewpoint {
+        mirrored: true,
+        down: 0,
+        right: 0,
+    };
+
+    /// The row and the column of the image of `height × width` that the view's pixel `(row, column)` shows.
+    /// Beyond its edges the image is extended by reflection, the edge not repeated.
+    pub fn shows(
+        &self,
+        (row, column): (usize, usize),
+        (height, width): (usize, usize),
+    ) -> (usize, usize) {
+        let moved = |at: usize, by: i32, n: usize| {
+            let beyond = (at as i64 + i64::from(by)).unsigned_abs() as usize;
+            TileGrid::reflect(beyond, n)
+        };
+        let column = match self.mirrored {
+            true => width - 1 - column,
+            false => column,
+        };
+        (
+            moved(row, self.down, height),
+            moved(column, self.right, width),
+        )
+    }
+
+    /// Refuses views that are moved out of images of this shape.
+    pub(crate) fn check(&self, shape: ImageShape) -> Result<()> {
+        let inside = |by: i32, n: usize| (by.unsigned_abs() as usize) < n.max(1);
+        if inside(self.down, shape.height) && inside(self.right, shape.width) {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "an image of {shape} cannot be seen from {} pixels further down and {} to the right",
+            self.down, self.right
+        )))
+    }
+}
+
+/// An image as it is seen from somewhere.
+#[derive(Debug)]
+pub struct View<'a, I> {
+    pub image: At<'a, I>,
+    pub from: Viewpoint,
+}
+
+impl<'a, I> View<'a, I> {
+    /// An image in the mirror.
+    pub fn mirror(image: At<'a, I>) -> Self {
+        View {
+            image,
+            from: Viewpoint::MIRROR,
+        }
+    }
+}
+
+impl<I> Clone for View<'_, I> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<I> Copy for View<'_, I> {}
+
+/// A weighted sum of images whose weights vary over the picture: the stitch.
+///
+/// Every cell of `cells` has a raised-cosine window, twice as wide as the cell, centred on the cell's
+/// centre; windows are 1 at the centre and sum to 1 everywhere (at the picture's edge the outermost
+/// windows extend). Output pixel = Σ_cell window_cell · Σ_image `weights[cell][image]` · image.
+#[derive(Debug)]
+pub struct Stitch<'a, I> {
+    pub images: Vec<At<'a, I>>,
+    pub cells: TileGrid,
+    /// `cells.tiles() × images.len()`, row by row; each row sums to 1.
+    pub weights: Vec<f32>,
+}
