@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need and runs them all: formatting, lints, the scripts' tests, cargo's, with
 # the GPU's kernels compiled and run on the emulator. Python packages go into .venv; safe to run again.
-# Needs Rust, Python 3.10 or newer and a C++ compiler.
+# Needs Rust 1.91 (for tract, with which results are compared), Python 3.10 or newer and a C++ compiler.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -57,9 +57,13 @@ cargo fmt --check
 
 say "Rust: clippy"
 cargo clippy --all-targets --features emulator,faults --locked -- -D warnings
-for features in "" emulator faults; do # the default is what quickstart.sh builds
+for features in "" cli draw emulator faults; do # the default is what quickstart.sh builds
     cargo clippy --lib --no-default-features --features "$features" --locked -- -D warnings
 done
+
+say "Rust: the oldest that Cargo.toml declares"
+cargo metadata --locked --format-version 1 --all-features \
+    --filter-platform "$(rustc --print host-tuple)" | "$python" scripts/oldest_rust.py
 
 say "Rust: tests"
 log=$(mktemp)

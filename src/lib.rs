@@ -7,6 +7,7 @@ pub mod backend;
 pub mod baseline;
 pub mod bench;
 pub mod classifier;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod defense;
 pub mod dip;

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use backstitch::input::{Attacked, AttackedSet, Layout};
 use common::*;
-use npyz::zip::write::FileOptions;
-use npyz::zip::{CompressionMethod, ZipWriter};
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipWriter};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -109,7 +109,7 @@ fn damaged_bytes_never_panic() {
 fn torch_zip(method: CompressionMethod, members: &[(&str, &[u8])]) -> Vec<u8> {
     let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
     for (name, bytes) in members {
-        let options = FileOptions::default().compression_method(method);
+        let options = SimpleFileOptions::default().compression_method(method);
         archive
             .start_file(format!("archive/{name}"), options)
             .unwrap();

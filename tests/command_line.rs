@@ -8,7 +8,7 @@ use assert_cmd::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use common::{fixture, results};
+use common::{fixture, read_npy_f32, results};
 
 fn backstitch() -> Command {
     Command::cargo_bin("backstitch").unwrap()
@@ -321,9 +321,8 @@ fn raw_logits_are_written_in_order() {
         text(&logits),
     ]);
     let bytes = std::fs::read(&logits).unwrap();
-    let npy = npyz::NpyFile::new(&bytes[..]).unwrap();
-    assert_eq!(npy.shape(), [6, 4]);
-    let values: Vec<f32> = npy.into_vec().unwrap();
+    let (shape, values) = read_npy_f32(&bytes);
+    assert_eq!(shape, [6, 4]);
     for (line, row) in said.lines().zip(values.chunks_exact(4)) {
         let line: Value = serde_json::from_str(line).unwrap();
         let top = (0..4).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
@@ -360,7 +359,7 @@ fn arrays_and_exact_outputs_go_through() {
         assert_eq!(record["output_label"], i);
         let file = out.join(record["output"].as_str().unwrap());
         let bytes = std::fs::read(file).unwrap();
-        assert_eq!(npyz::NpyFile::new(&bytes[..]).unwrap().shape(), [3, 32, 32]);
+        assert_eq!(read_npy_f32(&bytes).0, [3, 32, 32]);
     }
 }
 

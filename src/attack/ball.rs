@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::random::{Purpose, RandomKey};
 
 /// The norm that bounds a perturbation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Norm {
     /// The largest change of a pixel

@@ -36,8 +36,10 @@ pub trait Attack {
     ) -> Result<Vec<Vec<f32>>>;
 }
 
-/// An attack's name on the command line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+/// An attack's name, in options and records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Name {
     /// Goodfellow et al. 2015: one step along the gradient's sign
     Fgsm,
@@ -46,16 +48,18 @@ pub enum Name {
     /// Madry et al. 2018: BIM from a random start
     Pgd,
     /// PGD in the Euclidean ball
-    #[value(name = "pgd-l2")]
+    #[serde(rename = "pgd-l2")]
+    #[cfg_attr(feature = "cli", value(name = "pgd-l2"))]
     PgdL2,
     /// Dong et al. 2018: BIM along an accumulated gradient
-    #[value(alias = "mifgsm")]
+    #[cfg_attr(feature = "cli", value(alias = "mifgsm"))]
     MiFgsm,
     /// Moosavi-Dezfooli et al. 2016: a small change in the Euclidean norm, by linearisation
-    #[value(name = "deepfool")]
+    #[serde(rename = "deepfool")]
+    #[cfg_attr(feature = "cli", value(name = "deepfool"))]
     DeepFool,
     /// Carlini and Wagner 2017: a small change in the Euclidean norm, by optimisation
-    #[value(alias = "cw-l2")]
+    #[cfg_attr(feature = "cli", value(alias = "cw-l2"))]
     Cw,
     /// Croce and Hein 2020: PGD that sets its own step size, on the cross-entropy
     ApgdCe,
@@ -87,6 +91,21 @@ pub enum Method {
 }
 
 impl Name {
+    /// Every attack.
+    pub const ALL: [Name; 11] = [
+        Name::Fgsm,
+        Name::Bim,
+        Name::Pgd,
+        Name::PgdL2,
+        Name::MiFgsm,
+        Name::DeepFool,
+        Name::Cw,
+        Name::ApgdCe,
+        Name::ApgdDlr,
+        Name::ApgdT,
+        Name::Square,
+    ];
+
     /// Whether it can lead to a class of choice.
     pub fn takes_target(self) -> bool {
         !matches!(self, Name::DeepFool | Name::ApgdT)
@@ -106,9 +125,7 @@ impl Name {
 
 impl std::fmt::Display for Name {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        use clap::ValueEnum;
-        let value = self.to_possible_value();
-        f.write_str(value.as_ref().map_or("", |value| value.get_name()))
+        self.serialize(f)
     }
 }
 
@@ -216,12 +233,21 @@ pub(super) fn at_least_zero(option: &str, x: f32) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::ValueEnum;
     use serde_json::json;
 
     #[test]
+    #[cfg(feature = "cli")]
+    fn the_command_line_has_every_attack_by_its_name() {
+        use clap::ValueEnum;
+        assert_eq!(Name::value_variants(), Name::ALL);
+        for name in Name::ALL {
+            assert_eq!(Name::from_str(&name.to_string(), false), Ok(name));
+        }
+    }
+
+    #[test]
     fn every_method_survives_json() {
-        for &name in Name::value_variants() {
+        for name in Name::ALL {
             for norm in [Norm::Linf, Norm::L2] {
                 let method = Method::new(name, norm);
                 let value = serde_json::to_value(&method).unwrap();

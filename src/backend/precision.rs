@@ -2,17 +2,8 @@
 
 /// What the factors of a DIP network's wide convolutions are rounded to before they are multiplied.
 /// Everything else (weights, activations, sums, gradients and Adam's moments) is float32 in either case.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    serde::Serialize,
-    serde::Deserialize,
-    clap::ValueEnum,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// Nothing is rounded: the reference.

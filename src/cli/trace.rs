@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::files::replace::replace;
 use crate::input::{Dataset, Layout};
 use crate::purifier::{Classifier, OpenDevices};
-use crate::trace::{self, Trace};
+use crate::trace::Trace;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -99,14 +99,21 @@ fn trace(
         classes: dataset.classes().map(|classes| &**classes),
     };
     let svg = trace.svg();
-    let png = trace::png(&svg)?;
     let json = format!("{:#}\n", trace.json());
-    for (name, bytes) in FILES
-        .into_iter()
-        .zip([svg.as_bytes(), &png, json.as_bytes()])
-    {
+    let files = [
+        svg.as_bytes(),
+        #[cfg(feature = "draw")]
+        &crate::trace::png(&svg)?,
+        json.as_bytes(),
+    ];
+    for (name, bytes) in std::iter::zip(FILES, files) {
         replace(&args.output.join(name), bytes)?;
     }
+    #[cfg(not(feature = "draw"))]
+    super::messages::say(
+        log::Level::Warn,
+        "there is no trace.png: this build has not the feature draw",
+    );
     super::print(&format!(
         "{}: {:?}, score {:.3}, {} -> {}",
         item.id.escape_debug(),

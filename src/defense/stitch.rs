@@ -4,7 +4,8 @@ use crate::backend::{At, ImageOps, Stitch, TileGrid};
 use crate::error::{Error, Result};
 
 /// What each part of the picture is taken from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum StitchMode {
     /// The mean of all restarts.

@@ -15,7 +15,8 @@ pub const ADAM_EPSILON: f64 = 1e-8;
 
 /// How a level's lower half returns to its resolution. Factor 2; bilinear as PyTorch's
 /// `align_corners=False`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Upsample {
     Nearest,
@@ -23,7 +24,8 @@ pub enum Upsample {
 }
 
 /// What a 3×3 convolution sees beyond the edge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Padding {
     Zero,
@@ -64,7 +66,8 @@ pub struct NetSpec {
 }
 
 /// A network whose shape was published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Preset {
     /// DIPDefend's network for ImageNet: 1,043 parameters a 32×32 tile (Dai et al. 2020).

@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 
-use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -12,7 +11,8 @@ use crate::attack::{AttackOptions, Ball, Method, Name, Norm, Target};
 use crate::error::{Error, Result};
 
 /// A choice of attacks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Suite {
     /// PGD-20 and C&W, on the first 32 pictures

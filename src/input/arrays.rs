@@ -11,7 +11,8 @@ use crate::files::open_regular;
 use crate::picture::{Picture, check_size, rgb};
 
 /// The order of an array's axes: N pictures, C channels, H rows, W columns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Layout {
     Nchw,
     Nhwc,

@@ -5,8 +5,6 @@
 
 use std::io::{Read, Write};
 
-use npyz::WriterBuilder;
-
 use crate::error::{Error, Result};
 use crate::files::replace::Replacement;
 
@@ -119,15 +117,33 @@ fn parse(text: &str) -> Option<(String, bool, Vec<usize>)> {
 ///
 /// # Errors
 /// The writer fails, or `values` are not as many as `shape` says.
-pub fn write_f32(out: impl Write, shape: &[usize], values: &[f32]) -> std::io::Result<()> {
-    let shape: Vec<u64> = shape.iter().map(|&d| d as u64).collect();
-    let mut writer = npyz::WriteOptions::new()
-        .default_dtype()
-        .shape(&shape)
-        .writer(out)
-        .begin_nd()?;
-    writer.extend(values.iter().copied())?;
-    writer.finish()
+pub fn write_f32(mut out: impl Write, shape: &[usize], values: &[f32]) -> std::io::Result<()> {
+    if shape.iter().product::<usize>() != values.len() {
+        let message = format!("{} numbers for an array of shape {shape:?}", values.len());
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::InvalidInput,
+            message,
+        ));
+    }
+    let shape: String = shape.iter().map(|n| format!("{n}, ")).collect();
+    out.write_all(&header_f32(&shape))?;
+    out.write_all(&le_bytes(values))
+}
+
+/// The header of a float32 array in C order, such that its data starts at a multiple of 64 bytes.
+fn header_f32(shape: &str) -> Vec<u8> {
+    let mut header = Vec::from(*b"\x93NUMPY\x01\x00\x00\x00");
+    let text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape}), }}");
+    header.extend(text.as_bytes());
+    header.resize((header.len() + 1).next_multiple_of(64) - 1, b' ');
+    header.push(b'\n');
+    let length = (header.len() - 10) as u16;
+    header[8..10].copy_from_slice(&length.to_le_bytes());
+    header
+}
+
+fn le_bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|x| x.to_le_bytes()).collect()
 }
 
 /// A float32 `.npy` file that is filled row by row, its number of rows known only at the end: the
@@ -170,21 +186,13 @@ impl RowWriter {
             )));
         }
         self.rows += 1;
-        let bytes: Vec<u8> = row.iter().flat_map(|x| x.to_le_bytes()).collect();
-        self.file.write(&bytes)
+        self.file.write(&le_bytes(row))
     }
 
     /// Writes the header and gives the file its name.
     pub fn finish(mut self) -> Result<()> {
-        let mut header = Vec::from(*b"\x93NUMPY\x01\x00");
-        header.extend(((Self::HEADER - 10) as u16).to_le_bytes());
-        let text = format!(
-            "{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}",
-            self.rows, self.columns
-        );
-        header.extend(text.as_bytes());
-        header.resize(Self::HEADER - 1, b' ');
-        header.push(b'\n');
+        let header = header_f32(&format!("{}, {}", self.rows, self.columns));
+        debug_assert_eq!(header.len(), Self::HEADER);
         self.file.write_at_start(&header)?;
         self.file.finish()
     }
@@ -218,12 +226,13 @@ mod tests {
         assert!(rows.push(&[1.0]).is_err());
         assert!(!path.exists());
         rows.finish().unwrap();
-        // An independent reader.
         let bytes = std::fs::read(&path).unwrap();
-        let array = npyz::NpyFile::new(bytes.as_slice()).unwrap();
-        assert_eq!(array.shape(), [5, 3]);
-        let values: Vec<f32> = array.into_vec().unwrap();
-        assert_eq!(values[12..], [4.0, 0.5, -1.0]);
+        // What NumPy writes for this array.
+        let text = "{'descr': '<f4', 'fortran_order': False, 'shape': (5, 3), }";
+        assert_eq!(bytes[..10], *b"\x93NUMPY\x01\x00\x76\x00");
+        assert_eq!(bytes[10..128], *format!("{text:117}\n").as_bytes());
+        assert_eq!(bytes[128..].len(), 5 * 3 * 4);
+        assert_eq!(bytes[128 + 12 * 4..], le_bytes(&[4.0, 0.5, -1.0]));
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
-use npyz::zip::ZipArchive;
-use npyz::zip::result::ZipError;
+use zip::ZipArchive;
+use zip::result::ZipError;
 
 use super::arrays::{ArrayFile, Layout};
 use super::npy::Header;
@@ -51,7 +51,8 @@ impl Npz {
         let mut members = Vec::new();
         for index in 0..archive.len() {
             let mut entry = archive.by_index(index).map_err(damaged)?;
-            let Some(name) = entry.name().strip_suffix(".npy").map(str::to_owned) else {
+            let name = entry.name().map_err(damaged)?.into_owned();
+            let Some(name) = name.strip_suffix(".npy").map(str::to_owned) else {
                 continue;
             };
             let header = Header::read(&mut entry).map_err(|message| {

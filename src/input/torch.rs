@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::Mutex;
 
 use half::{bf16, f16};
-use npyz::zip::result::ZipError;
-use npyz::zip::{CompressionMethod, ZipArchive};
+use zip::result::ZipError;
+use zip::{CompressionMethod, ZipArchive};
 
 use super::pickle::{self, Dtype, Pickle, Tensor, Value};
 use crate::error::{Error, Result};
@@ -71,8 +71,12 @@ impl TorchFile {
             |error: ZipError| named(format!("is cut short or damaged, as an archive: {error}"));
         let mut archive = ZipArchive::new(BufReader::new(file)).map_err(damaged)?;
 
-        let pickles: Vec<&str> = archive
+        let names: Vec<_> = archive
             .file_names()
+            .collect::<Result<_, _>>()
+            .map_err(damaged)?;
+        let pickles: Vec<&str> = names
+            .iter()
             .filter_map(|name| name.strip_suffix("data.pkl"))
             .filter(|folder| folder.ends_with('/') && folder.find('/') == Some(folder.len() - 1))
             .collect();
@@ -174,7 +178,8 @@ impl TorchFile {
             if entry.compression() != CompressionMethod::Stored {
                 return Err(format!("has its elements in {name}, which is compressed"));
             }
-            (entry.data_start(), entry.compressed_size())
+            let start = entry.data_start().expect("opening the entry found it");
+            (start, entry.compressed_size())
         };
         let length = {
             let file = self.data.lock().expect("no thread panics with the file");

@@ -11,7 +11,8 @@ use rayon::prelude::*;
 use crate::backend::ImageShape;
 
 /// What is convolved with, under Pillow's names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Filter {
     Nearest,

@@ -1,6 +1,6 @@
 //! Taking a folder for a run: its lock, and what becomes of the run that it may hold.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
@@ -101,13 +101,13 @@ pub(super) fn lock(folder: &Path) -> Result<File> {
         .write(true)
         .open(&path)
         .map_err(|error| Error::file(folder, format!("cannot be written: {error}")))?;
-    match fs4::FileExt::try_lock(&file) {
+    match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(fs4::TryLockError::WouldBlock) => Err(Error::file(
+        Err(TryLockError::WouldBlock) => Err(Error::file(
             folder,
             "is being written by another run; wait for it or name another folder",
         )),
-        Err(fs4::TryLockError::Error(error)) => Err(Error::io(path)(error)),
+        Err(TryLockError::Error(error)) => Err(Error::io(path)(error)),
     }
 }
 

@@ -25,7 +25,8 @@ pub enum Existing {
 }
 
 /// The form of output pictures.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum SaveFormat {
     /// 8-bit PNG, rounded to nearest.

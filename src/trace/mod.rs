@@ -4,6 +4,7 @@ mod decision_map;
 mod decision_path;
 mod drawing;
 mod panel;
+#[cfg(feature = "draw")]
 mod raster;
 mod scale;
 mod style;
@@ -13,6 +14,7 @@ mod trajectories;
 
 use serde_json::{Value, json};
 
+#[cfg(feature = "draw")]
 pub use self::raster::png;
 pub use self::subject::Trace;
 use crate::defense::{PathOutcome, Reading, Segment, TrajectoryPoint};
@@ -139,7 +141,7 @@ mod tests {
         // Trajectories thrice (4 of T), segments once; the output's disc, the tints of both planes, the
         // legend, and the labels of the head: recovered and output.
         assert_eq!(count(&svg, recovered), 3 * 4 + 5 + 1 + 2 + 1 + 2);
-        let document = resvg::usvg::roxmltree::Document::parse(&svg).unwrap();
+        let document = roxmltree::Document::parse(&svg).unwrap();
         let texts: Vec<_> = document
             .descendants()
             .filter_map(|node| node.text())

@@ -212,7 +212,7 @@ mod tests {
         let mut svg = Svg::default();
         svg.text((1.0, 2.0), 12.0, Anchor::Start, "#000000", hostile);
         let file = svg.finish(10.0, 10.0, hostile);
-        let document = resvg::usvg::roxmltree::Document::parse(&file).unwrap();
+        let document = roxmltree::Document::parse(&file).unwrap();
         let shown = "</text><script>\"'&\u{fffd}\u{fffd}\u{fffd}";
         for tag in ["title", "text"] {
             let node = document.descendants().find(|node| node.has_tag_name(tag));

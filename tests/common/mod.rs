@@ -164,6 +164,21 @@ pub fn npy_u8(shape: &[usize], values: &[u8]) -> Vec<u8> {
     npy_header("|u1", false, &tuple(shape), values)
 }
 
+/// Shape and elements of a float32 `.npy` file in C order, with a header of the form that NumPy writes.
+pub fn read_npy_f32(bytes: &[u8]) -> (Vec<usize>, Vec<f32>) {
+    let (header, data) = bytes.split_at(10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]])));
+    assert!(header.starts_with(b"\x93NUMPY\x01\x00") && header.len().is_multiple_of(64));
+    let shape = std::str::from_utf8(&header[10..])
+        .unwrap()
+        .strip_prefix("{'descr': '<f4', 'fortran_order': False, 'shape': (")
+        .and_then(|rest| rest.trim_end().strip_suffix("), }"))
+        .unwrap();
+    let shape = shape.split_terminator(", ").map(|n| n.parse().unwrap());
+    let values = data.chunks_exact(4);
+    let values = values.map(|x| f32::from_le_bytes(x.try_into().unwrap()));
+    (shape.collect(), values.collect())
+}
+
 /// An int64 `.npy` file of one axis.
 pub fn npy_i64(values: &[i64]) -> Vec<u8> {
     let data: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
@@ -172,8 +187,8 @@ pub fn npy_i64(values: &[i64]) -> Vec<u8> {
 
 /// A compressed `.npz` archive of named `.npy` files.
 pub fn npz(arrays: &[(&str, Vec<u8>)]) -> Vec<u8> {
-    let mut archive = npyz::zip::ZipWriter::new(Cursor::new(Vec::new()));
-    let options = npyz::zip::write::FileOptions::default();
+    let mut archive = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    let options = zip::write::SimpleFileOptions::default();
     for (name, bytes) in arrays {
         archive.start_file(format!("{name}.npy"), options).unwrap();
         archive.write_all(bytes).unwrap();

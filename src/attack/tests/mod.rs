@@ -4,7 +4,6 @@ mod victims;
 
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use super::ball::distance;
@@ -43,7 +42,7 @@ fn attack_one(victim: &mut dyn Victim, options: &AttackOptions, picture: &Pictur
 /// Every attack, in each of its norms, with few steps.
 fn every_attack() -> Vec<AttackOptions> {
     let mut all = Vec::new();
-    for &name in Name::value_variants() {
+    for name in Name::ALL {
         let small = match name {
             Name::Fgsm | Name::DeepFool | Name::Cw => vec![json!({})],
             Name::Bim | Name::Pgd | Name::MiFgsm => vec![json!({"steps": 6, "eps": 0.03f32})],
@@ -260,12 +259,9 @@ fn a_picture_s_result_does_not_depend_on_its_batch() {
             assert_eq!(alone.unwrap()[0].pixels, in_batch.pixels, "{options:?}");
         }
         // Another seed moves the random ones, and only those.
-        let name = Name::from_str(
-            serde_json::to_value(&options.method).unwrap()["method"]
-                .as_str()
-                .unwrap(),
-            false,
-        );
+        let method = &serde_json::to_value(&options.method).unwrap()["method"];
+        let mut names = Name::ALL.into_iter();
+        let name = names.find(|name| *method == name.to_string());
         let other = AttackOptions {
             seed: 4,
             ..options.clone()

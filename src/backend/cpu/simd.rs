@@ -285,9 +285,14 @@ unsafe impl F32x16 for Portable {
 }
 
 #[cfg(target_arch = "x86_64")]
+#[expect(
+    clippy::undocumented_unsafe_blocks,
+    reason = "the module's text gives the one reason for all"
+)]
 mod x86 {
     //! AVX-512 and AVX2. Every intrinsic call below is sound because values of these types only
-    //! exist inside `run_avx512` and `run_avx2`, which `dispatch` enters after detection.
+    //! exist inside `run_avx512` and `run_avx2`, which `dispatch` enters after detection, and because
+    //! the callers of `load` and `store` vouch for their pointers.
 
     use super::{F32x16, Kernel};
     use std::arch::x86_64::*;
