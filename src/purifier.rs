@@ -260,6 +260,20 @@ impl PurifierBuilder {
         self
     }
 
+    /// Adam steps a restart, at least 1; the classifier is asked every so many as the preset says, or after all.
+    pub fn iterations(mut self, iterations: u32) -> Self {
+        let reconstruct = &mut self.options.reconstruct;
+        reconstruct.iterations = iterations;
+        reconstruct.probe_interval = reconstruct.probe_interval.min(iterations.max(1));
+        self
+    }
+
+    /// Restarts a picture, each with its own seed, at least 1.
+    pub fn restarts(mut self, restarts: usize) -> Self {
+        self.options.reconstruct.restarts = restarts;
+        self
+    }
+
     /// Purify what looks clean too.
     pub fn always(mut self, always: bool) -> Self {
         self.options.always = always;

@@ -7,7 +7,7 @@ use super::{einsum, elementwise, layers, moves, normalization, resize, scatter, 
 pub struct Operator {
     /// Its ONNX name.
     pub name: &'static str,
-    /// What of it is supported, for the list of operators; empty where all is.
+    /// What of it is supported, for the table in docs/operators.md; empty where all is.
     pub limits: &'static str,
     /// Adds a node of it to the graph.
     pub translate: fn(&mut Call<'_>) -> Outputs,
