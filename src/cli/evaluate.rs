@@ -21,7 +21,7 @@ use crate::baseline;
 use crate::error::{Error, Result};
 use crate::evaluate::{
     Case, Cell, Choice, Entry, Evaluation, Evaluator, Given, Journal, Load, Source, Suite, Wanted,
-    Watch, entries, rows, save_format, summarise,
+    Watch, entries, rows, save_format, summarize,
 };
 use crate::input::{Attacked, AttackedSet, Classes, Dataset, Item, Layout};
 use crate::picture::Picture;
@@ -320,7 +320,7 @@ fn evaluate(inputs: Inputs<'_>, devices: OpenDevices) -> Result<Outcome> {
         order: &order,
         classes,
     };
-    let evaluation = summarise(&source, description.configuration, device, word);
+    let evaluation = summarize(&source, description.configuration, device, word);
     evaluation.write(&journal)?;
     if args.output.save_attacked {
         journal.write("attacked.jsonl", manifest(journal.cells()).as_bytes())?;

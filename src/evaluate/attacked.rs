@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::picture::Picture;
 use crate::random::{Purpose, RandomKey};
 
-use super::suite::Kind;
+use super::case::Kind;
 
 /// What a case of this program's makes of each picture with its true label, in their order; `victim` is
 /// what it attacks.

@@ -1,25 +1,10 @@
 //! The rows of the table: what is compared.
 
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::suite::NONE;
+use super::row::{BACKSTITCH, DIPDEFEND, NONE, Row};
 use crate::baseline::{self, Baseline};
 use crate::defense::{Options, Outcome, Shown};
-
-/// The name of the whole defence.
-pub const BACKSTITCH: &str = "backstitch";
-/// The name of the baseline that is a part of its run.
-pub const DIPDEFEND: &str = "dipdefend";
-
-/// One row of the table.
-#[derive(Clone, Debug, Serialize)]
-pub struct Row {
-    pub name: String,
-    pub description: &'static str,
-    /// Its options; those of DIPDefend and of the ablations are the whole defence's.
-    pub parameters: Value,
-}
 
 /// Every row, in the order of the table: no defence, the baselines, DIPDefend, what shorter versions of
 /// the method give, the method.

@@ -7,10 +7,11 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::defenses::BACKSTITCH;
+use super::case::{Case, Kind, Threat};
+use super::row::{BACKSTITCH, NONE};
 use super::statistics::Proportion;
-use super::suite::{Case, Kind, LARGE, NONE, Threat};
-use super::summary::{Paired, View};
+use super::suite::LARGE;
+use super::view::{Paired, View};
 use crate::attack::{Ball, Method, Norm};
 
 /// One check.

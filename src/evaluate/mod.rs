@@ -9,6 +9,7 @@
 //! defences see the same one. The tables are a function of the cells and the configuration alone.
 
 mod attacked;
+mod case;
 mod cell;
 mod defenses;
 mod flags;
@@ -16,24 +17,29 @@ mod html;
 mod journal;
 mod markdown;
 mod pictures;
+mod row;
 mod run;
 mod sheet;
 mod statistics;
 mod suite;
 mod summary;
+mod view;
 
+pub use case::{Case, Kind, Threat};
 pub use cell::{Answer, Cell, Excluded};
-pub use defenses::{BACKSTITCH, DIPDEFEND, Row, rows};
+pub use defenses::rows;
 pub use flags::{Finding, Flag, State};
 pub use journal::Journal;
 pub use pictures::{Entry, Given, Load, entries};
+pub use row::{BACKSTITCH, DIPDEFEND, NONE, Row};
 pub use run::{Evaluator, Watch, save_format};
 pub use statistics::{Proportion, roc_area};
-pub use suite::{Case, Choice, Kind, NONE, Suite, Threat, Wanted};
+pub use suite::{Choice, Suite, Wanted};
 pub use summary::{
     AttackSummary, Defended, DefenseSummary, Detected, Detection, Evaluation, NotCounted, Pictures,
-    STATIC, Source, WorstCase, summarise,
+    STATIC, WorstCase, summarize,
 };
+pub use view::Source;
 
 use crate::error::Result;
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::suite::Case;
+use super::case::Case;
 use crate::error::{Error, Result};
 use crate::input::{Attacked, AttackedSet, Item};
 use crate::picture::Picture;

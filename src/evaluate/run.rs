@@ -8,11 +8,12 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 use super::attacked::make;
+use super::case::{Case, Kind};
 use super::cell::{Answer, Cell, Excluded};
-use super::defenses::{self, BACKSTITCH};
+use super::defenses;
 use super::journal::Journal;
 use super::pictures::{Entry, Given, Load};
-use super::suite::{Case, Kind, NONE};
+use super::row::{BACKSTITCH, NONE};
 use crate::attack::adaptive::Defended;
 use crate::attack::{Aim, Classifier, Loss, Victim};
 use crate::baseline::{self, Baseline};

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, HashMap};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::case::{Case, Kind, Threat, fraction};
 use super::cell::{Cell, Excluded};
-use super::defenses::{BACKSTITCH, Row};
 use super::flags::{Flag, raise};
+use super::row::{BACKSTITCH, NONE, Row};
 use super::statistics::{Proportion, mean, roc_area};
-use super::suite::{Case, NONE, Threat};
+use super::view::{Source, View};
 use crate::attack::Norm;
 use crate::defense::Verdict;
 
@@ -135,119 +136,8 @@ pub struct Detected {
     pub detected_of_fooled: Proportion,
 }
 
-/// What a summary is made of.
-#[derive(Clone, Debug)]
-pub struct Source<'a> {
-    pub cells: &'a [Cell],
-    pub cases: &'a [Case],
-    pub rows: &'a [Row],
-    /// The pictures' ids, in order.
-    pub order: &'a [String],
-    /// Of the classifier.
-    pub classes: usize,
-}
-
-/// Cells by attack and picture.
-pub struct View<'a> {
-    pub cases: &'a [Case],
-    pub rows: &'a [Row],
-    pub classes: usize,
-    /// By attack, in the pictures' order.
-    cells: HashMap<&'a str, Vec<&'a Cell>>,
-}
-
-/// How two attacks did against one defence, on the pictures that have both.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Paired {
-    pub pictures: usize,
-    /// Right under the first, and under the second.
-    pub right: [usize; 2],
-    /// Wrong under the first alone, and under the second alone.
-    pub only_wrong: [usize; 2],
-}
-
-impl<'a> View<'a> {
-    pub fn new(source: &Source<'a>) -> View<'a> {
-        let place: HashMap<&str, usize> = source
-            .order
-            .iter()
-            .enumerate()
-            .map(|(place, id)| (id.as_str(), place))
-            .collect();
-        let mut cells: HashMap<&str, Vec<&Cell>> = HashMap::new();
-        for cell in source.cells {
-            if cell.excluded.is_none() && cell.error.is_none() {
-                cells.entry(&cell.attack).or_default().push(cell);
-            }
-        }
-        for of_attack in cells.values_mut() {
-            of_attack.sort_by_key(|cell| place.get(cell.image.as_str()).copied());
-        }
-        View {
-            cases: source.cases,
-            rows: source.rows,
-            classes: source.classes,
-            cells,
-        }
-    }
-
-    /// An attack's cells, in the pictures' order.
-    pub fn cells(&self, attack: &str) -> &[&'a Cell] {
-        self.cells.get(attack).map_or(&[], Vec::as_slice)
-    }
-
-    /// Pictures that a defence has right under an attack.
-    pub fn right(&self, attack: &str, defense: &str) -> Proportion {
-        Proportion::of(
-            self.cells(attack)
-                .iter()
-                .filter_map(|c| c.is_right(defense)),
-        )
-    }
-
-    /// Two attacks against one defence.
-    pub fn paired(&self, attacks: [&str; 2], defense: &str) -> Paired {
-        let second: HashMap<&str, bool> = self
-            .cells(attacks[1])
-            .iter()
-            .filter_map(|cell| Some((cell.image.as_str(), cell.is_right(defense)?)))
-            .collect();
-        let mut paired = Paired::default();
-        for cell in self.cells(attacks[0]) {
-            let (Some(a), Some(&b)) = (cell.is_right(defense), second.get(cell.image.as_str()))
-            else {
-                continue;
-            };
-            paired.pictures += 1;
-            paired.right[0] += usize::from(a);
-            paired.right[1] += usize::from(b);
-            paired.only_wrong[0] += usize::from(!a && b);
-            paired.only_wrong[1] += usize::from(a && !b);
-        }
-        paired
-    }
-
-    /// Pictures that a defence has right under all of `attacks`, of those that have all.
-    fn worst(&self, attacks: &[&Case], defense: &str) -> Proportion {
-        let mut all: HashMap<&str, (usize, bool)> = HashMap::new();
-        for case in attacks {
-            for cell in self.cells(&case.name) {
-                if let Some(right) = cell.is_right(defense) {
-                    let (count, all_right) = all.entry(&cell.image).or_insert((0, true));
-                    *count += 1;
-                    *all_right &= right;
-                }
-            }
-        }
-        let whole = all
-            .into_values()
-            .filter(|(count, _)| *count == attacks.len());
-        Proportion::of(whole.map(|(_, right)| right))
-    }
-}
-
 /// The tables of what is done so far.
-pub fn summarise(
+pub fn summarize(
     source: &Source<'_>,
     configuration: Value,
     device: String,
@@ -353,7 +243,6 @@ fn attack(view: &View<'_>, case: &Case) -> AttackSummary {
 
 /// How a case's numbers are to be read.
 fn statement(case: &Case) -> &'static str {
-    use super::suite::Kind;
     match case.kind {
         Kind::Clean => "no attack",
         Kind::Noise { .. } => "no attack: random noise of the same size",
@@ -385,7 +274,7 @@ fn worst_cases(view: &View<'_>) -> Vec<WorstCase> {
             .copied()
             .filter(|case| size(case).is_some_and(|other| other <= eps))
             .collect();
-        let title = format!("worst case, L∞ up to {}", super::suite::fraction(eps));
+        let title = format!("worst case, L∞ up to {}", fraction(eps));
         let adaptive = within.iter().copied().filter(|case| case.is_adaptive());
         let alone = format!("{title}, adaptive attacks alone");
         groups.push((alone, adaptive.collect()));

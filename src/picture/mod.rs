@@ -62,7 +62,8 @@ impl Picture {
     ///
     /// # Errors
     /// The file cannot be read, is damaged, cut short, or larger than [`MAX_SIDE`] or [`MAX_BYTES`].
-    pub fn open(path: &Path) -> Result<Picture> {
+    pub fn open(path: impl AsRef<Path>) -> Result<Picture> {
+        let path = path.as_ref();
         let bytes = read_bounded(path)?;
         Self::decode(&bytes).map_err(|message| Error::file(path, message))
     }

@@ -6,9 +6,9 @@ use super::*;
 use crate::attack::Name;
 use crate::attack::adaptive::{Adaptive, Rule};
 use crate::evaluate::cell::{Answer, Cell};
-use crate::evaluate::defenses::Row;
+use crate::evaluate::row::Row;
 use crate::evaluate::suite::{Choice, Suite, Wanted};
-use crate::evaluate::summary::Source;
+use crate::evaluate::view::Source;
 
 /// The cases of these attacks, each with its size in levels where it takes one.
 fn cases(wanted: &[(Option<Name>, Option<Rule>, Option<f32>)]) -> Vec<Case> {
