@@ -1,8 +1,7 @@
 // What an iteration of a DIP network has beside its layers: noise on the input, the loss, the outputs'
 // average, Adam, and the count of iterations. The count is kept here, so that every iteration's launches
 // are the same.
-#include "dip.cuh"
-#include "random.cuh"
+#include "dip_step.cuh"
 
 struct JitterArgs {
     Buffer<const uint32_t> slots;
@@ -14,7 +13,7 @@ struct JitterArgs {
 };
 ARGUMENTS(JitterArgs, slots, iterations, keys, z, out, elements, sigma)
 
-// A thread to four elements: z + sigma * N(0, 1), as RandomKey::normals (src/random.rs) draws it.
+// A thread to four elements: z + sigma * N(0, 1).
 KERNEL(dip_jitter, JitterArgs, 256) {
     const uint32_t block = blockIdx.x * blockDim.x + threadIdx.x;
     if (4 * block >= args.elements) {
@@ -25,12 +24,8 @@ KERNEL(dip_jitter, JitterArgs, 256) {
     const Global<const uint32_t> iterations = args.iterations;
     const Global<const float> z = of_slot(args.z, slot);
     const Global<float> out = of_slot(args.out, slot);
-    const uint32_t iteration = iterations[slot];
-    Words words{block, JITTER << 28 | (iteration & 0x0fffffff), keys[2], 0};
-    words = philox(words, keys[0], keys[1]);
     float normals[4];
-    box_muller(words.a, words.b, normals[0], normals[1]);
-    box_muller(words.c, words.d, normals[2], normals[3]);
+    jitter_normals(keys, iterations[slot], block, normals);
     UNROLL
     for (uint32_t k = 0; k < 4; ++k) {
         const uint32_t i = 4 * block + k;
@@ -64,12 +59,10 @@ KERNEL(dip_loss, LossArgs, 256) {
         const Global<const float> target = of_slot(args.target, slot);
         const Global<float> picture = of_slot(args.picture, slot);
         const Global<const uint32_t> iterations = args.iterations;
-        const float g = 1.0f / (1.0f + expf(-x[i]));
-        const float error = g - target[i];
-        square = error * error;
-        x[i] = 2.0f / float(args.elements) * error * g * (1.0f - g);
-        const bool first = iterations[slot] == 0;
-        picture[i] = args.keep == 0.0f || first ? g : multiply_add(args.keep, picture[i], (1.0f - args.keep) * g);
+        const Loss loss = loss_at(x[i], target[i], args.elements);
+        square = loss.error * loss.error;
+        x[i] = loss.derivative;
+        average(picture, i, loss.pixel, args.keep, iterations[slot] == 0);
     }
     const float sum = block_sum(square, partial);
     if (threadIdx.x == 0) {
@@ -84,14 +77,12 @@ struct AdamArgs {
     Maps values, gradients;
     Maps first, second; // moments
     uint32_t count;
-    float learning_rate, epsilon;
-    float beta2, log_beta1, log_beta2;
-    float one_less_beta1, one_less_beta2; // with all their digits
+    AdamRates rates;
 };
-ARGUMENTS(AdamArgs, slots, iterations, values, gradients, first, second, count, learning_rate, epsilon, beta2,
-          log_beta1, log_beta2, one_less_beta1, one_less_beta2)
+ARGUMENTS(AdamRates, learning_rate, epsilon, beta2, log_beta1, log_beta2, one_less_beta1, one_less_beta2)
+ARGUMENTS(AdamArgs, slots, iterations, values, gradients, first, second, count, rates)
 
-// A thread to a number; Kingma and Ba 2015, as PyTorch has it.
+// A thread to a number.
 KERNEL(dip_adam, AdamArgs, 256) {
     const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= args.count) {
@@ -103,17 +94,12 @@ KERNEL(dip_adam, AdamArgs, 256) {
     const Global<float> values = of_slot(args.values, slot);
     const Global<float> first = of_slot(args.first, slot);
     const Global<float> second = of_slot(args.second, slot);
-    // 1 - beta^t, which must not cancel while t is small.
-    const float t = float(iterations[slot] + 1);
-    const float correction1 = -expm1f(t * args.log_beta1);
-    const float correction2 = -expm1f(t * args.log_beta2);
-    const float g = gradients[i], m0 = first[i];
-    const float m = multiply_add(args.one_less_beta1, g - m0, m0);
-    const float v = multiply_add(args.beta2, second[i], args.one_less_beta2 * g * g);
+    const Adam adam = adam_of(args.rates, iterations[slot]);
+    float m = first[i], v = second[i];
+    const float step = adam_step(args.rates, adam, gradients[i], m, v);
     first[i] = m;
     second[i] = v;
-    const float denominator = sqrtf(v / correction2) + args.epsilon;
-    values[i] = values[i] - args.learning_rate / correction1 * m / denominator;
+    values[i] = values[i] - step;
 }
 
 struct IterationsArgs {

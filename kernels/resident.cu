@@ -19,7 +19,7 @@
 // is one read). Exchanges between lanes come to some 3,000 more, and all instructions to an estimated 100,000
 // of a warp: 21,000 cycles of shared memory and 25,000 of issue on a multiprocessor of compute capability 9.0,
 // which at 132 of them and 1.755 GHz has 46,000 for each of 5 million iterations a second.
-#include "random.cuh"
+#include "dip_step.cuh"
 #include "resident_conv.cuh"
 #include "resident_norm.cuh"
 
@@ -28,19 +28,15 @@ ARGUMENTS(Step, op, inputs, outputs, height, width, per_row, per_plane, stride, 
           via, norm, slope, margin, packed, keeps)
 ARGUMENTS(ResidentArgs, slots, iterations, keys, values, gradients, first, second, target, picture, errors, rounds,
           floats, parameters, input, trained, elements, error_sums, gradients_at, input_gradient_at, moments_at,
-          target_at, partials_at, bilinear, reflect, sigma, keep, norm_epsilon, learning_rate, epsilon, beta2,
-          log_beta1, log_beta2, one_less_beta1, one_less_beta2, step_count, steps)
+          target_at, partials_at, bilinear, reflect, sigma, keep, norm_epsilon, rates, step_count, steps)
 
-// As dip_jitter (dip_step.cu): a thread to four elements.
+// A thread to four elements.
 DEVICE void jitter_input(const ResidentArgs& args, const Step& step, const Memory& memory, uint32_t slot,
                          uint32_t iteration) {
     const Global<const uint32_t> keys = args.keys + 3 * slot;
     for (uint32_t block = threadIdx.x; 4 * block < args.input; block += blockDim.x) {
-        Words words{block, JITTER << 28 | (iteration & 0x0fffffff), keys[2], 0};
-        words = philox(words, keys[0], keys[1]);
         float normals[4];
-        box_muller(words.a, words.b, normals[0], normals[1]);
-        box_muller(words.c, words.d, normals[2], normals[3]);
+        jitter_normals(keys, iteration, block, normals);
         UNROLL
         for (uint32_t k = 0; k < 4; ++k) {
             const uint32_t i = 4 * block + k;
@@ -51,22 +47,19 @@ DEVICE void jitter_input(const ResidentArgs& args, const Step& step, const Memor
     }
 }
 
-// As dip_loss (dip_step.cu). The picture leaves the chip with the last iteration, or for the average.
-DEVICE void loss(const ResidentArgs& args, const Step& step, const Memory& memory, uint32_t slot, bool first,
+// The picture leaves the chip with the last iteration, or for the average.
+DEVICE void add_loss(const ResidentArgs& args, const Step& step, const Memory& memory, uint32_t slot, bool first,
                  bool last) {
     const Global<const float> outside = of_slot(args.target, slot);
     const Global<float> picture = of_slot(args.picture, slot);
-    const bool averages = args.keep != 0.0f;
     float square = 0.0f;
     for (uint32_t i = threadIdx.x; i < args.elements; i += blockDim.x) {
-        const float x = memory[step.x.at + i];
-        const float g = 1.0f / (1.0f + expf(-x));
         const float target = args.target_at == NOWHERE ? outside[i] : memory[args.target_at + i];
-        const float error = g - target;
-        square = multiply_add(error, error, square);
-        memory[step.x.at + i] = 2.0f / float(args.elements) * error * g * (1.0f - g);
-        if (averages || last) {
-            picture[i] = !averages || first ? g : multiply_add(args.keep, picture[i], (1.0f - args.keep) * g);
+        const Loss loss = loss_at(memory[step.x.at + i], target, args.elements);
+        square = multiply_add(loss.error, loss.error, square);
+        memory[step.x.at + i] = loss.derivative;
+        if (args.keep != 0.0f || last) {
+            average(picture, i, loss.pixel, args.keep, first);
         }
     }
     if (last) {
@@ -78,24 +71,18 @@ DEVICE void loss(const ResidentArgs& args, const Step& step, const Memory& memor
     }
 }
 
-// As dip_adam (dip_step.cu): `inputs` numbers from `weight` on.
-DEVICE void adam(const ResidentArgs& args, const Step& step, const Memory& memory, uint32_t slot, uint32_t iteration) {
+// `inputs` numbers from `weight` on.
+DEVICE void move_by_adam(const ResidentArgs& args, const Step& step, const Memory& memory, uint32_t slot, uint32_t iteration) {
     const Global<float> first_outside = of_slot(args.first, slot) + step.weight;
     const Global<float> second_outside = of_slot(args.second, slot) + step.weight;
     const bool outside = args.moments_at == NOWHERE;
     const Memory first = memory + (outside ? 0 : args.moments_at + step.weight);
     const Memory second = first + (outside ? 0 : args.trained);
-    // 1 - beta^t, which must not cancel while t is small.
-    const float t = float(iteration + 1);
-    const float correction1 = -expm1f(t * args.log_beta1);
-    const float correction2 = -expm1f(t * args.log_beta2);
-    const float rate = args.learning_rate / correction1;
+    const Adam adam = adam_of(args.rates, iteration);
     for (uint32_t i = threadIdx.x; i < step.inputs; i += blockDim.x) {
-        const float g = memory[step.d.at + i];
-        const float m0 = outside ? float(first_outside[i]) : float(first[i]);
-        const float v0 = outside ? float(second_outside[i]) : float(second[i]);
-        const float m = multiply_add(args.one_less_beta1, g - m0, m0);
-        const float v = multiply_add(args.beta2, v0, args.one_less_beta2 * g * g);
+        float m = outside ? float(first_outside[i]) : float(first[i]);
+        float v = outside ? float(second_outside[i]) : float(second[i]);
+        const float taken = adam_step(args.rates, adam, memory[step.d.at + i], m, v);
         if (outside) {
             first_outside[i] = m;
             second_outside[i] = v;
@@ -103,8 +90,7 @@ DEVICE void adam(const ResidentArgs& args, const Step& step, const Memory& memor
             first[i] = m;
             second[i] = v;
         }
-        const float denominator = sqrtf(v / correction2) + args.epsilon;
-        memory[step.y.at + i] = memory[step.y.at + i] - rate * m / denominator;
+        memory[step.y.at + i] = memory[step.y.at + i] - taken;
     }
 }
 
@@ -157,7 +143,7 @@ KERNEL(resident_step, ResidentArgs, 768) {
                 break;
             case STATISTICS: statistics(args, args.steps[unknown(s)], memory); break;
             case UPSAMPLE: upsample(args, args.steps[unknown(s)], memory); break;
-            case LOSS: loss(args, args.steps[unknown(s)], memory, slot, iteration == 0, round + 1 == args.rounds); break;
+            case LOSS: add_loss(args, args.steps[unknown(s)], memory, slot, iteration == 0, round + 1 == args.rounds); break;
             case WEIGHTS:
                 if (args.steps[s].stride == 1) {
                     weights_tiled<1>(args, args.steps[unknown(s)], memory);
@@ -178,7 +164,7 @@ KERNEL(resident_step, ResidentArgs, 768) {
             case SPREAD_PIXEL: spread_pixel(args.steps[unknown(s)], memory); break;
             case NORMALISED: normalised(args, args.steps[unknown(s)], memory); break;
             case UPSAMPLED: upsampled(args, args.steps[unknown(s)], memory); break;
-            default: adam(args, args.steps[unknown(s)], memory, slot, iteration);
+            default: move_by_adam(args, args.steps[unknown(s)], memory, slot, iteration);
             }
             barrier();
         }

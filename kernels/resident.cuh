@@ -2,9 +2,9 @@
 // are and whose, and how what is kept is seen.
 #pragma once
 
-#include "dip.cuh"
+#include "dip_step.cuh"
 
-// What a step does: Op in plan.rs.
+// What a step does: Op in src/backend/cuda/dip/resident/plan/step.rs.
 enum : uint32_t {
     JITTER_INPUT,   // y = x with noise
     STAGE,          // y = x, normalised and activated, in its margin; and the weight behind it packed
@@ -73,9 +73,7 @@ struct ResidentArgs {
     float sigma;
     float keep; // how much of the outputs' average so far stays; 0 for no average
     float norm_epsilon;
-    float learning_rate, epsilon;
-    float beta2, log_beta1, log_beta2;
-    float one_less_beta1, one_less_beta2;
+    AdamRates rates;
     uint32_t step_count;
     Step steps[MAX_STEPS];
 };

@@ -10,7 +10,7 @@ use backstitch::cli::Cli;
 use clap::{CommandFactory, Parser};
 
 /// Options of other programs that the text names.
-const FOREIGN_OPTIONS: [&str; 4] = ["--bench", "--features", "--lib", "--test"];
+const FOREIGN_OPTIONS: [&str; 5] = ["--bench", "--features", "--lib", "--path", "--test"];
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

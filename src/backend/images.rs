@@ -1,8 +1,8 @@
 //! Images in a device's memory, and what an operation says of them: where it reads, and how it joins them.
 
 use super::tiles::TileGrid;
-use crate::backend::ImageShape;
 use crate::error::{Error, Result};
+use crate::picture::ImageShape;
 
 /// A buffer of equally shaped images in a device's memory.
 pub trait ImageBuffer: Send + Sync {
@@ -14,6 +14,53 @@ pub trait ImageBuffer: Send + Sync {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// Elements of `len` images; `None` where the number overflows.
+pub(crate) fn elements(shape: ImageShape, len: usize) -> Option<usize> {
+    shape
+        .channels
+        .checked_mul(shape.height)?
+        .checked_mul(shape.width)?
+        .checked_mul(len)
+}
+
+/// What asking for a buffer that cannot be had gives.
+pub(crate) fn no_memory(shape: ImageShape, len: usize) -> Error {
+    Error::invalid(format!("no memory for {len} images of {shape}"))
+}
+
+/// Refuses an image whose shape is not the wanted one.
+pub(crate) fn check_shape(shape: ImageShape, want: ImageShape) -> Result<()> {
+    if shape == want {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "an image of {shape} where {want} is needed"
+    )))
+}
+
+/// Refuses images `first .. first + count` that a buffer does not have.
+pub(crate) fn check_range(images: &impl ImageBuffer, first: usize, count: usize) -> Result<()> {
+    let end = first.saturating_add(count);
+    if end <= images.len() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "images {first}..{end} do not fit a buffer of {}",
+        images.len()
+    )))
+}
+
+/// How many images so many numbers are.
+pub(crate) fn whole_images(numbers: usize, shape: ImageShape) -> Result<usize> {
+    let n = shape.elements();
+    if n > 0 && numbers.is_multiple_of(n) {
+        return Ok(numbers / n);
+    }
+    Err(Error::invalid(format!(
+        "{numbers} numbers are not a whole number of {shape} images"
+    )))
 }
 
 /// One image of a buffer.
@@ -158,4 +205,23 @@ pub struct Stitch<'a, I> {
     pub cells: TileGrid,
     /// `cells.tiles() × images.len()`, row by row; each row sums to 1.
     pub weights: Vec<f32>,
+}
+
+impl<I: ImageBuffer> Stitch<'_, I> {
+    /// Refuses a stitch whose images have not this shape, or whose weights are not as many as it needs.
+    pub(crate) fn check(&self, shape: ImageShape) -> Result<()> {
+        let (cells, count) = (self.cells, self.images.len());
+        check_shape(shape, cells.image_shape(shape.channels))?;
+        for image in &self.images {
+            check_shape(image.buffer.shape(), shape)?;
+        }
+        if count == 0 || self.weights.len() != cells.tiles() * count {
+            return Err(Error::invalid(format!(
+                "a stitch of {count} images over {} cells has {} weights",
+                cells.tiles(),
+                self.weights.len()
+            )));
+        }
+        Ok(())
+    }
 }

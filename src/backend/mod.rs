@@ -8,6 +8,7 @@
 //! - [`ClassifierEngine`] runs the victim forward and backward,
 //! - [`ImageOps`] moves, cuts and joins images.
 
+mod checks;
 pub mod cpu;
 #[cfg(any(feature = "cuda", feature = "emulator"))]
 pub mod cuda;
@@ -18,7 +19,6 @@ mod placement;
 mod precision;
 pub mod reference;
 mod schedule;
-mod slots;
 mod tiles;
 
 pub use self::images::{At, Blend, ImageBuffer, ImagePair, Push, Stitch, View, Viewpoint};

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use super::Function;
-use crate::backend::ImageShape;
+use crate::picture::ImageShape;
 
 /// Names a value of a graph: an index into [`Graph::values`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

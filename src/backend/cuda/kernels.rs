@@ -5,8 +5,8 @@
 use std::ffi::c_void;
 
 #[cfg(feature = "emulator")]
-use super::driver::emulator::{Emulated, RawField, RawFields};
-use super::driver::{Kernel, Module};
+use super::driver::emulator::bridge::{Emulated, RawField, RawFields};
+use super::driver::kernel::{Kernel, Module};
 
 #[cfg(test)]
 mod report;

@@ -8,6 +8,7 @@
 //! - [`classifier`] runs the victim;
 //! - [`model`] says what a chip needs for it at least.
 
+mod backend;
 pub mod classifier;
 pub mod dip;
 pub mod driver;
@@ -15,40 +16,13 @@ pub mod images;
 pub mod kernels;
 pub mod model;
 
+pub use self::backend::CudaBackend;
 use self::classifier::CudaClassifier;
 use self::dip::CudaDip;
-use self::driver::Device;
 use super::{Backend, Precision};
 use crate::classifier::Graph;
 use crate::dip::NetSpec;
-use crate::error::{Error, Result};
-
-/// A GPU, or the emulator.
-#[derive(Clone, Debug)]
-pub struct CudaBackend {
-    device: Device,
-    precision: Precision,
-}
-
-impl CudaBackend {
-    /// The backend on a device, with float32 throughout.
-    pub fn new(device: Device) -> Self {
-        CudaBackend {
-            device,
-            precision: Precision::Float32,
-        }
-    }
-
-    /// The device.
-    pub fn device(&self) -> &Device {
-        &self.device
-    }
-
-    /// With DIP engines that compute as exactly as this.
-    pub fn with_precision(self, precision: Precision) -> Self {
-        CudaBackend { precision, ..self }
-    }
-}
+use crate::error::Result;
 
 impl Backend for CudaBackend {
     type Dip = CudaDip;
@@ -101,15 +75,4 @@ impl Backend for CudaBackend {
 /// last layers: of so many, those layers too fill a hundred multiprocessors.
 pub fn classifier_batch(multiprocessors: u32) -> usize {
     multiprocessors.clamp(16, 128) as usize
-}
-
-/// `n` as kernels take it.
-fn to_u32(n: usize, what: &str) -> Result<u32> {
-    // With room for a block of threads beyond the end.
-    match u32::try_from(n) {
-        Ok(n) if n <= i32::MAX as u32 => Ok(n),
-        _ => Err(Error::invalid(format!(
-            "{n} {what} are too many for a GPU at once"
-        ))),
-    }
 }

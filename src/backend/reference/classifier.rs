@@ -1,7 +1,8 @@
 //! The victim in float64.
 
+use crate::backend::checks::{check_classified, check_gradients};
 use crate::backend::host::HostImages;
-use crate::backend::{At, ClassifierEngine, ImageBuffer, ImageShape, LossGradient};
+use crate::backend::{At, ClassifierEngine, ImageShape, LossGradient};
 use crate::classifier::interpreter::{self, Operand};
 use crate::classifier::{Graph, ValueId};
 use crate::error::{Error, Result};
@@ -112,16 +113,6 @@ impl ReferenceClassifier {
             data,
         }
     }
-
-    fn check(&self, shape: ImageShape) -> Result<()> {
-        let want = self.graph.input_shape();
-        if shape == want {
-            return Ok(());
-        }
-        Err(Error::invalid(format!(
-            "an image of {shape} where the classifier takes {want}"
-        )))
-    }
 }
 
 impl ClassifierEngine for ReferenceClassifier {
@@ -140,9 +131,9 @@ impl ClassifierEngine for ReferenceClassifier {
     }
 
     fn logits(&mut self, images: &[At<'_, HostImages<f64>>]) -> Result<Vec<f32>> {
+        check_classified(images, self.input_shape())?;
         let mut all = Vec::new();
         for image in images {
-            self.check(image.buffer.shape())?;
             let logits = self.logits_f64(image.pixels())?;
             all.extend(logits.into_iter().map(|x| x as f32));
         }
@@ -156,17 +147,10 @@ impl ClassifierEngine for ReferenceClassifier {
         out: &mut HostImages<f64>,
         first: usize,
     ) -> Result<Vec<f32>> {
-        self.check(out.shape())?;
-        if images.len() > out.len().saturating_sub(first) {
-            return Err(Error::invalid(format!(
-                "gradients of {} images do not fit a buffer of {} from {first} on",
-                images.len(),
-                out.len()
-            )));
-        }
+        check_classified(images, self.input_shape())?;
+        check_gradients(out, self.input_shape(), first, images.len())?;
         let mut all = Vec::new();
         for (i, image) in images.iter().enumerate() {
-            self.check(image.buffer.shape())?;
             let (logits, gradient) = self.gradient_f64(image.pixels(), |logits, gradient| {
                 let logits: Vec<f32> = logits.iter().map(|&x| x as f32).collect();
                 let mut narrow = vec![0.0; logits.len()];

@@ -5,10 +5,10 @@ use std::ops::Range;
 
 pub(crate) mod ops;
 
-use crate::backend::host::HostImages;
-use crate::backend::slots::{
+use crate::backend::checks::{
     check_images, check_instances, check_len, check_slot, free_slot, input_not_optimised, not_run,
 };
+use crate::backend::host::HostImages;
 use crate::backend::{DipEngine, ImageShape, Instance};
 use crate::dip::{NetSpec, Padding, initial_input, initial_parameters};
 use crate::error::Result;

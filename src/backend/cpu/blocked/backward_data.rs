@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::gather::{Source, Window, gather};
 use super::layout::groups;
 use super::scratch::{Grid, Item, Scratch, SharedMut, isa};
-use super::tile::{Activation, Block, OutputRow, Row, Tap, groups_per_tile, row};
+use super::tile::{Activation, Block, Job, OutputRow, Row, Tap, groups_per_tile, row};
 use super::{ConvShape, PackedWeights};
 use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch_on};
 use crate::dip::Padding;
@@ -126,20 +126,6 @@ pub fn conv_backward_data(
 pub(super) fn backward_grid(shape: &ConvShape, groups: usize, blocks: usize) -> Grid {
     let halo = shape.extent().map(|n| n - 1);
     Grid::new(shape.input, groups, blocks, [1, 1], halo)
-}
-
-/// One run of input-gradient pixels, a stride apart, that see the same taps.
-#[derive(Clone, Debug)]
-pub struct Job {
-    /// Which of the scratch's taps.
-    pub taps: Range<usize>,
-    /// The first pixel in the plane.
-    pub start: usize,
-    pub pixels: usize,
-    /// Distance of the pixels.
-    pub stride: usize,
-    /// Whether the run is added to what an earlier one wrote: a mirrored row or column.
-    pub mirrored: bool,
 }
 
 /// The padded coordinates that coordinate `i` of an axis of `n` pixels stands for: itself, and its

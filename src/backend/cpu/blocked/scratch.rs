@@ -2,8 +2,7 @@
 
 use std::cell::RefCell;
 
-use super::backward_data::Job;
-use super::tile::{Block, Tap};
+use super::tile::{Block, Job, Tap};
 use crate::backend::cpu::simd::{Isa, Lanes};
 
 /// Memory that a thread keeps between work items, so that steady work allocates nothing.

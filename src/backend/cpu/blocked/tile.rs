@@ -1,5 +1,7 @@
 //! The register tile that every dense kernel is made of.
 
+use std::ops::Range;
+
 use crate::backend::cpu::function;
 use crate::backend::cpu::simd::{F32x16, LANES};
 use crate::classifier::Function;
@@ -51,6 +53,20 @@ pub struct Tap {
     pub offset: usize,
     /// Its number in the packed weights.
     pub index: usize,
+}
+
+/// One run of input-gradient pixels, a stride apart, that see the same taps.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Which of the scratch's taps.
+    pub taps: Range<usize>,
+    /// The first pixel in the plane.
+    pub start: usize,
+    pub pixels: usize,
+    /// Distance of the pixels.
+    pub stride: usize,
+    /// Whether the run is added to what an earlier one wrote: a mirrored row or column.
+    pub mirrored: bool,
 }
 
 /// Where a row of one output group goes, and what is added to it.

@@ -28,10 +28,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use self::operation::{Backward, Inputs, numbers, numbers_mut};
 use self::plan::Plan;
+use crate::backend::checks::{check_classified, check_gradients};
 use crate::backend::cpu::simd::Lanes;
 use crate::backend::host::HostImages;
 use crate::backend::schedule::{Place, Schedule};
-use crate::backend::{At, ClassifierEngine, ImageBuffer, ImageShape, LossGradient};
+use crate::backend::{At, ClassifierEngine, ImageShape, LossGradient};
 use crate::classifier::Graph;
 use crate::error::{Error, Result};
 
@@ -88,20 +89,6 @@ impl CpuClassifier {
             }
         }
         Ok(wanted)
-    }
-
-    fn check(&self, images: &[At<'_, HostImages<f32>>]) -> Result<()> {
-        match images
-            .iter()
-            .map(|i| i.buffer.shape())
-            .find(|&s| s != self.shape)
-        {
-            Some(shape) => Err(Error::invalid(format!(
-                "an image of {shape} where the classifier takes {}",
-                self.shape
-            ))),
-            None => Ok(()),
-        }
     }
 
     fn run_forward(&self, schedule: &Schedule, arena: &mut [Lanes], pixels: &[f32]) {
@@ -290,7 +277,7 @@ impl ClassifierEngine for CpuClassifier {
     }
 
     fn logits(&mut self, images: &[At<'_, HostImages<f32>>]) -> Result<Vec<f32>> {
-        self.check(images)?;
+        check_classified(images, self.shape)?;
         let workers = self.reserve(images.len(), self.logits.arena)?;
         let mut logits = vec![0.0; images.len() * self.classes];
         let rows = rows(&mut logits, self.classes);
@@ -312,16 +299,8 @@ impl ClassifierEngine for CpuClassifier {
         out: &mut HostImages<f32>,
         first: usize,
     ) -> Result<Vec<f32>> {
-        self.check(images)?;
-        if out.shape() != self.shape || first + images.len() > out.len() {
-            return Err(Error::invalid(format!(
-                "gradients {first}..{} of {} do not fit a buffer of {} of {}",
-                first + images.len(),
-                self.shape,
-                out.len(),
-                out.shape()
-            )));
-        }
+        check_classified(images, self.shape)?;
+        check_gradients(out, self.shape, first, images.len())?;
         let schedule = match self.gradient.take() {
             Some(schedule) => schedule,
             None => {

@@ -1,7 +1,7 @@
 //! Where elements lie, as kernels take it, and batches in parts that 32 bits count.
 
+use super::super::backend::to_u32;
 use super::super::driver::{self, Address, Launch};
-use super::super::to_u32;
 use crate::error::{Error, Result};
 
 /// Axes of a kernel's [`Axes`]: AXES in `kernels/axes.cuh`.

@@ -2,9 +2,7 @@
 
 mod gather;
 
-use bytemuck::{Pod, Zeroable};
-
-use self::gather::{Direction, Padding, Tables};
+use self::gather::{Direction, Gather, Padding, Tables, Tap, TapClass};
 use super::super::driver::{self, Address, Buffer, Device, Kernel, Launch, Result, Work};
 use super::super::kernels::{classifier_conv, classifier_depthwise};
 use super::operation::{Backward, Forward, Operation};
@@ -17,44 +15,6 @@ const DEPTHWISE_THREADS: u32 = 128;
 const PIXELS: usize = 4;
 
 driver::arguments! {
-    /// A term of an output pixel's sum: the input pixel, relative to the sum's anchor.
-    #[derive(Pod, Zeroable, Debug, PartialEq)]
-    struct Tap {
-        offset: i32,
-        row: i32,
-        column: i32,
-        unused: i32,
-    }
-
-    /// The output pixels that read by the same taps.
-    #[derive(Pod, Zeroable)]
-    struct TapClass {
-        rows: u32,
-        columns: u32,
-        first_row: u32,
-        first_column: u32,
-        first: u32,
-        terms: u32,
-    }
-
-    /// The shapes of both sides.
-    struct Gather {
-        taps: Address,
-        classes: Address,
-        pictures: u32,
-        groups: u32,
-        inputs: u32,
-        outputs: u32,
-        height: u32,
-        width: u32,
-        out_height: u32,
-        out_width: u32,
-        step_down: u32,
-        step_right: u32,
-        out_step_down: u32,
-        out_step_right: u32,
-    }
-
     struct ClassifierConvArgs {
         gather: Gather,
         x: Address,

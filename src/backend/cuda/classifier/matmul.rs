@@ -2,9 +2,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::super::backend::to_u32;
 use super::super::driver::{self, Address, Buffer, Device, Result, Work};
 use super::super::kernels::classifier_matmul;
-use super::super::to_u32;
 use super::operation::{Backward, Forward, Operation, Reads};
 use super::product::{self, Ending, SLICE, Tiled};
 use crate::classifier::layout;

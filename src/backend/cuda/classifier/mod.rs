@@ -31,11 +31,12 @@ mod tests;
 
 use self::operation::{Backward, Forward};
 use self::plan::Plan;
-use super::CudaBackend;
+use super::backend::CudaBackend;
 use super::driver::{self, Address, Buffer, DriverError};
 use super::images::DeviceImages;
+use crate::backend::checks::{check_classified, check_gradients};
 use crate::backend::schedule::{Place, Schedule};
-use crate::backend::{At, ClassifierEngine, ImageBuffer, ImageOps, ImageShape, LossGradient};
+use crate::backend::{At, ClassifierEngine, ImageOps, ImageShape, LossGradient};
 use crate::classifier::Graph;
 use crate::error::{Error, Result};
 
@@ -111,20 +112,6 @@ impl CudaClassifier {
                 }
                 Err(error) => return Err(error.into()),
             }
-        }
-    }
-
-    fn check(&self, images: &[At<'_, DeviceImages>]) -> Result<()> {
-        match images
-            .iter()
-            .map(|i| i.buffer.shape())
-            .find(|&s| s != self.shape)
-        {
-            Some(shape) => Err(Error::invalid(format!(
-                "an image of {shape} where the classifier takes {}",
-                self.shape
-            ))),
-            None => Ok(()),
         }
     }
 
@@ -270,7 +257,7 @@ impl ClassifierEngine for CudaClassifier {
     }
 
     fn logits(&mut self, images: &[At<'_, DeviceImages>]) -> Result<Vec<f32>> {
-        self.check(images)?;
+        check_classified(images, self.shape)?;
         if images.is_empty() {
             return Ok(Vec::new());
         }
@@ -289,16 +276,8 @@ impl ClassifierEngine for CudaClassifier {
         out: &mut DeviceImages,
         first: usize,
     ) -> Result<Vec<f32>> {
-        self.check(images)?;
-        let end = first.saturating_add(images.len());
-        if out.shape() != self.shape || end > out.len() {
-            return Err(Error::invalid(format!(
-                "gradients {first}..{end} of {} do not fit a buffer of {} of {}",
-                self.shape,
-                out.len(),
-                out.shape()
-            )));
-        }
+        check_classified(images, self.shape)?;
+        check_gradients(out, self.shape, first, images.len())?;
         if images.is_empty() {
             return Ok(Vec::new());
         }

@@ -3,8 +3,8 @@
 //! A value is a buffer; what a reshape makes is the buffer it reshapes. Consecutive elementwise nodes are
 //! one step, where nobody else wants what lies between them.
 
+use super::super::backend::to_u32;
 use super::super::driver::Device;
-use super::super::to_u32;
 use super::concat::Concat;
 use super::conv;
 use super::elementwise::{Elementwise, LINKS, Tensor};

@@ -1,8 +1,8 @@
 //! Pools.
 
+use super::super::backend::to_u32;
 use super::super::driver::{self, Address, Result, Work};
 use super::super::kernels::classifier_pool as kernels;
-use super::super::to_u32;
 use super::axes::{Divisor, bytes, check_elements, parts, per_thread};
 use super::operation::{Backward, Forward, Operation, Reads};
 use crate::classifier;

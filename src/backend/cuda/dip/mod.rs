@@ -10,10 +10,10 @@ use rayon::prelude::*;
 use self::layers::{Batch, Maps, error_sums};
 use self::network::{Network, State};
 use self::resident::Resident;
+use super::backend::{CudaBackend, to_u32};
 use super::driver::{Buffer, Device, Graph};
 use super::images::DeviceImages;
-use super::{CudaBackend, to_u32};
-use crate::backend::slots::{
+use crate::backend::checks::{
     check_images, check_instances, check_len, check_slot, free_slot, input_not_optimised, not_run,
 };
 use crate::backend::{At, DipEngine, ImageOps, ImageShape, Instance};

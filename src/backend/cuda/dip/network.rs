@@ -5,8 +5,8 @@
 
 use std::collections::HashMap;
 
+use super::super::backend::{CudaBackend, to_u32};
 use super::super::driver::{self, Address, Buffer, Device};
-use super::super::{CudaBackend, to_u32};
 use super::layers::{Batch, Conv, Line, Maps, Norm, Parameters, Statistics, tensor};
 use crate::backend::Precision;
 use crate::dip::{NetSpec, Padding};

@@ -3,11 +3,12 @@
 
 mod plan;
 
-use self::plan::{MAX_STEPS, NOWHERE, Plan, Step};
+use self::plan::Plan;
+use self::plan::step::{MAX_STEPS, NOWHERE, Step};
 use super::super::driver::{Address, Device, Launch, Result, Work, arguments, shared_bytes};
 use super::super::kernels::resident::RESIDENT_STEP;
-use super::layers::Maps;
-use crate::dip::{ADAM_BETA1, ADAM_BETA2, ADAM_EPSILON, BN_EPSILON, NetSpec, Padding, Upsample};
+use super::layers::{AdamRates, Maps};
+use crate::dip::{BN_EPSILON, NetSpec, Padding, Upsample};
 
 /// The most iterations of a launch: on no chip long enough for a display's watchdog.
 const MAX_ROUNDS: u32 = 128;
@@ -41,13 +42,7 @@ arguments! {
         sigma: f32,
         keep: f32,
         norm_epsilon: f32,
-        learning_rate: f32,
-        epsilon: f32,
-        beta2: f32,
-        log_beta1: f32,
-        log_beta2: f32,
-        one_less_beta1: f32,
-        one_less_beta2: f32,
+        rates: AdamRates,
         step_count: u32,
         steps: [Step; MAX_STEPS],
     }
@@ -149,13 +144,7 @@ impl Resident {
             sigma: spec.jitter,
             keep: spec.averaging,
             norm_epsilon: BN_EPSILON as f32,
-            learning_rate: spec.learning_rate as f32,
-            epsilon: ADAM_EPSILON as f32,
-            beta2: ADAM_BETA2 as f32,
-            log_beta1: ADAM_BETA1.ln() as f32,
-            log_beta2: ADAM_BETA2.ln() as f32,
-            one_less_beta1: (1.0 - ADAM_BETA1) as f32,
-            one_less_beta2: (1.0 - ADAM_BETA2) as f32,
+            rates: AdamRates::new(spec.learning_rate),
             step_count: plan.steps.len() as u32,
             steps,
         };

@@ -6,11 +6,14 @@ use std::sync::Arc;
 
 use bytemuck::Pod;
 
-use super::graph;
+use super::arguments::{Address, Arguments, RawArguments};
+use super::error::{DriverError, Result};
+use super::interface::Driver;
+use super::kernel::Kernel;
+use super::launch::{Launch, Work};
+use super::profile::{Kind, Peak};
 use super::profiler::{Activity, Profiler};
-use super::{
-    Address, Arguments, Driver, DriverError, Kernel, Kind, Launch, Peak, RawArguments, Result, Work,
-};
+use super::recording;
 
 /// A GPU, or the emulator.
 #[derive(Clone)]
@@ -65,7 +68,7 @@ impl Device {
     /// # Errors
     /// [`DriverError::OutOfMemory`]; [`DriverError::Recording`] while a graph is recorded.
     pub fn allocate<T: Pod>(&self, len: usize) -> Result<Buffer<T>> {
-        graph::refuse(self, "allocation")?;
+        recording::refuse(&self.driver, "allocation")?;
         let bytes = len.checked_mul(size_of::<T>());
         let bytes = bytes.ok_or_else(|| DriverError::OutOfMemory {
             device: self.name().to_owned(),
@@ -123,7 +126,7 @@ impl Device {
             layout: A::LAYOUT,
             lifetime: PhantomData,
         };
-        if graph::record(self, kernel, launch, arguments) {
+        if recording::record(&self.driver, kernel, launch, arguments) {
             return Ok(());
         }
         self.submit(kernel, launch, arguments)
@@ -153,7 +156,7 @@ impl Device {
         bytes: usize,
         run: impl FnOnce(&dyn Driver) -> Result<()>,
     ) -> Result<()> {
-        graph::refuse(self, name)?;
+        recording::refuse(&self.driver, name)?;
         let activity = Activity {
             name,
             kind: Kind::Transfer,

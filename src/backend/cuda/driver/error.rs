@@ -1,9 +1,12 @@
 //! How a device fails.
 
-use super::Launch;
 #[cfg(feature = "emulator")]
-use super::emulator::Fault;
+use super::emulator::fault::Fault;
+use super::launch::Launch;
 use crate::error::Error;
+
+/// A result with a [`DriverError`].
+pub type Result<T, E = DriverError> = std::result::Result<T, E>;
 
 /// Why a device did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

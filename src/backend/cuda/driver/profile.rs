@@ -5,7 +5,7 @@ use std::io;
 
 use serde::Serialize;
 
-use super::{Launch, Work};
+use super::launch::{Launch, Work};
 
 /// What a chip can do at most, each in units a second; `None` where that is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]

@@ -4,66 +4,21 @@
 //! these are events, read many at a time, so that measuring hardly holds the work up.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::profile::{Event, Kind, PhaseTotal, Profile, Total};
-use super::{Device, DriverError, Launch, Result, Work, lock};
+use super::error::Result;
+use super::launch::{Launch, Work};
+use super::lock::lock;
+use super::profile::{Event, Kind, Peak, PhaseTotal, Profile, Total};
+use super::timeline::Timeline;
 
 /// Activities between two readings of the device's clock: a reading waits for all that was asked for.
 pub(super) const BATCH: usize = 2048;
 
 /// The most events of a trace; some 100 bytes each.
 pub(super) const MAX_EVENTS: usize = 1_000_000;
-
-/// Measures when a device's work begins and ends, one piece after another.
-pub(super) trait Timeline: Send {
-    /// What is asked for from now on belongs to the next piece; a piece that has not ended is forgotten.
-    fn begin(&mut self) -> Result<()>;
-    /// It does no longer.
-    fn end(&mut self) -> Result<()>;
-    /// Begin and end of all pieces that have ended since the last call, in seconds since the timeline was
-    /// made; waits until they are done.
-    fn take(&mut self) -> Result<Vec<[f64; 2]>>;
-}
-
-/// The host's clock, for work that is done when its call returns.
-pub(super) struct HostTimeline {
-    start: Instant,
-    begun: f64,
-    done: Vec<[f64; 2]>,
-}
-
-impl HostTimeline {
-    pub fn new() -> Self {
-        HostTimeline {
-            start: Instant::now(),
-            begun: 0.0,
-            done: vec![],
-        }
-    }
-
-    fn now(&self) -> f64 {
-        self.start.elapsed().as_secs_f64()
-    }
-}
-
-impl Timeline for HostTimeline {
-    fn begin(&mut self) -> Result<()> {
-        self.begun = self.now();
-        Ok(())
-    }
-    fn end(&mut self) -> Result<()> {
-        self.done.push([self.begun, self.now()]);
-        Ok(())
-    }
-    fn take(&mut self) -> Result<Vec<[f64; 2]>> {
-        Ok(std::mem::take(&mut self.done))
-    }
-}
 
 /// Something that the device does.
 #[derive(Clone, Copy)]
@@ -107,6 +62,59 @@ struct Open {
 impl Profiler {
     pub fn is_active(&self) -> bool {
         self.active.load(Ordering::Relaxed)
+    }
+
+    /// Measures from now on; whether it did not yet. The timeline is asked for only then.
+    pub fn start(&self, timeline: impl FnOnce() -> Result<Box<dyn Timeline>>) -> Result<bool> {
+        let mut recording = lock(&self.recording);
+        if recording.is_some() {
+            return Ok(false);
+        }
+        *recording = Some(Recording {
+            timeline: timeline()?,
+            start: Instant::now(),
+            pending: vec![],
+            totals: BTreeMap::new(),
+            open: BTreeMap::new(),
+            open_names: Arc::default(),
+            phases: BTreeMap::new(),
+            events: vec![],
+            dropped: 0,
+        });
+        self.active.store(true, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    /// Ends the measuring: what was measured; `None` where nothing was.
+    pub fn finish(&self, device: &str, peak: Peak) -> Option<Result<Profile>> {
+        let recording = lock(&self.recording).take();
+        recording.map(|recording| recording.finish(device, peak))
+    }
+
+    /// Ends the measuring, and forgets what was measured.
+    pub fn stop(&self) {
+        self.active.store(false, Ordering::Relaxed);
+        lock(&self.recording).take();
+    }
+
+    /// Begins a phase, and gives its number.
+    pub fn open(&self, name: &'static str) -> u64 {
+        let number = self.phases.fetch_add(1, Ordering::Relaxed);
+        self.with_recording(|recording| recording.open(number, name));
+        number
+    }
+
+    /// Ends a phase.
+    pub fn close(&self, number: u64) {
+        self.with_recording(|recording| recording.close(number));
+    }
+
+    fn with_recording(&self, f: impl FnOnce(&mut Recording)) {
+        if self.is_active()
+            && let Some(recording) = lock(&self.recording).as_mut()
+        {
+            f(recording);
+        }
     }
 
     /// Runs something, and measures it where that is wanted.
@@ -205,7 +213,7 @@ impl Recording {
         self.open_names = names.into();
     }
 
-    fn finish(mut self, device: &Device) -> Result<Profile> {
+    fn finish(mut self, device: &str, peak: Peak) -> Result<Profile> {
         self.read()?;
         while let Some(&number) = self.open.keys().next_back() {
             self.close(number);
@@ -215,119 +223,13 @@ impl Recording {
         let mut phases: Vec<PhaseTotal> = self.phases.into_values().collect();
         phases.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         Ok(Profile {
-            device: device.name().to_owned(),
-            peak: device.driver.peak(),
+            device: device.to_owned(),
+            peak,
             seconds: self.start.elapsed().as_secs_f64(),
             totals,
             phases,
             events: self.events,
             dropped: self.dropped,
         })
-    }
-}
-
-impl Device {
-    /// Measures from now on what this device does, asked by whomever, until the result is asked for.
-    ///
-    /// # Errors
-    /// It is profiled already, or a graph is recorded; the driver's.
-    pub fn profile(&self) -> Result<Profiling> {
-        super::graph::refuse(self, "start of a profile")?;
-        let mut recording = lock(&self.profiler.recording);
-        if recording.is_some() {
-            return Err(DriverError::Failed {
-                device: self.name().to_owned(),
-                operation: "start of a profile".to_owned(),
-                cause: "it is profiled already".to_owned(),
-            });
-        }
-        let timeline = self.driver.clone().timeline()?;
-        *recording = Some(Recording {
-            timeline,
-            start: Instant::now(),
-            pending: vec![],
-            totals: BTreeMap::new(),
-            open: BTreeMap::new(),
-            open_names: Arc::default(),
-            phases: BTreeMap::new(),
-            events: vec![],
-            dropped: 0,
-        });
-        self.profiler.active.store(true, Ordering::Relaxed);
-        Ok(Profiling {
-            device: self.clone(),
-        })
-    }
-
-    /// Starts a phase of the work, which ends when it is dropped: a range in NVIDIA's profilers (NVTX),
-    /// and in the device's own [`Profile`].
-    pub fn phase(&self, name: &'static str) -> Phase {
-        let number = self.profiler.phases.fetch_add(1, Ordering::Relaxed);
-        if self.profiler.is_active()
-            && let Some(recording) = lock(&self.profiler.recording).as_mut()
-        {
-            recording.open(number, name);
-        }
-        Phase {
-            profiler: self.profiler.clone(),
-            number,
-            on_thread: PhantomData,
-            #[cfg(feature = "cuda")]
-            _range: super::nvtx::Range::new(name),
-        }
-    }
-}
-
-/// A device that is profiled. Dropped without [`finish`](Self::finish), what was measured is forgotten.
-#[must_use]
-#[derive(Debug)]
-pub struct Profiling {
-    device: Device,
-}
-
-impl Profiling {
-    /// Ends the measuring; phases that have not ended end here.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub fn finish(self) -> Result<Profile> {
-        let recording = lock(&self.device.profiler.recording).take();
-        // Only this value ends what it began.
-        let recording = recording.expect("a device that is profiled");
-        recording.finish(&self.device)
-    }
-}
-
-impl Drop for Profiling {
-    fn drop(&mut self) {
-        self.device.profiler.active.store(false, Ordering::Relaxed);
-        lock(&self.device.profiler.recording).take();
-    }
-}
-
-/// A named stretch of work, until it is dropped. Phases may lie in one another.
-#[must_use = "a phase ends when it is dropped"]
-pub struct Phase {
-    profiler: Arc<Profiler>,
-    number: u64,
-    /// NVTX's ranges end on the thread that they start on.
-    on_thread: PhantomData<*const ()>,
-    #[cfg(feature = "cuda")]
-    _range: super::nvtx::Range,
-}
-
-impl fmt::Debug for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "phase {}", self.number)
-    }
-}
-
-impl Drop for Phase {
-    fn drop(&mut self) {
-        if self.profiler.is_active()
-            && let Some(recording) = lock(&self.profiler.recording).as_mut()
-        {
-            recording.close(self.number);
-        }
     }
 }

@@ -4,7 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::{Address, Device, Driver, Kernel, Launch, RawArguments, Result, lock};
+use super::arguments::{Address, RawArguments};
+use super::device::Device;
+use super::error::Result;
+use super::interface::Driver;
+use super::kernel::Kernel;
+use super::launch::Launch;
+use super::lock::lock;
 
 /// What was asked of a device.
 pub(crate) struct Tally {

@@ -2,10 +2,12 @@
 
 use proptest::prelude::*;
 
+use super::jobs::JOBS;
 use super::*;
-use crate::backend::Viewpoint;
 use crate::backend::cuda::driver::test_devices;
 use crate::backend::host::{HostDevice, HostImages};
+use crate::backend::{ImageBuffer, Viewpoint};
+use crate::picture::ssim;
 use crate::random::philox;
 
 struct Reference;
@@ -179,7 +181,7 @@ fn check_every_operation(
     });
     out.assert_within(10.0 * ROUNDING);
 
-    let tile = tile_shape(shape, grid);
+    let tile = grid.tile_shape(shape.channels);
     let mut tiles = Both::random(backend, tile, grid.tiles() + 1, seed + 3);
     run!(tiles, |ops, images, to| ops.tile(
         pick(images, 2),
@@ -393,6 +395,10 @@ fn kernels_do_the_work_that_is_said() {
 #[cfg(feature = "emulator")]
 #[test]
 fn structs_have_the_kernels_layout() {
+    use super::compare::{ImageSquaredErrorArgs, ImageSsimArgs};
+    use super::jobs::{ImageCopyArgs, ImagePairArgs, ImageViewArgs};
+    use super::stitch::{ImageStitchArgs, Window};
+    use super::tiles::{Grid, ImageTileArgs, ImageUntileArgs};
     use crate::backend::cuda::driver::{assert_mirrored, mirror};
     let mirrors = [
         mirror::<ImageCopyArgs>(),

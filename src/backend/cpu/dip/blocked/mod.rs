@@ -19,12 +19,12 @@ mod tests;
 use self::plan::Plan;
 use self::state::State;
 use self::step::Workspace;
+use crate::backend::checks::{
+    check_images, check_instances, check_len, check_slot, free_slot, input_not_optimised, not_run,
+};
 use crate::backend::cpu::blocked::layout;
 use crate::backend::cpu::simd::Lanes;
 use crate::backend::host::HostImages;
-use crate::backend::slots::{
-    check_images, check_instances, check_len, check_slot, free_slot, input_not_optimised, not_run,
-};
 use crate::backend::{DipEngine, ImageShape, Instance, Precision};
 use crate::dip::NetSpec;
 use crate::error::Result;

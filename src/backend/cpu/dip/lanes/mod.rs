@@ -30,11 +30,11 @@ use rayon::prelude::*;
 use self::group::{Group, Occupant, get, put};
 use self::plan::Plan;
 use self::step::Workspace;
-use crate::backend::cpu::simd::{Isa, LANES, Lanes};
-use crate::backend::host::HostImages;
-use crate::backend::slots::{
+use crate::backend::checks::{
     check_images, check_instances, check_len, check_slot, free_slot, input_not_optimised, not_run,
 };
+use crate::backend::cpu::simd::{Isa, LANES, Lanes};
+use crate::backend::host::HostImages;
 use crate::backend::{DipEngine, ImageShape, Instance};
 use crate::dip::NetSpec;
 use crate::error::{Error, Result};

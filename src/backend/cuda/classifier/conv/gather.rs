@@ -4,9 +4,10 @@
 //! A gradient's pixels fall into classes. With strides s, pixels of equal remainder modulo s are read with
 //! the same elements of the kernel, and those of one class are a convolution of stride 1 over the outputs.
 
-use super::{Gather, Tap, TapClass};
-use crate::backend::cuda::driver::Address;
-use crate::backend::cuda::to_u32;
+use bytemuck::{Pod, Zeroable};
+
+use crate::backend::cuda::backend::to_u32;
+use crate::backend::cuda::driver::{self, Address};
 use crate::classifier::{Conv, Window};
 use crate::error::{Error, Result};
 
@@ -14,6 +15,46 @@ use crate::error::{Error, Result};
 const CLASSES: usize = 65_535;
 /// Coordinates stay below this, in the padding too.
 const FAR: usize = 1 << 29;
+
+driver::arguments! {
+    /// A term of an output pixel's sum: the input pixel, relative to the sum's anchor.
+    #[derive(Pod, Zeroable, Debug, PartialEq)]
+    pub struct Tap {
+        offset: i32,
+        row: i32,
+        column: i32,
+        unused: i32,
+    }
+
+    /// The output pixels that read by the same taps.
+    #[derive(Pod, Zeroable)]
+    pub struct TapClass {
+        rows: u32,
+        columns: u32,
+        first_row: u32,
+        first_column: u32,
+        first: u32,
+        terms: u32,
+    }
+
+    /// The shapes of both sides.
+    pub struct Gather {
+        taps: Address,
+        classes: Address,
+        pictures: u32,
+        groups: u32,
+        inputs: u32,
+        outputs: u32,
+        height: u32,
+        width: u32,
+        out_height: u32,
+        out_width: u32,
+        step_down: u32,
+        step_right: u32,
+        out_step_down: u32,
+        out_step_right: u32,
+    }
+}
 
 /// Which way numbers flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

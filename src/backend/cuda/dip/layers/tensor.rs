@@ -5,7 +5,8 @@
 
 use super::super::super::driver::{self, Address, Kernel, Launch, Result, Work, shared_bytes};
 use super::super::super::kernels::dip_conv_tensor as kernels;
-use super::{Batch, Conv, Maps, Parameters};
+use super::batch::{Batch, Maps, Parameters};
+use super::shape::Conv;
 use crate::backend::Precision;
 use crate::dip::Padding;
 
@@ -27,12 +28,12 @@ const STRIPS: u32 = 8;
 
 driver::arguments! {
     /// Packed weights of all slots.
-    struct Packed {
+    pub struct Packed {
         data: Address,
         stride: u64,
     }
 
-    struct PackArgs {
+    pub struct PackArgs {
         slots: Address,
         weight: Maps,
         packed: Packed,
@@ -42,7 +43,7 @@ driver::arguments! {
         backward: u32,
     }
 
-    struct ConvTensorArgs {
+    pub struct ConvTensorArgs {
         slots: Address,
         from: Maps,
         to: Maps,
@@ -59,7 +60,7 @@ driver::arguments! {
         pairs: u32,
     }
 
-    struct ConvTensorWeightsArgs {
+    pub struct ConvTensorWeightsArgs {
         slots: Address,
         x: Maps,
         dy: Maps,
@@ -74,7 +75,7 @@ driver::arguments! {
         parts: u32,
     }
 
-    struct AddPartsArgs {
+    pub struct AddPartsArgs {
         slots: Address,
         sums: Maps,
         weight: Maps,
@@ -331,17 +332,4 @@ impl Batch<'_> {
         });
         self.launch(&kernels::DIP_CONV_TENSOR_ADD_PARTS, launch, &arguments)
     }
-}
-
-/// Structs of the kernels' sources, for the test of their layouts.
-#[cfg(all(test, feature = "emulator"))]
-pub(super) fn mirrors() -> [(&'static str, driver::Layout); 5] {
-    use driver::mirror;
-    [
-        mirror::<Packed>(),
-        mirror::<PackArgs>(),
-        mirror::<ConvTensorArgs>(),
-        mirror::<ConvTensorWeightsArgs>(),
-        mirror::<AddPartsArgs>(),
-    ]
 }

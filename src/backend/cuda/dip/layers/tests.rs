@@ -9,8 +9,9 @@ mod tensor;
 use proptest::prelude::*;
 
 use super::*;
-use crate::backend::cuda::driver::{Buffer, test_devices};
+use crate::backend::cuda::driver::{Buffer, Device, test_devices};
 use crate::backend::reference::dip::ops::{self, Tensor};
+use crate::dip::{Padding, Upsample};
 use crate::random::{Purpose, RandomKey};
 
 /// Unit roundoff of float32.
@@ -692,8 +693,15 @@ fn kernels_do_the_work_that_is_said() {
 #[cfg(feature = "emulator")]
 #[test]
 fn structs_have_the_kernels_layout() {
+    use super::conv::ConvArgs;
+    use super::norm::{NormArgs, NormBackwardArgs};
+    use super::step::{AdamArgs, IterationsArgs, JitterArgs, LossArgs};
+    use super::tensor::{AddPartsArgs, ConvTensorArgs, ConvTensorWeightsArgs, PackArgs, Packed};
+    use super::upsample::UpsampleArgs;
     use crate::backend::cuda::driver::{assert_mirrored, mirror};
-    use crate::backend::cuda::kernels::dip_conv_tensor;
+    use crate::backend::cuda::kernels::{
+        dip_conv, dip_conv_tensor, dip_norm, dip_step, dip_upsample,
+    };
     let mirrors = [
         mirror::<Maps>(),
         mirror::<ConvArgs>(),
@@ -704,8 +712,14 @@ fn structs_have_the_kernels_layout() {
         mirror::<UpsampleArgs>(),
         mirror::<JitterArgs>(),
         mirror::<LossArgs>(),
+        mirror::<AdamRates>(),
         mirror::<AdamArgs>(),
         mirror::<IterationsArgs>(),
+        mirror::<Packed>(),
+        mirror::<PackArgs>(),
+        mirror::<ConvTensorArgs>(),
+        mirror::<ConvTensorWeightsArgs>(),
+        mirror::<AddPartsArgs>(),
     ];
     let modules = [
         dip_conv::LAYOUTS,
@@ -714,8 +728,5 @@ fn structs_have_the_kernels_layout() {
         dip_step::LAYOUTS,
         dip_upsample::LAYOUTS,
     ];
-    assert_mirrored(
-        &modules,
-        &[&mirrors[..], &super::tensor::mirrors()].concat(),
-    );
+    assert_mirrored(&modules, &mirrors);
 }

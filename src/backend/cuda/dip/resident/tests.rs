@@ -187,7 +187,7 @@ fn what_does_not_fit_runs_operation_by_operation() {
 #[cfg(feature = "emulator")]
 #[test]
 fn structs_have_the_kernels_layout() {
-    use super::plan::Map;
+    use super::plan::step::Map;
     use crate::backend::cuda::driver::{assert_mirrored, mirror};
     use crate::backend::cuda::kernels::resident;
     let mirrors = [mirror::<Map>(), mirror::<Step>(), mirror::<ResidentArgs>()];

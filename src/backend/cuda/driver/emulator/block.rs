@@ -12,14 +12,16 @@ use std::ptr;
 use corosensei::stack::{DefaultStack, StackPointer};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 
-use super::super::{Kernel, Launch, RawArguments};
-use super::Order;
+use super::super::arguments::RawArguments;
+use super::super::kernel::Kernel;
+use super::super::launch::Launch;
 use super::bridge::{
     Context, Counters, Entry, Host, Index, MAX_THREADS, MAX_VALUES, Meeting, RawFault,
     RawFaultKind, RawSpace, UNWRITTEN, backstitch_emulator_context,
 };
 use super::fault::{Access, Fault, Space};
 use super::memory::{self, Memory, Written};
+use super::order::Order;
 use crate::backend::cuda::kernels::LARGEST_FRAME;
 
 /// Of a fiber's stack, in bytes; its pages cost nothing until they are touched. What the compiler lets a

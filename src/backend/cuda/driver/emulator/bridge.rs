@@ -3,7 +3,7 @@
 use std::ffi::{CStr, c_char, c_void};
 use std::ops::AddAssign;
 
-use super::super::Layout;
+use super::super::arguments::Layout;
 
 /// A thread of a kernel: runs from its start to its end.
 pub type Entry = unsafe extern "C" fn(*const c_void);

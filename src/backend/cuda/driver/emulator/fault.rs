@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use super::super::Address;
-use super::Order;
+use super::super::arguments::Address;
 use super::bridge::OFFSET_BITS;
+use super::order::Order;
 
 /// Which memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

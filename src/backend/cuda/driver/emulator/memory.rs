@@ -7,7 +7,8 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Mutex;
 
-use super::super::{Address, lock};
+use super::super::arguments::Address;
+use super::super::lock::lock;
 use super::bridge::{OFFSET_BITS, Region, UNWRITTEN};
 use super::fault::Fault;
 use crate::backend::memory::free_bytes;

@@ -5,9 +5,10 @@
 //! until they end or wait for one another. What a kernel does wrong is a [`Fault`].
 
 mod block;
-mod bridge;
-mod fault;
+pub(in crate::backend::cuda) mod bridge;
+pub(super) mod fault;
 mod memory;
+mod order;
 #[cfg(test)]
 mod tests;
 
@@ -21,10 +22,14 @@ use self::block::{Plan, Worker};
 pub use self::bridge::{Counters, Emulated, RawField, RawFields, check_layout};
 pub use self::fault::{Access, Fault, Space};
 use self::memory::Memory;
-use super::{
-    Address, Device, Driver, DriverError, Kernel, Launch, RawArguments, Result, Work, lock,
-};
-use crate::random::philox;
+pub use self::order::Order;
+use super::arguments::{Address, RawArguments};
+use super::device::Device;
+use super::error::{DriverError, Result};
+use super::interface::Driver;
+use super::kernel::Kernel;
+use super::launch::{Launch, Work};
+use super::lock::lock;
 
 /// Shared memory that a block can have, if nothing else is said, in bytes: that of compute capability 9.0
 /// and 10.0. Others have less, down to 99 KiB; kernels choose their plan by the device.
@@ -32,30 +37,6 @@ const SHARED_LIMIT: u32 = 227 * 1024;
 
 /// Launches of fewer threads than this run on the calling thread alone.
 const WORTH_SHARING: u64 = 4096;
-
-/// The order in which a block's threads, and a grid's blocks, run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// By their numbers.
-    Forward,
-    /// The last one first.
-    Reverse,
-    /// At random, from a seed.
-    Shuffled(u32),
-}
-
-impl Order {
-    /// `0..n` in this order.
-    fn of(self, n: u32) -> Vec<u32> {
-        let mut order: Vec<u32> = (0..n).collect();
-        match self {
-            Order::Forward => {}
-            Order::Reverse => order.reverse(),
-            Order::Shuffled(seed) => order.sort_by_key(|&i| philox([i, 0, 0, 0], [seed, 0])[0]),
-        }
-        order
-    }
-}
 
 /// What a kernel did, over all its launches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

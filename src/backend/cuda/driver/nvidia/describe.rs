@@ -6,8 +6,8 @@ use cudarc::driver::result::{self, DriverError as Refusal};
 use cudarc::driver::sys;
 use serde::Serialize;
 
-use super::super::Peak;
-use super::{Context, explain};
+use super::super::profile::Peak;
+use super::context::{Context, explain};
 use crate::backend::cuda::kernels;
 
 /// The oldest driver that has all the functions that are called here, as a version of CUDA.

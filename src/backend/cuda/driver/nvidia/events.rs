@@ -5,9 +5,9 @@ use std::sync::Arc;
 use cudarc::driver::result::{DriverError as Refusal, event};
 use cudarc::driver::sys;
 
-use super::super::Result;
-use super::super::profiler::Timeline;
-use super::Nvidia;
+use super::super::error::Result;
+use super::super::timeline::Timeline;
+use super::gpu::Nvidia;
 
 /// Events of one stream, used again and again.
 pub(super) struct Events {

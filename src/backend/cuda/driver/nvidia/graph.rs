@@ -8,9 +8,10 @@ use std::sync::Arc;
 use cudarc::driver::result::{self, DriverError as Refusal};
 use cudarc::driver::sys;
 
-use super::super::graph::{Executable, Recorded, describe};
-use super::super::{DriverError, Result};
-use super::{Latest, Nvidia, explain};
+use super::super::error::{DriverError, Result};
+use super::super::recorded::{Executable, Recorded, describe};
+use super::context::explain;
+use super::gpu::{Latest, Nvidia};
 
 /// A graph that is ready to be launched.
 pub(super) struct Prepared {

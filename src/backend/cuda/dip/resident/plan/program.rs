@@ -6,10 +6,31 @@ mod walk;
 use std::collections::HashMap;
 
 use super::memory::{ALIGNED, Home, Memory, View};
-use super::{
-    MAX_STEPS, MAX_THREADS, Map, NOWHERE, Op, PACKED, Plan, RECORD, Step, WARP, reciprocal,
+use super::step::{
+    MAX_STEPS, MAX_THREADS, Map, NOWHERE, Op, PACKED, RECORD, Step, WARP, reciprocal,
 };
 use crate::dip::{LEAKY_SLOPE, NetSpec, Padding};
+
+/// The program of an iteration, and the block's memory.
+#[derive(Debug)]
+pub struct Plan {
+    pub steps: Vec<Step>,
+    pub threads: u32,
+    /// Numbers in the block's memory.
+    pub floats: usize,
+    /// Numbers of an instance: parameters, input, those that Adam moves, and of a picture.
+    pub parameters: usize,
+    pub input: usize,
+    pub trained: usize,
+    pub elements: usize,
+    pub gradients_at: u32,
+    pub input_gradient_at: u32,
+    pub moments_at: u32,
+    pub target_at: u32,
+    pub partials_at: u32,
+    /// Of the convolutions and their derivatives, an iteration.
+    pub multiply_adds: u64,
+}
 
 /// A step before its maps have places.
 struct Draft {
@@ -80,10 +101,11 @@ pub(super) struct Network<'a> {
 }
 
 impl<'a> Network<'a> {
-    pub fn new(spec: &'a NetSpec, height: usize, width: usize) -> Self {
+    /// With no step yet.
+    fn new(spec: &'a NetSpec, height: usize, width: usize) -> Self {
         let parameters = spec.parameter_count();
         let input = spec.input_depth * height * width;
-        let mut network = Network {
+        Network {
             spec,
             height,
             width,
@@ -100,9 +122,7 @@ impl<'a> Network<'a> {
             widest: 0,
             input_gradient: None,
             multiply_adds: 0,
-        };
-        network.iteration();
-        network
+        }
     }
 
     pub fn trained(&self) -> usize {

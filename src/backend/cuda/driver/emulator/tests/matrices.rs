@@ -4,6 +4,7 @@ use half::bf16;
 
 use super::*;
 use crate::backend::cuda::kernels::matrices as kernels;
+use crate::random::philox;
 
 arguments! {
     struct MatricesArgs {

@@ -1,8 +1,9 @@
 //! The walk through the network: forward into the deepest level and out of it, backward likewise, then Adam.
 
-use super::super::Op;
 use super::super::memory::View;
+use super::super::step::Op;
 use super::{Block, Conv, Incoming, Network, Raw};
+use crate::dip::NetSpec;
 
 /// What the forward pass of a level leaves.
 struct Level {
@@ -17,9 +18,15 @@ struct Level {
     deeper: Option<Box<Level>>,
 }
 
-impl Network<'_> {
-    /// The whole iteration.
-    pub fn iteration(&mut self) {
+impl<'a> Network<'a> {
+    /// With the steps of an iteration.
+    pub fn of(spec: &'a NetSpec, height: usize, width: usize) -> Self {
+        let mut network = Network::new(spec, height, width);
+        network.iteration();
+        network
+    }
+
+    fn iteration(&mut self) {
         let whole = [self.height, self.width];
         let mut input = Raw {
             view: self.fixed(self.parameters),

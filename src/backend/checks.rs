@@ -1,6 +1,6 @@
-//! What every DIP engine checks about slots, targets and outputs before it works.
+//! What every engine checks about slots, images and outputs before it works.
 
-use super::{ImageBuffer, ImageShape, Instance};
+use super::{At, ImageBuffer, ImageShape, Instance};
 use crate::error::{Error, Result};
 
 /// Refuses a slot beyond the capacity.
@@ -82,5 +82,37 @@ pub(crate) fn check_len(what: &str, got: usize, want: usize) -> Result<()> {
     }
     Err(Error::invalid(format!(
         "{got} {what} for a DIP instance that has {want}"
+    )))
+}
+
+/// Refuses images that the classifier does not take.
+pub(crate) fn check_classified<I: ImageBuffer>(
+    images: &[At<'_, I>],
+    shape: ImageShape,
+) -> Result<()> {
+    let mut shapes = images.iter().map(|image| image.buffer.shape());
+    match shapes.find(|&other| other != shape) {
+        Some(other) => Err(Error::invalid(format!(
+            "an image of {other} where the classifier takes {shape}"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a buffer without room for `count` gradients of `shape` from `first` on.
+pub(crate) fn check_gradients(
+    out: &impl ImageBuffer,
+    shape: ImageShape,
+    first: usize,
+    count: usize,
+) -> Result<()> {
+    let end = first.saturating_add(count);
+    if out.shape() == shape && end <= out.len() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "gradients {first}..{end} of {shape} do not fit a buffer of {} of {}",
+        out.len(),
+        out.shape()
     )))
 }
