@@ -23,7 +23,7 @@ fn purify(options: &Options, images: usize, capacity: usize, pictures: &[Picture
 }
 
 #[test]
-fn noise_is_recognised_and_stepped_back_from() {
+fn noise_is_recognized_and_stepped_back_from() {
     let (clean, noisy) = (picture(0.0, 0.0), picture(0.0, 0.05));
     let outcomes = purify(&options(), 2, 64, &[clean.clone(), noisy.clone()]);
     let [calm, attacked] = &outcomes[..] else {
@@ -226,7 +226,7 @@ fn a_label_that_is_nowhere_on_the_map_is_looked_for_behind_it_and_else_made() {
         assert!(!on_map(&outcome, 0), "{iterations} {noise}");
         outcome
     };
-    // Half learnt: it is gone far enough behind the reconstruction.
+    // Half learned: it is gone far enough behind the reconstruction.
     let outcome = purified(60, 0.05);
     assert_eq!((outcome.fallback, outcome.output.label()), (None, 0));
     let crossed = outcome.restarts.iter().filter_map(|r| r.boundary);
@@ -257,7 +257,7 @@ fn earlier_segments_are_drawn_where_the_last_has_no_point_of_the_label() {
     assert_eq!(drawn(&outcome)[..3], [[last], [last], [last]]);
     assert_eq!(drawn(&outcome)[3].len(), options().map.segments);
 
-    // A checkerboard that the networks have learnt at the last probe, but not at the first.
+    // A checkerboard that the networks have learned at the last probe, but not at the first.
     let mut options = learning(150, 50);
     options.map.warm_up = 0.0;
     let outcome = purify(&options, 1, 64, &[picture(0.0, 0.025)]).remove(0);
@@ -329,11 +329,11 @@ fn the_plan_keeps_all_slots_busy() {
         Plan::new(&SOUND, &options(), SHAPE, 3, limits).unwrap()
     };
     // 12×10 in tiles of 8: four tiles, three restarts.
-    let an_image = 12;
+    let per_image = 12;
     let images = |capacity| plan(capacity).images;
-    assert_eq!(images(2 * an_image), 2);
+    assert_eq!(images(2 * per_image), 2);
     // The third image has 1 slot: a fourth one's instances take those that the first two leave.
-    assert_eq!(images(2 * an_image + 1), 4);
+    assert_eq!(images(2 * per_image + 1), 4);
     assert_eq!(images(1), 2);
     assert_eq!(plan(5).capacity, 5);
 }

@@ -61,7 +61,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let shape = Picture::open(Path::new(first))?.shape;
     let mut reconstructions = Reconstructions::allocate(&backend, &options, shape, together)?;
     let grid = options.grids(shape)?[0];
-    let instances = together * reconstructions.instances_of_an_image();
+    let instances = together * reconstructions.instances_per_image();
     let mut dip = backend.dip(&options.spec, grid.tile_height, grid.tile_width, instances)?;
     let mut inputs = backend.allocate(shape, together)?;
     let mut image = backend.allocate(shape, 1)?;

@@ -24,7 +24,7 @@ pub struct Ball {
 }
 
 /// Keeps a vanishing gradient's norm from being divided by (torchattacks' `eps_for_division`).
-const LEAST_NORM: f64 = 1e-10;
+const MIN_NORM: f64 = 1e-10;
 
 /// Euclidean length, summed in float64.
 pub(super) fn length(change: impl Iterator<Item = f32>) -> f64 {
@@ -49,7 +49,7 @@ impl Ball {
                 }
             }
             Norm::L2 => {
-                let length = length(gradient.iter().copied()) + LEAST_NORM;
+                let length = length(gradient.iter().copied()) + MIN_NORM;
                 let scale = (f64::from(step) / length) as f32;
                 for (pixel, &slope) in image.iter_mut().zip(gradient) {
                     *pixel += scale * slope;
@@ -68,7 +68,7 @@ impl Ball {
                 }
             }
             Norm::L2 => {
-                let length = distance(image, clean).max(LEAST_NORM);
+                let length = distance(image, clean).max(MIN_NORM);
                 let shrink = (f64::from(self.eps) / length).min(1.0) as f32;
                 for (pixel, &clean) in image.iter_mut().zip(clean) {
                     *pixel = (clean + shrink * (*pixel - clean)).clamp(0.0, 1.0);
@@ -120,7 +120,7 @@ impl Ball {
                 length(change.iter().copied())
             }
         };
-        let scale = (f64::from(size) / norm.max(LEAST_NORM)) as f32;
+        let scale = (f64::from(size) / norm.max(MIN_NORM)) as f32;
         change.iter_mut().for_each(|x| *x *= scale);
         change
     }

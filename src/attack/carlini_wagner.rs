@@ -2,14 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::algorithm::{Attack, above_zero, at_least_zero};
 use super::ball::Ball;
 use super::climb::{Climber, Subject, climb};
 use super::losses::Loss;
-use super::method::{Attack, above_zero, at_least_zero};
 use super::victim::{Slope, Victim};
 use crate::error::Result;
 
-/// Carlini and Wagner 2017: minimises `‖x' − x‖² + c · max(−margin, −confidence)` with Adam, for `x' =
+/// Carlini and Wagner 2017: minimizes `‖x' − x‖² + c · max(−margin, −confidence)` with Adam, for `x' =
 /// (tanh w + 1) / 2`, and keeps the nearest image that meets the aim with that confidence (any that
 /// meets it, in torchattacks).
 ///

@@ -1,15 +1,15 @@
-//! DeepFool: straight to the nearest boundary of the classifier's linearisation.
+//! DeepFool: straight to the nearest boundary of the classifier's linearization.
 
 use serde::{Deserialize, Serialize};
 
+use super::algorithm::{Attack, at_least_zero};
 use super::ball::{Ball, length};
 use super::climb::Subject;
 use super::losses::Loss;
-use super::method::{Attack, at_least_zero};
 use super::victim::{Slope, Victim};
 use crate::error::{Error, Result};
 
-/// Moosavi-Dezfooli et al. 2016: linearise, step over the nearest boundary, until the label changes.
+/// Moosavi-Dezfooli et al. 2016: linearize, step over the nearest boundary, until the label changes.
 ///
 /// Looks for a small change in the Euclidean norm, and is bound by none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,7 +33,7 @@ impl Default for DeepFool {
     }
 }
 
-/// A linearised boundary.
+/// A linearized boundary.
 struct Wall {
     /// Normal, away from the label.
     gradient: Vec<f32>,

@@ -53,7 +53,7 @@ pub enum Loss {
 }
 
 /// Added to the ratios' denominators, as AutoAttack does: equal logits must not divide by 0.
-const LEAST_SPREAD: f64 = 1e-12;
+const MIN_SPREAD: f64 = 1e-12;
 
 impl Loss {
     /// What raising it leads to.
@@ -88,21 +88,22 @@ impl Loss {
             }
             Loss::Margin { aim, confidence } => {
                 let (margin, confidence) = (aim.margin(reading), f64::from(confidence));
-                if margin <= confidence {
-                    let (class, rival) = (aim.class(), best_other(reading, aim.class()));
+                if margin <= confidence
+                    && let Some(rival) = reading.rival(aim.class())
+                {
                     let sign = match aim {
                         Aim::AwayFrom(_) => 1.0,
                         Aim::Towards(_) => -1.0,
                     };
                     add(rival, sign);
-                    add(class, -sign);
+                    add(aim.class(), -sign);
                 }
                 margin.min(confidence)
             }
             Loss::Dlr { label } => {
                 let [first, _, third] = best(reading);
-                let rival = best_other(reading, label);
-                let spread = z(first) - z(third) + LEAST_SPREAD;
+                let rival = reading.rival(label).unwrap_or(label);
+                let spread = z(first) - z(third) + MIN_SPREAD;
                 let ratio = (z(rival) - z(label)) / spread;
                 add(rival, 1.0 / spread);
                 add(label, -1.0 / spread);
@@ -112,7 +113,7 @@ impl Loss {
             }
             Loss::TargetedDlr { label, target } => {
                 let [first, _, third, fourth] = best(reading);
-                let spread = z(first) - (z(third) + z(fourth)) / 2.0 + LEAST_SPREAD;
+                let spread = z(first) - (z(third) + z(fourth)) / 2.0 + MIN_SPREAD;
                 let ratio = (z(target) - z(label)) / spread;
                 add(target, 1.0 / spread);
                 add(label, -1.0 / spread);
@@ -128,12 +129,6 @@ impl Loss {
             }
         }
     }
-}
-
-/// The class with the largest logit, other than `class`.
-fn best_other(reading: &Reading, class: usize) -> usize {
-    let [first, second] = best(reading);
-    if first == class { second } else { first }
 }
 
 /// The `N` best classes, best first; of equal ones the lower first.
@@ -235,8 +230,6 @@ mod tests {
         assert_eq!(best::<4>(&reading), [4, 1, 2, 0]);
         assert_eq!(best::<3>(&Reading::new(&[3.0, 2.0, 1.0])), [0, 1, 2]);
         assert_eq!(best::<3>(&Reading::new(&[1.0, 2.0, 3.0])), [2, 1, 0]);
-        assert_eq!(best_other(&reading, 4), 1);
-        assert_eq!(best_other(&reading, 0), 4);
     }
 
     #[test]

@@ -3,38 +3,14 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::algorithm::Attack;
 use super::apgd::{Apgd, ApgdCe, ApgdDlr, ApgdT};
-use super::ball::{Ball, Norm};
+use super::ball::Norm;
 use super::carlini_wagner::CarliniWagner;
-use super::climb::Subject;
 use super::deepfool::DeepFool;
 use super::projected_gradient::{Bim, Fgsm, MiFgsm, Pgd, PgdL2};
 use super::square::Square;
-use super::victim::Victim;
 use crate::error::{Error, Result};
-
-/// An attack with its numbers.
-pub trait Attack {
-    /// Checks every number, for a victim of `classes` classes and an attack on the own label or
-    /// (`targeted`) towards another.
-    ///
-    /// # Errors
-    /// One that cannot be used.
-    fn validate(&self, classes: usize, targeted: bool) -> Result<()>;
-
-    /// What bounds the change; `None` where the attack looks for a small one.
-    fn ball(&self) -> Option<Ball>;
-
-    /// The attacked images, CHW in `[0, 1]`, in the subjects' order and inside their balls.
-    ///
-    /// `eight_bit` says that the images will be rounded.
-    fn run(
-        &self,
-        victim: &mut dyn Victim,
-        subjects: &[Subject<'_>],
-        eight_bit: bool,
-    ) -> Result<Vec<Vec<f32>>>;
-}
 
 /// An attack's name, in options and records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -54,11 +30,11 @@ pub enum Name {
     /// Dong et al. 2018: BIM along an accumulated gradient
     #[cfg_attr(feature = "cli", value(alias = "mifgsm"))]
     MiFgsm,
-    /// Moosavi-Dezfooli et al. 2016: a small change in the Euclidean norm, by linearisation
+    /// Moosavi-Dezfooli et al. 2016: a small change in the Euclidean norm, by linearization
     #[serde(rename = "deepfool")]
     #[cfg_attr(feature = "cli", value(name = "deepfool"))]
     DeepFool,
-    /// Carlini and Wagner 2017: a small change in the Euclidean norm, by optimisation
+    /// Carlini and Wagner 2017: a small change in the Euclidean norm, by optimization
     #[cfg_attr(feature = "cli", value(alias = "cw-l2"))]
     Cw,
     /// Croce and Hein 2020: PGD that sets its own step size, on the cross-entropy
@@ -207,26 +183,6 @@ fn flag(option: &str) -> String {
     match option {
         "random_start" => "--no-random-start".into(),
         option => format!("--{}", option.replace('_', "-")),
-    }
-}
-
-/// Refuses a number that is not above 0.
-pub(super) fn above_zero(option: &str, x: f32) -> Result<()> {
-    match x.is_finite() && x > 0.0 {
-        true => Ok(()),
-        false => Err(Error::invalid(format!(
-            "--{option} must be above 0, not {x}"
-        ))),
-    }
-}
-
-/// Refuses a number below 0.
-pub(super) fn at_least_zero(option: &str, x: f32) -> Result<()> {
-    match x.is_finite() && x >= 0.0 {
-        true => Ok(()),
-        false => Err(Error::invalid(format!(
-            "--{option} must be 0 or above, not {x}"
-        ))),
     }
 }
 

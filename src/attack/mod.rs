@@ -1,12 +1,13 @@
-//! Attacks on a classifier: what the defence is measured against.
+//! Attacks on a classifier: what the defense is measured against.
 //!
 //! Meaning and defaults are those of torchattacks and AutoAttack; each file says where it differs.
 //! Attacks see a [`Victim`] only: what it says of images, and its losses' gradients. All pictures of a
 //! batch advance together, and what one gets does not depend on the others. The steps themselves are
 //! simple arithmetic on the host. The classifier alone is a [`Classifier`]; the classifier behind the
-//! whole defence an [`adaptive::Defended`].
+//! whole defense an [`adaptive::Defended`].
 
 pub mod adaptive;
+mod algorithm;
 mod apgd;
 mod ball;
 mod carlini_wagner;
@@ -21,13 +22,14 @@ mod square;
 mod tests;
 mod victim;
 
+pub use algorithm::Attack;
 pub use apgd::{Apgd, ApgdCe, ApgdDlr, ApgdT};
 pub use ball::{Ball, Norm};
 pub use carlini_wagner::CarliniWagner;
 pub use climb::Subject;
 pub use deepfool::DeepFool;
 pub use losses::{Aim, Loss};
-pub use method::{Attack, Method, Name};
+pub use method::{Method, Name};
 pub use projected_gradient::{Bim, Fgsm, MiFgsm, Pgd, PgdL2};
 pub use rounding::round_into_ball;
 pub use square::Square;

@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::algorithm::{Attack, above_zero, at_least_zero};
 use super::ball::{Ball, Norm};
 use super::climb::{Climber, Subject, climb};
 use super::losses::Loss;
-use super::method::{Attack, above_zero, at_least_zero};
 use super::victim::{Slope, Victim};
 use crate::error::Result;
 

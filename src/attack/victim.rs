@@ -15,7 +15,7 @@ pub struct Slope {
     pub gradient: Vec<f32>,
 }
 
-/// Something with an opinion of images: a classifier, alone or behind a defence.
+/// Something with an opinion of images: a classifier, alone or behind a defense.
 ///
 /// What it says of an image must not depend on the other images of a call.
 pub trait Victim {

@@ -1,4 +1,4 @@
-//! The defence, gone through for what it asks of a GPU and of the host. What it computes means nothing.
+//! The defense, gone through for what it asks of a GPU and of the host. What it computes means nothing.
 //!
 //! All of the program runs, down to the launches: once on the emulator, a few blocks of each launch, which
 //! counts what kernels do; and on a device that does nothing, by the clock, which leaves the host's own work.
@@ -46,7 +46,7 @@ pub struct Transfers {
     pub bytes: u64,
 }
 
-/// What is rehearsed: the defence of pictures that all turn out adversarial, the longest way through it.
+/// What is rehearsed: the defense of pictures that all turn out adversarial, the longest way through it.
 #[derive(Clone, Copy)]
 pub struct Rehearsal<'a> {
     pub chip: &'a Chip,

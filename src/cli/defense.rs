@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::defense::{
-    LocaliseOptions, MapOptions, Options, PushOptions, ReconstructOptions, SettlingOptions,
+    LocalizeOptions, MapOptions, Options, PushOptions, ReconstructOptions, SettlingOptions,
     StitchMode, StitchOptions, VerdictOptions,
 };
 use crate::dip::{Padding, Preset, Upsample};
@@ -155,7 +155,7 @@ impl DefenseArgs {
         let options = Options {
             map: self.map(),
             verdict: self.verdict(),
-            localise: self.localise(),
+            localize: self.localize(),
             push: self.push(),
             stitch: self.stitch(),
             stop_early: self.stop_early.then(|| self.settling()),
@@ -239,6 +239,7 @@ impl DefenseArgs {
         VerdictOptions {
             clean_below: self.clean_below.unwrap_or(default.clean_below),
             adversarial_from: self.adversarial_from.unwrap_or(default.adversarial_from),
+            ..default
         }
     }
 
@@ -250,9 +251,9 @@ impl DefenseArgs {
         }
     }
 
-    fn localise(&self) -> LocaliseOptions {
-        let default = LocaliseOptions::default();
-        LocaliseOptions {
+    fn localize(&self) -> LocalizeOptions {
+        let default = LocalizeOptions::default();
+        LocalizeOptions {
             fan: self.fan.unwrap_or(default.fan),
             tolerance: self.tolerance.unwrap_or(default.tolerance),
         }

@@ -102,6 +102,14 @@ pub trait DeviceDefense: Send {
         self.options().map.viewpoints(self.shape())
     }
 
+    /// The images behind [`DecisionMap::views`], in that order: CHW in `[0, 1]`. They are of picture `image` of
+    /// the last call of [`purify`](Self::purify), which must have had no more than [`places`](Self::places)
+    /// pictures.
+    ///
+    /// # Errors
+    /// The device's errors.
+    fn views(&self, image: usize) -> Result<Vec<Vec<f32>>>;
+
     /// The images behind [`DecisionMap::votes`], mirror images included, in that order: CHW in `[0, 1]`.
     /// `map` is that of picture `image` of the last call of [`purify`](Self::purify), which must have had
     /// no more than [`places`](Self::places) pictures: their reconstructions are still there.

@@ -54,7 +54,7 @@ impl<I: ImageBuffer> Fitting<I> {
         places: usize,
         together: bool,
     ) -> Result<Self> {
-        let per_image = reconstructions.instances_of_an_image();
+        let per_image = reconstructions.instances_per_image();
         Ok(Fitting {
             targets: ops.allocate(reconstructions.tile_shape(), places * per_image)?,
             slots: vec![None; capacity],
@@ -73,7 +73,7 @@ impl<I: ImageBuffer> Fitting<I> {
         hash: u64,
         reconstructions: &Reconstructions<I>,
     ) -> Result<()> {
-        let per_image = reconstructions.instances_of_an_image();
+        let per_image = reconstructions.instances_per_image();
         for (restart, grid) in reconstructions.grids().iter().enumerate() {
             let first = place * per_image + reconstructions.instances_of(restart).start;
             ops.tile(image, *grid, &mut self.targets, first)?;
@@ -133,7 +133,7 @@ impl<I: ImageBuffer> Fitting<I> {
         options: &ReconstructOptions,
         out: &Reconstructions<I>,
     ) -> Result<()> {
-        let per_image = out.instances_of_an_image();
+        let per_image = out.instances_per_image();
         let restarts: Vec<_> = (0..options.restarts).map(|r| out.instances_of(r)).collect();
         let free: Vec<usize> = (0..self.slots.len())
             .filter(|&slot| self.slots[slot].is_none())
@@ -147,8 +147,8 @@ impl<I: ImageBuffer> Fitting<I> {
             if self.together && free.len() < per_image {
                 break;
             }
-            let (slots, rest) = free.split_at(free.len().min(per_image - image.next));
-            free = rest;
+            let (slots, remaining) = free.split_at(free.len().min(per_image - image.next));
+            free = remaining;
             for &slot in slots {
                 let instance = image.next;
                 let restart = restarts.partition_point(|of| of.end <= instance);

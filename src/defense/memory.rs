@@ -4,7 +4,7 @@ use crate::backend::ImageShape;
 use crate::error::Result;
 
 use super::Options;
-use super::decision_map::DRAWN_TOGETHER;
+use super::drawing::SEGMENTS_PER_BATCH;
 use super::push;
 
 /// A part of the memory that images in flight take.
@@ -43,7 +43,7 @@ impl Options {
         let points = (self.map.reach_points + 1 + self.map.segment_points) as u128;
         let mirror = u128::from(self.map.mirror);
         // Of the path that votes; of images that may end early, at every probe.
-        let votes = (1 + mirror) * self.map.voting_places().len() as u128;
+        let votes = (1 + mirror) * self.map.voting_positions().len() as u128;
         let voting = if self.stop_early.is_some() {
             probes
         } else {
@@ -55,7 +55,7 @@ impl Options {
         let readings = paths * readings_of_a_path;
         // The input and the output; every path's ends, on-boundary and on-manifold image. In the mirror the
         // input and the ends that vote.
-        let ends = (images * paths * segments).min(DRAWN_TOGETHER as u128);
+        let ends = (images * paths * segments).min(SEGMENTS_PER_BATCH as u128);
         let mirrored_ends = mirror * ends.min(images * segments);
         let pictures = images * (2 + mirror + 4 * paths) + restarts + ends + mirrored_ends;
         Ok([
@@ -76,7 +76,7 @@ impl Options {
                 way_out: "lower --segment-points, --segments or --restarts",
             },
             MemoryPart {
-                bytes: readings * (self.localise.fan + push::TRIED_TOGETHER) as u128,
+                bytes: readings * (self.localize.fan + push::STRENGTHS_PER_BATCH) as u128,
                 purpose: "the boundary's and the pushes' probes",
                 way_out: "lower --fan or --restarts",
             },
@@ -110,7 +110,7 @@ mod tests {
             bytes(&|options| options.reconstruct.iterations *= 2),
             bytes(&|options| options.map.segments += 1),
             bytes(&|options| options.map.segment_points *= 2),
-            bytes(&|options| options.localise.fan *= 2),
+            bytes(&|options| options.localize.fan *= 2),
         ];
         for (part, larger) in larger.iter().enumerate() {
             assert!(larger[part] > before[part], "{part}");

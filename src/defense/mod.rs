@@ -1,18 +1,21 @@
-//! The defence: one file per stage, joined here.
+//! The defense: one file per stage, joined here.
 //!
 //! ```text
-//! reconstruct ─► trajectory ─► decision_map ─► verdict ─► localise ─► push ─► stitch ─► output
+//! reconstruct ─► trajectory ─► decision_map ─► verdict ─► localize ─► push ─► stitch ─► output
 //!      A             B              C             C           D         E        F         G
 //! ```
 //!
 //! The four steps are those of Ding et al. 2021: map the reconstructions to the decision space,
-//! localise on-boundary images, perturb them in the reverse direction to the adversarial image,
+//! localize on-boundary images, perturb them in the reverse direction to the adversarial image,
 //! stitch. How each is done, and every default, is this project's choice.
 
 mod decision_map;
 mod device;
+mod drawing;
 mod fitting;
-mod localise;
+mod localize;
+mod manifold;
+mod map_options;
 mod memory;
 mod nudge;
 mod options;
@@ -24,32 +27,38 @@ mod push;
 mod reading;
 mod reconstruct;
 mod restore;
+mod room;
 mod settling;
 mod stitch;
 mod stopping;
 mod trajectory;
 mod verdict;
+mod voters;
 mod votes;
 
-pub use decision_map::{DecisionMap, MapOptions, Pair, Segment, SegmentPoint, Towards};
+pub use decision_map::{DecisionMap, Pair, Segment, SegmentPoint, Towards};
 pub use device::{DeviceDefense, Times};
 pub use fitting::reconstruct;
-pub use localise::{Boundary, LocaliseOptions};
+pub use localize::{Boundary, LocalizeOptions};
+pub use map_options::MapOptions;
 pub use memory::MemoryPart;
 pub use options::Options;
 pub use oracle::Oracle;
 pub use outcome::{Ablations, Fallback, Outcome, PathOutcome, Shown};
 pub use pipeline::Defense;
-pub(crate) use pipeline::Room;
 pub use probe::Prober;
-pub use push::{PushOptions, Step};
+pub use push::{ChosenPush, PushOptions};
+pub(crate) use reading::MIN_LOG_PROB;
 pub use reading::Reading;
-pub use reconstruct::{Path, Placed, ReconstructOptions, ReconstructionId, Reconstructions};
+pub use reconstruct::{
+    Placed, ReconstructOptions, ReconstructionId, ReconstructionPath, Reconstructions,
+};
+pub(crate) use room::Room;
 pub use settling::SettlingOptions;
 pub use stitch::{StitchMode, StitchOptions};
 pub use stopping::smoothed_psnr_maximum;
 pub use trajectory::{Trajectory, TrajectoryPoint, trace};
-pub(crate) use verdict::{EVEN, LEAST_LOG, Odds, lead, log_probability};
-pub use verdict::{Judgement, Verdict, VerdictOptions};
+pub use verdict::{EvidenceOptions, Judgement, Verdict, VerdictOptions};
+pub(crate) use verdict::{Odds, lead};
 pub use votes::Vote;
 pub(crate) use votes::support;

@@ -1,7 +1,7 @@
 //! Every stage's options.
 
-use super::decision_map::MapOptions;
-use super::localise::LocaliseOptions;
+use super::localize::LocalizeOptions;
+use super::map_options::MapOptions;
 use super::push::PushOptions;
 use super::reconstruct::ReconstructOptions;
 use super::settling::SettlingOptions;
@@ -15,7 +15,9 @@ pub struct Options {
     pub reconstruct: ReconstructOptions,
     pub map: MapOptions,
     pub verdict: VerdictOptions,
-    pub localise: LocaliseOptions,
+    /// Recorded under the name that runs of earlier versions have, so that they can be resumed.
+    #[serde(rename = "localise")]
+    pub localize: LocalizeOptions,
     pub push: PushOptions,
     pub stitch: StitchOptions,
     /// When an image's verdict is settled before its last iteration, so that it ends there; `None`: all
@@ -43,7 +45,7 @@ impl Options {
             reconstruct,
             map: MapOptions::default(),
             verdict: VerdictOptions::default(),
-            localise: LocaliseOptions::default(),
+            localize: LocalizeOptions::default(),
             push: PushOptions::default(),
             stitch: StitchOptions::default(),
             stop_early: None,
@@ -59,9 +61,29 @@ impl Options {
         self.reconstruct.validate()?;
         self.map.validate()?;
         self.verdict.validate()?;
-        self.localise.validate()?;
+        self.localize.validate()?;
         self.push.validate()?;
         self.stitch.validate()?;
         self.stop_early.as_ref().map_or(Ok(()), |o| o.validate())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dip::Preset;
+
+    #[test]
+    fn options_are_recorded_under_the_names_of_earlier_runs() {
+        let options = Options::new(ReconstructOptions::preset(Preset::Tiles, 3));
+        let value = serde_json::to_value(options).unwrap();
+        let keys: Vec<&str> = value
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(|key| &**key)
+            .collect();
+        let want = "reconstruct map verdict localise push stitch always eight_bit";
+        assert_eq!(keys.join(" "), want);
     }
 }

@@ -38,7 +38,7 @@ pub struct PathOutcome {
     pub boundary: Option<f32>,
 }
 
-/// What the defence found and made of one image, with the numbers it decided by.
+/// What the defense found and made of one image, with the numbers it decided by.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     pub input: Reading,

@@ -2,77 +2,26 @@
 
 use std::time::Instant;
 
-use super::decision_map::{DecisionMap, Drawing, Pair, Towards};
+use super::decision_map::{DecisionMap, Pair};
 use super::device::{DeviceDefense, Times};
-use super::fitting::Fitting;
+use super::drawing::Drawing;
 use super::options::Options;
 use super::oracle::Oracle;
 use super::outcome::Outcome;
 use super::probe::Prober;
-use super::reconstruct::{Placed, ReconstructionId, Reconstructions};
+use super::room::Room;
 use super::settling::Settling;
 use super::verdict::{Judgement, Verdict};
 use super::votes;
-use crate::backend::{
-    At, Backend, Blend, ClassifierEngine, ImageOps, ImageShape, Phase, View, Viewpoint,
-};
+use crate::backend::{Backend, ClassifierEngine, ImageOps, Phase, View, Viewpoint};
 use crate::error::{Error, Result};
 use crate::picture::Picture;
-
-/// What the images in flight need on a device.
-pub(crate) struct Room<B: Backend> {
-    pub(super) dip: B::Dip,
-    /// By place.
-    pub(super) inputs: B::Images,
-    /// Their mirror images, by place, where votes are read mirrored.
-    mirrored_inputs: Option<B::Images>,
-    pub(super) reconstructions: Reconstructions<B::Images>,
-    fitting: Fitting<B::Images>,
-}
-
-impl<B: Backend> Room<B> {
-    /// Room for `images` images of shape `shape` in flight and a DIP engine of `capacity` instances.
-    pub fn new(
-        backend: &B,
-        options: &Options,
-        shape: ImageShape,
-        images: usize,
-        capacity: usize,
-    ) -> Result<Self> {
-        options.validate()?;
-        if options.reconstruct.spec.output_channels != shape.channels {
-            return Err(Error::invalid(format!(
-                "the DIP network makes {} channels, the classifier takes {}",
-                options.reconstruct.spec.output_channels, shape.channels
-            )));
-        }
-        let reconstruct = &options.reconstruct;
-        let reconstructions = Reconstructions::allocate(backend, reconstruct, shape, images)?;
-        let grid = reconstruct.grids(shape)?[0];
-        let capacity = capacity.clamp(1, images * reconstructions.instances_of_an_image());
-        let early = options.stop_early.is_some();
-        let inputs = || backend.allocate(shape, images);
-        Ok(Room {
-            dip: backend.dip(
-                &reconstruct.spec,
-                grid.tile_height,
-                grid.tile_width,
-                capacity,
-            )?,
-            inputs: inputs()?,
-            mirrored_inputs: options.map.mirror.then(inputs).transpose()?,
-            fitting: Fitting::new(backend, &reconstructions, capacity, images, early)?,
-            reconstructions,
-        })
-    }
-}
 
 /// The defense on a device, for images of one size: what it can do is [`DeviceDefense`]'s.
 pub struct Defense<
     B: Backend,
     C: ClassifierEngine<Images = <B as ImageOps>::Images> = <B as Backend>::Classifier,
 > {
-    pub(super) backend: B,
     pub(super) options: Options,
     pub(super) prober: Prober<B, C>,
     pub(super) room: Room<B>,
@@ -88,23 +37,8 @@ struct Flight {
     settling: Settling,
     /// Probes that all its instances have reached.
     probes: usize,
-    /// Whether it ends here.
-    ends: bool,
-}
-
-/// The image at a place, as the decision map's drawing takes it.
-fn placed<'r, I>(
-    inputs: &'r I,
-    mirrored: &'r Option<I>,
-    place: usize,
-    probes: usize,
-) -> Placed<'r, I> {
-    Placed {
-        place,
-        input: At::new(inputs, place),
-        mirrored: mirrored.as_ref().map(|mirrored| At::new(mirrored, place)),
-        probes,
-    }
+    /// Whether it goes no further.
+    finished: bool,
 }
 
 /// A map and what stage C decided.
@@ -119,10 +53,9 @@ pub(super) struct Judged {
 }
 
 impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
-    /// The defence in the room that was made for the same options and the prober's images.
+    /// The defense in the room that was made for the same options and the prober's images.
     pub(crate) fn new(prober: Prober<B, C>, options: Options, room: Room<B>) -> Self {
         Defense {
-            backend: prober.ops().clone(),
             options,
             prober,
             flights: (0..room.reconstructions.places()).map(|_| None).collect(),
@@ -136,79 +69,64 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
         self.room.fitting.leave(&mut self.room.dip, place)
     }
 
-    /// Notes which images end: those that ran to their end, and those whose verdict is settled.
-    fn see_who_ends(&mut self) -> Result<()> {
-        let (room, reconstruct) = (&mut self.room, &self.options.reconstruct);
-        let whole = reconstruct.probes();
+    /// Marks the images that are finished: those that ran to their last probe, and those whose verdict is
+    /// settled.
+    fn mark_finished(&mut self) -> Result<()> {
+        let (inputs, options) = (&self.room.inputs, &self.options);
+        let total = options.reconstruct.probes();
         let (mut images, mut maps, mut settlings) = (vec![], vec![], vec![]);
         for (place, flight) in self.flights.iter_mut().enumerate() {
             let Some(flight) = flight else { continue };
-            let probes = room.fitting.probes(place);
-            let votes = probes > flight.probes && probes > self.options.map.settled(whole);
+            let probes = self.room.fitting.probes(place);
+            let votes = probes > flight.probes && probes > options.map.first_voting_probe(total);
             flight.probes = probes;
-            flight.ends = probes == whole;
-            if votes && !flight.ends {
-                images.push(placed(&room.inputs, &room.mirrored_inputs, place, probes));
+            flight.finished = probes == total;
+            if votes && !flight.finished {
+                images.push(inputs.placed(place, probes));
                 maps.push(&mut flight.map);
-                settlings.push((&mut flight.settling, &mut flight.ends));
+                settlings.push((&mut flight.settling, &mut flight.finished));
             }
         }
-        let Some(settling) = &self.options.stop_early else {
+        let Some(settling) = &options.stop_early else {
             return Ok(());
         };
-        let mut drawing = Drawing {
-            prober: &mut self.prober,
-            ops: &self.backend,
-            options: &self.options.map,
-            reconstruct,
-            reconstructions: &mut room.reconstructions,
-        };
+        let reconstructions = &mut self.room.reconstructions;
+        let mut drawing = Drawing::new(&mut self.prober, options, reconstructions);
         drawing.latest_votes(&images, &mut maps)?;
-        for ((image, map), (settled, ends)) in images.iter().zip(maps).zip(settlings) {
+        for ((image, map), (settled, finished)) in images.iter().zip(maps).zip(settlings) {
             let latest = map.votes().filter(|vote| vote.probe + 1 == image.probes);
             let latest = latest.map(|vote| vote.reading);
             let support = votes::support(map.input.classes(), latest);
-            let verdict = &self.options.verdict;
+            let verdict = &options.verdict;
             let judgement = verdict.judge(&map.input, &map.views, &support);
-            *ends = settled.add(settling, verdict, &judgement);
+            *finished = settled.add(settling, verdict, &judgement);
         }
         Ok(())
     }
 
-    /// Stages B and C for the images that end.
-    fn judge_ended(&mut self) -> Result<Vec<Judged>> {
-        let room = &mut self.room;
+    /// Stages B and C for the images that are finished.
+    fn judge_finished(&mut self) -> Result<Vec<Judged>> {
+        let (inputs, options) = (&self.room.inputs, &self.options);
         let (mut images, mut maps) = (vec![], vec![]);
         for (place, flight) in self.flights.iter_mut().enumerate() {
-            if let Some(flight) = flight.take_if(|flight| flight.ends) {
-                images.push(placed(
-                    &room.inputs,
-                    &room.mirrored_inputs,
-                    place,
-                    flight.probes,
-                ));
+            if let Some(flight) = flight.take_if(|flight| flight.finished) {
+                images.push(inputs.placed(place, flight.probes));
                 maps.push(flight.map);
             }
         }
         let mut drawn: Vec<&mut DecisionMap> = maps.iter_mut().collect();
-        let mut drawing = Drawing {
-            prober: &mut self.prober,
-            ops: &self.backend,
-            options: &self.options.map,
-            reconstruct: &self.options.reconstruct,
-            reconstructions: &mut room.reconstructions,
-        };
+        let reconstructions = &mut self.room.reconstructions;
+        let mut drawing = Drawing::new(&mut self.prober, options, reconstructions);
         drawing.votes(&images, &mut drawn)?;
         let judge = |map: &&mut DecisionMap| {
-            (self.options.verdict).judge(&map.input, &map.views, &map.support())
+            (options.verdict).judge(&map.input, &map.views, &map.support())
         };
         let judgements: Vec<Judgement> = drawn.iter().map(judge).collect();
         let wanted: Vec<_> = judgements.iter().map(Judgement::wanted).collect();
-        let whole = self.options.whole_maps || self.options.ablations;
+        let whole = options.whole_maps || options.ablations;
         // What is shown as it came in needs no more than a verdict.
-        let traced = |judgement: &Judgement| {
-            whole || self.options.always || judgement.verdict != Verdict::Clean
-        };
+        let traced =
+            |judgement: &Judgement| whole || options.always || judgement.verdict != Verdict::Clean;
         let traced: Vec<_> = judgements.iter().map(traced).collect();
         drawing.trajectories(&images, &traced, &mut drawn)?;
         if whole {
@@ -217,76 +135,28 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
         drawing.boundaries(&images, &wanted, &mut drawn)?;
         let decided = maps.into_iter().zip(judgements);
         let judged = images.iter().zip(decided).map(|(image, (map, judgement))| {
-            let pair = |path| judgement.wanted().and_then(|label| map.pair(path, label));
-            Judged {
+            Ok(Judged {
                 place: image.place,
                 probes: image.probes,
-                pairs: (0..map.trajectories.len()).map(pair).collect(),
+                pairs: match judgement.wanted() {
+                    Some(label) => drawing.pairs(image, &map, label)?,
+                    None => vec![None; map.segments.len()],
+                },
                 map,
                 judgement,
-            }
+            })
         });
-        let mut judged: Vec<_> = judged.collect();
-        self.look_further(&mut judged)?;
-        Ok(judged)
-    }
-}
-
-impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
-    /// Looks for the recovered label further behind the reconstructions, where a map has no point of it: the
-    /// input's views can speak for a label that is second everywhere on the map.
-    fn look_further(&mut self, judged: &mut [Judged]) -> Result<()> {
-        let paths = self.options.reconstruct.paths();
-        for judged in judged {
-            let Some(label) = judged.judgement.wanted() else {
-                continue;
-            };
-            if judged.pairs.iter().any(Option::is_some) {
-                continue;
-            }
-            let segments = &judged.map.segments;
-            let lines: Vec<(usize, usize)> = (segments.iter().enumerate())
-                .flat_map(|(path, lines)| lines.iter().rev().map(move |line| (path, line.probe)))
-                .collect();
-            let mut ends = self.backend.allocate(self.shape(), lines.len())?;
-            for (i, &(path, probe)) in lines.iter().enumerate() {
-                let id = ReconstructionId {
-                    image: judged.place,
-                    path: paths[path],
-                    probe,
-                };
-                (self.room.reconstructions).assemble(&self.backend, id, &mut ends, i)?;
-            }
-            let to = At::new(&self.room.inputs, judged.place);
-            let places = self.options.map.further_places();
-            let jobs: Vec<_> = (0..lines.len())
-                .flat_map(|i| {
-                    let from = At::new(&ends, i);
-                    places.iter().map(move |&(t, _)| Blend { from, to, t })
-                })
-                .collect();
-            let readings = self.prober.blends(&jobs)?;
-            for (&(path, probe), readings) in lines.iter().zip(readings.chunks(places.len())) {
-                let nearest = readings.iter().position(|reading| reading.label() == label);
-                let pair = nearest.map(|nearest| Pair {
-                    probe,
-                    towards: Towards::Input,
-                    span: places[nearest],
-                });
-                judged.pairs[path] = judged.pairs[path].or(pair);
-            }
-        }
-        Ok(())
+        judged.collect()
     }
 }
 
 impl<B: Backend, C: ClassifierEngine<Images = B::Images>> DeviceDefense for Defense<B, C> {
     fn name(&self) -> String {
-        self.backend.name()
+        self.prober.ops().name()
     }
 
     fn phase(&self, name: &'static str) -> Phase {
-        self.backend.phase(name)
+        self.prober.ops().phase(name)
     }
 
     fn options(&self) -> &Options {
@@ -333,14 +203,9 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> DeviceDefense for Defe
         }
         let room = &mut self.room;
         for (&place, picture) in places.iter().zip(pictures) {
-            (self.backend).upload(&picture.pixels, &mut room.inputs, place)?;
+            room.inputs.put(self.prober.ops(), &picture.pixels, place)?;
         }
-        let inputs: Vec<_> = places.iter().map(|&i| At::new(&room.inputs, i)).collect();
-        if let Some(mirrored) = &mut room.mirrored_inputs {
-            for (&place, &image) in places.iter().zip(&inputs) {
-                (self.backend).view(&[View::mirror(image)], mirrored, place)?;
-            }
-        }
+        let inputs: Vec<_> = places.iter().map(|&place| room.inputs.at(place)).collect();
         // As they are, and then the views of each: one launch for all.
         let viewpoints = self.options.map.viewpoints(shape);
         let upright = Viewpoint::default();
@@ -354,13 +219,13 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> DeviceDefense for Defe
             (places.iter().zip(pictures).zip(inputs)).zip(readings)
         {
             let hash = picture.hash();
-            (room.fitting).begin(&self.backend, place, image, hash, &room.reconstructions)?;
+            (room.fitting).begin(self.prober.ops(), place, image, hash, &room.reconstructions)?;
             let views = views.by_ref().take(viewpoints.len()).collect();
             self.flights[place] = Some(Flight {
                 map: DecisionMap::new(input, views, self.options.reconstruct.paths().len()),
                 settling: Settling::default(),
                 probes: 0,
-                ends: false,
+                finished: false,
             });
         }
         self.times.probing += start.elapsed().as_secs_f64();
@@ -371,15 +236,15 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> DeviceDefense for Defe
         let start = Instant::now();
         let room = &mut self.room;
         room.fitting.advance(
-            &self.backend,
+            self.prober.ops(),
             &mut room.dip,
             &self.options.reconstruct,
             &mut room.reconstructions,
         )?;
         let fitted = Instant::now();
         self.times.dip += (fitted - start).as_secs_f64();
-        self.see_who_ends()?;
-        let judged = self.judge_ended()?;
+        self.mark_finished()?;
+        let judged = self.judge_finished()?;
         let probed = Instant::now();
         self.times.probing += (probed - fitted).as_secs_f64();
         if judged.is_empty() {
@@ -402,36 +267,11 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> DeviceDefense for Defe
         std::mem::take(&mut self.times)
     }
 
+    fn views(&self, image: usize) -> Result<Vec<Vec<f32>>> {
+        self.images_of_views(image)
+    }
+
     fn voters(&mut self, image: usize, map: &DecisionMap) -> Result<Vec<Vec<f32>>> {
-        let paths = self.options.reconstruct.paths();
-        let mut reconstruction = self.backend.allocate(self.shape(), 1)?;
-        let mut point = self.backend.allocate(self.shape(), 1)?;
-        let mut mirrored = self.backend.allocate(self.shape(), 1)?;
-        let mut assembled = None;
-        let mut voters = Vec::new();
-        for vote in map.votes() {
-            let id = ReconstructionId {
-                image,
-                path: paths[vote.path],
-                probe: vote.probe,
-            };
-            if assembled != Some(id) {
-                (self.room.reconstructions).assemble(&self.backend, id, &mut reconstruction, 0)?;
-                assembled = Some(id);
-            }
-            let on_line = Blend {
-                from: At::new(&reconstruction, 0),
-                to: At::new(&self.room.inputs, image),
-                t: vote.t,
-            };
-            self.backend.blend(&[on_line], &mut point, 0)?;
-            let mut voter = At::new(&point, 0);
-            if vote.mirrored {
-                (self.backend).view(&[View::mirror(voter)], &mut mirrored, 0)?;
-                voter = At::new(&mirrored, 0);
-            }
-            voters.push(self.backend.download(voter)?);
-        }
-        Ok(voters)
+        self.images_of_votes(image, map)
     }
 }

@@ -11,7 +11,7 @@ pub(super) const MAX_POINTS: usize = 1 << 16;
 
 /// Logits that a thread reads at a time: with fewer, handing rows from thread to thread takes longer than
 /// reading them.
-const READ_AT_ONCE: usize = 1 << 14;
+const MIN_LOGITS_PER_THREAD: usize = 1 << 14;
 
 /// Makes images on the device, a batch at a time, and reads what the classifier says of them.
 pub struct Prober<O: ImageOps, C: ClassifierEngine<Images = O::Images>> {
@@ -28,6 +28,7 @@ pub struct Prober<O: ImageOps, C: ClassifierEngine<Images = O::Images>> {
 impl<O: ImageOps, C: ClassifierEngine<Images = O::Images>> Prober<O, C> {
     /// A prober that makes and classifies up to `batch` images at a time.
     pub fn new(ops: O, classifier: C, batch: usize) -> Result<Self> {
+        let batch = batch.max(1);
         let scratch = ops.allocate(classifier.input_shape(), batch)?;
         Ok(Prober {
             ops,
@@ -62,7 +63,7 @@ impl<O: ImageOps, C: ClassifierEngine<Images = O::Images>> Prober<O, C> {
             let classes = self.classifier.classes();
             // A GPU has nothing to do meanwhile: all threads read.
             let rows = logits.par_chunks_exact(classes);
-            let rows = rows.with_min_len(READ_AT_ONCE.div_ceil(classes));
+            let rows = rows.with_min_len(MIN_LOGITS_PER_THREAD.div_ceil(classes));
             readings.par_extend(rows.map(Reading::new));
         }
         self.classified += jobs.len() as u64;
@@ -82,27 +83,6 @@ impl<O: ImageOps, C: ClassifierEngine<Images = O::Images>> Prober<O, C> {
     /// Readings of views of images.
     pub fn views(&mut self, jobs: &[View<'_, O::Images>]) -> Result<Vec<Reading>> {
         self.probe(jobs, |ops, jobs, out| ops.view(jobs, out, 0))
-    }
-
-    /// What the classifier says of an image, and the gradient of a label's margin by its pixels.
-    pub fn margin_gradient(
-        &mut self,
-        image: At<'_, O::Images>,
-        label: usize,
-    ) -> Result<(Reading, Vec<f32>)> {
-        let mut derivative = |_: usize, logits: &[f32], by_logit: &mut [f32]| {
-            by_logit.fill(0.0);
-            let most = Reading::new(logits).top(2);
-            if let Some(&(rival, _)) = most.iter().find(|(class, _)| *class != label) {
-                by_logit[label] = 1.0;
-                by_logit[rival] = -1.0;
-            }
-        };
-        let classifier = &mut self.classifier;
-        let logits = classifier.gradient(&[image], &mut derivative, &mut self.scratch, 0)?;
-        self.classified += 1;
-        let gradient = self.ops.download(At::new(&self.scratch, 0))?;
-        Ok((Reading::new(&logits), gradient))
     }
 
     /// Readings of images as they are.
@@ -186,4 +166,70 @@ impl<O: ImageOps, C: ClassifierEngine<Images = O::Images>> Oracle for Prober<O, 
 fn upload<O: ImageOps>(ops: &O, images: &[&[f32]], out: &mut O::Images) -> Result<()> {
     let mut images = images.iter().enumerate();
     images.try_for_each(|(i, image)| ops.upload(image, out, i))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::backend::Backend;
+    use crate::backend::cpu::CpuBackend;
+    use crate::classifier::{Graph, LoadOptions};
+
+    /// The classifier of `tests/fixtures`, two images at a time.
+    fn prober() -> impl Oracle {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/toy.onnx");
+        let graph = Graph::load(&file, &LoadOptions::default()).unwrap();
+        let engine = CpuBackend::FLOAT32.classifier(&graph, 2).unwrap();
+        Prober::new(CpuBackend::FLOAT32, engine, 2).unwrap()
+    }
+
+    #[test]
+    fn images_that_are_more_than_a_batch_have_the_answers_that_each_has_alone() {
+        let mut oracle = prober();
+        let elements = oracle.shape().elements();
+        let image = |seed: usize| -> Vec<f32> {
+            let level = |i: usize| ((i * (seed + 3)) % 251) as f32 / 250.0;
+            (0..elements).map(level).collect()
+        };
+        let images: Vec<Vec<f32>> = (0..5).map(image).collect();
+        let images: Vec<&[f32]> = images.iter().map(|image| &image[..]).collect();
+        // Of each image another logit.
+        let by_logits = |first: usize| {
+            move |i: usize, logits: &[f32], derivative: &mut [f32]| {
+                derivative.fill(0.0);
+                derivative[(first + i) % logits.len()] = 1.0;
+            }
+        };
+        let readings = oracle.classify(&images).unwrap();
+        let slopes = oracle.differentiate(&images, &mut by_logits(0)).unwrap();
+        assert_eq!((readings.len(), slopes.len()), (5, 5));
+        for (i, image) in images.iter().enumerate() {
+            let alone = oracle.classify(&[image]).unwrap();
+            assert_eq!(alone[0].logits(), readings[i].logits());
+            let alone = oracle.differentiate(&[image], &mut by_logits(i)).unwrap();
+            assert_eq!(alone[0].0.logits(), slopes[i].0.logits());
+            assert_eq!(alone[0].1, slopes[i].1);
+        }
+        assert_ne!(slopes[0].1, slopes[1].1);
+        assert_eq!(oracle.classified(), 20);
+    }
+
+    #[test]
+    fn images_of_another_size_are_refused() {
+        let mut oracle = prober();
+        let elements = oracle.shape().elements();
+        for wrong in [0, elements - 1, 2 * elements] {
+            let images = [&vec![0.5; elements][..], &vec![0.5; wrong][..]];
+            let error = oracle.classify(&images).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("an image of {wrong} numbers")),
+                "{error}"
+            );
+            let unused = &mut |_: usize, _: &[f32], _: &mut [f32]| ();
+            assert!(oracle.differentiate(&images, unused).is_err());
+        }
+        assert_eq!(oracle.classified(), 0);
+    }
 }

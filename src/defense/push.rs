@@ -62,16 +62,16 @@ impl<'a, I> OnBoundary<'a, I> {
     }
 }
 
-/// The chosen step.
+/// The push that was chosen for an image.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Step {
+pub struct ChosenPush {
     pub beta: f32,
     /// Margin of the recovered label there.
     pub margin: f64,
 }
 
 /// Strengths that are tried in one launch. The first ones suffice for most images.
-pub(super) const TRIED_TOGETHER: usize = 2;
+pub(super) const STRENGTHS_PER_BATCH: usize = 2;
 
 /// Chooses each image's β: the smallest of the strengths whose margin reaches the wanted one, else the one
 /// with the largest margin. All images together, a few strengths at a time.
@@ -79,27 +79,30 @@ pub fn push<O: ImageOps, C: ClassifierEngine<Images = O::Images>>(
     prober: &mut Prober<O, C>,
     options: &PushOptions,
     images: &[OnBoundary<'_, O::Images>],
-) -> Result<Vec<Step>> {
-    let mut chosen: Vec<Option<Step>> = vec![None; images.len()];
-    for strengths in options.strengths.chunks(TRIED_TOGETHER) {
-        let reached = |step: Step| step.margin >= options.margin;
+) -> Result<Vec<ChosenPush>> {
+    let mut chosen: Vec<Option<ChosenPush>> = vec![None; images.len()];
+    for strengths in options.strengths.chunks(STRENGTHS_PER_BATCH) {
+        let reached = |push: ChosenPush| push.margin >= options.margin;
         let open = (0..images.len()).filter(|&i| !chosen[i].is_some_and(reached));
         let open: Vec<usize> = open.collect();
         let pushed = |&i: &usize| strengths.iter().map(move |&beta| images[i].pushed(beta));
         let jobs: Vec<_> = open.iter().flat_map(pushed).collect();
         let readings = prober.pushes(&jobs)?;
         for (&i, readings) in open.iter().zip(readings.chunks_exact(strengths.len())) {
-            let tried = strengths.iter().zip(readings).map(|(&beta, reading)| Step {
-                beta,
-                margin: reading.margin(images[i].label),
-            });
+            let tried = strengths
+                .iter()
+                .zip(readings)
+                .map(|(&beta, reading)| ChosenPush {
+                    beta,
+                    margin: reading.margin(images[i].label),
+                });
             let tried = chosen[i].into_iter().chain(tried);
-            chosen[i] = choose(tried, |step| step.margin, options.margin);
+            chosen[i] = choose(tried, |push| push.margin, options.margin);
         }
     }
     let chosen = chosen.into_iter();
     Ok(chosen
-        .map(|step| step.expect("options hold at least one strength"))
+        .map(|push| push.expect("options hold at least one strength"))
         .collect())
 }
 
@@ -127,10 +130,10 @@ mod tests {
 
     #[test]
     fn takes_the_smallest_sufficient_strength_else_the_best() {
-        let steps = [(0.0, 0.1), (0.5, 2.0), (1.0, 3.0), (2.0, 1.0)]
-            .map(|(beta, margin)| Step { beta, margin });
-        let margin = |step: &Step| step.margin;
-        let beta = |wanted| choose(steps, margin, wanted).map(|step| step.beta);
+        let pushes = [(0.0, 0.1), (0.5, 2.0), (1.0, 3.0), (2.0, 1.0)]
+            .map(|(beta, margin)| ChosenPush { beta, margin });
+        let margin = |push: &ChosenPush| push.margin;
+        let beta = |wanted| choose(pushes, margin, wanted).map(|push| push.beta);
         assert_eq!(beta(1.5), Some(0.5));
         assert_eq!(beta(9.0), Some(1.0));
         assert_eq!(choose([], margin, 1.0), None);

@@ -2,6 +2,10 @@
 
 use crate::error::{Error, Result};
 
+/// A class that is as good as ruled out: logarithms end here, so that one can count with them. A
+/// classifier's own may be −∞.
+pub(crate) const MIN_LOG_PROB: f64 = -1e4;
+
 /// One row of logits, read.
 #[derive(Clone, Debug)]
 pub struct Reading {
@@ -20,12 +24,12 @@ impl Reading {
                 label = class;
             }
         }
-        let most = logits.get(label).map_or(0.0, |&x| f64::from(x));
-        let sum: f64 = logits.iter().map(|&x| (f64::from(x) - most).exp()).sum();
+        let largest = logits.get(label).map_or(0.0, |&x| f64::from(x));
+        let sum: f64 = logits.iter().map(|&x| (f64::from(x) - largest).exp()).sum();
         Reading {
             logits: logits.into(),
             label,
-            normalizer: most + sum.ln(),
+            normalizer: largest + sum.ln(),
         }
     }
 
@@ -60,10 +64,25 @@ impl Reading {
         f64::from(self.logits[class]) - self.normalizer
     }
 
+    /// The same, no less than can be counted with.
+    pub(crate) fn floored_log_probability(&self, class: usize) -> f64 {
+        self.log_probability(class).max(MIN_LOG_PROB)
+    }
+
+    /// The class other than `class` with the largest logit, of equal ones the first; `None` where there is no
+    /// other.
+    pub fn rival(&self, class: usize) -> Option<usize> {
+        let others = (0..self.classes()).filter(|other| *other != class);
+        others.reduce(|best, next| match self.logits[next] > self.logits[best] {
+            true => next,
+            false => best,
+        })
+    }
+
     /// `f_c − max_{j≠c} f_j`: above 0 exactly where `c` is the only class with the largest logit.
     pub fn margin(&self, class: usize) -> f64 {
-        let rest = self.logits.iter().enumerate().filter(|(c, _)| *c != class);
-        let runner_up = rest.fold(f32::NEG_INFINITY, |most, (_, &x)| most.max(x));
+        let others = self.logits.iter().enumerate().filter(|(c, _)| *c != class);
+        let runner_up = others.fold(f32::NEG_INFINITY, |largest, (_, &x)| largest.max(x));
         f64::from(self.logits[class]) - f64::from(runner_up)
     }
 
@@ -111,6 +130,11 @@ mod tests {
             reading.top(2).iter().map(|t| t.0).collect::<Vec<_>>(),
             [1, 2]
         );
+        assert_eq!(
+            [1, 2, 0].map(|class| reading.rival(class)),
+            [Some(2), Some(1), Some(1)]
+        );
+        assert_eq!(Reading::new(&[1.0]).rival(0), None);
         let sum: f64 = (0..4).map(|c| reading.probability(c)).sum();
         assert!((sum - 1.0).abs() < 1e-12);
     }

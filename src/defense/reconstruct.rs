@@ -113,11 +113,11 @@ impl ReconstructOptions {
 /// How far restart `restart`'s tiles of `size` pixels are shifted: Halton's sequence to `base`, which
 /// spreads any number of restarts evenly and starts at 0.
 fn shift(restart: usize, base: usize, size: usize) -> usize {
-    let (mut rest, mut digit, mut shift) = (restart, 1.0, 0.0);
-    while rest > 0 {
-        digit /= base as f64;
-        shift += digit * (rest % base) as f64;
-        rest /= base;
+    let (mut digits, mut place_value, mut shift) = (restart, 1.0, 0.0);
+    while digits > 0 {
+        place_value /= base as f64;
+        shift += place_value * (digits % base) as f64;
+        digits /= base;
     }
     (shift * size as f64) as usize
 }
@@ -127,13 +127,13 @@ fn shift(restart: usize, base: usize, size: usize) -> usize {
 pub struct ReconstructionId {
     /// The image's place in [`Reconstructions`].
     pub image: usize,
-    pub path: Path,
+    pub path: ReconstructionPath,
     pub probe: usize,
 }
 
 /// Whose reconstructions follow one another on a trajectory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Path {
+pub enum ReconstructionPath {
     Restart(usize),
     /// The mean of all restarts: what each of them got wrong in its own way averages out.
     Consensus,
@@ -141,10 +141,10 @@ pub enum Path {
 
 impl ReconstructOptions {
     /// The paths of an image: its restarts, and their consensus where there are several.
-    pub fn paths(&self) -> Vec<Path> {
-        let restarts = (0..self.restarts).map(Path::Restart);
+    pub fn paths(&self) -> Vec<ReconstructionPath> {
+        let restarts = (0..self.restarts).map(ReconstructionPath::Restart);
         restarts
-            .chain((self.restarts > 1).then_some(Path::Consensus))
+            .chain((self.restarts > 1).then_some(ReconstructionPath::Consensus))
             .collect()
     }
 }
@@ -203,13 +203,13 @@ impl<I: ImageBuffer> Reconstructions<I> {
     }
 
     /// DIP instances of one image.
-    pub fn instances_of_an_image(&self) -> usize {
+    pub fn instances_per_image(&self) -> usize {
         self.starts[self.grids.len()]
     }
 
     /// Places.
     pub fn places(&self) -> usize {
-        self.instances / self.instances_of_an_image()
+        self.instances / self.instances_per_image()
     }
 
     /// Where the tiles of each restart lie on an image.
@@ -229,7 +229,7 @@ impl<I: ImageBuffer> Reconstructions<I> {
 
     /// Where instance `instance` of the image at `place` is kept at `probe`.
     pub(super) fn index(&self, place: usize, instance: usize, probe: usize) -> usize {
-        probe * self.instances + place * self.instances_of_an_image() + instance
+        probe * self.instances + place * self.instances_per_image() + instance
     }
 
     /// Keeps the reconstructions of an engine's slots, each at the index that comes with it. Those that
@@ -257,11 +257,11 @@ impl<I: ImageBuffer> Reconstructions<I> {
     ) -> Result<()> {
         let first = self.index(of.image, 0, of.probe);
         match of.path {
-            Path::Restart(restart) => {
+            ReconstructionPath::Restart(restart) => {
                 let first = first + self.starts[restart];
                 ops.untile(&self.tiles, first, self.grids[restart], out, index)
             }
-            Path::Consensus => {
+            ReconstructionPath::Consensus => {
                 let count = self.grids.len();
                 for (restart, grid) in self.grids.iter().enumerate() {
                     let first = first + self.starts[restart];

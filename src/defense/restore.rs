@@ -1,14 +1,12 @@
-//! Stages D to G for the images that end together: one launch for all of them where the classifier is
-//! asked.
+//! Stages F and G for the images that finish together: what is shown of each.
 
-use super::decision_map::{Pair, Towards};
+use super::decision_map::Towards;
 use super::device::DeviceDefense;
-use super::localise::{self, Boundary, Search};
+use super::manifold::{Manifold, OnManifold, shown_alone};
 use super::nudge::nudge;
 use super::outcome::{Ablations, Fallback, Outcome, PathOutcome, Shown};
 use super::pipeline::{Defense, Judged};
-use super::push::{self, OnBoundary, Step};
-use super::reconstruct::{Path, ReconstructionId};
+use super::reconstruct::{ReconstructionId, ReconstructionPath};
 use super::stitch;
 use super::stopping::smoothed_psnr_maximum;
 use super::verdict::Verdict;
@@ -38,95 +36,6 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
         Ok(outcomes)
     }
 
-    /// Stages D and E: localises every pair and pushes what was found.
-    fn on_manifold(&mut self, judged: &[Judged]) -> Result<Manifold<B::Images>> {
-        let paths = self.options.reconstruct.paths();
-        let mut found = Vec::new();
-        for (image, judged) in judged.iter().enumerate() {
-            let of_paths = paths.iter().zip(&judged.pairs);
-            for ((&path, pair), trajectory) in of_paths.zip(&judged.map.trajectories) {
-                if let (Some(pair), Some(label)) = (*pair, judged.judgement.recovered) {
-                    found.push(Found {
-                        image,
-                        place: judged.place,
-                        path,
-                        pair,
-                        psnr: trajectory[pair.probe].psnr,
-                        label,
-                    });
-                }
-            }
-        }
-        let shape = self.shape();
-        // The start of each pair's line and, where it follows the trajectory, its end.
-        let mut ends = self.backend.allocate(shape, 2 * found.len())?;
-        for (i, of) in found.iter().enumerate() {
-            let mut assemble = |probe, index| {
-                let id = ReconstructionId {
-                    image: of.place,
-                    path: of.path,
-                    probe,
-                };
-                (self.room.reconstructions).assemble(&self.backend, id, &mut ends, index)
-            };
-            assemble(of.pair.probe, 2 * i)?;
-            if of.pair.towards == Towards::NextProbe {
-                assemble(of.pair.probe + 1, 2 * i + 1)?;
-            }
-        }
-        let search = |(i, of): (usize, &Found)| Search {
-            from: At::new(&ends, 2 * i),
-            to: match of.pair.towards {
-                Towards::Input => At::new(&self.room.inputs, of.place),
-                Towards::NextProbe => At::new(&ends, 2 * i + 1),
-            },
-            span: of.pair.span,
-            label: of.label,
-        };
-        let searches: Vec<_> = found.iter().enumerate().map(search).collect();
-        let phase = self.backend.phase("localise");
-        let boundaries = localise::localise(&mut self.prober, &self.options.localise, &searches)?;
-        let of = searches.iter().zip(&boundaries);
-        let blends: Vec<_> = of
-            .map(|(search, boundary)| search.point(boundary.t))
-            .collect();
-        let mut on_boundary = self.backend.allocate(shape, found.len())?;
-        self.backend.blend(&blends, &mut on_boundary, 0)?;
-        drop(phase);
-
-        let to_push = |(i, of): (usize, &Found)| OnBoundary {
-            boundary: At::new(&on_boundary, i),
-            input: At::new(&self.room.inputs, of.place),
-            label: of.label,
-        };
-        let to_push: Vec<_> = found.iter().enumerate().map(to_push).collect();
-        let phase = self.backend.phase("push");
-        let steps = push::push(&mut self.prober, &self.options.push, &to_push)?;
-        let of = to_push.iter().zip(&steps);
-        let pushes: Vec<_> = of.map(|(image, step)| image.pushed(step.beta)).collect();
-        let mut images = self.backend.allocate(shape, found.len())?;
-        self.backend.push(&pushes, &mut images, 0)?;
-        drop(phase);
-
-        let results = found
-            .into_iter()
-            .zip(boundaries.into_iter().zip(steps))
-            .enumerate();
-        let members = results
-            .map(|(index, (found, (boundary, step)))| OnManifold {
-                index,
-                found,
-                boundary,
-                step,
-            })
-            .collect();
-        Ok(Manifold {
-            boundaries: on_boundary,
-            images,
-            members,
-        })
-    }
-
     /// What shorter versions of the method give for one image; `whole` is what the method itself gives.
     fn ablate(
         &mut self,
@@ -135,14 +44,14 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
         members: &[&OnManifold],
         whole: &Shown,
     ) -> Result<Ablations> {
-        let mut output = self.backend.allocate(self.shape(), 1)?;
+        let mut output = self.prober.ops().allocate(self.shape(), 1)?;
         let mut reconstruction = |defense: &mut Self, probe| {
             let id = ReconstructionId {
                 image: judged.place,
-                path: Path::Restart(0),
+                path: ReconstructionPath::Restart(0),
                 probe,
             };
-            (defense.room.reconstructions).assemble(&defense.backend, id, &mut output, 0)?;
+            (defense.room.reconstructions).assemble(defense.prober.ops(), id, &mut output, 0)?;
             defense.finish_only(&mut output)
         };
         let trajectory = &judged.map.trajectories[0];
@@ -153,7 +62,7 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
             None => Ok(whole.clone()),
             Some(member) => {
                 let at = At::new(images, member.index);
-                defense.backend.copy(&[at], &mut output, 0)?;
+                defense.prober.ops().copy(&[at], &mut output, 0)?;
                 defense.finish_only(&mut output)
             }
         };
@@ -171,47 +80,47 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
         judged: &[Judged],
         manifold: &Manifold<B::Images>,
     ) -> Result<Vec<(Shown, Option<Fallback>)>> {
-        let phase = self.backend.phase("stitch");
-        let mut output = self.backend.allocate(self.shape(), judged.len())?;
-        let mut made = Vec::with_capacity(judged.len());
+        let phase = self.prober.ops().phase("stitch");
+        let mut output = self.prober.ops().allocate(self.shape(), judged.len())?;
+        let mut sources = Vec::with_capacity(judged.len());
         for (image, judged) in judged.iter().enumerate() {
-            let way = self.make(image, judged, manifold, &mut output)?;
-            if let (Made::Reconstruction, Some(label)) = (way, judged.judgement.wanted()) {
+            let source = self.make(image, judged, manifold, &mut output)?;
+            if let (Source::Reconstruction, Some(label)) = (source, judged.judgement.wanted()) {
                 let wanted = (label, self.options.push.margin);
-                nudge(&self.backend, &mut self.prober, wanted, &mut output, image)?;
+                self.nudge(wanted, &mut output, image)?;
             }
-            made.push(way);
+            sources.push(source);
         }
         let changed: Vec<usize> = (0..judged.len())
-            .filter(|&image| made[image] != Made::Input)
+            .filter(|&image| sources[image] != Source::Input)
             .collect();
         let mut shown = self.finish(&mut output, &changed)?.into_iter();
         let mut results = Vec::with_capacity(judged.len());
         let mut lost = vec![];
-        for (image, (judged, made)) in judged.iter().zip(made).enumerate() {
-            let shown = match made {
-                Made::Input => None,
+        for (image, (judged, source)) in judged.iter().zip(sources).enumerate() {
+            let shown = match source {
+                Source::Input => None,
                 _ => shown.next(),
             };
             let shown = match shown {
                 Some(shown) => shown,
                 None => Shown {
-                    pixels: (self.backend).download(At::new(&self.room.inputs, judged.place))?,
+                    pixels: (self.prober.ops()).download(self.room.inputs.at(judged.place))?,
                     reading: judged.map.input.clone(),
                 },
             };
             let label = shown.reading.label();
-            let fallback = match made {
-                Made::Stitched if Some(label) != judged.judgement.recovered => {
+            let fallback = match source {
+                Source::Stitched if Some(label) != judged.judgement.recovered => {
                     let members = manifold.of(image);
                     if let Some(alone) = shown_alone(&members, self.options.push.margin) {
                         let alone = At::new(&manifold.images, alone.index);
-                        self.backend.copy(&[alone], &mut output, image)?;
+                        self.prober.ops().copy(&[alone], &mut output, image)?;
                     }
                     lost.push(image);
                     Some(Fallback::SinglePath)
                 }
-                Made::Reconstruction => judged.judgement.wanted().map(|wanted| {
+                Source::Reconstruction => judged.judgement.wanted().map(|wanted| {
                     if label == wanted {
                         Fallback::Nudged
                     } else {
@@ -229,6 +138,13 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
         Ok(results)
     }
 
+    /// Nudges an output towards a label, until it has the margin that goes with it.
+    fn nudge(&mut self, wanted: (usize, f64), output: &mut B::Images, image: usize) -> Result<()> {
+        let mut pixels = (self.prober.ops()).download(At::new(&*output, image))?;
+        nudge(&mut self.prober, wanted, &mut pixels)?;
+        self.prober.ops().upload(&pixels, output, image)
+    }
+
     /// Makes the output of one image, unless it is the input.
     fn make(
         &mut self,
@@ -236,9 +152,9 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
         judged: &Judged,
         manifold: &Manifold<B::Images>,
         output: &mut B::Images,
-    ) -> Result<Made> {
+    ) -> Result<Source> {
         if judged.judgement.verdict == Verdict::Clean && !self.options.always {
-            return Ok(Made::Input);
+            return Ok(Source::Input);
         }
         let members = manifold.of(image);
         if !members.is_empty() {
@@ -248,15 +164,15 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
                 .map(|member| At::new(&manifold.images, member.index))
                 .collect();
             stitch::stitch(
-                &self.backend,
+                self.prober.ops(),
                 &self.options.stitch,
-                At::new(&self.room.inputs, judged.place),
+                self.room.inputs.at(judged.place),
                 &pushed,
                 (shape.height, shape.width),
                 output,
                 image,
             )?;
-            return Ok(Made::Stitched);
+            return Ok(Source::Stitched);
         }
         // The consensus' where there is one: it is the most faithful path.
         let paths = self.options.reconstruct.paths();
@@ -266,20 +182,20 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
             path: paths[last],
             probe: smoothed_psnr_maximum(&judged.map.trajectories[last]),
         };
-        (self.room.reconstructions).assemble(&self.backend, id, output, image)?;
-        Ok(Made::Reconstruction)
+        (self.room.reconstructions).assemble(self.prober.ops(), id, output, image)?;
+        Ok(Source::Reconstruction)
     }
 
     /// These images as they will be stored, and what the classifier says of that.
     fn finish(&mut self, output: &mut B::Images, images: &[usize]) -> Result<Vec<Shown>> {
         let mut pixels = Vec::with_capacity(images.len());
         for &image in images {
-            let mut of_image = self.backend.download(At::new(&*output, image))?;
+            let mut of_image = self.prober.ops().download(At::new(&*output, image))?;
             if self.options.eight_bit {
                 for pixel in &mut of_image {
                     *pixel = (*pixel * 255.0).round() / 255.0;
                 }
-                self.backend.upload(&of_image, output, image)?;
+                self.prober.ops().upload(&of_image, output, image)?;
             }
             pixels.push(of_image);
         }
@@ -304,25 +220,28 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
         fallback: Option<Fallback>,
     ) -> Outcome {
         let options = &self.options.reconstruct;
-        let path_outcome = |(place, path): (usize, &Path)| {
+        let path_outcome = |(place, path): (usize, &ReconstructionPath)| {
             let member = members.iter().find(|member| member.found.path == *path);
             let to_input = member.filter(|m| m.found.pair.towards == Towards::Input);
             let crossing = |label| judged.map.crossing(place, label);
             PathOutcome {
                 seed: match path {
-                    Path::Restart(restart) => Some(options.seed.wrapping_add(*restart as u64)),
-                    Path::Consensus => None,
+                    ReconstructionPath::Restart(restart) => {
+                        Some(options.seed.wrapping_add(*restart as u64))
+                    }
+                    ReconstructionPath::Consensus => None,
                 },
                 crossing: judged.judgement.wanted().and_then(crossing),
                 alpha: member.map(|m| m.boundary.alpha),
-                push: member.map(|m| m.step.beta),
-                margin: member.map(|m| m.step.margin),
+                push: member.map(|m| m.push.beta),
+                margin: member.map(|m| m.push.margin),
                 boundary: to_input.map(|m| m.boundary.t),
             }
         };
         let paths = options.paths();
         let mut restarts: Vec<PathOutcome> = paths.iter().enumerate().map(path_outcome).collect();
-        let consensus = (paths.last() == Some(&Path::Consensus)).then(|| restarts.pop());
+        let consensus =
+            (paths.last() == Some(&ReconstructionPath::Consensus)).then(|| restarts.pop());
         let support = &judged.judgement.support;
         let mut support: Vec<(usize, f64)> = support.iter().copied().enumerate().collect();
         support.sort_by(|a, b| b.1.total_cmp(&a.1));
@@ -346,118 +265,10 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
     }
 }
 
-/// A path's cross-boundary pair.
-struct Found {
-    /// The image's number among those that end.
-    image: usize,
-    place: usize,
-    path: Path,
-    pair: Pair,
-    /// Of the reconstruction at which the pair's line starts.
-    psnr: f64,
-    label: usize,
-}
-
-/// A path's way from its cross-boundary pair to its on-manifold image.
-struct OnManifold {
-    /// Place among the on-manifold images.
-    index: usize,
-    found: Found,
-    boundary: Boundary,
-    step: Step,
-}
-
-impl OnManifold {
-    /// How far the image is from the input, root mean square, where no value is clipped.
-    fn distance(&self) -> f64 {
-        let to_boundary = match self.found.pair.towards {
-            Towards::Input => 1.0 - f64::from(self.boundary.t),
-            Towards::NextProbe => 1.0,
-        };
-        let of_reconstruction = 10_f64.powf(-self.found.psnr / 20.0);
-        of_reconstruction * to_boundary * (1.0 + f64::from(self.step.beta))
-    }
-}
-
-/// Which of an image's paths is shown alone: of those that reach the wanted margin the one closest to the
-/// input, else the one with the largest margin.
-fn shown_alone<'a>(members: &[&'a OnManifold], wanted: f64) -> Option<&'a OnManifold> {
-    let mut closest_first = members.to_vec();
-    closest_first.sort_by(|a, b| a.distance().total_cmp(&b.distance()));
-    push::choose(closest_first, |member| member.step.margin, wanted)
-}
-
-/// The on-manifold images of the images that end.
-struct Manifold<I> {
-    boundaries: I,
-    images: I,
-    members: Vec<OnManifold>,
-}
-
-impl<I> Manifold<I> {
-    /// Those of one image.
-    fn of(&self, image: usize) -> Vec<&OnManifold> {
-        let members = self.members.iter();
-        members.filter(|m| m.found.image == image).collect()
-    }
-}
-
-/// What stage G chose for an image.
+/// What the output of an image is made of.
 #[derive(Clone, Copy, PartialEq)]
-enum Made {
+enum Source {
     Input,
     Stitched,
     Reconstruction,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// An image at `t` on the line from a reconstruction of `psnr`, pushed by `beta` to `margin`.
-    fn member(index: usize, psnr: f64, t: f32, beta: f32, margin: f64) -> OnManifold {
-        OnManifold {
-            index,
-            found: Found {
-                image: 0,
-                place: 0,
-                path: Path::Restart(index),
-                pair: Pair {
-                    probe: 0,
-                    towards: Towards::Input,
-                    span: (0.0, 1.0),
-                },
-                psnr,
-                label: 1,
-            },
-            boundary: Boundary {
-                alpha: t,
-                t,
-                neighbour: None,
-            },
-            step: Step { beta, margin },
-        }
-    }
-
-    #[test]
-    fn the_closest_image_that_has_its_margin_is_shown_alone() {
-        let members = [
-            member(0, 30.0, 0.5, 0.0, 0.2),
-            member(1, 30.0, 0.5, 1.0, 3.0),
-            member(2, 30.0, 0.5, 0.25, 1.1),
-            member(3, 20.0, 0.5, 0.125, 1.5),
-        ];
-        let members: Vec<_> = members.iter().collect();
-        let alone = |members: &[&OnManifold], wanted| {
-            shown_alone(members, wanted).map(|member| member.index)
-        };
-        assert_eq!(alone(&members, 1.0), Some(2));
-        assert_eq!(alone(&members, 0.0), Some(0));
-        // None has it: the largest there is.
-        assert_eq!(alone(&members, 9.0), Some(1));
-        assert_eq!(alone(&[], 1.0), None);
-        // 30 dB, half of the way, and a quarter of that back.
-        let expected = 10_f64.powf(-1.5) * 0.5 * 1.25;
-        approx::assert_relative_eq!(members[2].distance(), expected, max_relative = 1e-12);
-    }
 }

@@ -89,6 +89,7 @@ mod tests {
         let verdict = VerdictOptions {
             clean_below: 0.4,
             adversarial_from: 0.5,
+            ..VerdictOptions::default()
         };
         let mut settling = Settling::default();
         judgements.iter().position(|&(score, label)| {

@@ -5,7 +5,8 @@ use crate::error::Result;
 use crate::picture::decibels;
 
 use super::{
-    Oracle, Path, Placed, Prober, Reading, ReconstructOptions, ReconstructionId, Reconstructions,
+    Oracle, Placed, Prober, Reading, ReconstructOptions, ReconstructionId, ReconstructionPath,
+    Reconstructions,
 };
 
 /// A reconstruction, probed.
@@ -84,7 +85,7 @@ pub fn trace<O: ImageOps, C: ClassifierEngine<Images = O::Images>>(
     Ok(images
         .iter()
         .map(|image| {
-            let of_path = |_: &Path| points.by_ref().take(image.probes).collect();
+            let of_path = |_: &ReconstructionPath| points.by_ref().take(image.probes).collect();
             paths.iter().map(of_path).collect()
         })
         .collect())

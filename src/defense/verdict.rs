@@ -4,7 +4,6 @@
 use crate::error::{Error, Result};
 
 use super::Reading;
-use super::votes::best_other;
 
 /// What the map says of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -34,6 +33,50 @@ pub struct VerdictOptions {
     pub clean_below: f64,
     /// Scores from this on are `adversarial`; between the two, `undecided`.
     pub adversarial_from: f64,
+    #[serde(skip_serializing_if = "EvidenceOptions::is_default")]
+    pub evidence: EvidenceOptions,
+}
+
+/// How the evidence for another label than the input's is weighed. A run's description has them only where
+/// they are not the defaults.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct EvidenceOptions {
+    /// Weight of what the views change against the support.
+    pub view_weight: f64,
+    /// How much of their standard deviation is taken from the views' mean.
+    pub view_std_penalty: f64,
+    /// The lead of the recovered label over the input label's that speaks for neither verdict, in nats.
+    pub neutral_lead_nats: f64,
+}
+
+impl Default for EvidenceOptions {
+    fn default() -> Self {
+        EvidenceOptions {
+            view_weight: 1.5,
+            view_std_penalty: 0.5,
+            neutral_lead_nats: 1.9,
+        }
+    }
+}
+
+impl EvidenceOptions {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn validate(&self) -> Result<()> {
+        let all = [
+            self.view_weight,
+            self.view_std_penalty,
+            self.neutral_lead_nats,
+        ];
+        match all.iter().all(|number| number.is_finite()) {
+            true => Ok(()),
+            false => Err(Error::invalid(format!(
+                "the evidence's weights must be numbers, not {all:?}"
+            ))),
+        }
+    }
 }
 
 impl Default for VerdictOptions {
@@ -41,13 +84,15 @@ impl Default for VerdictOptions {
         VerdictOptions {
             clean_below: 0.47,
             adversarial_from: 0.5,
+            evidence: EvidenceOptions::default(),
         }
     }
 }
 
 impl VerdictOptions {
-    /// Checks both numbers.
+    /// Checks every number.
     pub fn validate(&self) -> Result<()> {
+        self.evidence.validate()?;
         if 0.0 <= self.clean_below
             && self.clean_below <= self.adversarial_from
             && self.adversarial_from <= 1.0
@@ -77,11 +122,11 @@ impl VerdictOptions {
         let label = input.label();
         let leads = (0..support.len()).map(|class| {
             let odds = Odds::new(input, views, support, class, label);
-            lead(&odds).0
+            lead(&odds, &self.evidence).0
         });
         let leads: Vec<f64> = leads.collect();
         let recovered = best_other(&leads, label);
-        let logit = |label: usize| leads[label] - EVEN;
+        let logit = |label: usize| leads[label] - self.evidence.neutral_lead_nats;
         let score = recovered.map_or(0.0, |label| 1.0 / (1.0 + (-logit(label)).exp()));
         Judgement {
             support: probabilities(support),
@@ -134,8 +179,9 @@ impl Odds {
         class: usize,
         other: usize,
     ) -> Odds {
-        let of =
-            |reading: &Reading| log_probability(reading, class) - log_probability(reading, other);
+        let of = |reading: &Reading| {
+            reading.floored_log_probability(class) - reading.floored_log_probability(other)
+        };
         Odds {
             support: support[class] - support[other],
             input: of(input),
@@ -154,7 +200,7 @@ impl Odds {
 /// photograph is as good either way, and where it is not, its views differ: hence their mean less a part of
 /// their standard deviation. Only logarithms show all this: under a strong attack the true label's
 /// probability is 1e-20 at the input and 1e-10 in the views. What was measured: docs/tuning.md.
-pub(crate) fn lead(odds: &Odds) -> (f64, [f64; 2], Vec<f64>) {
+pub(crate) fn lead(odds: &Odds, weights: &EvidenceOptions) -> (f64, [f64; 2], Vec<f64>) {
     if odds.views.is_empty() {
         return (odds.support, [1.0, 0.0], vec![]);
     }
@@ -162,37 +208,31 @@ pub(crate) fn lead(odds: &Odds) -> (f64, [f64; 2], Vec<f64>) {
     let mean = odds.views.iter().sum::<f64>() / count;
     let squares = odds.views.iter().map(|view| (view - mean).powi(2));
     let deviation = (squares.sum::<f64>() / count).sqrt();
-    let seen = mean - LESS_THE_DEVIATION * deviation;
+    let seen = mean - weights.view_std_penalty * deviation;
     let by_view = |view: &f64| {
         let outlying = match deviation > 0.0 {
             true => (view - mean) / deviation,
             false => 0.0,
         };
-        WEIGHT_OF_VIEWS * (1.0 - LESS_THE_DEVIATION * outlying) / count
+        weights.view_weight * (1.0 - weights.view_std_penalty * outlying) / count
     };
     (
-        odds.support + WEIGHT_OF_VIEWS * (seen - odds.input),
-        [1.0, -WEIGHT_OF_VIEWS],
+        odds.support + weights.view_weight * (seen - odds.input),
+        [1.0, -weights.view_weight],
         odds.views.iter().map(by_view).collect(),
     )
 }
 
-/// Weight of what the views change against the support.
-const WEIGHT_OF_VIEWS: f64 = 1.5;
-
-/// How much of their standard deviation is taken from the views' mean.
-const LESS_THE_DEVIATION: f64 = 0.5;
-
-/// The lead of the recovered label over the input label's that speaks for neither verdict, in nats.
-pub(crate) const EVEN: f64 = 1.9;
-
-/// A class that is as good as ruled out: logarithms end here, so that one can count with them. A
-/// classifier's own may be −∞.
-pub(crate) const LEAST_LOG: f64 = -1e4;
-
-/// ln of a class's probability, no less than can be counted with.
-pub(crate) fn log_probability(reading: &Reading, class: usize) -> f64 {
-    reading.log_probability(class).max(LEAST_LOG)
+/// The class other than `input` with the most of something, the first of equals; `None` where there is
+/// but one class.
+fn best_other(of_classes: &[f64], input: usize) -> Option<usize> {
+    let others = of_classes
+        .iter()
+        .enumerate()
+        .filter(|(class, _)| *class != input);
+    others
+        .max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)))
+        .map(|(class, _)| class)
 }
 
 /// Probabilities in sum 1, from their logarithms up to a constant.
@@ -205,6 +245,7 @@ fn probabilities(logs: &[f64]) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::reading::MIN_LOG_PROB;
     use super::*;
 
     /// A reading of these probabilities.
@@ -218,7 +259,7 @@ mod tests {
         support: [f64; N],
     ) -> (Option<usize>, f64) {
         let views: Vec<Reading> = views.iter().map(|&view| reading(view)).collect();
-        let support = support.map(|p| p.ln().max(LEAST_LOG));
+        let support = support.map(|p| p.ln().max(MIN_LOG_PROB));
         let judged = VerdictOptions::default().judge(&reading(input), &views, &support);
         (judged.recovered, judged.score)
     }
@@ -229,7 +270,7 @@ mod tests {
         let (recovered, score) = judge(input, &[], [0.05, 0.8, 0.15]);
         assert_eq!(recovered, Some(1));
         // Odds of 16 to 1, and the even point.
-        let odds: f64 = 16.0 * (-EVEN).exp();
+        let odds: f64 = 16.0 * (-EvidenceOptions::default().neutral_lead_nats).exp();
         assert!((score - odds / (1.0 + odds)).abs() < 1e-9);
         // The input label is not recovered, however well supported.
         let (recovered, score) = judge(input, &[], [0.9, 0.04, 0.06]);
@@ -271,13 +312,14 @@ mod tests {
                 input: -3.0,
                 views: views.to_vec(),
             };
-            lead(&odds).0
+            lead(&odds, &EvidenceOptions::default()).0
         };
+        let weights = EvidenceOptions::default();
         let agreed = lead_of(&[2.0; 4]);
-        assert!((agreed - (-0.4 + WEIGHT_OF_VIEWS * 5.0)).abs() < 1e-9);
+        assert!((agreed - (-0.4 + weights.view_weight * 5.0)).abs() < 1e-9);
         // Of mean 2 and deviation 3.
         let differing = lead_of(&[-1.0, 5.0, 5.0, -1.0]);
-        let less = WEIGHT_OF_VIEWS * LESS_THE_DEVIATION * 3.0;
+        let less = weights.view_weight * weights.view_std_penalty * 3.0;
         assert!((agreed - differing - less).abs() < 1e-9);
         assert_eq!(lead_of(&[]), -0.4);
     }
@@ -296,7 +338,7 @@ mod tests {
                     input: all[1],
                     views: all[2..].to_vec(),
                 };
-                lead(&odds)
+                lead(&odds, &EvidenceOptions::default())
             };
             let (_, slopes, by_view) = at(0, 0.0);
             for (place, slope) in slopes.into_iter().chain(by_view).enumerate() {
@@ -322,6 +364,7 @@ mod tests {
         let options = VerdictOptions {
             clean_below: 0.4,
             adversarial_from: 0.6,
+            ..VerdictOptions::default()
         };
         let words = [0.4, 0.5, 0.6].map(|score| options.verdict(score));
         assert_eq!(
@@ -334,11 +377,29 @@ mod tests {
             assert!(
                 VerdictOptions {
                     clean_below,
-                    adversarial_from
+                    adversarial_from,
+                    ..VerdictOptions::default()
                 }
                 .validate()
                 .is_err()
             );
         }
+    }
+
+    #[test]
+    fn weights_are_recorded_where_they_are_not_the_defaults() {
+        let keys = |options: &VerdictOptions| {
+            let value = serde_json::to_value(options).unwrap();
+            let keys = value.as_object().unwrap().keys().cloned();
+            keys.collect::<Vec<_>>()
+        };
+        let mut options = VerdictOptions::default();
+        let thresholds = ["clean_below", "adversarial_from"];
+        assert_eq!(keys(&options), thresholds);
+        options.evidence.view_weight = 1.0;
+        assert_eq!(keys(&options), [thresholds[0], thresholds[1], "evidence"]);
+        options.validate().unwrap();
+        options.evidence.neutral_lead_nats = f64::NAN;
+        assert!(options.validate().is_err());
     }
 }

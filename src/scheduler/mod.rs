@@ -49,7 +49,7 @@ struct Ended<T> {
 /// the seconds that its device worked; it may fail to end the run.
 ///
 /// A device that fails is dropped, and its images go to the others. When the last one fails, so does the
-/// run. When `stop` says so, the images in flight are finished and the rest is left. `enough` is called
+/// run. When `stop` says so, the images in flight are finished and the rest is left. `intake_ended` is called
 /// when no device takes a picture any more: `pictures` must then end, even if it waits for one.
 ///
 /// Gives where the time went, also of a run that failed.
@@ -60,7 +60,7 @@ pub fn run<T: Send>(
     defenses: &mut [Box<dyn DeviceDefense>],
     pictures: impl Iterator<Item = (T, Result<Picture>)> + Send,
     stop: &(dyn Fn() -> bool + Sync),
-    enough: impl FnOnce(),
+    intake_ended: impl FnOnce(),
     done: impl Fn(T, Result<Purified>, f64) -> Result<()> + Sync,
 ) -> (Usage, Result<()>) {
     let start = Instant::now();
@@ -99,7 +99,7 @@ pub fn run<T: Send>(
             .collect();
         drop(sender);
         let ended: Vec<_> = devices.into_iter().map(|thread| thread.join()).collect();
-        enough();
+        intake_ended();
         let phases = ended
             .into_iter()
             .map(|phases| phases.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));

@@ -46,7 +46,7 @@ impl Plan {
         options.validate()?;
         let reconstruct = &options.reconstruct;
         let grids = reconstruct.grids(image)?;
-        let most = match limits.capacity {
+        let instances = match limits.capacity {
             Some(0) => return Err(Error::invalid("the capacity must be at least 1 instance")),
             Some(capacity) => capacity,
             None => backend.dip_capacity(
@@ -55,20 +55,20 @@ impl Plan {
                 grids[0].tile_width,
             )?,
         };
-        let an_image: usize = grids.iter().map(|grid| grid.tiles()).sum();
+        let per_image: usize = grids.iter().map(|grid| grid.tiles()).sum();
         // Where images do not fill the engine evenly, one more has the instances for what is left.
-        let images = match most % an_image {
-            0 => most / an_image,
-            _ => most / an_image + 2,
+        let images = match instances % per_image {
+            0 => instances / per_image,
+            _ => instances / per_image + 2,
         };
         // More instances than the images have would be idle.
         let busy = |plan: Plan| Plan {
-            capacity: plan.capacity.min(plan.images * an_image),
+            capacity: plan.capacity.min(plan.images * per_image),
             ..plan
         };
         let mut plan = busy(Plan {
             images: images.min(limits.pictures.unwrap_or(MAX_IMAGES).clamp(1, MAX_IMAGES)),
-            capacity: most,
+            capacity: instances,
         });
         let Some(memory) = Memory::of(backend, limits.memory) else {
             return Ok(plan);
@@ -91,7 +91,7 @@ impl Plan {
             let kept = limits.capacity.is_some();
             plan = match plan.smaller() {
                 Some(smaller) if smaller.images < plan.images || !kept => busy(smaller),
-                _ => return Err(too_much(&parts, memory)),
+                _ => return Err(memory_error(&parts, memory)),
             };
         }
     }
@@ -181,7 +181,7 @@ impl Memory {
 }
 
 /// What a single image that does not fit the memory gives.
-fn too_much(parts: &[MemoryPart], memory: Memory) -> Error {
+fn memory_error(parts: &[MemoryPart], memory: Memory) -> Error {
     // Rounded so that a memory of what is said to be needed suffices.
     let (up, down) = (f64::ceil, f64::floor);
     let needed = size(parts.iter().map(|part| part.bytes).sum(), up);

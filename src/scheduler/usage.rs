@@ -10,7 +10,7 @@ pub struct Phases {
     pub dip: f64,
     /// Probes of inputs, trajectories and decision maps.
     pub probing: f64,
-    /// Localising, pushing and stitching.
+    /// Localizing, pushing and stitching.
     pub restoring: f64,
     /// The writers were behind.
     pub waiting_for_writers: f64,

@@ -228,7 +228,7 @@ pub fn picture(phase: f32, noise: f32) -> Picture {
     }
 }
 
-/// The defence on a toy, with places for `images` images and an engine of `capacity` instances.
+/// The defense on a toy, with places for `images` images and an engine of `capacity` instances.
 pub fn defense(toy: &Toy, options: &Options, images: usize, capacity: usize) -> Defense<Toy> {
     let prober = Prober::new(toy.clone(), Linear, 7).unwrap();
     let plan = Plan { images, capacity };

@@ -1,18 +1,16 @@
-//! The decision-aware loss: how far the defence's own decision is from a wrong one.
+//! The decision-aware loss: how far the defense's own decision is from a wrong one.
 //!
 //! The defended system says the input label where its verdict is `clean`, the recovered label where it
 //! is `adversarial`, and what the classifier sees in a reconstruction where it is `undecided`. Each
 //! way to the wrong answer is a list of conditions on a few log-probabilities: at the input, in its views, in
-//! the map's support, and at the reconstruction that is shown. This is a loss of what the defence reads,
+//! the map's support, and at the reconstruction that is shown. This is a loss of what the defense reads,
 //! so that its gradient moves the label and the score at once, as Tramèr et al. 2020 advise: attack
 //! the quantity that decides.
 
 use crate::attack::losses::{Aim, Loss};
-use crate::defense::{
-    EVEN, LEAST_LOG, Odds, Reading, VerdictOptions, lead, log_probability, support,
-};
+use crate::defense::{MIN_LOG_PROB, Odds, Reading, VerdictOptions, lead, support};
 
-/// What the defence read of a picture.
+/// What the defense read of a picture.
 pub(super) struct Decision<'a> {
     pub verdict: &'a VerdictOptions,
     /// Whether what looks clean is purified too.
@@ -70,10 +68,10 @@ struct Term {
 }
 
 /// Scores of 0 and 1 as logits that one can count with.
-const MOST_LOGIT: f64 = 30.0;
+const MAX_LOGIT: f64 = 30.0;
 
 fn logit(score: f64) -> f64 {
-    (score / (1.0 - score)).ln().clamp(-MOST_LOGIT, MOST_LOGIT)
+    (score / (1.0 - score)).ln().clamp(-MAX_LOGIT, MAX_LOGIT)
 }
 
 impl Term {
@@ -223,7 +221,7 @@ impl<'a> Decision<'a> {
     /// The logit of the score that the map would have with these two labels.
     fn score(&self, input: usize, recovered: usize) -> Term {
         let lead = self.measured(Measure::Evidence(input), recovered);
-        lead.scaled(1.0, -EVEN)
+        lead.scaled(1.0, -self.verdict.evidence.neutral_lead_nats)
     }
 
     /// By how much `class` leads all others but `except`; `None` where there are no others.
@@ -244,21 +242,21 @@ impl<'a> Decision<'a> {
 
     fn measured(&self, measure: Measure, class: usize) -> Term {
         let at = |place, reading: &Reading| Term {
-            value: log_probability(reading, class),
+            value: reading.floored_log_probability(class),
             slopes: vec![(place, class, 1.0)],
         };
         match measure {
             Measure::Input => at(Place::Input, self.input),
             Measure::Shown => self.shown.map_or(
                 Term {
-                    value: LEAST_LOG,
+                    value: MIN_LOG_PROB,
                     slopes: vec![],
                 },
                 |shown| at(Place::Shown, shown),
             ),
             Measure::Evidence(input) => {
                 let odds = Odds::new(self.input, self.views, &self.support, class, input);
-                let (value, [by_support, by_input], by_view) = lead(&odds);
+                let (value, [by_support, by_input], by_view) = lead(&odds, &self.verdict.evidence);
                 let by_view = by_view.into_iter().enumerate();
                 let slopes = [(Place::Support, by_support), (Place::Input, by_input)]
                     .into_iter()

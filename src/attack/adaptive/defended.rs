@@ -1,4 +1,4 @@
-//! The classifier behind the defence, as a victim.
+//! The classifier behind the defense, as a victim.
 
 use super::decision::Decision;
 use super::{Adaptive, Rule};
@@ -9,18 +9,18 @@ use crate::defense::{DeviceDefense, Outcome, Reading, Verdict, Vote};
 use crate::error::{Error, Result};
 use crate::picture::Picture;
 
-/// A classifier and the whole defence before it.
+/// A classifier and the whole defense before it.
 ///
 /// [`read`](Victim::read) says what a user of the defended system sees: the classifier's logits of the
-/// defence's output, by the defence's own seed. [`gradient`](Victim::gradient) is the attacker's
+/// defense's output, by the defense's own seed. [`gradient`](Victim::gradient) is the attacker's
 /// approximation, by the seeds that the attacker has; a [`Slope`]'s reading is the mean of the
-/// logits over the draws, so that of one draw is what the defence says by its seed.
+/// logits over the draws, so that of one draw is what the defense says by its seed.
 ///
 /// A purification's random numbers depend on its picture's content too: from one step of an attack to
 /// the next they are drawn anew, also with the same seed.
 ///
 /// A reading costs a purification an image, a gradient as many as there are draws. Images of a call
-/// share the defence's launches: call with [`batch`](Self::batch) images or more.
+/// share the defense's launches: call with [`batch`](Self::batch) images or more.
 ///
 /// What the rules take for granted:
 ///
@@ -35,7 +35,7 @@ use crate::picture::Picture;
 pub struct Defended<'a> {
     defense: &'a mut dyn DeviceDefense,
     adaptive: Adaptive,
-    /// The defence's own.
+    /// The defense's own.
     seed: u64,
     purifications: u64,
     classified: u64,
@@ -116,7 +116,9 @@ impl<'a> Defended<'a> {
                 let shape = self.defense.shape();
                 for (vote, slope) in outcome.map.votes().zip(&mut slopes) {
                     if vote.mirrored {
-                        slope.gradient = see(&slope.gradient, Viewpoint::MIRROR, shape);
+                        let mut upright = vec![0.0; image.len()];
+                        add_seen(&mut upright, &slope.gradient, Viewpoint::MIRROR, shape);
+                        slope.gradient = upright;
                     }
                 }
                 mean(slopes)
@@ -156,9 +158,7 @@ impl<'a> Defended<'a> {
         let voters = self.defense.voters(place, map)?;
         let viewpoints = self.defense.viewpoints();
         let shape = self.defense.shape();
-        let seen: Vec<Vec<f32>> = (viewpoints.iter())
-            .map(|from| see(image, *from, shape))
-            .collect();
+        let seen = self.defense.views(place)?;
         // What is asked, how it is seen, and the derivative by its logits.
         let upright = Viewpoint::default();
         let of_vote = |vote: Vote<'_>| match vote.mirrored {
@@ -249,33 +249,13 @@ fn views(images: &[Vec<f32>]) -> Vec<&[f32]> {
     images.iter().map(|image| &image[..]).collect()
 }
 
-/// An image as it is seen from somewhere.
-fn see(image: &[f32], from: Viewpoint, shape: ImageShape) -> Vec<f32> {
-    let mut seen = vec![0.0; image.len()];
-    for_each_pixel(from, shape, |of_view, of_image| {
-        seen[of_view] = image[of_image]
-    });
-    seen
-}
-
-/// Adds a derivative by a view's pixels, as one by the image's: the transpose of [`see`].
+/// Adds a derivative by a view's pixels, as one by the image's: the transpose of taking the view.
 fn add_seen(sum: &mut [f32], by_view: &[f32], from: Viewpoint, shape: ImageShape) {
-    for_each_pixel(from, shape, |of_view, of_image| {
-        sum[of_image] += by_view[of_view]
-    });
-}
-
-/// Calls `f` with each pixel of a view and the pixel that it shows.
-fn for_each_pixel(from: Viewpoint, shape: ImageShape, mut f: impl FnMut(usize, usize)) {
     let (height, width) = (shape.height, shape.width);
-    for plane in 0..shape.channels {
-        for row in 0..height {
-            for column in 0..width {
-                let (from_row, from_column) = from.shows((row, column), (height, width));
-                let at = |row, column| (plane * height + row) * width + column;
-                f(at(row, column), at(from_row, from_column));
-            }
-        }
+    for (i, slope) in by_view.iter().enumerate() {
+        let (row, column) = from.shows((i / width % height, i % width), (height, width));
+        let plane = i / (height * width);
+        sum[(plane * height + row) * width + column] += slope;
     }
 }
 

@@ -1,9 +1,9 @@
-//! Attacks through the defence: the classifier and all of the defence before it as one [`Victim`].
+//! Attacks through the defense: the classifier and all of the defense before it as one [`Victim`].
 //!
 //! A purification has no gradient that could be followed: it fits networks, searches for boundaries,
 //! and decides. What an attack uses in its place is a [`Rule`]; [`Defended`] applies it, so that every
 //! attack of this crate runs against the whole system. What counts in the end is what the real
-//! defence, with its own seed, says of the attacked picture.
+//! defense, with its own seed, says of the attacked picture.
 
 mod decision;
 mod defended;
@@ -36,14 +36,14 @@ pub enum Rule {
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Seeds {
-    /// The attacker knows the defence's seed
+    /// The attacker knows the defense's seed
     #[default]
     Fixed,
     /// The attacker knows everything but the seed, and draws others
     Fresh,
 }
 
-/// How an attack gets through the defence.
+/// How an attack gets through the defense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Adaptive {
     pub rule: Rule,
@@ -54,7 +54,7 @@ pub struct Adaptive {
 }
 
 impl Adaptive {
-    /// One draw, with the defence's seed.
+    /// One draw, with the defense's seed.
     pub fn new(rule: Rule) -> Self {
         Adaptive {
             rule,
@@ -74,15 +74,15 @@ impl Adaptive {
         }
     }
 
-    /// The seed of each draw, for a defence of seed `own`.
+    /// The seed of each draw, for a defense of seed `own`.
     fn draws(self, own: u64) -> impl Iterator<Item = u64> {
         let first = match self.seeds {
             Seeds::Fixed => 0,
             Seeds::Fresh => 1,
         };
-        (0..u64::from(self.draws)).map(move |draw| own.wrapping_add((first + draw) * SEEDS_APART))
+        (0..u64::from(self.draws)).map(move |draw| own.wrapping_add((first + draw) * SEED_STRIDE))
     }
 }
 
 /// Restart `r` of a draw has the draw's seed plus `r`: more than there can be restarts.
-const SEEDS_APART: u64 = 1 << 32;
+const SEED_STRIDE: u64 = 1 << 32;

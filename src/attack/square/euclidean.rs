@@ -82,8 +82,8 @@ fn peak(side: usize, turned: bool) -> Vec<f32> {
 /// The height at a place of a hill on `rows × columns`: concentric rectangles, the innermost the
 /// heaviest.
 fn hill(y: usize, x: usize, rows: usize, columns: usize) -> f32 {
-    let from_centre = (rows / 2).abs_diff(y).max((columns / 2).abs_diff(x));
-    let rings = from_centre..=(rows / 2).max(columns / 2);
+    let from_center = (rows / 2).abs_diff(y).max((columns / 2).abs_diff(x));
+    let rings = from_center..=(rows / 2).max(columns / 2);
     rings
         .map(|ring| 1.0 / ((ring + 1) * (ring + 1)) as f32)
         .sum()
@@ -189,7 +189,7 @@ mod tests {
                 }
             }
         }
-        // By hand: rows of 1, 2 and 2; the centre of the 1×3 hill has rings 1 and 1/4, its sides 1/4.
+        // By hand: rows of 1, 2 and 2; the center of the 1×3 hill has rings 1 and 1/4, its sides 1/4.
         let hand = [
             0.25f32, 1.25, 0.25, -0.25, -0.25, -0.25, -0.25, -1.25, -0.25,
         ];

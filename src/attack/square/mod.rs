@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use self::euclidean::Euclidean;
 use self::maximum::Maximum;
+use super::algorithm::{Attack, above_zero};
 use super::ball::{Ball, Norm};
 use super::climb::Subject;
-use super::method::{Attack, above_zero};
 use super::victim::Victim;
 use crate::error::{Error, Result};
 

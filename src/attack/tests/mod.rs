@@ -460,10 +460,10 @@ fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// Smooth 32×32 pictures, each mostly of one colour.
-fn colours(count: usize) -> Vec<Picture> {
+/// Smooth 32×32 pictures, each mostly of one color.
+fn colors(count: usize) -> Vec<Picture> {
     let shape = crate::picture::rgb(32, 32);
-    let colour = |i: usize| {
+    let color = |i: usize| {
         let pixels = (0..shape.elements()).map(|k| {
             let (channel, y, x) = (k / 1024, (k / 32 % 32) as f32, (k % 32) as f32);
             let wave = (0.2 * x + 0.15 * y + i as f32).sin();
@@ -476,7 +476,7 @@ fn colours(count: usize) -> Vec<Picture> {
             eight_bit: true,
         }
     };
-    (0..count).map(colour).collect()
+    (0..count).map(color).collect()
 }
 
 /// The first photographs of a folder, each pixel the mean of the 7×7 that it covers.
@@ -505,7 +505,7 @@ fn photographs(folder: &Path, count: usize) -> Vec<Picture> {
         .collect()
 }
 
-/// What each attack is known to do to a classifier without a defence; `resisted` ones may fail here.
+/// What each attack is known to do to a classifier without a defense; `resisted` ones may fail here.
 fn fool_a_classifier(model: &Path, pictures: &[Picture], resisted: &[Name]) {
     let graph = Graph::load(model, &LoadOptions::default()).unwrap();
     let engine = CpuBackend::FLOAT32.classifier(&graph, 4).unwrap();
@@ -564,7 +564,7 @@ fn fool_a_classifier(model: &Path, pictures: &[Picture], resisted: &[Name]) {
 fn every_attack_fools_a_small_classifier() {
     // Its gradient leads off at a wrong angle, and single squares do not raise its texture.
     let resisted = [Name::Fgsm, Name::PgdL2, Name::Cw, Name::Square];
-    fool_a_classifier(&file("tests/fixtures/toy.onnx"), &colours(4), &resisted);
+    fool_a_classifier(&file("tests/fixtures/toy.onnx"), &colors(4), &resisted);
     let resnet = file("../shared/models/cifar-resnet20.onnx");
     let photos = file("../shared/imagenet/clean");
     if resnet.exists() && photos.exists() {

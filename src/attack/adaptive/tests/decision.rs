@@ -1,4 +1,4 @@
-//! The decision-aware loss on readings made up, against what the defence decides of them.
+//! The decision-aware loss on readings made up, against what the defense decides of them.
 
 use crate::attack::adaptive::decision::{Ascent, Decision};
 use crate::attack::losses::{Aim, Loss};
@@ -36,7 +36,7 @@ fn map(input: &Reading, views: &[Reading], votes: &[Reading]) -> DecisionMap {
     }
 }
 
-/// What the defence judges by the readings of an input, of what is shown, and of the votes; and of the input's
+/// What the defense judges by the readings of an input, of what is shown, and of the votes; and of the input's
 /// views.
 fn judge(verdict: &VerdictOptions, all: &[Reading], views: &[Reading]) -> Judgement {
     let map = map(&all[0], views, &all[2..]);
@@ -61,7 +61,7 @@ fn ascend(
     Decision::new(verdict, always, (input, views), votes, shown).ascent(&loss)
 }
 
-/// What the defence decides of these readings.
+/// What the defense decides of these readings.
 fn decided(verdict: &VerdictOptions, always: bool, all: &[Reading], views: &[Reading]) -> usize {
     let judgement = judge(verdict, all, views);
     if judgement.score >= verdict.adversarial_from {
@@ -79,6 +79,7 @@ fn the_decision_loss_is_above_0_exactly_where_the_decision_is_wrong() {
     let verdict = VerdictOptions {
         clean_below: 0.25,
         adversarial_from: 0.6,
+        ..VerdictOptions::default()
     };
     let mut seen = [[0; 2]; 2];
     for classes in [2, 3, 5] {
@@ -194,6 +195,7 @@ fn the_decision_s_derivatives_are_those_of_its_loss() {
     let verdict = VerdictOptions {
         clean_below: 0.25,
         adversarial_from: 0.6,
+        ..VerdictOptions::default()
     };
     let step = 1.0 / 512.0;
     let (mut checked, mut kinks) = (0, 0);

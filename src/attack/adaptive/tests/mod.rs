@@ -1,4 +1,4 @@
-//! Attacks through the defence of a small classifier: mean colours and texture (`tests/fixtures`).
+//! Attacks through the defense of a small classifier: mean colors and texture (`tests/fixtures`).
 
 mod decision;
 
@@ -14,15 +14,14 @@ use crate::backend::cpu::CpuBackend;
 use crate::backend::{Backend, Viewpoint};
 use crate::classifier::{Graph, LoadOptions};
 use crate::defense::{
-    Defense, DeviceDefense, EVEN, Options, Prober, Reading, ReconstructOptions, Verdict,
-    VerdictOptions,
+    Defense, DeviceDefense, Options, Prober, Reading, ReconstructOptions, Verdict, VerdictOptions,
 };
 use crate::dip::Preset;
 use crate::picture::Picture;
 use crate::picture::rgb;
 use crate::scheduler::Plan;
 
-/// Short optimisations of two restarts, for pictures of 32×32.
+/// Short optimizations of two restarts, for pictures of 32×32.
 fn options() -> Options {
     let mut options = Options::new(ReconstructOptions {
         restarts: 2,
@@ -32,8 +31,9 @@ fn options() -> Options {
         ..ReconstructOptions::preset(Preset::Cifar, 3)
     });
     options.eight_bit = false;
-    // Colours and texture are the same in every view: the support alone decides, and this is its even point.
-    options.verdict.adversarial_from = 1.0 / (1.0 + EVEN.exp());
+    // Colors and texture are the same in every view: the support alone decides, and this is its even point.
+    options.verdict.adversarial_from =
+        1.0 / (1.0 + options.verdict.evidence.neutral_lead_nats.exp());
     options.verdict.clean_below = options.verdict.adversarial_from - 0.01;
     options
 }
@@ -69,7 +69,7 @@ fn with_defended<T>(
     })
 }
 
-/// A smooth picture of the colour `label`, which leads by `lead` levels, with a checkerboard of
+/// A smooth picture of the color `label`, which leads by `lead` levels, with a checkerboard of
 /// `noise` levels.
 fn picture(label: usize, lead: f32, noise: f32) -> Picture {
     let shape = rgb(32, 32);
@@ -193,7 +193,7 @@ fn the_trajectory_rule_has_the_mean_gradient_at_the_votes() {
 }
 
 #[test]
-fn the_decision_rule_has_the_derivative_of_what_the_defence_decides_by() {
+fn the_decision_rule_has_the_derivative_of_what_the_defense_decides_by() {
     let options = options();
     let found = slopes(&options, Adaptive::new(Rule::Decision));
     with_defense(&options, |defense| {
@@ -257,7 +257,7 @@ fn the_decision_rule_has_the_derivative_of_what_the_defence_decides_by() {
 }
 
 #[test]
-fn draws_are_averaged_and_fresh_ones_are_not_the_defence_s() {
+fn draws_are_averaged_and_fresh_ones_are_not_the_defense_s() {
     for rule in [Rule::Identity, Rule::Decision] {
         let of = |draws, seeds| {
             let adaptive = Adaptive { rule, draws, seeds };
@@ -268,10 +268,10 @@ fn draws_are_averaged_and_fresh_ones_are_not_the_defence_s() {
             of(2, Seeds::Fixed),
             of(1, Seeds::Fresh),
         );
-        // One draw is the rule's by the defence's seed; a fresh one is that of another defence.
+        // One draw is the rule's by the defense's seed; a fresh one is that of another defense.
         assert_eq!(one, slopes(&options(), Adaptive::new(rule)));
         let mut other = options();
-        other.reconstruct.seed += SEEDS_APART;
+        other.reconstruct.seed += SEED_STRIDE;
         assert_eq!(fresh, slopes(&other, Adaptive::new(rule)));
         for i in 0..3 {
             // The decision's slope may be the same: the lead is straight in the logits of the votes, and
@@ -283,7 +283,7 @@ fn draws_are_averaged_and_fresh_ones_are_not_the_defence_s() {
             assert_eq!((one[i].1 + fresh[i].1) / 2.0, two[i].1);
         }
     }
-    // What the system says is the defence's own answer, also after a fresh attack.
+    // What the system says is the defense's own answer, also after a fresh attack.
     let picture = picture(0, 20.0, 4.0);
     let read = |adaptive| {
         with_defended(&options(), adaptive, |defended| {
@@ -330,7 +330,7 @@ fn fooled(attacked: &[Attacked]) -> usize {
 }
 
 #[test]
-fn attacks_through_the_defence_fool_what_others_do_not() {
+fn attacks_through_the_defense_fool_what_others_do_not() {
     let pictures: Vec<Picture> = (0..3).map(|i| picture(i, 12.0, 0.0)).collect();
     let labels = [Some(0), Some(1), Some(2)];
     let steps = attack_options(Name::Pgd, json!({"steps": 4, "step_size": 4.0f32 / 255.0}));
@@ -347,7 +347,7 @@ fn attacks_through_the_defence_fool_what_others_do_not() {
             .filter(|(found, label)| found != label)
             .count()
     });
-    assert_eq!(blind, 0, "behind the defence it stands");
+    assert_eq!(blind, 0, "behind the defense it stands");
     for (rule, seeds) in [
         (Rule::Trajectory, Seeds::Fixed),
         (Rule::Decision, Seeds::Fresh),

@@ -8,7 +8,7 @@ use super::{Prober, Reading};
 
 /// How the boundary is searched for.
 #[derive(Clone, Debug, serde::Serialize)]
-pub struct LocaliseOptions {
+pub struct LocalizeOptions {
     /// Points of a pair's segment probed in each round; the remaining interval shrinks by one more
     /// than this factor.
     pub fan: usize,
@@ -17,28 +17,28 @@ pub struct LocaliseOptions {
     pub tolerance: f32,
 }
 
-impl Default for LocaliseOptions {
+impl Default for LocalizeOptions {
     fn default() -> Self {
-        LocaliseOptions {
+        LocalizeOptions {
             fan: 3,
             tolerance: 1.0 / 128.0,
         }
     }
 }
 
-impl LocaliseOptions {
+impl LocalizeOptions {
     /// Checks every number.
     pub fn validate(&self) -> Result<()> {
         if self.fan == 0 || self.fan > MAX_POINTS {
             return Err(Error::invalid(format!(
-                "localisation needs 1 to {MAX_POINTS} points a round, not {}; change --fan",
+                "localization needs 1 to {MAX_POINTS} points a round, not {}; change --fan",
                 self.fan
             )));
         }
-        // Below 2^-20 neighbouring float32 blends are the same picture.
+        // Below 2^-20 neighboring float32 blends are the same picture.
         if !(1e-6..=1.0).contains(&self.tolerance) {
             return Err(Error::invalid(format!(
-                "the localisation tolerance must be in [1e-6, 1], not {}",
+                "the localization tolerance must be in [1e-6, 1], not {}",
                 self.tolerance
             )));
         }
@@ -79,16 +79,16 @@ pub struct Boundary {
     pub alpha: f32,
     /// Its place on the line.
     pub t: f32,
-    /// What the classifier says of its outer neighbour, at most the tolerance further on; `None`
+    /// What the classifier says of its outer neighbor, at most the tolerance further on; `None`
     /// where no probe lay between it and the pair's second image.
-    pub neighbour: Option<usize>,
+    pub neighbor: Option<usize>,
 }
 
 /// The interval that still holds a boundary, in parts of the pair's segment.
 struct Interval {
     inner: f32,
     outer: f32,
-    neighbour: Option<usize>,
+    neighbor: Option<usize>,
 }
 
 impl Interval {
@@ -96,7 +96,7 @@ impl Interval {
     const WHOLE: Interval = Interval {
         inner: 0.0,
         outer: 1.0,
-        neighbour: None,
+        neighbor: None,
     };
 
     /// The part that it is of the line on which the pair lies at `span`.
@@ -109,11 +109,11 @@ impl Interval {
 /// time.
 ///
 /// Classes along a segment need not be monotone, so in each round the last point of the label is
-/// kept: the returned point has itself been classified as the label, and its outer neighbour as
+/// kept: the returned point has itself been classified as the label, and its outer neighbor as
 /// another class.
-pub fn localise<O: ImageOps, C: ClassifierEngine<Images = O::Images>>(
+pub fn localize<O: ImageOps, C: ClassifierEngine<Images = O::Images>>(
     prober: &mut Prober<O, C>,
-    options: &LocaliseOptions,
+    options: &LocalizeOptions,
     searches: &[Search<'_, O::Images>],
 ) -> Result<Vec<Boundary>> {
     let mut intervals: Vec<Interval> = searches.iter().map(|_| Interval::WHOLE).collect();
@@ -141,7 +141,7 @@ pub fn localise<O: ImageOps, C: ClassifierEngine<Images = O::Images>>(
         .map(|(search, interval)| Boundary {
             alpha: interval.inner,
             t: search.place(interval.inner),
-            neighbour: interval.neighbour,
+            neighbor: interval.neighbor,
         })
         .collect())
 }
@@ -152,7 +152,7 @@ fn alphas(interval: &Interval, fan: usize) -> impl Iterator<Item = f32> {
     (1..=fan).map(move |k| inner + length * (k as f32 / (fan + 1) as f32))
 }
 
-/// Shrinks the interval to the last point of `label` and its outer neighbour.
+/// Shrinks the interval to the last point of `label` and its outer neighbor.
 fn narrow(interval: &mut Interval, readings: &[Reading], label: usize) {
     let alphas: Vec<f32> = alphas(interval, readings.len()).collect();
     let last = readings
@@ -164,7 +164,7 @@ fn narrow(interval: &mut Interval, readings: &[Reading], label: usize) {
     }
     if let Some(reading) = readings.get(next) {
         interval.outer = alphas[next];
-        interval.neighbour = Some(reading.label());
+        interval.neighbor = Some(reading.label());
     }
 }
 
@@ -199,7 +199,7 @@ mod tests {
         let interval = search_at((0.5, 0.515625), 3, class);
         assert_eq!((interval.inner, interval.outer), (0.25, 0.5));
         let found = search_at((0.25, 0.25 + 1.0 / 512.0), 3, class);
-        assert_eq!((found.inner, found.neighbour), (0.0, None));
+        assert_eq!((found.inner, found.neighbor), (0.0, None));
     }
 
     #[test]

@@ -1,0 +1,97 @@
+//! What images in flight take on a device: the DIP engine, their inputs and their reconstructions.
+
+use super::fitting::Fitting;
+use super::options::Options;
+use super::reconstruct::{Placed, Reconstructions};
+use crate::backend::{At, Backend, ImageOps, ImageShape, View};
+use crate::error::{Error, Result};
+
+/// What the images in flight need on a device.
+pub(crate) struct Room<B: Backend> {
+    pub(super) dip: B::Dip,
+    pub(super) inputs: Inputs<B::Images>,
+    pub(super) reconstructions: Reconstructions<B::Images>,
+    pub(super) fitting: Fitting<B::Images>,
+}
+
+impl<B: Backend> Room<B> {
+    /// Room for `images` images of shape `shape` in flight and a DIP engine of `capacity` instances.
+    pub fn new(
+        backend: &B,
+        options: &Options,
+        shape: ImageShape,
+        images: usize,
+        capacity: usize,
+    ) -> Result<Self> {
+        options.validate()?;
+        if options.reconstruct.spec.output_channels != shape.channels {
+            return Err(Error::invalid(format!(
+                "the DIP network makes {} channels, the classifier takes {}",
+                options.reconstruct.spec.output_channels, shape.channels
+            )));
+        }
+        let reconstruct = &options.reconstruct;
+        let reconstructions = Reconstructions::allocate(backend, reconstruct, shape, images)?;
+        let grid = reconstruct.grids(shape)?[0];
+        let capacity = capacity.clamp(1, images * reconstructions.instances_per_image());
+        let early = options.stop_early.is_some();
+        let inputs = || backend.allocate(shape, images);
+        Ok(Room {
+            dip: backend.dip(
+                &reconstruct.spec,
+                grid.tile_height,
+                grid.tile_width,
+                capacity,
+            )?,
+            inputs: Inputs {
+                images: inputs()?,
+                mirrored: options.map.mirror.then(inputs).transpose()?,
+            },
+            fitting: Fitting::new(backend, &reconstructions, capacity, images, early)?,
+            reconstructions,
+        })
+    }
+}
+
+/// The pictures that came in, by place.
+pub(super) struct Inputs<I> {
+    images: I,
+    /// Their mirror images, where votes are read mirrored.
+    mirrored: Option<I>,
+}
+
+impl<I> Inputs<I> {
+    /// Takes a picture in.
+    pub fn put<O: ImageOps<Images = I>>(
+        &mut self,
+        ops: &O,
+        pixels: &[f32],
+        place: usize,
+    ) -> Result<()> {
+        ops.upload(pixels, &mut self.images, place)?;
+        match &mut self.mirrored {
+            Some(mirrored) => ops.view(
+                &[View::mirror(At::new(&self.images, place))],
+                mirrored,
+                place,
+            ),
+            None => Ok(()),
+        }
+    }
+
+    /// The picture at a place.
+    pub fn at(&self, place: usize) -> At<'_, I> {
+        At::new(&self.images, place)
+    }
+
+    /// The same, with `probes` reconstructions of each path.
+    pub fn placed(&self, place: usize, probes: usize) -> Placed<'_, I> {
+        let mirrored = self.mirrored.as_ref();
+        Placed {
+            place,
+            input: self.at(place),
+            mirrored: mirrored.map(|mirrored| At::new(mirrored, place)),
+            probes,
+        }
+    }
+}
