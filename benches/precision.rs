@@ -3,7 +3,7 @@
 //!
 //! `cargo bench --features emulator --bench precision -- OUT.json PHOTO...`
 //!
-//! Optimisation doubles small differences again and again, so curves part whatever the precision: float32 on
+//! Optimization doubles small differences again and again, so curves part whatever the precision: float32 on
 //! the processor, which adds up in another order, says by how much.
 
 use std::path::{Path, PathBuf};

@@ -14,7 +14,7 @@ DEVICE uint32_t divide(uint32_t index, const Divisor& by) {
 
 constexpr unsigned AXES = 12;
 
-// Axes of elements, the first one outermost, and how far apart neighbours on each lie in another tensor:
+// Axes of elements, the first one outermost, and how far apart neighbors on each lie in another tensor:
 // a distance modulo 2^32, so that it may point back. `count` is at least 1; the first axis has no end.
 struct Axes {
     Divisor sizes[AXES];

@@ -14,7 +14,7 @@ struct DepthwiseArgs {
 };
 ARGUMENTS(DepthwiseArgs, gather, x, weight, y, ending, top, left)
 
-// Output pixels that a thread computes, one below the other: neighbouring threads read neighbouring
+// Output pixels that a thread computes, one below the other: neighboring threads read neighboring
 // pixels, and a row that is read serves all pixels whose windows it is in.
 constexpr uint32_t PIXELS = 4;
 

@@ -28,8 +28,8 @@ struct MatMulArgs {
 };
 ARGUMENTS(MatMulArgs, left, right, pairs, y, ending, rows, columns, terms, matrices, products)
 
-// LENGTH rows (columns) of the left (right) operand, LINE apart in shared memory. Neighbouring threads take
-// what is neighbours in memory.
+// LENGTH rows (columns) of the left (right) operand, LINE apart in shared memory. Neighboring threads take
+// what is neighbors in memory.
 template <class T, uint32_t LENGTH, uint32_t LINE> struct Operand {
     static constexpr uint32_t HELD = SLICE * LENGTH / T::THREADS;
     Global<const float> next;  // the thread's first element of the next slice

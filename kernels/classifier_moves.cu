@@ -111,7 +111,7 @@ KERNEL(classifier_copy_rows, CopyRowsArgs, 256) {
 // The side of a tile.
 constexpr uint32_t TILE = 32;
 
-// Elements whose neighbours lie side by side along one axis of `from` and along another one of `to`: the
+// Elements whose neighbors lie side by side along one axis of `from` and along another one of `to`: the
 // first is `down`, the second `across`. The others come in `outer`, with their strides in `from`; and
 // in `to`.
 struct TransposeArgs {
@@ -127,7 +127,7 @@ struct TransposeArgs {
 };
 ARGUMENTS(TransposeArgs, from, to, outer_from, outer_to, tiles, tiles_across, down, across, from_stride, to_stride, start, accumulate)
 
-// A block to a tile, by way of shared memory: both sides go along their neighbours.
+// A block to a tile, by way of shared memory: both sides go along their neighbors.
 KERNEL(classifier_transpose, TransposeArgs, 256) {
     SharedMemory memory;
     // Columns of a tile lie in different banks.

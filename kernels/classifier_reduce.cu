@@ -1,4 +1,4 @@
-// What joins the elements of a row: reductions, normalisation, softmax; and their gradients. A team of
+// What joins the elements of a row: reductions, normalization, softmax; and their gradients. A team of
 // threads shares a row.
 #include "axes.cuh"
 #include "team.cuh"

@@ -98,7 +98,7 @@ DEVICE double multiply_add(double a, double b, double c) { return __fma_rn(a, b,
 DEVICE float sin_turns(float turns) { return sinpif(2.0f * turns); }
 DEVICE float cos_turns(float turns) { return cospif(2.0f * turns); }
 
-// Writes two neighbours at once; the first lies at a multiple of 8 bytes.
+// Writes two neighbors at once; the first lies at a multiple of 8 bytes.
 DEVICE void store_pair(Global<float> at, float first, float second) {
     *reinterpret_cast<float2*>(at) = make_float2(first, second);
 }

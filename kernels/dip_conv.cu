@@ -71,7 +71,7 @@ template <int KERNEL_SIZE> DEVICE void forward(const ConvArgs& args) {
     UNROLL
     for (uint32_t c = 0; c < CHANNELS; ++c) {
         if (first + c < args.outputs) {
-            // Last, so that its size, which normalisation takes off again, rounds the sum only once.
+            // Last, so that its size, which normalization takes off again, rounds the sum only once.
             y[(first + c) * pixels + pixel] = sums[c] + bias[first + c];
         }
     }

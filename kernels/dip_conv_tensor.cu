@@ -144,7 +144,7 @@ template <typename G> DEVICE int target(int row, int tap) {
     return 0 <= at && at % G::STRIDE == 0 && at / G::STRIDE < WARP_ROWS ? at / G::STRIDE : -1;
 }
 
-// Where a column of a patch of `width` lies: those that a tap reads are neighbours.
+// Where a column of a patch of `width` lies: those that a tap reads are neighbors.
 DEVICE uint32_t place(uint32_t column, uint32_t width, uint32_t stride) {
     return stride == 1 ? column : column / 2 + column % 2 * ((width + 1) / 2);
 }
@@ -165,7 +165,7 @@ DEVICE void fetch_piece(float (&values)[8], const Picture& picture, uint32_t sli
 // Adds to a warp's sums what a column of taps gives. `weights` and `pixels` are where the lane's rows of
 // matrices start, `step` leads to the next row of the patch, or nowhere. Where the padding is a reflection,
 // rows `top` and `bottom` of the patch are read a second time by the row that is its own mirror image's
-// neighbour: row 0 of the picture by padding row -1, whose derivative is row 1's, and so at the other end.
+// neighbor: row 0 of the picture by padding row -1, whose derivative is row 1's, and so at the other end.
 template <typename G>
 DEVICE void add_taps(float (&sums)[WARP_ROWS][2][2][4], Shared<const BFloat16x8> weights,
                      Shared<const BFloat16x8> pixels, uint32_t step, int top, int bottom) {
@@ -339,7 +339,7 @@ template <typename G> DEVICE void product(const ConvTensorArgs& args) {
             }
             const uint32_t at = (row * args.to_height + y) * args.to_width + x;
             const bool second = x + 1 < args.to_width;
-            // The bias last, so that its size, which normalisation takes off again, rounds sums only once.
+            // The bias last, so that its size, which normalization takes off again, rounds sums only once.
             float left_sum = sums[line][part / 2][n][part % 2 * 2] + bias;
             float right_sum = sums[line][part / 2][n][part % 2 * 2 + 1] + bias;
             if (G::BACKWARD && args.accumulate) {

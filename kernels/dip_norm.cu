@@ -1,12 +1,12 @@
-// Batch normalisation with the statistics of one instance, and LeakyReLU (of slope 1 where there is
+// Batch normalization with the statistics of one instance, and LeakyReLU (of slope 1 where there is
 // none): Ioffe and Szegedy 2015.
 //
-// What normalisation cancels, its derivative must cancel too: the gradient by the scale of a channel
-// that is normalised once more is a millionth of its terms. So sums over a channel are taken in double
+// What normalization cancels, its derivative must cancel too: the gradient by the scale of a channel
+// that is normalized once more is a millionth of its terms. So sums over a channel are taken in double
 // precision, and so is what is computed once a channel.
 #include "dip.cuh"
 
-// What normalisation knows of a channel.
+// What normalization knows of a channel.
 struct Statistics {
     double rest;      // what the mean, rounded, lacks
     double precision; // 1 / (variance + epsilon)
@@ -61,7 +61,7 @@ KERNEL(dip_norm_statistics, NormArgs, 256) {
     }
 }
 
-// A channel's normalisation.
+// A channel's normalization.
 struct Affine {
     float mean, factor, bias;
 };
@@ -73,7 +73,7 @@ DEVICE Affine affine(const Statistics& statistics, const Maps& weight, const Map
 }
 
 // Subtracting first keeps a channel without variance at exactly the bias, on LeakyReLU's side of it.
-DEVICE float normalise(const Affine& affine, float x) {
+DEVICE float normalize(const Affine& affine, float x) {
     return multiply_add(x - affine.mean, affine.factor, affine.bias);
 }
 
@@ -88,7 +88,7 @@ KERNEL(dip_norm_forward, NormArgs, 256) {
     const Global<const Statistics> statistics = args.statistics + slot * args.channels;
     const Global<float> y = of_slot(args.y, slot);
     const Affine norm = affine(statistics[channel], args.weight, args.bias, slot, channel);
-    const float value = normalise(norm, x[i]);
+    const float value = normalize(norm, x[i]);
     y[i] = value > 0.0f ? value : args.slope * value;
 }
 
@@ -106,8 +106,8 @@ struct NormBackwardArgs {
 ARGUMENTS(NormBackwardArgs, slots, x, statistics, weight, bias, dy, dweight, dbias, lines, channels, plane, slope)
 
 // The derivative by what LeakyReLU takes; the slope's at zero, as PyTorch's.
-DEVICE float leaky_backward(float dy, float normalised, float slope) {
-    return normalised > 0.0f ? dy : slope * dy;
+DEVICE float leaky_backward(float dy, float normalized, float slope) {
+    return normalized > 0.0f ? dy : slope * dy;
 }
 
 // Channel blockIdx.x: the derivatives by weight and bias, and the line.
@@ -123,7 +123,7 @@ KERNEL(dip_norm_backward_parameters, NormBackwardArgs, 256) {
     double sums[2] = {}; // of the derivative, and of its product with the distance from the mean
     for (uint32_t i = threadIdx.x; i < args.plane; i += blockDim.x) {
         const float value = x[i];
-        const double d = double(leaky_backward(dy[i], normalise(norm, value), args.slope));
+        const double d = double(leaky_backward(dy[i], normalize(norm, value), args.slope));
         sums[0] += d;
         sums[1] = multiply_add(d, double(value - norm.mean), sums[1]);
     }
@@ -157,7 +157,7 @@ KERNEL(dip_norm_backward, NormBackwardArgs, 256) {
     const Affine norm = affine(statistics[channel], args.weight, args.bias, slot, channel);
     const Line line = lines[channel];
     const float value = x[i], distance = value - norm.mean;
-    const float d = leaky_backward(dy[i], normalise(norm, value), args.slope);
+    const float d = leaky_backward(dy[i], normalize(norm, value), args.slope);
     const float around = multiply_add(distance, line.slant, multiply_add(distance, line.slant_rest, line.level));
     dy[i] = multiply_add(d, norm.factor, around);
 }

@@ -30,7 +30,7 @@ struct Gather {
     uint32_t inputs, outputs; // channels of a group
     uint32_t height, width;   // of the input
     uint32_t out_height, out_width;
-    // Between the anchors of a class's neighbouring pixels, and between the pixels themselves.
+    // Between the anchors of a class's neighboring pixels, and between the pixels themselves.
     uint32_t step_down, step_right;
     uint32_t out_step_down, out_step_right;
 };

@@ -191,8 +191,8 @@ template <class T, bool SIMPLE> DEVICE void put_part(const Out& out, uint32_t fi
     }
 }
 
-// Puts the sums out by way of shared memory, a thread those of a column: neighbours in a row go to neighbouring
-// threads, so that they are neighbours in memory too.
+// Puts the sums out by way of shared memory, a thread those of a column: neighbors in a row go to neighboring
+// threads, so that they are neighbors in memory too.
 template <class T>
 DEVICE void put_sums(const Out& out, Shared<float> memory, const Place& place,
                      const float (&sums)[T::HEIGHT][T::WIDTH]) {

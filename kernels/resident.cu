@@ -8,7 +8,7 @@
 // walk it together, with a barrier after every step.
 //
 // Of the forward pass only the convolutions' outputs are kept. What a 3x3 convolution reads is staged:
-// normalised, activated, and set into a margin of its padding, so that its loops have no edges; staged
+// normalized, activated, and set into a margin of its padding, so that its loops have no edges; staged
 // again for the derivative by the weights. 1x1 convolutions, and what passes derivatives back through
 // them, work pixel by pixel on what is kept.
 //
@@ -162,7 +162,7 @@ KERNEL(resident_step, ResidentArgs, 768) {
                 break;
             case MIRROR: mirror(args.steps[unknown(s)], memory); break;
             case SPREAD_PIXEL: spread_pixel(args.steps[unknown(s)], memory); break;
-            case NORMALISED: normalised(args, args.steps[unknown(s)], memory); break;
+            case NORMALIZED: normalized(args, args.steps[unknown(s)], memory); break;
             case UPSAMPLED: upsampled(args, args.steps[unknown(s)], memory); break;
             default: move_by_adam(args, args.steps[unknown(s)], memory, slot, iteration);
             }

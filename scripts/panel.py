@@ -20,7 +20,7 @@ CELL = 224
 GAP = 12
 LINE = 20
 HEADING = 28
-INK, PAPER, GREY = (20, 20, 20), (255, 255, 255), (110, 110, 110)
+INK, PAPER, GRAY = (20, 20, 20), (255, 255, 255), (110, 110, 110)
 RIGHT, WRONG = (0, 110, 40), (180, 20, 20)
 
 
@@ -62,7 +62,7 @@ class Photo:
         return self.top[stage][0] == self.top["clean"][0]
 
     def difference(self):
-        """The attack's perturbation around mid-grey, and by how much it is amplified."""
+        """The attack's perturbation around mid-gray, and by how much it is amplified."""
         clean, attacked = (
             np.asarray(self.pictures[stage], np.float64) for stage in ("clean", "attacked")
         )
@@ -107,18 +107,18 @@ def panel(photos):
     for row, photo in enumerate(photos):
         top = HEADING + GAP + row * row_height
         difference, gain = photo.difference()
-        colour = {stage: RIGHT if photo.right(stage) else WRONG for stage in photo.top}
+        color = {stage: RIGHT if photo.right(stage) else WRONG for stage in photo.top}
         cells = [
             (photo.pictures["clean"], photo.says("clean"), INK, photo.name),
-            (photo.pictures["attacked"], photo.says("attacked"), colour["attacked"], ""),
-            (difference, f"amplified {gain:.0f} times", GREY, ""),
-            (photo.pictures["purified"], photo.says("purified"), colour["purified"],
+            (photo.pictures["attacked"], photo.says("attacked"), color["attacked"], ""),
+            (difference, f"amplified {gain:.0f} times", GRAY, ""),
+            (photo.pictures["purified"], photo.says("purified"), color["purified"],
              f"verdict: {photo.verdict}"),
         ]
         for left, (picture, caption, ink, note) in zip(lefts, cells):
             sheet.paste(picture.resize((CELL, CELL), Image.Resampling.LANCZOS), (left, top))
             draw.text((left, top + CELL + 3), fitted(draw, caption, body, CELL), ink, body)
-            draw.text((left, top + CELL + LINE + 1), fitted(draw, note, body, CELL), GREY, body)
+            draw.text((left, top + CELL + LINE + 1), fitted(draw, note, body, CELL), GRAY, body)
     return sheet
 
 

@@ -20,7 +20,7 @@ const PICTURE: usize = 224;
 /// Instances of the `cifar` preset.
 const CIFAR_INSTANCES: usize = 64;
 
-/// Speed of one preset's optimisation.
+/// Speed of one preset's optimization.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct PresetFigure {
     pub preset: &'static str,

@@ -27,7 +27,7 @@ pub enum Purpose {
 pub struct RandomKey {
     /// The restart's seed.
     pub seed: u64,
-    /// The image's content hash, so that a picture's result does not depend on its name or neighbours.
+    /// The image's content hash, so that a picture's result does not depend on its name or neighbors.
     pub image: u64,
     /// Tile number, from 0, row by row; of an attack, the restart.
     pub tile: u32,

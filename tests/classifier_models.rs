@@ -18,7 +18,7 @@ fn shared(name: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-/// Smooth colours with some texture, in [0, 1].
+/// Smooth colors with some texture, in [0, 1].
 fn picture(channels: usize, height: usize, width: usize) -> Vec<f32> {
     let n = height * width;
     (0..channels * n)

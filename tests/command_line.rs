@@ -64,7 +64,7 @@ fn photographs(folder: &Path) -> (PathBuf, PathBuf) {
     (root, classes)
 }
 
-/// Short optimisations: enough for 32×32 pictures.
+/// Short optimizations: enough for 32×32 pictures.
 const QUICK: [&str; 6] = [
     "--iterations",
     "200",
@@ -133,7 +133,7 @@ fn attacked_pictures_come_back_with_their_labels() {
     }
     let run: Value =
         serde_json::from_str(&std::fs::read_to_string(purified.join("run.json")).unwrap()).unwrap();
-    assert_eq!(run["labelled"]["right_after"], 6);
+    assert_eq!(run["labeled"]["right_after"], 6);
     let report = std::fs::read_to_string(purified.join("report.html")).unwrap();
     assert!(report.contains("a/0.png"));
 
@@ -189,7 +189,7 @@ fn clean_pictures_come_back_bit_for_bit() {
     }
 }
 
-/// Noisy pictures of the three colours, as files of one folder.
+/// Noisy pictures of the three colors, as files of one folder.
 fn noisy(folder: &Path) -> PathBuf {
     let root = folder.join("noisy");
     std::fs::create_dir_all(&root).unwrap();
@@ -416,12 +416,12 @@ fn a_bad_picture_is_a_line_and_not_the_end() {
 }
 
 #[test]
-fn grey_alpha_and_16_bit_pictures_are_taken() {
+fn gray_alpha_and_16_bit_pictures_are_taken() {
     let folder = TempDir::new().unwrap();
     let root = folder.path().join("odd");
     std::fs::create_dir_all(&root).unwrap();
     let picture = image::DynamicImage::ImageRgb8(smooth(0, 0.0, 0));
-    picture.to_luma8().save(root.join("grey.png")).unwrap();
+    picture.to_luma8().save(root.join("gray.png")).unwrap();
     picture.to_rgba8().save(root.join("alpha.png")).unwrap();
     picture.to_rgb16().save(root.join("deep.png")).unwrap();
     let model = fixture("toy.onnx");
@@ -594,10 +594,10 @@ fn sidecars_prepare_pictures() {
 }
 
 #[test]
-fn normalisation_goes_in_front_of_the_first_layer() {
+fn normalization_goes_in_front_of_the_first_layer() {
     let folder = TempDir::new().unwrap();
-    let path = folder.path().join("grey.png");
-    // Only the mean's subtraction can make red the strongest channel of a grey picture.
+    let path = folder.path().join("gray.png");
+    // Only the mean's subtraction can make red the strongest channel of a gray picture.
     image::RgbImage::from_pixel(32, 32, image::Rgb([128; 3]))
         .save(&path)
         .unwrap();
@@ -897,9 +897,9 @@ fn targeted_attacks_reach_their_target() {
 }
 
 #[test]
-fn attacks_go_through_the_defence_where_that_is_asked_for() {
+fn attacks_go_through_the_defense_where_that_is_asked_for() {
     let folder = TempDir::new().unwrap();
-    // Colours so close that the perturbation can turn them, which purification does not undo.
+    // Colors so close that the perturbation can turn them, which purification does not undo.
     let photos = folder.path().join("photos");
     let mut close = smooth(0, 0.0, 0);
     for pixel in close.pixels_mut() {
@@ -948,7 +948,7 @@ fn attacks_go_through_the_defence_where_that_is_asked_for() {
         let more = how.split(' ').chain(defense.split(' '));
         let said = succeed(&common.into_iter().chain(more).collect::<Vec<_>>());
         assert!(
-            said.contains("fool the classifier behind the defence"),
+            said.contains("fool the classifier behind the defense"),
             "{said}"
         );
         let run: Value =
@@ -965,7 +965,7 @@ fn attacks_go_through_the_defence_where_that_is_asked_for() {
         assert_eq!(configuration["through"]["seeds"], fresh);
         assert_eq!(configuration["defense"]["reconstruct"]["seed"], 5);
         assert_eq!(configuration["defense"]["reconstruct"]["restarts"], 2);
-        // The success is the defence's own error on the stored picture.
+        // The success is the defense's own error on the stored picture.
         let purified = folder.path().join("purified");
         let input = out.join("images");
         let mut arguments = vec!["purify", text(&input), "-o", text(&purified), "--overwrite"];

@@ -36,7 +36,7 @@ fn purify(folder: &Path, device: &str) -> Vec<Value> {
         .arg(fixture("toy_free_size.onnx"))
         .args(["--size", "64x64", "--restarts", "2", "--iterations", "120"])
         .args(["--probe-interval", "20", "--device", device])
-        // This classifier sees colours and texture, alike in every view: the support alone decides.
+        // This classifier sees colors and texture, alike in every view: the support alone decides.
         .args(["--clean-below", "0.1", "--adversarial-from", "0.13", "-o"])
         .arg(&out)
         .output()

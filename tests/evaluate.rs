@@ -111,7 +111,7 @@ fn timeless(out: &Path) -> Value {
     evaluation
 }
 
-/// A defence against an attack.
+/// A defense against an attack.
 fn cell<'a>(evaluation: &'a Value, attack: &str, defense: &str) -> &'a Value {
     let find = |all: &'a Value, key: &str, name: &str| {
         let all = all.as_array().unwrap();
@@ -139,7 +139,7 @@ const DEFENSES: [&str; 14] = [
 ];
 
 #[test]
-fn the_table_has_every_attack_and_every_defence() {
+fn the_table_has_every_attack_and_every_defense() {
     let pictures = Pictures::new();
     let out = pictures.path("out");
     let attacks = "noise:8/255,fgsm:8/255,pgd:8/255,square:8/255,cw,pgd@identity:8/255";

@@ -2,8 +2,8 @@
 //!
 //! Each file of `tests/golden` holds one network: its configuration (metadata), initial parameters,
 //! input and target, the first output and every gradient, the parameters after 1, 10 and 50 steps of
-//! Adam, and the losses of 50 steps. Parameters that batch normalisation cancels are left out (see
-//! [`cancelled`]): their gradients, and what Adam makes of these, are rounding noise.
+//! Adam, and the losses of 50 steps. Parameters that batch normalization cancels are left out (see
+//! [`canceled`]): their gradients, and what Adam makes of these, are rounding noise.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -73,7 +73,7 @@ impl Golden {
                 other => panic!("pad {other}"),
             },
             learning_rate: config["lr"].as_f64().unwrap(),
-            optimise_input: config["optimise_input"].as_bool().unwrap(),
+            optimize_input: config["optimise_input"].as_bool().unwrap(),
             jitter: 0.0,
             averaging: 0.0,
         };
@@ -145,7 +145,7 @@ impl Golden {
     /// Calls `check(what, got, want)` for every parameter tensor whose values mean something.
     fn compare(&self, prefix: &str, got: &[f64], mut check: impl FnMut(&str, &[f64], &[f64])) {
         for p in self.spec.parameters() {
-            if cancelled(&self.spec, &p.name) {
+            if canceled(&self.spec, &p.name) {
                 continue;
             }
             let name = format!("{prefix}.{}", p.name);
@@ -155,11 +155,11 @@ impl Golden {
     }
 }
 
-/// Whether a parameter only shifts a channel by a constant that batch normalisation subtracts again:
+/// Whether a parameter only shifts a channel by a constant that batch normalization subtracts again:
 /// the biases of the convolutions before it; and where the padding is a reflection, so that no edge
-/// shows the shift, the bias of the merge normalisation too, which a convolution separates from the
+/// shows the shift, the bias of the merge normalization too, which a convolution separates from the
 /// next one.
-fn cancelled(spec: &NetSpec, name: &str) -> bool {
+fn canceled(spec: &NetSpec, name: &str) -> bool {
     (name.ends_with("_conv.bias") && name != "out_conv.bias")
         || (name.ends_with("merge_bn.bias") && spec.padding == Padding::Reflect)
 }
@@ -199,7 +199,7 @@ fn reference_is_pytorch() {
                 engine.reconstructions(&[0], &mut picture, 0).unwrap();
                 check("output.1", picture.image(0), &golden.tensors["output.1"]);
                 golden.compare("gradient", &engine.gradients(0).unwrap(), check);
-                if golden.spec.optimise_input {
+                if golden.spec.optimize_input {
                     let gradient = engine.input_gradient(0).unwrap();
                     check("gradient.z", &gradient, &golden.tensors["gradient.z"]);
                 }
@@ -207,14 +207,14 @@ fn reference_is_pytorch() {
             if [1, 10, 50].contains(&step) {
                 let prefix = format!("after{step}");
                 golden.compare(&prefix, &engine.parameters(0).unwrap(), check);
-                if golden.spec.optimise_input {
+                if golden.spec.optimize_input {
                     let name = format!("{prefix}.z");
                     check(&name, &engine.input(0).unwrap(), &golden.tensors[&name]);
                 }
             }
         }
         for p in golden.spec.parameters() {
-            if cancelled(&golden.spec, &p.name) {
+            if canceled(&golden.spec, &p.name) {
                 let gradient = &engine.gradients(0).unwrap()[p.offset..][..p.len()];
                 assert!(gradient.iter().all(|g| g.abs() < 1e-14), "{}", p.name);
             }
@@ -229,7 +229,7 @@ fn reference_is_pytorch() {
 /// Float32 against PyTorch's float64: every tensor of the first iteration within 1e-4 of its largest
 /// magnitude, every loss of 50 steps within 1%. A gradient may be off by as much more as rounding the
 /// initial numbers to float32 moves it, in float64: next to nothing, but for one whose terms nearly cancel
-/// (6e-5 of the merge normalisation's weight in `dip_tile`). `new` makes an engine, if it is one for that network.
+/// (6e-5 of the merge normalization's weight in `dip_tile`). `new` makes an engine, if it is one for that network.
 fn close_to_pytorch<B: ImageOps, E: DipEngine<Images = B::Images>>(
     backend: &B,
     new: impl Fn(&NetSpec, usize, usize) -> Option<E>,
@@ -272,7 +272,7 @@ fn close_to_pytorch<B: ImageOps, E: DipEngine<Images = B::Images>>(
                     assert!(d < allowed, "{what}: relative difference {d:.1e}");
                 },
             );
-            if golden.spec.optimise_input {
+            if golden.spec.optimize_input {
                 let gradient = engine.input_gradient(0).unwrap();
                 check("gradient.z", &gradient, &golden.tensors["gradient.z"]);
             }

@@ -97,19 +97,19 @@ fn lossy_formats_come_close() {
 }
 
 #[test]
-fn grey_alpha_and_16_bit_become_rgb() {
+fn gray_alpha_and_16_bit_become_rgb() {
     let folder = tempfile::tempdir().unwrap();
     let open = |name: &str, image: DynamicImage| {
         let path = write(folder.path(), name, encode(&image, ImageFormat::Png));
         load(&path, None).remove(0).unwrap()
     };
-    let grey = open(
-        "grey.png",
+    let gray = open(
+        "gray.png",
         image::GrayImage::from_pixel(2, 2, image::Luma([51])).into(),
     );
-    assert_eq!(grey.pixels, [0.2; 12]);
+    assert_eq!(gray.pixels, [0.2; 12]);
 
-    // A transparent pixel keeps its colour.
+    // A transparent pixel keeps its color.
     let alpha = image::RgbaImage::from_pixel(1, 1, image::Rgba([255, 51, 0, 0]));
     assert_eq!(open("alpha.png", alpha.into()).pixels, [1.0, 0.2, 0.0]);
 
@@ -118,9 +118,9 @@ fn grey_alpha_and_16_bit_become_rgb() {
     assert_eq!(deep.pixels, [1.0, 257.0 / 65535.0, 1.0 / 65535.0]);
     assert!(!deep.eight_bit);
 
-    let grey = image::ImageBuffer::from_pixel(1, 1, image::LumaA([13107u16, 9]));
+    let gray = image::ImageBuffer::from_pixel(1, 1, image::LumaA([13107u16, 9]));
     assert_eq!(
-        open("deep-grey.png", DynamicImage::ImageLumaA16(grey)).pixels,
+        open("deep-gray.png", DynamicImage::ImageLumaA16(gray)).pixels,
         [0.2; 3]
     );
 }
@@ -406,8 +406,8 @@ fn arrays_of_both_types_and_layouts_agree() {
         load(&one, None).remove(0).unwrap().pixels,
         float(&chw[..24])
     );
-    let grey = write("grey.npy", npy_u8(&[2, 4, 1], &[51; 8]));
-    assert_eq!(load(&grey, None).remove(0).unwrap().pixels, [0.2; 24]);
+    let gray = write("gray.npy", npy_u8(&[2, 4, 1], &[51; 8]));
+    assert_eq!(load(&gray, None).remove(0).unwrap().pixels, [0.2; 24]);
     assert_eq!(ids(&open(&[one], None).unwrap()), ["one.npy#0"]);
 }
 
@@ -426,8 +426,8 @@ fn an_open_layout_is_refused_and_a_flag_settles_it() {
     assert!(refusal(&open, Some(Layout::Chw)).contains("is not --layout chw"));
     let flat = write("flat.npy", npy_u8(&[4, 4], &[0; 16]));
     assert!(refusal(&flat, None).contains("[4, 4]"));
-    let grey = write("grey.npy", npy_u8(&[4, 4, 4], &[0; 64]));
-    assert!(refusal(&grey, None).contains("no axis is 1 or 3 channels"));
+    let gray = write("gray.npy", npy_u8(&[4, 4, 4], &[0; 64]));
+    assert!(refusal(&gray, None).contains("no axis is 1 or 3 channels"));
     let wrong = write("wrong.npy", npy_u8(&[2, 3, 4, 4], &[0; 96]));
     assert!(refusal(&wrong, Some(Layout::Nhwc)).contains("4 channels"));
 }

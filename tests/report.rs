@@ -31,7 +31,7 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// A smooth picture of one colour, with a faint checkerboard where it shall look adversarial.
+/// A smooth picture of one color, with a faint checkerboard where it shall look adversarial.
 fn picture(path: &Path, label: usize, noise: i32) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     let pixels = image::RgbImage::from_fn(32, 32, |x, y| {

@@ -5,7 +5,7 @@
 
 Times are milliseconds: of one iteration of all instances for DIP networks, of one image for
 classifiers. A ratio above 1 means that backstitch is faster. The peers' times are the least of their
-samples, which favours them. The classifiers are those that `export_networks.py` writes to FOLDER,
+samples, which favors them. The classifiers are those that `export_networks.py` writes to FOLDER,
 each measured by all before the next. Run `setup.sh` first, and `cargo build --release`.
 """
 

@@ -64,7 +64,7 @@ class Normalized(nn.Module):
 
 
 def pictures(count, size, generator):
-    """Smooth colours under some noise, uint8."""
+    """Smooth colors under some noise, uint8."""
     smooth = functional.interpolate(
         torch.rand(count, 3, 5, 5, generator=generator), (size, size), mode="bicubic")
     noise = 0.15 * torch.randn(count, 3, size, size, generator=generator)

@@ -63,7 +63,7 @@ def narrowed(factor, build, *arguments, **named):
 
 
 class WideBlock(nn.Module):
-    """Normalisation and ReLU come before each convolution."""
+    """Normalization and ReLU come before each convolution."""
 
     def __init__(self, inputs, outputs, stride):
         super().__init__()
@@ -210,7 +210,7 @@ class Row:
     # last nodes cast the image and the logits
     precision: str = "float32"
     normalized: bool = False  # (x - mean) / std is the graph's first step
-    kept: bool = False  # batch normalisation stays a node (TorchScript joins it to the convolution)
+    kept: bool = False  # batch normalization stays a node (TorchScript joins it to the convolution)
     # Where ReLUs make the gradient jump, fewer of them have an input that rounding takes across 0.
     size: int = 224
     tiny_size: int = 32

@@ -87,7 +87,7 @@ class Picture:
         return recovered, float(lead[recovered])
 
     def seen_in(self, views):
-        """The label of the views' mean probability: what averaging over them would say, without any defence."""
+        """The label of the views' mean probability: what averaging over them would say, without any defense."""
         return int(np.exp([self.views[v] for v in views]).mean(0).argmax())
 
     def without_support(self, views):

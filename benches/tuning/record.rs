@@ -1,7 +1,7 @@
 //! Records reconstructions for the tuning study (docs/tuning.md), so that rules of voting and judging can
 //! be replayed on them without fitting networks again.
 //!
-//! `cargo run --release --example record -- OUT LIST --keep 400,500,600`, and the defence's options, where
+//! `cargo run --release --example record -- OUT LIST --keep 400,500,600`, and the defense's options, where
 //! LIST has a picture's path a line, `ATTACK/CLASS/NAME.png` at its end. `OUT/ATTACK/NAME.f16` gets the
 //! reconstructions of every restart at the iterations to keep, as half-precision numbers of shape (restarts,
 //! iterations, 3, height, width). Pictures already there are left out.

@@ -35,7 +35,7 @@ enum class Space : uint32_t { Global, Shared };
 enum class FaultKind : uint32_t {
     ReadOutOfBounds,
     WriteOutOfBounds,
-    Uninitialised,
+    Uninitialized,
     BadAddress,
     Misaligned,
     SharedTooSmall,
@@ -143,7 +143,7 @@ template <typename T, Space space> class Pointer {
         const Value value = *element;
         if (looks_unwritten(value)) [[unlikely]] {
             if (!context.host->written(element, sizeof(T))) {
-                refuse(FaultKind::Uninitialised, element);
+                refuse(FaultKind::Uninitialized, element);
             }
         }
         return value;

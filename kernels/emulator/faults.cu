@@ -10,7 +10,7 @@ struct FaultArgs {
 };
 ARGUMENTS(FaultArgs, input, out, count, fault)
 
-// Every thread writes its neighbour's number. Fault: nothing waits for the neighbour to have written.
+// Every thread writes its neighbor's number. Fault: nothing waits for the neighbor to have written.
 KERNEL(missing_barrier, FaultArgs, 64) {
     SharedMemory memory;
     const Shared<float> row = memory.take<float>(blockDim.x);
@@ -44,7 +44,7 @@ KERNEL(out_of_bounds_shared, FaultArgs, 64) {
 }
 
 // Fault: the last thread's element was never written.
-KERNEL(uninitialised_shared, FaultArgs, 64) {
+KERNEL(uninitialized_shared, FaultArgs, 64) {
     SharedMemory memory;
     const Shared<float> row = memory.take<float>(blockDim.x);
     if (threadIdx.x + args.fault < blockDim.x) {

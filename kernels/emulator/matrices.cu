@@ -87,11 +87,11 @@ KERNEL(copy_beside, CopiesArgs, 64) {
     }
     copies.wait<1>();
     barrier();
-    const unsigned neighbour = (threadIdx.x + 1) % blockDim.x;
-    to[threadIdx.x] = row[neighbour];
+    const unsigned neighbor = (threadIdx.x + 1) % blockDim.x;
+    to[threadIdx.x] = row[neighbor];
     if (!args.fault) {
         copies.wait<0>();
         barrier();
     }
-    to[blockDim.x + threadIdx.x] = row[blockDim.x + neighbour];
+    to[blockDim.x + threadIdx.x] = row[blockDim.x + neighbor];
 }

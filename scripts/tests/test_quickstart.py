@@ -53,7 +53,7 @@ class Export(unittest.TestCase):
         self.assertEqual(shapes["logits"], ["batch", 1000])
         kinds = [node.op_type for node in model.graph.node]
         self.assertEqual((kinds.count("Conv"), kinds.count("Add")), (49, 9))
-        # The published count, without the batch normalisations' running statistics.
+        # The published count, without the batch normalizations' running statistics.
         parameters = sum(
             tensor.size for key, tensor in self.weights.items() if ".running_" not in key
         )
@@ -77,10 +77,10 @@ class Export(unittest.TestCase):
 
 
 class Crop(unittest.TestCase):
-    def test_the_centre_square_is_kept(self):
+    def test_the_center_square_is_kept(self):
         picture = Image.new("L", (30, 10))
         picture.paste(255, (10, 0, 20, 10))
-        square = crop.centre_square(picture, 20)
+        square = crop.center_square(picture, 20)
         self.assertEqual((square.mode, square.size), ("RGB", (20, 20)))
         self.assertEqual(np.asarray(square).min(), 255)
 

@@ -32,9 +32,7 @@ pub trait Attack {
 pub(super) fn above_zero(option: &str, x: f32) -> Result<()> {
     match x.is_finite() && x > 0.0 {
         true => Ok(()),
-        false => Err(Error::invalid(format!(
-            "--{option} must be above 0, not {x}"
-        ))),
+        false => Err(Error::option(option, format!("must be above 0, not {x}"))),
     }
 }
 
@@ -42,8 +40,9 @@ pub(super) fn above_zero(option: &str, x: f32) -> Result<()> {
 pub(super) fn at_least_zero(option: &str, x: f32) -> Result<()> {
     match x.is_finite() && x >= 0.0 {
         true => Ok(()),
-        false => Err(Error::invalid(format!(
-            "--{option} must be 0 or above, not {x}"
-        ))),
+        false => Err(Error::option(
+            option,
+            format!("must be 0 or above, not {x}"),
+        )),
     }
 }

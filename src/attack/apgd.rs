@@ -304,7 +304,7 @@ impl ApgdT {
 fn validate(search: &Apgd, name: &str, least: usize, classes: usize) -> Result<()> {
     above_zero("eps", search.eps)?;
     if search.restarts == 0 {
-        return Err(Error::invalid("--restarts must be 1 or more"));
+        return Err(Error::option("restarts", "must be 1 or more"));
     }
     if classes < least {
         return Err(Error::invalid(format!(
@@ -365,7 +365,7 @@ impl Attack for ApgdDlr {
 impl Attack for ApgdT {
     fn validate(&self, classes: usize, _targeted: bool) -> Result<()> {
         if self.targets == 0 {
-            return Err(Error::invalid("--targets must be 1 or more"));
+            return Err(Error::option("targets", "must be 1 or more"));
         }
         validate(&self.search, "apgd-t", 4, classes)
     }

@@ -147,7 +147,7 @@ impl Climber for Descent<'_> {
 impl Attack for CarliniWagner {
     fn validate(&self, _classes: usize, _targeted: bool) -> Result<()> {
         above_zero("c", self.c)?;
-        above_zero("learning-rate", self.learning_rate)?;
+        above_zero("learning_rate", self.learning_rate)?;
         at_least_zero("confidence", self.confidence)
     }
 

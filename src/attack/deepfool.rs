@@ -100,7 +100,7 @@ impl<'a> Walk<'a> {
 impl Attack for DeepFool {
     fn validate(&self, _classes: usize, _targeted: bool) -> Result<()> {
         if self.candidates < 2 {
-            return Err(Error::invalid("--candidates must be 2 or more"));
+            return Err(Error::option("candidates", "must be 2 or more"));
         }
         at_least_zero("overshoot", self.overshoot)
     }

@@ -169,21 +169,10 @@ fn no_use(name: Name, option: &str, all: &Value) -> Error {
     let known = all.as_object().into_iter().flatten().map(|(key, _)| key);
     let known: Vec<String> = known
         .filter(|key| *key != "method")
-        .map(|key| flag(key))
+        .map(|key| format!("`{key}`"))
         .collect();
-    Error::invalid(format!(
-        "{name} has no use for {}; its options are {}",
-        flag(option),
-        known.join(", ")
-    ))
-}
-
-/// An option's flag on the command line.
-fn flag(option: &str) -> String {
-    match option {
-        "random_start" => "--no-random-start".into(),
-        option => format!("--{}", option.replace('_', "-")),
-    }
+    Error::option(option, format!("is no option of {name}"))
+        .hint(format!("its options are {}", known.join(", ")))
 }
 
 #[cfg(test)]
@@ -236,14 +225,14 @@ mod tests {
             (
                 Name::Fgsm,
                 json!({"steps": 3}),
-                "fgsm has no use for --steps; its options are --eps",
+                "`steps` is no option of fgsm; its options are `eps`",
             ),
-            (Name::DeepFool, json!({"eps": 0.1}), "--overshoot"),
-            (Name::Square, json!({"step_size": 0.1}), "--queries"),
+            (Name::DeepFool, json!({"eps": 0.1}), "`overshoot`"),
+            (Name::Square, json!({"step_size": 0.1}), "`queries`"),
             (
                 Name::Bim,
                 json!({"random_start": false}),
-                "for --no-random-start",
+                "`random_start` is no option of bim",
             ),
             (Name::Pgd, json!({"method": "fgsm"}), "options"),
         ] {

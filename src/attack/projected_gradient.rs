@@ -163,7 +163,7 @@ fn accumulate(momentum: &mut [f32], gradient: &[f32], decay: f32) {
 impl Scheme {
     fn validate(&self) -> Result<()> {
         above_zero("eps", self.ball.eps)?;
-        at_least_zero("step-size", self.step_size)?;
+        at_least_zero("step_size", self.step_size)?;
         at_least_zero("decay", self.decay.unwrap_or(0.0))
     }
 

@@ -25,9 +25,9 @@ pub(crate) fn not_run(slot: usize) -> Error {
     ))
 }
 
-/// What asking for the gradient of an input that is not optimised gives.
-pub(crate) fn input_not_optimised() -> Error {
-    Error::invalid("this DIP network does not optimise its input, so it has no input gradient")
+/// What asking for the gradient of an input that is not optimized gives.
+pub(crate) fn input_not_optimized() -> Error {
+    Error::invalid("this DIP network does not optimize its input, so it has no input gradient")
 }
 
 /// Refuses instances whose slot or target does not fit the engine.

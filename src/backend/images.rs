@@ -196,8 +196,8 @@ impl<I> Copy for View<'_, I> {}
 
 /// A weighted sum of images whose weights vary over the picture: the stitch.
 ///
-/// Every cell of `cells` has a raised-cosine window, twice as wide as the cell, centred on the cell's
-/// centre; windows are 1 at the centre and sum to 1 everywhere (at the picture's edge the outermost
+/// Every cell of `cells` has a raised-cosine window, twice as wide as the cell, centered on the cell's
+/// center; windows are 1 at the center and sum to 1 everywhere (at the picture's edge the outermost
 /// windows extend). Output pixel = Σ_cell window_cell · Σ_image `weights[cell][image]` · image.
 #[derive(Debug)]
 pub struct Stitch<'a, I> {

@@ -1,10 +1,10 @@
-//! What a compute device does for the defence, as three traits.
+//! What a compute device does for the defense, as three traits.
 //!
-//! The seam is not the single operation: a backend may fuse a whole optimisation step into one
+//! The seam is not the single operation: a backend may fuse a whole optimization step into one
 //! launch, or keep one DIP instance in each SIMD lane. Images stay in the device's memory between the
 //! three; only logits, scalars and finished images travel.
 //!
-//! - [`DipEngine`] optimises DIP instances,
+//! - [`DipEngine`] optimizes DIP instances,
 //! - [`ClassifierEngine`] runs the victim forward and backward,
 //! - [`ImageOps`] moves, cuts and joins images.
 
@@ -136,7 +136,7 @@ pub struct Instance<'a, I> {
     pub key: RandomKey,
 }
 
-/// Optimises DIP instances.
+/// Optimizes DIP instances.
 ///
 /// Instances never interact: what one computes depends on its target, key and iteration count alone,
 /// bit by bit, whatever other slots hold.
@@ -174,7 +174,7 @@ pub trait DipEngine: Send {
     /// Replaces the input `z`.
     fn set_input(&mut self, slot: usize, input: &[f64]) -> Result<()>;
     /// The gradient of the last iteration's loss with respect to `z`; an error unless the spec
-    /// optimises the input.
+    /// optimizes the input.
     fn input_gradient(&mut self, slot: usize) -> Result<Vec<f64>>;
 }
 

@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_needs_its_two_largest_neighbours() {
+    fn a_chain_needs_its_two_largest_neighbors() {
         let sizes = [10, 40, 20, 5, 30, 30, 1];
         let chain: Vec<Lifetime> = sizes
             .iter()

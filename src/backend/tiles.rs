@@ -104,7 +104,7 @@ fn pixels(i: usize, size: usize, before: usize, n: usize) -> Range<usize> {
 fn windows(length: usize, size: usize, before: usize, n: usize) -> Vec<(usize, f64)> {
     (0..length)
         .map(|i| {
-            // Position in cells from the first centre.
+            // Position in cells from the first center.
             let position = ((i + before) as f64 + 0.5) / size as f64 - 0.5;
             if position <= 0.0 || n == 1 {
                 return (0, 1.0);

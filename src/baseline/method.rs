@@ -6,7 +6,7 @@ use super::{Baseline, BitDepth, Jpeg, Median, TotalVariation, check};
 use crate::error::{Error, Result};
 use crate::picture::Picture;
 
-/// No defence: the picture as it is.
+/// No defense: the picture as it is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Nothing {}

@@ -1,4 +1,4 @@
-//! The defences that evaluations compare with: known transformations of the picture alone, which
+//! The defenses that evaluations compare with: known transformations of the picture alone, which
 //! need no classifier and no random numbers.
 //!
 //! Each is a struct of its options and a [`Baseline`]; [`Method`] is the choice of them all. DIPDefend,
@@ -21,7 +21,7 @@ pub use total_variation::TotalVariation;
 use crate::error::{Error, Result};
 use crate::picture::Picture;
 
-/// A defence that transforms the picture alone. The same picture always gives the same result.
+/// A defense that transforms the picture alone. The same picture always gives the same result.
 pub trait Baseline: Send + Sync {
     /// What tables call it: the transformation and its strength, such as `jpeg-75`.
     fn name(&self) -> String;

@@ -9,7 +9,7 @@ use crate::picture::resample::test_picture;
 use crate::picture::rgb;
 
 /// A picture whose three channels are `plane` in 8 bits.
-fn grey(height: usize, width: usize, plane: &[u8]) -> Picture {
+fn gray(height: usize, width: usize, plane: &[u8]) -> Picture {
     assert_eq!(plane.len(), height * width);
     let bytes: Vec<u8> = plane.iter().flat_map(|&x| [x; 3]).collect();
     Picture::from_rgb8(&bytes, rgb(height, width))
@@ -93,7 +93,7 @@ fn every_baseline_keeps_shape_and_range_at_any_size() {
 #[test]
 fn black_and_white_stay_as_they_are() {
     for level in [0, 255] {
-        let picture = grey(9, 11, &[level; 99]);
+        let picture = gray(9, 11, &[level; 99]);
         for method in defaults() {
             assert_eq!(
                 method.apply(&picture).unwrap(),
@@ -106,7 +106,7 @@ fn black_and_white_stay_as_they_are() {
 }
 
 #[test]
-fn no_defence_is_the_picture() {
+fn no_defense_is_the_picture() {
     let picture = compared();
     assert_eq!(Nothing {}.apply(&picture).unwrap(), picture.pixels);
 }
@@ -114,11 +114,11 @@ fn no_defence_is_the_picture() {
 #[test]
 fn jpeg_keeps_a_flat_block_and_loses_little_of_a_smooth_picture() {
     // A flat block is its DC coefficient: 8 · (136 − 128) = 64, which is 8 steps of 8 at quality 75.
-    let flat = grey(8, 8, &[136; 64]);
+    let flat = gray(8, 8, &[136; 64]);
     assert_eq!(Jpeg::default().apply(&flat).unwrap(), flat.pixels);
 
     let ramp: Vec<u8> = (0..40 * 24).map(|i| (i % 24 * 5 + i / 24) as u8).collect();
-    let ramp = grey(40, 24, &ramp);
+    let ramp = gray(40, 24, &ramp);
     let distance = |quality| psnr(&Jpeg { quality }.apply(&ramp).unwrap(), &ramp.pixels);
     assert!(distance(100) > 48.0, "{}", distance(100));
     assert!(distance(75) > 38.0, "{}", distance(75));
@@ -127,12 +127,12 @@ fn jpeg_keeps_a_flat_block_and_loses_little_of_a_smooth_picture() {
 
 #[test]
 fn jpeg_halves_the_chroma() {
-    // Of neighbours of equal luma and opposite chroma, the second gets the first one's chroma.
-    let colours: [[u8; 3]; 2] = [[200, 98, 128], [56, 158, 128]];
-    let checks: Vec<u8> = (0..256).flat_map(|i| colours[i % 2]).collect();
+    // Of neighbors of equal luma and opposite chroma, the second gets the first one's chroma.
+    let colors: [[u8; 3]; 2] = [[200, 98, 128], [56, 158, 128]];
+    let checks: Vec<u8> = (0..256).flat_map(|i| colors[i % 2]).collect();
     let picture = Picture::from_rgb8(&checks, rgb(16, 16));
     let out = bytes(&Jpeg { quality: 95 }.apply(&picture).unwrap());
-    for (x, wanted) in out.chunks_exact(256).zip(colours[0]) {
+    for (x, wanted) in out.chunks_exact(256).zip(colors[0]) {
         assert!(x.iter().all(|x| x.abs_diff(wanted) <= 16), "{x:?} {wanted}");
     }
 }
@@ -149,7 +149,7 @@ fn jpeg_rounds_to_bytes_first() {
 
 #[test]
 fn bits_are_the_nearest_level() {
-    let picture = grey(1, 5, &[0, 18, 19, 128, 255]);
+    let picture = gray(1, 5, &[0, 18, 19, 128, 255]);
     // 3 bits: multiples of 1/7, which is 36.43 levels of 255: 18 is below the first half, 19 above.
     let out = BitDepth { bits: 3 }.apply(&picture).unwrap();
     assert_eq!(plane_of(&out), [0.0, 0.0, 1.0 / 7.0, 4.0 / 7.0, 1.0]);
@@ -174,7 +174,7 @@ fn bits_twice_are_bits_once() {
     for bits in 1..=8 {
         let baseline = BitDepth { bits };
         let once = Picture {
-            pixels: baseline.apply(&grey(16, 16, &ramp)).unwrap(),
+            pixels: baseline.apply(&gray(16, 16, &ramp)).unwrap(),
             shape: rgb(16, 16),
             eight_bit: false,
         };
@@ -187,13 +187,13 @@ fn bits_twice_are_bits_once() {
 #[test]
 fn medians_are_exact() {
     let out = Median::default()
-        .apply(&grey(1, 4, &[10, 200, 30, 40]))
+        .apply(&gray(1, 4, &[10, 200, 30, 40]))
         .unwrap();
-    // One row is its own neighbour above and below: the medians of (10, 10, 200), (10, 200, 30) …
+    // One row is its own neighbor above and below: the medians of (10, 10, 200), (10, 200, 30) …
     assert_eq!(bytes(plane_of(&out)), [10, 30, 40, 40]);
     let mut lone = [50; 25];
     lone[12] = 255;
-    let out = Median::default().apply(&grey(5, 5, &lone)).unwrap();
+    let out = Median::default().apply(&gray(5, 5, &lone)).unwrap();
     assert_eq!(bytes(plane_of(&out)), [50; 25]);
     assert_eq!(
         Median { size: 1 }.apply(&compared()).unwrap(),
@@ -212,7 +212,7 @@ fn medians_are_those_of_scipy() {
 #[test]
 fn an_edge_that_is_straight_survives_the_median_again_and_again() {
     let edge: Vec<u8> = (0..81).map(|i| if i % 9 < 4 { 20 } else { 220 }).collect();
-    let picture = grey(9, 9, &edge);
+    let picture = gray(9, 9, &edge);
     assert_eq!(Median::default().apply(&picture).unwrap(), picture.pixels);
 }
 

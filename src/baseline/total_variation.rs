@@ -1,4 +1,4 @@
-//! Total-variation minimisation.
+//! Total-variation minimization.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,8 +14,8 @@ const TOLERANCE: f64 = 2e-4;
 /// Iteration ends after this many at the latest.
 const MAX_ITERATIONS: usize = 200;
 
-/// Total-variation minimisation (Guo et al., "Countering adversarial images using input
-/// transformations", 2018), of the plain kind: the picture `u` that minimises `½‖u − x‖² +
+/// Total-variation minimization (Guo et al., "Countering adversarial images using input
+/// transformations", 2018), of the plain kind: the picture `u` that minimizes `½‖u − x‖² +
 /// weight·TV(u)` in each channel on its own (Rudin, Osher and Fatemi 1992), found by Chambolle's
 /// projection ("An algorithm for total variation minimization and applications", 2004). TV is isotropic,
 /// of forward differences. Guo et al. leave out half of the pixels at random as well; here none are, so

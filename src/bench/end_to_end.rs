@@ -153,7 +153,7 @@ pub struct EndToEnd {
     pub device: DeviceSeconds,
 }
 
-/// Estimates what a picture of the preset's defence, by its defaults, takes with this classifier.
+/// Estimates what a picture of the preset's defense, by its defaults, takes with this classifier.
 ///
 /// # Errors
 /// The emulator does not run on this processor, or there is no memory; a classifier of one class, or of
@@ -354,7 +354,7 @@ mod tests {
 
     /// The pipeline of the small classifier's size, counted: every picture goes all its way.
     #[test]
-    fn a_rehearsal_goes_through_all_of_the_defence() {
+    fn a_rehearsal_goes_through_all_of_the_defense() {
         let model =
             std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/toy.onnx");
         let graph = Graph::load(&model, &Default::default()).unwrap();

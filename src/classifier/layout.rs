@@ -8,7 +8,7 @@ use super::graph::{Op, PadMode};
 /// Marks an output element that copies nothing: constant padding.
 pub const PADDING: usize = usize::MAX;
 
-/// Elements between neighbours along each axis, row-major.
+/// Elements between neighbors along each axis, row-major.
 pub fn strides(dims: &[usize]) -> Vec<usize> {
     let mut strides = vec![1; dims.len()];
     for axis in (1..dims.len()).rev() {

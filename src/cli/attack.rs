@@ -1,4 +1,4 @@
-//! `backstitch attack`: of the classifier alone, or through the defence.
+//! `backstitch attack`: of the classifier alone, or through the defense.
 
 use std::sync::Arc;
 

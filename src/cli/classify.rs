@@ -67,7 +67,7 @@ fn classify(
     let exporter = exporter.map(|path| Exporter::start(path, status.clone()));
     let exporter = exporter.transpose()?;
     let mut copy = args.follow.copy()?;
-    let (mut labelled, mut right) = (0, 0);
+    let (mut labeled, mut right) = (0, 0);
     let pictures = dataset.items().map(|item| {
         let load = || dataset.load_for(classifier.preprocess(), &item);
         let picture = status.time(Phase::Decode, load);
@@ -108,7 +108,7 @@ fn classify(
                 }
             };
             if let Some(label) = item.label {
-                labelled += 1;
+                labeled += 1;
                 right += usize::from(reading.label() == label);
             }
             match args.json {
@@ -129,9 +129,9 @@ fn classify(
     if let Some(writer) = writer {
         writer.finish()?;
     }
-    if labelled > 0 && !args.json {
+    if labeled > 0 && !args.json {
         args.follow.print(&format!(
-            "{right} of {labelled} with a true label are classified rightly"
+            "{right} of {labeled} with a true label are classified rightly"
         ))?;
     }
     Ok(Outcome::of(status.counts()))

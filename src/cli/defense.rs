@@ -55,9 +55,9 @@ pub struct DefenseArgs {
     /// Adam's step size [default: the preset's]
     #[arg(long, value_name = "X")]
     pub learning_rate: Option<f64>,
-    /// Whether the network's input is optimised too [default: the preset's]
+    /// Whether the network's input is optimized too [default: the preset's]
     #[arg(long, value_name = "true|false")]
-    pub optimise_input: Option<bool>,
+    pub optimize_input: Option<bool>,
     /// Standard deviation of the noise added to the network's input in each iteration
     #[arg(long, value_name = "SIGMA")]
     pub jitter: Option<f32>,
@@ -204,7 +204,7 @@ impl DefenseArgs {
         spec.upsample = self.upsample.unwrap_or(spec.upsample);
         spec.padding = self.padding.unwrap_or(spec.padding);
         spec.learning_rate = self.learning_rate.unwrap_or(spec.learning_rate);
-        spec.optimise_input = self.optimise_input.unwrap_or(spec.optimise_input);
+        spec.optimize_input = self.optimize_input.unwrap_or(spec.optimize_input);
         spec.jitter = self.jitter.unwrap_or(spec.jitter);
         spec.averaging = self.averaging.unwrap_or(spec.averaging);
         match self.tile {

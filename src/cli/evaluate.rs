@@ -82,7 +82,7 @@ pub struct EvaluationArgs {
     pub limit: Option<u32>,
     /// Attacks in place of the suite's: noise or a method of attack, as NAME, NAME:EPS,
     /// NAME@GRADIENT or NAME@GRADIENT:EPS, where GRADIENT (queries, identity, trajectory, decision)
-    /// leads through the whole defence
+    /// leads through the whole defense
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = wanted)]
     pub attacks: Vec<Wanted>,
     /// Sizes of attacks in the maximum norm that name none [default: the suite's, 4/255 for most]
@@ -94,10 +94,10 @@ pub struct EvaluationArgs {
     /// Images that Square may show the classifier
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..1 << 28))]
     pub queries: u32,
-    /// Images that Square may show the classifier behind the defence
+    /// Images that Square may show the classifier behind the defense
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..1 << 28))]
     pub defended_queries: u32,
-    /// Steps of PGD through the defence; a step costs a purification a draw
+    /// Steps of PGD through the defense; a step costs a purification a draw
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     pub defended_steps: u32,
     /// Seed of the attacks' random numbers
@@ -128,7 +128,7 @@ fn wanted(text: &str) -> Result<Wanted, String> {
         eps,
     };
     match (method, through, eps) {
-        (None, Some(_), _) => Err("noise does not go through a defence".into()),
+        (None, Some(_), _) => Err("noise does not go through a defense".into()),
         (_, _, Some(_)) if !wanted.takes_eps() => {
             Err(format!("{name} looks for a small change: it has no size"))
         }
@@ -178,7 +178,7 @@ impl EvaluationArgs {
     }
 }
 
-/// Evaluates the defence and everything that it is compared with.
+/// Evaluates the defense and everything that it is compared with.
 pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
     let classes = args.classes.as_deref().map(Classes::open).transpose()?;
     let dataset = match args.data.is_empty() {
@@ -363,8 +363,8 @@ fn check_labels(pictures: &[Entry], classes: usize) -> Result<()> {
             ));
         }
     }
-    let unlabelled = items().filter(|item| item.label.is_none()).count();
-    match unlabelled == pictures.len() {
+    let unlabeled = items().filter(|item| item.label.is_none()).count();
+    match unlabeled == pictures.len() {
         true => Err(Error::invalid(
             "no picture has a true label: give class folders with --classes, or a manifest with labels",
         )),

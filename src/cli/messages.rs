@@ -57,6 +57,10 @@ pub fn start(verbose: u8, format: Format) {
 pub fn line(error: &Error) -> String {
     error.spelled(&|name, value| {
         let value = value.map_or(String::new(), |value| format!(" {value}"));
+        let name = match name {
+            "random_start" => "no_random_start",
+            name => name,
+        };
         format!("--{}{value}", name.replace('_', "-"))
     })
 }

@@ -88,13 +88,13 @@ pub enum Command {
     Purify(Box<purify::Args>),
     /// Print labels and confidences, without purification
     Classify(classify::Args),
-    /// Make adversarial images, to test a defence with
+    /// Make adversarial images, to test a defense with
     Attack(Box<attack::Args>),
     /// Draw one image's trajectories and its path through the decision space
     Trace(Box<trace::Args>),
     /// Join the run folders of a dataset's shards
     Merge(merge::Args),
-    /// Measure the defence against attacks and other defences, as a table
+    /// Measure the defense against attacks and other defenses, as a table
     Evaluate(Box<evaluate::Args>),
     /// Show what this machine and this build can use
     Devices(devices::Args),

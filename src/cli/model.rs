@@ -31,7 +31,7 @@ pub struct Preprocessing {
     /// Resize to the classifier's input size, height first; pictures that have it stay as they are
     #[arg(long, value_name = "HxW")]
     pub size: Option<Size>,
-    /// Share of the resized picture's shorter side that the centre crop keeps [default: the sidecar's,
+    /// Share of the resized picture's shorter side that the center crop keeps [default: the sidecar's,
     /// or 1]
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub crop_pct: Option<f64>,

@@ -1,4 +1,4 @@
-//! The defence that an attack goes through, and how.
+//! The defense that an attack goes through, and how.
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
@@ -9,16 +9,16 @@ use crate::attack::adaptive::{Adaptive, Rule, Seeds};
 use crate::error::{Error, Result};
 
 #[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "Attack through the defence")]
+#[command(next_help_heading = "Attack through the defense")]
 pub struct ThroughArgs {
-    /// Attack classifier and defence together, along this gradient. Everything from here on describes
-    /// the defence, and is as in purify
+    /// Attack classifier and defense together, along this gradient. Everything from here on describes
+    /// the defense, and is as in purify
     #[arg(long, value_enum, value_name = "GRADIENT")]
     pub through: Option<Rule>,
     /// Purifications of different seeds over which each gradient is averaged [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub draws: Option<u32>,
-    /// Whether these purifications have the defence's own seed or others [default: fixed]
+    /// Whether these purifications have the defense's own seed or others [default: fixed]
     #[arg(long, value_enum)]
     pub attacker_seeds: Option<Seeds>,
     #[command(flatten)]
@@ -26,7 +26,7 @@ pub struct ThroughArgs {
 }
 
 impl ThroughArgs {
-    /// How `method` gets through the defence; `None` where it attacks the classifier alone.
+    /// How `method` gets through the defense; `None` where it attacks the classifier alone.
     ///
     /// # Errors
     /// An option that has no use here.
@@ -43,7 +43,7 @@ impl ThroughArgs {
                 None => Ok(None),
                 Some(option) => Err(Error::invalid(format!(
                     "an attack on the classifier alone has no use for --{option}; give --through to attack it \
-                     behind the defence"
+                     behind the defense"
                 ))),
             };
         };
@@ -58,7 +58,7 @@ impl ThroughArgs {
             }
             (Rule::Queries, false, Some((option, _))) => {
                 format!(
-                    "--through queries has no use for --{option}: the defence is asked as it is"
+                    "--through queries has no use for --{option}: the defense is asked as it is"
                 )
             }
             _ => {
@@ -73,7 +73,7 @@ impl ThroughArgs {
     }
 }
 
-/// The defence's options beside those of an attack: where both have one of a name, the defence's begins
+/// The defense's options beside those of an attack: where both have one of a name, the defense's begins
 /// with `defense-`.
 #[derive(Clone, Debug)]
 pub struct Behind {
@@ -82,7 +82,7 @@ pub struct Behind {
     given: Vec<String>,
 }
 
-/// What both have, and what the defence's is called here.
+/// What both have, and what the defense's is called here.
 const SHARED: [(&str, &str); 3] = [
     ("restarts", "defense-restarts"),
     ("seed", "defense-seed"),

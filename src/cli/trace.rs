@@ -39,7 +39,7 @@ pub struct Args {
 /// The drawing, and the numbers behind it.
 const FILES: [&str; 3] = ["trace.svg", "trace.png", "trace.json"];
 
-/// Runs the defence on one picture and draws what it did.
+/// Runs the defense on one picture and draws what it did.
 pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
     prepare(&args.output, args.overwrite)?;
     let inputs = Inputs {

@@ -30,10 +30,8 @@ impl LocalizeOptions {
     /// Checks every number.
     pub fn validate(&self) -> Result<()> {
         if self.fan == 0 || self.fan > MAX_POINTS {
-            return Err(Error::invalid(format!(
-                "localization needs 1 to {MAX_POINTS} points a round, not {}; change --fan",
-                self.fan
-            )));
+            let wrong = format!("must be 1 to {MAX_POINTS} points a round, not {}", self.fan);
+            return Err(Error::option("fan", wrong));
         }
         // Below 2^-20 neighboring float32 blends are the same picture.
         if !(1e-6..=1.0).contains(&self.tolerance) {

@@ -17,7 +17,7 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
         for (image, judged) in judged.iter().enumerate() {
             let of_paths = paths.iter().zip(&judged.pairs);
             for ((&path, pair), trajectory) in of_paths.zip(&judged.map.trajectories) {
-                if let (Some(pair), Some(label)) = (*pair, judged.judgement.recovered) {
+                if let (Some(pair), Some(label)) = (*pair, judged.judgment.recovered) {
                     found.push(Found {
                         image,
                         place: judged.place,

@@ -60,10 +60,8 @@ impl MapOptions {
         }
         let most = self.segment_points.max(self.reach_points);
         if most > MAX_POINTS {
-            return Err(Error::invalid(format!(
-                "a segment has at most {MAX_POINTS} points, not {most}; lower --segment-points or \
-                 --reach-points"
-            )));
+            let many = format!("a segment has at most {MAX_POINTS} points, not {most}");
+            return Err(Error::invalid(many).hint("lower `segment_points` or `reach_points`"));
         }
         if !(0.0..=Self::MAX_REACH).contains(&self.reach) {
             return Err(Error::invalid(format!(
@@ -73,11 +71,14 @@ impl MapOptions {
             )));
         }
         if !(0.0..=Self::MAX_VIEW_SHIFT).contains(&self.view_shift) {
-            return Err(Error::invalid(format!(
-                "views are moved by a part in [0, {}] of a picture, not {}; change --view-shift",
-                Self::MAX_VIEW_SHIFT,
-                self.view_shift
-            )));
+            return Err(Error::option(
+                "view_shift",
+                format!(
+                    "must be a part in [0, {}] of a picture, not {}",
+                    Self::MAX_VIEW_SHIFT,
+                    self.view_shift
+                ),
+            ));
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ pub struct MemoryPart {
     /// What lies there.
     pub purpose: &'static str,
     /// What makes it smaller.
-    pub way_out: &'static str,
+    pub hint: &'static str,
 }
 
 impl Options {
@@ -63,22 +63,22 @@ impl Options {
                 // As many readings again belong to outcomes that wait to be written.
                 bytes: instances * (probes + 1) * tile + 2 * readings * probes,
                 purpose: "reconstructions",
-                way_out: "lower --restarts, --iterations or --tile, or raise --probe-interval",
+                hint: "lower `restarts`, `iterations` or `tile`, or raise `probe_interval`",
             },
             MemoryPart {
                 bytes: pictures * picture,
                 purpose: "pictures",
-                way_out: "lower --restarts or --segments",
+                hint: "lower `restarts` or `segments`",
             },
             MemoryPart {
                 bytes: readings * points * segments + readings_of_a_path * votes * voting,
                 purpose: "the segments' probes",
-                way_out: "lower --segment-points, --segments or --restarts",
+                hint: "lower `segment_points`, `segments` or `restarts`",
             },
             MemoryPart {
                 bytes: readings * (self.localize.fan + push::STRENGTHS_PER_BATCH) as u128,
                 purpose: "the boundary's and the pushes' probes",
-                way_out: "lower --fan or --restarts",
+                hint: "lower `fan` or `restarts`",
             },
         ])
     }

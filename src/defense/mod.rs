@@ -58,7 +58,7 @@ pub use settling::SettlingOptions;
 pub use stitch::{StitchMode, StitchOptions};
 pub use stopping::smoothed_psnr_maximum;
 pub use trajectory::{Trajectory, TrajectoryPoint, trace};
-pub use verdict::{EvidenceOptions, Judgement, Verdict, VerdictOptions};
+pub use verdict::{EvidenceOptions, Judgment, Verdict, VerdictOptions};
 pub(crate) use verdict::{Odds, lead};
 pub use votes::Vote;
 pub(crate) use votes::support;

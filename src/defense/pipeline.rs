@@ -11,7 +11,7 @@ use super::outcome::Outcome;
 use super::probe::Prober;
 use super::room::Room;
 use super::settling::Settling;
-use super::verdict::{Judgement, Verdict};
+use super::verdict::{Judgment, Verdict};
 use super::votes;
 use crate::backend::{Backend, ClassifierEngine, ImageOps, Phase, View, Viewpoint};
 use crate::error::{Error, Result};
@@ -47,7 +47,7 @@ pub(super) struct Judged {
     /// Probes of a path.
     pub probes: usize,
     pub map: DecisionMap,
-    pub judgement: Judgement,
+    pub judgment: Judgment,
     /// One a path.
     pub pairs: Vec<Option<Pair>>,
 }
@@ -98,8 +98,8 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
             let latest = latest.map(|vote| vote.reading);
             let support = votes::support(map.input.classes(), latest);
             let verdict = &options.verdict;
-            let judgement = verdict.judge(&map.input, &map.views, &support);
-            *finished = settled.add(settling, verdict, &judgement);
+            let judgment = verdict.judge(&map.input, &map.views, &support);
+            *finished = settled.add(settling, verdict, &judgment);
         }
         Ok(())
     }
@@ -121,29 +121,29 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
         let judge = |map: &&mut DecisionMap| {
             (options.verdict).judge(&map.input, &map.views, &map.support())
         };
-        let judgements: Vec<Judgement> = drawn.iter().map(judge).collect();
-        let wanted: Vec<_> = judgements.iter().map(Judgement::wanted).collect();
+        let judgments: Vec<Judgment> = drawn.iter().map(judge).collect();
+        let wanted: Vec<_> = judgments.iter().map(Judgment::wanted).collect();
         let whole = options.whole_maps || options.ablations;
         // What is shown as it came in needs no more than a verdict.
         let traced =
-            |judgement: &Judgement| whole || options.always || judgement.verdict != Verdict::Clean;
-        let traced: Vec<_> = judgements.iter().map(traced).collect();
+            |judgment: &Judgment| whole || options.always || judgment.verdict != Verdict::Clean;
+        let traced: Vec<_> = judgments.iter().map(traced).collect();
         drawing.trajectories(&images, &traced, &mut drawn)?;
         if whole {
             drawing.whole(&images, &mut drawn)?;
         }
         drawing.boundaries(&images, &wanted, &mut drawn)?;
-        let decided = maps.into_iter().zip(judgements);
-        let judged = images.iter().zip(decided).map(|(image, (map, judgement))| {
+        let decided = maps.into_iter().zip(judgments);
+        let judged = images.iter().zip(decided).map(|(image, (map, judgment))| {
             Ok(Judged {
                 place: image.place,
                 probes: image.probes,
-                pairs: match judgement.wanted() {
+                pairs: match judgment.wanted() {
                     Some(label) => drawing.pairs(image, &map, label)?,
                     None => vec![None; map.segments.len()],
                 },
                 map,
-                judgement,
+                judgment,
             })
         });
         judged.collect()

@@ -39,9 +39,10 @@ impl Reading {
         if self.normalizer.is_finite() {
             return Ok(());
         }
-        Err(Error::invalid(
-            "the classifier's logits are not numbers here; check --mean, --std and the model",
-        ))
+        Err(
+            Error::invalid("the classifier's logits are not numbers here")
+                .hint("check `mean`, `std` and the model"),
+        )
     }
 
     /// The class with the largest logit.

@@ -54,11 +54,8 @@ impl ReconstructOptions {
     pub fn validate(&self) -> Result<()> {
         self.spec.validate()?;
         if self.restarts == 0 || self.restarts > Self::MAX_RESTARTS {
-            return Err(Error::invalid(format!(
-                "1 to {} restarts are possible, not {}; change --restarts",
-                Self::MAX_RESTARTS,
-                self.restarts
-            )));
+            let wrong = format!("must be 1 to {}, not {}", Self::MAX_RESTARTS, self.restarts);
+            return Err(Error::option("restarts", wrong));
         }
         if self.probe_interval == 0 || self.iterations < self.probe_interval {
             return Err(Error::invalid(format!(

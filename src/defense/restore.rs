@@ -85,7 +85,7 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
         let mut sources = Vec::with_capacity(judged.len());
         for (image, judged) in judged.iter().enumerate() {
             let source = self.make(image, judged, manifold, &mut output)?;
-            if let (Source::Reconstruction, Some(label)) = (source, judged.judgement.wanted()) {
+            if let (Source::Reconstruction, Some(label)) = (source, judged.judgment.wanted()) {
                 let wanted = (label, self.options.push.margin);
                 self.nudge(wanted, &mut output, image)?;
             }
@@ -111,7 +111,7 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
             };
             let label = shown.reading.label();
             let fallback = match source {
-                Source::Stitched if Some(label) != judged.judgement.recovered => {
+                Source::Stitched if Some(label) != judged.judgment.recovered => {
                     let members = manifold.of(image);
                     if let Some(alone) = shown_alone(&members, self.options.push.margin) {
                         let alone = At::new(&manifold.images, alone.index);
@@ -120,7 +120,7 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
                     lost.push(image);
                     Some(Fallback::SinglePath)
                 }
-                Source::Reconstruction => judged.judgement.wanted().map(|wanted| {
+                Source::Reconstruction => judged.judgment.wanted().map(|wanted| {
                     if label == wanted {
                         Fallback::Nudged
                     } else {
@@ -153,7 +153,7 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
         manifold: &Manifold<B::Images>,
         output: &mut B::Images,
     ) -> Result<Source> {
-        if judged.judgement.verdict == Verdict::Clean && !self.options.always {
+        if judged.judgment.verdict == Verdict::Clean && !self.options.always {
             return Ok(Source::Input);
         }
         let members = manifold.of(image);
@@ -231,7 +231,7 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
                     }
                     ReconstructionPath::Consensus => None,
                 },
-                crossing: judged.judgement.wanted().and_then(crossing),
+                crossing: judged.judgment.wanted().and_then(crossing),
                 alpha: member.map(|m| m.boundary.alpha),
                 push: member.map(|m| m.push.beta),
                 margin: member.map(|m| m.push.margin),
@@ -242,7 +242,7 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
         let mut restarts: Vec<PathOutcome> = paths.iter().enumerate().map(path_outcome).collect();
         let consensus =
             (paths.last() == Some(&ReconstructionPath::Consensus)).then(|| restarts.pop());
-        let support = &judged.judgement.support;
+        let support = &judged.judgment.support;
         let mut support: Vec<(usize, f64)> = support.iter().copied().enumerate().collect();
         support.sort_by(|a, b| b.1.total_cmp(&a.1));
         support.truncate(SUPPORT_LISTED);
@@ -251,9 +251,9 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
             input: judged.map.input.clone(),
             output: shown.reading,
             pixels: shown.pixels,
-            verdict: judged.judgement.verdict,
-            score: judged.judgement.score,
-            recovered_label: judged.judgement.recovered,
+            verdict: judged.judgment.verdict,
+            score: judged.judgment.score,
+            recovered_label: judged.judgment.recovered,
             support,
             fallback,
             restarts,

@@ -3,16 +3,16 @@
 //! Each time all of an image's instances have run another interval, past the warm-up, the consensus
 //! (the restart, where there is only one) is probed at the points that vote in the decision map, and
 //! judged as the whole map would be. The image ends when so many of these
-//! judgements in a row agree, each with a score well inside its verdict's range. They are made from the
+//! judgments in a row agree, each with a score well inside its verdict's range. They are made from the
 //! image's own reconstructions alone, so that company and capacity cannot change where it ends.
 
-use super::verdict::{Judgement, Verdict, VerdictOptions};
+use super::verdict::{Judgment, Verdict, VerdictOptions};
 use crate::error::{Error, Result};
 
 /// When a verdict is settled.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct SettlingOptions {
-    /// Judgements in a row that must agree.
+    /// Judgments in a row that must agree.
     pub probes: usize,
     /// How far the scores of all of them must be from both thresholds.
     pub margin: f64,
@@ -31,21 +31,17 @@ impl SettlingOptions {
     /// Checks both numbers.
     pub fn validate(&self) -> Result<()> {
         if self.probes == 0 {
-            return Err(Error::invalid(
-                "a verdict is settled by 1 probe or more; change --settled-probes",
-            ));
+            return Err(Error::option("settled_probes", "must be 1 or more"));
         }
         if !(0.0..=1.0).contains(&self.margin) {
-            return Err(Error::invalid(format!(
-                "the margin of a settled score must be in [0, 1], not {}; change --settled-margin",
-                self.margin
-            )));
+            let wrong = format!("must be in [0, 1], not {}", self.margin);
+            return Err(Error::option("settled_margin", wrong));
         }
         Ok(())
     }
 }
 
-/// The judgements of one image so far.
+/// The judgments of one image so far.
 #[derive(Debug, Default)]
 pub struct Settling {
     /// What the last ones say: the verdict and, where it names the picture adversarial, the recovered
@@ -56,20 +52,20 @@ pub struct Settling {
 }
 
 impl Settling {
-    /// Takes the next judgement; whether the verdict is settled now.
+    /// Takes the next judgment; whether the verdict is settled now.
     pub fn add(
         &mut self,
         options: &SettlingOptions,
         verdict: &VerdictOptions,
-        judgement: &Judgement,
+        judgment: &Judgment,
     ) -> bool {
         let thresholds = [verdict.clean_below, verdict.adversarial_from];
-        let sure = |threshold: f64| (judgement.score - threshold).abs() >= options.margin;
+        let sure = |threshold: f64| (judgment.score - threshold).abs() >= options.margin;
         if !thresholds.into_iter().all(sure) {
             *self = Settling::default();
             return false;
         }
-        let now = Some((judgement.verdict, judgement.wanted()));
+        let now = Some((judgment.verdict, judgment.wanted()));
         self.agree = if now == self.last { self.agree + 1 } else { 1 };
         self.last = now;
         self.agree >= options.probes
@@ -80,8 +76,8 @@ impl Settling {
 mod tests {
     use super::*;
 
-    /// The place in `judgements`, as score and recovered label, at which the verdict is settled.
-    fn settled_at(judgements: &[(f64, usize)]) -> Option<usize> {
+    /// The place in `judgments`, as score and recovered label, at which the verdict is settled.
+    fn settled_at(judgments: &[(f64, usize)]) -> Option<usize> {
         let options = SettlingOptions {
             probes: 3,
             margin: 0.1,
@@ -92,19 +88,19 @@ mod tests {
             ..VerdictOptions::default()
         };
         let mut settling = Settling::default();
-        judgements.iter().position(|&(score, label)| {
-            let judgement = Judgement {
+        judgments.iter().position(|&(score, label)| {
+            let judgment = Judgment {
                 support: vec![],
                 recovered: Some(label),
                 score,
                 verdict: verdict.verdict(score),
             };
-            settling.add(&options, &verdict, &judgement)
+            settling.add(&options, &verdict, &judgment)
         })
     }
 
     #[test]
-    fn so_many_sure_judgements_in_a_row_settle_the_verdict() {
+    fn so_many_sure_judgments_in_a_row_settle_the_verdict() {
         assert_eq!(settled_at(&[(0.9, 1), (0.7, 1), (0.8, 1)]), Some(2));
         assert_eq!(settled_at(&[(0.9, 1), (0.1, 1), (0.9, 1), (0.9, 1)]), None);
         // Too close to a threshold: the count starts anew.

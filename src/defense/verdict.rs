@@ -118,7 +118,7 @@ impl VerdictOptions {
 
     /// Judges an input by what the classifier says of it and of its views, and by the
     /// [support](super::DecisionMap::support) of all classes.
-    pub fn judge(&self, input: &Reading, views: &[Reading], support: &[f64]) -> Judgement {
+    pub fn judge(&self, input: &Reading, views: &[Reading], support: &[f64]) -> Judgment {
         let label = input.label();
         let leads = (0..support.len()).map(|class| {
             let odds = Odds::new(input, views, support, class, label);
@@ -128,7 +128,7 @@ impl VerdictOptions {
         let recovered = best_other(&leads, label);
         let logit = |label: usize| leads[label] - self.evidence.neutral_lead_nats;
         let score = recovered.map_or(0.0, |label| 1.0 / (1.0 + (-logit(label)).exp()));
-        Judgement {
+        Judgment {
             support: probabilities(support),
             recovered,
             score,
@@ -139,7 +139,7 @@ impl VerdictOptions {
 
 /// What is said of an input.
 #[derive(Clone, Debug)]
-pub struct Judgement {
+pub struct Judgment {
     /// By class, in sum 1.
     pub support: Vec<f64>,
     /// The label other than the input label that most speaks for; `None` where the classifier has but
@@ -151,7 +151,7 @@ pub struct Judgement {
     pub verdict: Verdict,
 }
 
-impl Judgement {
+impl Judgment {
     /// The label that the output must have; `None` where the input is not adversarial.
     pub fn wanted(&self) -> Option<usize> {
         self.recovered

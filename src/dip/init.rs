@@ -7,10 +7,10 @@ use crate::random::{Purpose, RandomKey};
 const INPUT_SCALE: f32 = 0.1;
 
 /// An instance's initial parameters in layout order, as PyTorch's modules start: weights and biases
-/// of convolutions uniform in `±1/sqrt(fan_in)`, batch normalisation with weight 1 and bias 0.
+/// of convolutions uniform in `±1/sqrt(fan_in)`, batch normalization with weight 1 and bias 0.
 ///
 /// Parameter `i` of the vector uses draw `i` of [`Purpose::Parameters`]; the draws that fall on batch
-/// normalisation are not used.
+/// normalization are not used.
 pub fn initial_parameters(spec: &NetSpec, key: &RandomKey) -> Vec<f32> {
     let mut values = vec![0.0; spec.parameter_count()];
     key.uniform(Purpose::Parameters, 0, values.len(), |i, u| values[i] = u);
@@ -52,7 +52,7 @@ mod tests {
     };
 
     #[test]
-    fn convolutions_fill_their_range_and_normalisation_starts_neutral() {
+    fn convolutions_fill_their_range_and_normalization_starts_neutral() {
         let spec = Preset::Cifar.spec(3);
         let values = initial_parameters(&spec, &KEY);
         for parameter in spec.parameters() {

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 
 /// Slope of LeakyReLU for negative inputs (Ulyanov et al. 2018).
 pub const LEAKY_SLOPE: f64 = 0.2;
-/// Added to the variance in batch normalisation (PyTorch's default).
+/// Added to the variance in batch normalization (PyTorch's default).
 pub const BN_EPSILON: f64 = 1e-5;
 /// Adam's decay of the first moment (PyTorch's default).
 pub const ADAM_BETA1: f64 = 0.9;
@@ -40,7 +40,7 @@ pub enum Padding {
 /// `[down 3×3 stride-2 conv, BN, LeakyReLU, mid 3×3 conv, BN, LeakyReLU, (level k+1), upsample ×2]`;
 /// concatenates (skip first); then `merge BN, up 3×3 conv, BN, LeakyReLU, fuse 1×1 conv, BN,
 /// LeakyReLU`. After level 0, a 1×1 convolution to the image's channels and a sigmoid. Batch
-/// normalisation uses the statistics of its own instance.
+/// normalization uses the statistics of its own instance.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct NetSpec {
     /// Channels of the input `z`.
@@ -58,7 +58,9 @@ pub struct NetSpec {
     /// Adam's step size.
     pub learning_rate: f64,
     /// Whether Adam moves `z` too (DIPDefend does).
-    pub optimise_input: bool,
+    #[serde(rename = "optimise_input")]
+    // the name in the golden files and in the runs of earlier versions
+    pub optimize_input: bool,
     /// σ of the Gaussian noise added to `z` anew in each iteration; 0 for none.
     pub jitter: f32,
     /// γ of the outputs' exponential average `o ← γ·o + (1−γ)·G`, which starts at the first output; 0 for none.
@@ -104,7 +106,7 @@ impl Preset {
 
     /// The network, for pictures of `output_channels` channels.
     pub fn spec(self, output_channels: usize) -> NetSpec {
-        let (input_depth, channels, skip, padding, optimise_input): (_, &[usize], _, _, _) =
+        let (input_depth, channels, skip, padding, optimize_input): (_, &[usize], _, _, _) =
             match self {
                 Preset::Tiles => (1, &[3, 3, 4], 0, Padding::Zero, true),
                 Preset::Cifar => (1, &[4, 8, 16], 0, Padding::Zero, true),
@@ -120,7 +122,7 @@ impl Preset {
             upsample: Upsample::Bilinear,
             padding,
             learning_rate: 0.01,
-            optimise_input,
+            optimize_input,
             jitter: 0.0,
             averaging: 0.0,
         }
@@ -137,7 +139,7 @@ pub struct Parameter {
     /// Where it starts in an instance's parameter vector.
     pub offset: usize,
     /// Inputs to one output of the convolution it belongs to: its initial values are uniform in
-    /// `±1/sqrt(fan_in)`, as PyTorch's `Conv2d`. `None` in batch normalisation, which starts with
+    /// `±1/sqrt(fan_in)`, as PyTorch's `Conv2d`. `None` in batch normalization, which starts with
     /// weight 1 and bias 0.
     pub fan_in: Option<usize>,
 }
@@ -255,7 +257,7 @@ impl NetSpec {
             )));
         }
         let step = self.granularity();
-        // Reflection needs a neighbour to reflect at the deepest level too.
+        // Reflection needs a neighbor to reflect at the deepest level too.
         let least = match self.padding {
             Padding::Zero => step,
             Padding::Reflect => 2 * step,

@@ -104,13 +104,13 @@ mod tests {
     use super::*;
     use crate::picture::rgb;
 
-    fn grey(level: u8) -> Picture {
+    fn gray(level: u8) -> Picture {
         Picture::from_rgb8(&[level; 3 * 64], rgb(8, 8))
     }
 
     #[test]
     fn noise_has_its_size_and_both_signs() {
-        let picture = grey(100);
+        let picture = gray(100);
         let eps = 4.0 / 255.0;
         let noisy_one = noisy(&picture, eps, 7, true);
         let levels: Vec<i32> = noisy_one
@@ -122,7 +122,7 @@ mod tests {
         assert!((60..132).contains(&up), "{up} of 192");
         assert_eq!(noisy(&picture, eps, 7, true), noisy_one);
         assert_ne!(noisy(&picture, eps, 8, true), noisy_one);
-        let dark = noisy(&grey(1), eps, 7, false);
+        let dark = noisy(&gray(1), eps, 7, false);
         assert!(dark.iter().all(|x| (0.0..=1.0).contains(x)));
     }
 }

@@ -9,7 +9,7 @@ use super::row::{BACKSTITCH, NONE};
 use crate::attack::adaptive::{Adaptive, Rule, Seeds};
 use crate::attack::{AttackOptions, Ball, Method, Norm, Target};
 
-/// One column of attacked pictures: what is done to each picture before the defences see it.
+/// One column of attacked pictures: what is done to each picture before the defenses see it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Case {
     /// Short and unique: `pgd-linf-4`.
@@ -30,7 +30,7 @@ pub enum Kind {
     Noise { eps: f32, seed: u64 },
     /// An attack on the classifier alone.
     Static { attack: AttackOptions },
-    /// An attack on the classifier behind the whole defence.
+    /// An attack on the classifier behind the whole defense.
     Adaptive {
         attack: AttackOptions,
         through: Adaptive,
@@ -39,7 +39,7 @@ pub enum Kind {
     Given,
 }
 
-/// What the attack that made a picture knew of the defence that is judged.
+/// What the attack that made a picture knew of the defense that is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Threat {
@@ -190,7 +190,7 @@ impl Case {
         matches!(self.kind, Kind::Given)
     }
 
-    /// Whether the attack went through the whole defence.
+    /// Whether the attack went through the whole defense.
     pub fn is_adaptive(&self) -> bool {
         matches!(self.kind, Kind::Adaptive { .. })
     }
@@ -214,7 +214,7 @@ impl Case {
     }
 }
 
-/// How an attack goes through the defence: for names and for people.
+/// How an attack goes through the defense: for names and for people.
 fn way(through: Adaptive) -> (String, String) {
     let rule = match through.rule {
         Rule::Queries => "queries",
@@ -222,7 +222,7 @@ fn way(through: Adaptive) -> (String, String) {
         Rule::Trajectory => "trajectory",
         Rule::Decision => "decision",
     };
-    let (mut tag, mut words) = (rule.to_owned(), format!("through the defence by {rule}"));
+    let (mut tag, mut words) = (rule.to_owned(), format!("through the defense by {rule}"));
     if through.draws > 1 {
         let _ = write!(tag, "-eot-{}", through.draws);
         let _ = write!(words, ", {} draws", through.draws);

@@ -1,4 +1,4 @@
-//! The lines of `cells.jsonl`: one picture under one attack, and every defence's answer.
+//! The lines of `cells.jsonl`: one picture under one attack, and every defense's answer.
 
 use std::collections::BTreeMap;
 
@@ -40,12 +40,12 @@ pub struct Cell {
     /// its derivative being zero or no number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zero_gradient: Option<f64>,
-    /// The whole defence's score, from 0 (clean) to 1 (adversarial).
+    /// The whole defense's score, from 0 (clean) to 1 (adversarial).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
-    /// By defence.
+    /// By defense.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub defenses: BTreeMap<String, Answer>,
 }
@@ -60,7 +60,7 @@ pub enum Excluded {
     NoLabel,
 }
 
-/// What a defence made of an attacked picture.
+/// What a defense made of an attacked picture.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
     /// The classifier's label of the output.
@@ -71,7 +71,7 @@ pub struct Answer {
     pub psnr: Option<f64>,
     /// Of the output against the clean picture; null where that is not known.
     pub ssim: Option<f64>,
-    /// Time of this defence alone; absent where it is a part of another's run.
+    /// Time of this defense alone; absent where it is a part of another's run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
 }

@@ -6,17 +6,17 @@ use super::row::{BACKSTITCH, DIPDEFEND, NONE, Row};
 use crate::baseline::{self, Baseline};
 use crate::defense::{Options, Outcome, Shown};
 
-/// Every row, in the order of the table: no defence, the baselines, DIPDefend, what shorter versions of
+/// Every row, in the order of the table: no defense, the baselines, DIPDefend, what shorter versions of
 /// the method give, the method.
 pub fn rows(baselines: &[baseline::Method], options: &Options) -> Vec<Row> {
     let of_baseline = |baseline: &baseline::Method| Row {
         name: baseline.name(),
         description: match baseline {
-            baseline::Method::None(_) => "no defence",
+            baseline::Method::None(_) => "no defense",
             baseline::Method::Jpeg(_) => "JPEG compression",
             baseline::Method::Bits(_) => "bit depth reduction",
             baseline::Method::Median(_) => "median filter",
-            baseline::Method::Tv(_) => "total variation minimisation",
+            baseline::Method::Tv(_) => "total variation minimization",
         },
         parameters: json!(baseline),
     };

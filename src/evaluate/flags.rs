@@ -136,9 +136,9 @@ pub fn raise(view: &View<'_>) -> Vec<Flag> {
         ),
         Flag::new(
             "adaptive-beats-static",
-            "attacks that know the defence do far better",
+            "attacks that know the defense do far better",
             "The accuracy under attacks on the classifier alone then rests on the attacker's ignorance; only \
-             the accuracy under adaptive attacks describes the defence.",
+             the accuracy under adaptive attacks describes the defense.",
             "adaptive attacks and attacks on the classifier alone, of the same size",
             adaptive(view),
         ),
@@ -192,8 +192,8 @@ fn compare(
     }
 }
 
-/// All pairs of cases that `fit`, against every defence; `raised` says which pairs are a bad sign. An attack
-/// through a defence says something of that defence alone.
+/// All pairs of cases that `fit`, against every defense; `raised` says which pairs are a bad sign. An attack
+/// through a defense says something of that defense alone.
 fn pairs(
     view: &View<'_>,
     fit: impl Fn(&Case, &Case) -> bool,

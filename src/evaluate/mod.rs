@@ -1,12 +1,12 @@
-//! Evaluation: from pictures with true labels to a table of attacks and defences.
+//! Evaluation: from pictures with true labels to a table of attacks and defenses.
 //!
 //! ```text
-//! pictures ─► right when clean? ─► attacked ─► every defence ─► cells.jsonl ─► summary ─► flags
+//! pictures ─► right when clean? ─► attacked ─► every defense ─► cells.jsonl ─► summary ─► flags
 //!             (else excluded)      (a case)    (a row)          (journal)         └► JSON, Markdown, HTML
 //! ```
 //!
 //! Each attacked picture costs one purification, of which DIPDefend and the ablations are parts; all
-//! defences see the same one. The tables are a function of the cells and the configuration alone.
+//! defenses see the same one. The tables are a function of the cells and the configuration alone.
 
 mod attacked;
 mod case;

@@ -1,4 +1,4 @@
-//! Running an evaluation: every picture through every case and every defence, a chunk at a time.
+//! Running an evaluation: every picture through every case and every defense, a chunk at a time.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -57,7 +57,7 @@ struct Subject {
     clean: Option<Picture>,
 }
 
-/// An attacked picture on its way through the defences.
+/// An attacked picture on its way through the defenses.
 struct Attacked<'s> {
     subject: &'s Subject,
     /// What it was before the attack, where that is known.
@@ -141,7 +141,7 @@ fn read_given<'s>(subject: &'s Subject, given: &Given, load: &dyn Load) -> Resul
     })
 }
 
-/// A defence's output on its way to be judged.
+/// A defense's output on its way to be judged.
 struct Shown {
     name: String,
     pixels: Vec<f32>,
@@ -379,7 +379,7 @@ impl Evaluator<'_> {
         Ok(slopes.iter().map(|slope| share(&slope.gradient)).collect())
     }
 
-    /// Every defence's output for every picture of a batch, and the whole defence's outcome.
+    /// Every defense's output for every picture of a batch, and the whole defense's outcome.
     fn defend(&mut self, batch: &[Attacked<'_>]) -> Result<Vec<(Outcome, Vec<Shown>)>> {
         let pictures: Vec<&Picture> = batch.iter().map(|attacked| &attacked.picture).collect();
         let clock = Instant::now();
@@ -390,7 +390,7 @@ impl Evaluator<'_> {
             let clock = Instant::now();
             let mut pixels = baseline.apply(picture)?;
             let seconds = clock.elapsed().as_secs_f64();
-            // What is stored is what is judged; no defence stores nothing.
+            // What is stored is what is judged; no defense stores nothing.
             if self.eight_bit && baseline.name() != NONE {
                 for pixel in &mut pixels {
                     *pixel = (*pixel * 255.0).round() / 255.0;

@@ -91,7 +91,7 @@ pub fn document(evaluation: &Evaluation) -> Document {
 fn lead(evaluation: &Evaluation) -> Vec<String> {
     let pictures = &evaluation.pictures;
     let mut lead = vec![format!(
-        "{} pictures count: those that the classifier has right when clean. Of {} seen, {} are excluded \
+        "{} pictures count: those that the classifier labels correctly when clean. Of {} seen, {} are excluded \
          because it is wrong about them, {} because they have no true label; {} failed.",
         pictures.counted,
         pictures.seen,
@@ -106,17 +106,17 @@ fn lead(evaluation: &Evaluation) -> Vec<String> {
     }
     if pictures.without_clean > 0 {
         lead.push(format!(
-            "Of {} pictures only attacked versions are known: that the classifier has them right when clean \
+            "Of {} pictures only attacked versions are known: that the classifier labels them correctly when clean \
              is taken on trust.",
             pictures.without_clean
         ));
     }
     lead.push(format!(
-        "Rows marked “static” are attacks on the classifier alone; for every defence: {STATIC}."
+        "Rows marked “static” are attacks on the classifier alone; for every defense: {STATIC}."
     ));
     if !evaluation.attacks.iter().any(|a| a.case.is_adaptive()) {
         lead.push(
-            "No attack here knows the defence. Use --suite adaptive before you rely on any of this.".into(),
+            "No attack here knows the defense. Use the suite adaptive before you rely on any of this.".into(),
         );
     }
     let raised: Vec<&str> = evaluation
@@ -146,7 +146,7 @@ fn names(evaluation: &Evaluation) -> impl Iterator<Item = String> + '_ {
     evaluation.defenses.iter().map(|d| d.row.name.clone())
 }
 
-/// A head of `first` and the defences.
+/// A head of `first` and the defenses.
 fn head(first: &[&str], evaluation: &Evaluation) -> Vec<String> {
     let first = first.iter().map(|name| (*name).to_owned());
     first.chain(names(evaluation)).collect()
@@ -185,7 +185,7 @@ fn of_fooled(evaluation: &Evaluation) -> Sheet {
     let attacks = evaluation.attacks.iter().filter(|a| a.fooled.count > 0);
     Sheet {
         title: "Accuracy on the fooled pictures",
-        note: "The same of those pictures alone that fool the classifier without defence.".into(),
+        note: "The same of those pictures alone that fool the classifier without defense.".into(),
         head: head(&["attack", "kind", "fooled"], evaluation),
         rows: attacks.map(row).collect(),
     }
@@ -305,12 +305,12 @@ fn defenses(evaluation: &Evaluation) -> Sheet {
         ]
     });
     Sheet {
-        title: "Defences",
+        title: "Defenses",
         note: format!(
             "Seconds an image on {}, without classifying the output; none for a part of backstitch's run.",
             evaluation.device
         ),
-        head: ["defence", "what it is", "seconds"]
+        head: ["defense", "what it is", "seconds"]
             .map(str::to_owned)
             .to_vec(),
         rows: rows.collect(),

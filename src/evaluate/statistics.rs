@@ -28,11 +28,11 @@ impl Proportion {
         }
         let (n, share) = (of as f64, count as f64 / of as f64);
         let scale = 1.0 + Z * Z / n;
-        let centre = (share + Z * Z / (2.0 * n)) / scale;
+        let center = (share + Z * Z / (2.0 * n)) / scale;
         let half = Z / scale * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
         // The ends are exactly 0 and 1 there; rounding would leave them beside it.
-        let low = if count == 0 { 0.0 } else { centre - half };
-        let high = if count == of { 1.0 } else { centre + half };
+        let low = if count == 0 { 0.0 } else { center - half };
+        let high = if count == of { 1.0 } else { center + half };
         Proportion {
             count,
             of,

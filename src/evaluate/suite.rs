@@ -18,7 +18,7 @@ pub enum Suite {
     Quick,
     /// Every attack, made on the classifier alone, and random noise
     Standard,
-    /// PGD and Square on the classifier alone, and through the whole defence, with and without its seed
+    /// PGD and Square on the classifier alone, and through the whole defense, with and without its seed
     Adaptive,
 }
 
@@ -37,7 +37,7 @@ impl Suite {
 pub struct Wanted {
     /// `None` for random noise.
     pub method: Option<Name>,
-    /// How it goes through the defence; `None` for an attack on the classifier alone.
+    /// How it goes through the defense; `None` for an attack on the classifier alone.
     pub through: Option<Adaptive>,
     /// Its size; `None` for the usual one.
     pub eps: Option<f32>,
@@ -62,7 +62,7 @@ pub struct Choice {
     pub queries: usize,
     /// Images that Square may ask the defended system about.
     pub defended_queries: usize,
-    /// Steps of PGD through the defence; each costs a purification or, in expectation, several.
+    /// Steps of PGD through the defense; each costs a purification or, in expectation, several.
     pub defended_steps: usize,
     /// Of every attack's random numbers.
     pub seed: u64,
@@ -122,7 +122,7 @@ impl Choice {
     ) -> Result<Case> {
         if through.is_some_and(|way| (way.rule != Rule::Queries) != name.follows_gradients()) {
             return Err(Error::invalid(format!(
-                "{name} does not go through the defence that way: square asks queries, the others follow \
+                "{name} does not go through the defense that way: square asks queries, the others follow \
                  identity, trajectory or decision"
             )));
         }
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attack_on_the_classifier_is_a_transfer_to_every_defence() {
+    fn an_attack_on_the_classifier_is_a_transfer_to_every_defense() {
         let cases = choice(Suite::Standard).cases(1000).unwrap();
         for case in cases {
             let (alone, behind) = (case.threat(NONE), case.threat("backstitch"));
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn methods_go_through_the_defence_in_their_own_way() {
+    fn methods_go_through_the_defense_in_their_own_way() {
         let mut choice = choice(Suite::Quick);
         for (method, rule) in [(Name::Pgd, Rule::Queries), (Name::Square, Rule::Identity)] {
             choice.attacks = vec![Wanted {

@@ -1,6 +1,6 @@
 //! From cells to tables.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -14,7 +14,7 @@ use super::view::{Source, View};
 use crate::attack::Norm;
 use crate::defense::Verdict;
 
-/// What results of attacks on the classifier alone say of a defence, wherever they are shown.
+/// What results of attacks on the classifier alone say of a defense, wherever they are shown.
 pub const STATIC: &str =
     "transfer from the undefended classifier: an upper bound of robustness, not a robustness claim";
 
@@ -40,7 +40,7 @@ pub struct Evaluation {
 pub struct Pictures {
     /// Looked at so far.
     pub seen: usize,
-    /// Those that the classifier has right when clean: all numbers are about these.
+    /// Those that the classifier labels correctly when clean: all numbers are about these.
     pub counted: usize,
     /// Of these, those whose clean version is not known: they count on trust.
     pub without_clean: usize,
@@ -68,16 +68,16 @@ pub struct DefenseSummary {
     pub seconds: Option<f64>,
 }
 
-/// One attack, and each defence against it.
+/// One attack, and each defense against it.
 #[derive(Clone, Debug, Serialize)]
 pub struct AttackSummary {
     #[serde(flatten)]
     pub case: Case,
-    /// How the numbers of the defences are to be read.
+    /// How the numbers of the defenses are to be read.
     pub statement: &'static str,
     /// Pictures of it.
     pub pictures: usize,
-    /// How many of them the classifier without defence gets wrong.
+    /// How many of them the classifier without defense gets wrong.
     pub fooled: Proportion,
     /// Mean of the largest change of a value.
     pub mean_linf: Option<f64>,
@@ -88,14 +88,14 @@ pub struct AttackSummary {
     pub defenses: Vec<Defended>,
 }
 
-/// A defence against an attack.
+/// A defense against an attack.
 #[derive(Clone, Debug, Serialize)]
 pub struct Defended {
     pub defense: String,
     pub threat: Threat,
     /// True labels.
     pub right: Proportion,
-    /// True labels, of the pictures that fool the classifier without defence.
+    /// True labels, of the pictures that fool the classifier without defense.
     pub right_of_fooled: Proportion,
     /// Mean PSNR in dB of the output against the clean picture, without those that are equal to it.
     pub psnr: Option<f64>,
@@ -105,12 +105,12 @@ pub struct Defended {
     pub ssim: Option<f64>,
 }
 
-/// Pictures that a defence has right under each of several attacks.
+/// Pictures that a defense has right under each of several attacks.
 #[derive(Clone, Debug, Serialize)]
 pub struct WorstCase {
     pub title: String,
     pub attacks: Vec<String>,
-    /// By defence.
+    /// By defense.
     pub right: BTreeMap<String, Proportion>,
 }
 
@@ -248,7 +248,7 @@ fn statement(case: &Case) -> &'static str {
         Kind::Noise { .. } => "no attack: random noise of the same size",
         Kind::Static { .. } => STATIC,
         Kind::Given => {
-            "made by others: what it knew is not known here; no robustness claim unless it knew the defence"
+            "made by others: what it knew is not known here; no robustness claim unless it knew the defense"
         }
         Kind::Adaptive { .. } => {
             "made for backstitch; for every other row a transfer, and no robustness claim"
@@ -331,7 +331,7 @@ fn detection(view: &View<'_>) -> Detection {
 }
 
 impl Evaluation {
-    /// How a defence did against an attack.
+    /// How a defense did against an attack.
     pub fn find(&self, attack: &str, defense: &str) -> Option<&Defended> {
         let attack = self.attacks.iter().find(|a| a.case.name == attack)?;
         attack.defenses.iter().find(|d| d.defense == defense)

@@ -70,7 +70,7 @@ pub struct Tensor {
     /// The place of its first element in the storage.
     pub offset: usize,
     pub shape: Vec<usize>,
-    /// Elements between neighbours along each axis.
+    /// Elements between neighbors along each axis.
     pub strides: Vec<usize>,
 }
 

@@ -59,7 +59,7 @@ pub enum Resize {
     Inside(Size),
 }
 
-/// Where the centre crop starts if the margin is odd, and where the padding of a picture that is
+/// Where the center crop starts if the margin is odd, and where the padding of a picture that is
 /// smaller than the crop goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]

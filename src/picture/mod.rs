@@ -56,8 +56,8 @@ impl Picture {
     /// Decodes an image file: PNG, JPEG, WebP, BMP, GIF or TIFF, by content; of animations the first
     /// frame.
     ///
-    /// Alpha is dropped, as `convert("RGB")` of Pillow does (the colour of transparent pixels stays),
-    /// because that is what classifiers are trained on. Grey is replicated, palettes are resolved,
+    /// Alpha is dropped, as `convert("RGB")` of Pillow does (the color of transparent pixels stays),
+    /// because that is what classifiers are trained on. Gray is replicated, palettes are resolved,
     /// CMYK is converted, 16-bit samples keep their precision, EXIF orientation is applied.
     ///
     /// # Errors
@@ -156,7 +156,7 @@ impl Picture {
     }
 }
 
-/// Interleaved samples to CHW; grey replicated, alpha left behind.
+/// Interleaved samples to CHW; gray replicated, alpha left behind.
 fn planes<T: Copy>(samples: &[T], channels: usize, float: impl Fn(T) -> f32) -> Vec<f32> {
     let mut pixels = Vec::with_capacity(samples.len() / channels * 3);
     for channel in 0..3 {
@@ -240,7 +240,7 @@ fn one_line(error: &dyn std::error::Error) -> String {
         .join(" ")
 }
 
-/// Whether a JPEG reaches its end marker. Decoders fill what is missing with grey instead of failing.
+/// Whether a JPEG reaches its end marker. Decoders fill what is missing with gray instead of failing.
 fn jpeg_is_whole(bytes: &[u8]) -> bool {
     let mut at = 2;
     let mut scanning = false;

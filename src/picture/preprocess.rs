@@ -1,5 +1,5 @@
 //! From a picture of any size to the classifier's input: resize, crop, and what the classifier's
-//! normalisation is.
+//! normalization is.
 
 use serde::Serialize;
 
@@ -19,7 +19,7 @@ pub struct Preprocess {
     pub crop: bool,
     pub centering: Centering,
     pub filter: Filter,
-    /// The colour of padding, in `[0, 1]`.
+    /// The color of padding, in `[0, 1]`.
     pub fill: [f32; 3],
     /// `None` where the classifier takes pixels as they are.
     pub normalization: Option<Normalization>,
@@ -40,7 +40,7 @@ impl Preprocess {
     /// Joins a sidecar, what overrides it, and the size that the model itself fixes.
     ///
     /// Without a sidecar and without `size` and `crop_pct`, pictures are used as they are.
-    /// `size` without a sidecar resizes the shorter side to it and crops the centre (`crop_pct` 1).
+    /// `size` without a sidecar resizes the shorter side to it and crops the center (`crop_pct` 1).
     ///
     /// # Errors
     /// No size is known, or two that contradict each other; the message names both.
@@ -92,7 +92,7 @@ impl Preprocess {
             check_size(to.width, to.height)
                 .map_err(|message| Error::invalid(format!("the size to resize to {message}")))?;
         }
-        // A border has the colour that normalisation maps to 0; other padding is black.
+        // A border has the color that normalization maps to 0; other padding is black.
         let mean = normalization.map_or([0.0; 3], |n| n.mean);
         let fill = match geometry.mode {
             Mode::Border => mean.map(|m| (m.clamp(0.0, 1.0) * 255.0).round_ties_even() / 255.0),
@@ -202,7 +202,7 @@ impl Preprocess {
         Ok(Picture::from_rgb8(&bytes, to))
     }
 
-    /// The centre of a picture, padded where it is smaller.
+    /// The center of a picture, padded where it is smaller.
     fn cropped(&self, picture: &Picture) -> Picture {
         let Size { height, width } = self.size;
         let from = picture.shape;

@@ -261,7 +261,7 @@ fn transformers(fields: Fields<'_>) -> Result<Parts, String> {
     Ok((geometry, filter, transformers_normalization(fields)?))
 }
 
-/// Rescaling and normalisation in one, for pixels from 0 to 1: a value is
+/// Rescaling and normalization in one, for pixels from 0 to 1: a value is
 /// `(255·pixel·factor − offset − mean) / std`.
 fn transformers_normalization(fields: Fields<'_>) -> Result<Option<Normalization>, String> {
     let factor = match fields.flag("do_rescale")?.unwrap_or(true) {

@@ -38,7 +38,7 @@ pub enum Phase {
     Dip,
     /// Probes of the classifier.
     Probe,
-    /// Localising, pushing and stitching.
+    /// Localizing, pushing and stitching.
     Restore,
     /// Devices had nothing to do: no picture was ready.
     WaitForPictures,

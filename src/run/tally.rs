@@ -16,7 +16,7 @@ pub struct Tally {
     /// Attacked pictures that fool the classifier.
     pub fooled: usize,
     /// Pictures whose true label is known.
-    pub labelled: usize,
+    pub labeled: usize,
     /// Of these, how many the input's label is right for.
     pub right_before: usize,
     /// Of these, how many the output's label is right for.
@@ -35,7 +35,7 @@ impl Tally {
         }
         self.fooled += usize::from(line.success == Some(true));
         if line.label.is_some() {
-            self.labelled += 1;
+            self.labeled += 1;
             self.right_before += usize::from(line.input_label == line.label);
             self.right_after += usize::from(line.output_label == line.label);
         }
@@ -78,11 +78,11 @@ impl Tally {
             "attack" => drop(more.insert("fooled".into(), self.fooled.into())),
             _ => {}
         }
-        if self.labelled > 0 {
+        if self.labeled > 0 {
             more.insert(
-                "labelled".into(),
+                "labeled".into(),
                 json!({
-                    "pictures": self.labelled,
+                    "pictures": self.labeled,
                     "right_before": self.right_before,
                     "right_after": self.right_after,
                 }),
@@ -95,10 +95,10 @@ impl Tally {
     pub fn lines(&self) -> Vec<String> {
         let verdicts = self.verdicts().map(|(name, n)| format!("{n} {name}"));
         let mut lines = vec![verdicts.join(", ")];
-        if self.labelled > 0 {
+        if self.labeled > 0 {
             lines.push(format!(
                 "of {} with a true label, {} were classified rightly before, {} after",
-                self.labelled, self.right_before, self.right_after
+                self.labeled, self.right_before, self.right_after
             ));
         }
         lines

@@ -83,7 +83,7 @@ impl Plan {
                     plan.capacity,
                 )?,
                 purpose: "DIP networks",
-                way_out: "lower --capacity, --tile, --channels, --skip or --input-depth",
+                hint: "lower `capacity`, `tile`, `channels`, `skip` or `input_depth`",
             });
             if parts.iter().map(|part| part.bytes).sum::<u128>() <= memory.bytes().into() {
                 return Ok(plan);
@@ -189,17 +189,18 @@ fn memory_error(parts: &[MemoryPart], memory: Memory) -> Error {
         Memory::Free(bytes) => format!("{} are free", size(bytes.into(), down)),
         Memory::Share(bytes) => {
             let bytes = size(bytes.into(), down);
-            format!("a device has {bytes}, its share of --memory or of what is free")
+            format!("a device has {bytes}, its share of what it may take or of what is free")
         }
     };
-    let most = parts.iter().max_by_key(|part| part.bytes);
-    let part = most.map_or(String::new(), |most| {
-        let bytes = size(most.bytes, up);
-        format!(" ({bytes} of it for {}); {}", most.purpose, most.way_out)
-    });
-    Error::invalid(format!(
-        "an image needs {needed} of memory where {there}{part}"
-    ))
+    let message = format!("an image needs {needed} of memory where {there}");
+    match parts.iter().max_by_key(|part| part.bytes) {
+        None => Error::invalid(message),
+        Some(most) => {
+            let bytes = size(most.bytes, up);
+            let message = format!("{message} ({bytes} of it for {})", most.purpose);
+            Error::invalid(message).hint(most.hint)
+        }
+    }
 }
 
 /// A number of bytes for people: gigabytes to one place, or megabytes.

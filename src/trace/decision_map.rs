@@ -1,4 +1,4 @@
-//! The panel of the decision map: iteration × place on the segment to the input, coloured by class.
+//! The panel of the decision map: iteration × place on the segment to the input, colored by class.
 
 use super::panel::{INK, LINE, Panel, SMALL, SOFT};
 use super::scale::Scale;

@@ -61,8 +61,8 @@ pub fn margins(svg: &mut Svg, panel: Panel, trace: &Trace<'_>, paths: &[TracedPa
             (panel.left, bottom),
         ]
     };
-    svg.area(&area(panel.top, zero), labels.recovered_colour, 0.07);
-    svg.area(&area(zero, panel.bottom), labels.input_colour, 0.07);
+    svg.area(&area(panel.top, zero), labels.recovered_color, 0.07);
+    svg.area(&area(zero, panel.bottom), labels.input_color, 0.07);
     panel.y_axis(svg, &y, panel.right, "logits");
     svg.line(
         &[(panel.left, zero), (panel.right, zero)],
@@ -138,10 +138,10 @@ pub fn plane(svg: &mut Svg, panel: Panel, trace: &Trace<'_>, paths: &[TracedPath
         panel.right - panel.left,
         panel.bottom - panel.top,
     ];
-    svg.rect(frame, labels.input_colour, 0.07);
+    svg.rect(frame, labels.input_color, 0.07);
     panel.y_axis(svg, &y, panel.right, "recovered label's logit");
     svg.frame(frame, Stroke::solid(LINE, 1.0));
-    boundary(svg, &x, &y, labels.recovered_colour);
+    boundary(svg, &x, &y, labels.recovered_color);
     for path in paths {
         let trajectory = path.trajectory.iter().map(|point| logits(&point.reading));
         let line: Vec<_> = trajectory.filter_map(place).collect();
@@ -217,13 +217,13 @@ fn boundary(svg: &mut Svg, x: &Scale, y: &Scale, tint: &str) {
     }
 }
 
-/// The labels of the two axes, and their sides' colours.
+/// The labels of the two axes, and their sides' colors.
 #[derive(Clone, Copy)]
 pub struct PrincipalLabels {
     pub input: usize,
     pub recovered: usize,
-    pub input_colour: &'static str,
-    pub recovered_colour: &'static str,
+    pub input_color: &'static str,
+    pub recovered_color: &'static str,
 }
 
 impl PrincipalLabels {
@@ -246,8 +246,8 @@ impl Trace<'_> {
         Some(PrincipalLabels {
             input: labels.input,
             recovered,
-            input_colour: of(labels.input, Role::Input),
-            recovered_colour: of(recovered, Role::Recovered),
+            input_color: of(labels.input, Role::Input),
+            recovered_color: of(recovered, Role::Recovered),
         })
     }
 }

@@ -128,13 +128,13 @@ mod tests {
         (trace.svg(), trace.json())
     }
 
-    /// Filled elements of a colour.
-    fn count(svg: &str, colour: &str) -> usize {
-        svg.matches(&format!("fill=\"{colour}\"")).count()
+    /// Filled elements of a color.
+    fn count(svg: &str, color: &str) -> usize {
+        svg.matches(&format!("fill=\"{color}\"")).count()
     }
 
     #[test]
-    fn every_probe_is_in_its_colour_in_the_strip_the_map_and_the_plane() {
+    fn every_probe_is_in_its_color_in_the_strip_the_map_and_the_plane() {
         let outcome = outcome(&[("oTAT", "TTAA"), ("ooTT", "TTTA")]);
         let (svg, _) = traced(&outcome, "x.png");
         let recovered = style::color(crate::run::report::role::Role::Recovered);

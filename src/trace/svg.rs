@@ -24,7 +24,7 @@ pub enum Anchor {
 /// How a line is drawn.
 #[derive(Clone, Copy, Debug)]
 pub struct Stroke {
-    pub colour: &'static str,
+    pub color: &'static str,
     pub width: f64,
     pub opacity: f64,
     pub dashed: bool,
@@ -32,9 +32,9 @@ pub struct Stroke {
 
 impl Stroke {
     /// A solid line.
-    pub fn solid(colour: &'static str, width: f64) -> Stroke {
+    pub fn solid(color: &'static str, width: f64) -> Stroke {
         Stroke {
-            colour,
+            color,
             width,
             opacity: 1.0,
             dashed: false,
@@ -44,7 +44,7 @@ impl Stroke {
     fn attributes(self) -> String {
         let mut text = format!(
             r#"stroke="{}" stroke-width="{}""#,
-            self.colour,
+            self.color,
             number(self.width)
         );
         if self.opacity < 1.0 {

@@ -62,7 +62,7 @@ pub struct Wrapped {
     pub pixels: Vec<f32>,
     /// The logits.
     pub expected: Vec<f64>,
-    /// Relative distance between neighbouring numbers of the type in which the test was computed.
+    /// Relative distance between neighboring numbers of the type in which the test was computed.
     pub epsilon: f64,
 }
 
@@ -153,7 +153,7 @@ impl Case {
         names
     }
 
-    /// Relative distance between neighbouring numbers of the least precise type that it has.
+    /// Relative distance between neighboring numbers of the least precise type that it has.
     fn epsilon(&self) -> f64 {
         let has = |kind| (self.inputs.iter().chain(&self.outputs)).any(|x| is(x, &[kind]));
         if self.name == FOUR_DECIMALS {

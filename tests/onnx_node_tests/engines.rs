@@ -20,7 +20,7 @@ pub enum Outcome {
     Wrong(String),
 }
 
-/// Largest error of a number, in multiples of the type's relative distance between neighbours and of
+/// Largest error of a number, in multiples of the type's relative distance between neighbors and of
 /// the tensor's largest number.
 ///
 /// Each rounding loses up to half of that distance, and the longest sums of the tests have some
@@ -127,7 +127,7 @@ fn wide(numbers: &[f32]) -> Vec<f64> {
     numbers.iter().map(|&x| x.into()).collect()
 }
 
-/// Derivatives of the loss by the logits: spread over −1 to 1 without a pattern, as a normalisation's
+/// Derivatives of the loss by the logits: spread over −1 to 1 without a pattern, as a normalization's
 /// gradient for some patterns is nothing but rounding errors.
 fn weights(n: usize) -> Vec<f32> {
     let golden = 0.618_034;

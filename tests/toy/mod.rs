@@ -195,7 +195,7 @@ pub fn options() -> Options {
             upsample: Upsample::Bilinear,
             padding: Padding::Zero,
             learning_rate: 0.02,
-            optimise_input: false,
+            optimize_input: false,
             jitter: 0.0,
             averaging: 0.0,
         },

@@ -104,9 +104,8 @@ impl<'a> Defended<'a> {
     ) -> Result<Slope> {
         let (loss, gradient) = match self.adaptive.rule {
             Rule::Queries => {
-                return Err(Error::invalid(
-                    "an attack by queries has no gradient; use --through identity, trajectory or decision",
-                ));
+                return Err(Error::invalid("an attack by queries has no gradient")
+                    .hint("use `through=identity`, `through=trajectory` or `through=decision`"));
             }
             Rule::Identity => mean(self.classifier().gradient(&[&outcome.pixels], &[loss])?),
             Rule::Trajectory => {

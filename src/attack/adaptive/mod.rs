@@ -69,7 +69,7 @@ impl Adaptive {
     /// There are none.
     pub fn validate(&self) -> Result<()> {
         match self.draws {
-            0 => Err(Error::invalid("--draws must be 1 or more")),
+            0 => Err(Error::option("draws", "must be 1 or more")),
             _ => Ok(()),
         }
     }

@@ -84,8 +84,10 @@ struct Search<'a> {
 
 impl Attack for Square {
     fn validate(&self, _classes: usize, _targeted: bool) -> Result<()> {
-        if self.queries == 0 || self.restarts == 0 {
-            return Err(Error::invalid("--queries and --restarts must be 1 or more"));
+        for (option, number) in [("queries", self.queries), ("restarts", self.restarts)] {
+            if number == 0 {
+                return Err(Error::option(option, "must be 1 or more"));
+            }
         }
         above_zero("eps", self.eps)
     }

@@ -417,15 +417,15 @@ fn numbers_that_cannot_be_used_are_refused() {
         attack(&mut victim, &options, std::slice::from_ref(&clean), &[None])
     };
     for (name, more, said) in [
-        (Name::Pgd, json!({"eps": 0.0}), "--eps"),
-        (Name::Pgd, json!({"step_size": -1.0}), "--step-size"),
-        (Name::MiFgsm, json!({"decay": -1.0}), "--decay"),
-        (Name::Cw, json!({"c": 0.0}), "--c "),
-        (Name::Cw, json!({"learning_rate": 0.0}), "--learning-rate"),
-        (Name::DeepFool, json!({"candidates": 1}), "--candidates"),
-        (Name::ApgdCe, json!({"restarts": 0}), "--restarts"),
+        (Name::Pgd, json!({"eps": 0.0}), "`eps`"),
+        (Name::Pgd, json!({"step_size": -1.0}), "`step_size`"),
+        (Name::MiFgsm, json!({"decay": -1.0}), "`decay`"),
+        (Name::Cw, json!({"c": 0.0}), "`c` "),
+        (Name::Cw, json!({"learning_rate": 0.0}), "`learning_rate`"),
+        (Name::DeepFool, json!({"candidates": 1}), "`candidates`"),
+        (Name::ApgdCe, json!({"restarts": 0}), "`restarts`"),
         (Name::ApgdT, json!({}), "4 classes"),
-        (Name::Square, json!({"queries": 0}), "--queries"),
+        (Name::Square, json!({"queries": 0}), "`queries`"),
     ] {
         let error = three(name, more).unwrap_err().to_string();
         assert!(error.contains(said), "{error}");

@@ -1,7 +1,7 @@
 //! Sixteen float32 lanes on any processor.
 //!
 //! The unit of data in the cpu backend is a group of 16 float32 numbers: one AVX-512 register, two
-//! AVX registers, or an array that the compiler vectorises. Because the width is the same everywhere,
+//! AVX registers, or an array that the compiler vectorizes. Because the width is the same everywhere,
 //! memory layouts do not depend on the machine. Kernels are written once against [`F32x16`] and
 //! compiled for every instruction set by [`dispatch`], which picks at run time.
 
@@ -196,7 +196,7 @@ pub fn dispatch_on<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     }
 }
 
-/// Lanes in an array; the compiler vectorises it with what the target always has.
+/// Lanes in an array; the compiler vectorizes it with what the target always has.
 #[derive(Clone, Copy)]
 pub struct Portable([f32; LANES]);
 

@@ -4,7 +4,7 @@
 //! - [`driver`] is the one place that loads, allocates and launches;
 //! - [`kernels`] is the table of all kernels;
 //! - [`images`] moves, cuts and joins images;
-//! - [`dip`] optimises DIP instances;
+//! - [`dip`] optimizes DIP instances;
 //! - [`classifier`] runs the victim;
 //! - [`model`] says what a chip needs for it at least.
 

@@ -23,7 +23,7 @@ impl<T: Real> HostImages<T> {
     /// `len` black images.
     ///
     /// # Errors
-    /// The size overflows or the memory is not to be had.
+    /// The size overflows or there is too little memory.
     pub fn zeroed(shape: ImageShape, len: usize) -> Result<Self> {
         let refused = || no_memory(shape, len);
         let elements = elements(shape, len).ok_or_else(refused)?;

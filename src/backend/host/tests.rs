@@ -179,7 +179,7 @@ fn blend_push_and_error_follow_their_formulas() {
 }
 
 #[test]
-fn stitch_windows_sum_to_one_and_each_cell_rules_its_centre() {
+fn stitch_windows_sum_to_one_and_each_cell_rules_its_center() {
     let ones = image(|_, _, _| 1.0);
     let zeros = image(|_, _, _| 0.0);
     let images = vec![At::new(&ones, 0), At::new(&zeros, 0), At::new(&ones, 0)];
@@ -196,7 +196,7 @@ fn stitch_windows_sum_to_one_and_each_cell_rules_its_centre() {
             "{cells:?}"
         );
     }
-    // Cells 3 wide: the centre of the first is pixel 1, of the second pixel 4.
+    // Cells 3 wide: the center of the first is pixel 1, of the second pixel 4.
     let cells = grid(5, 3);
     let mut weights = vec![0.0; 9];
     weights[0] = 1.0;

@@ -6,7 +6,7 @@ use std::ops::Range;
 pub(crate) mod ops;
 
 use crate::backend::checks::{
-    check_images, check_instances, check_len, check_slot, free_slot, input_not_optimised, not_run,
+    check_images, check_instances, check_len, check_slot, free_slot, input_not_optimized, not_run,
 };
 use crate::backend::host::HostImages;
 use crate::backend::{DipEngine, ImageShape, Instance};
@@ -177,8 +177,8 @@ impl DipEngine for ReferenceDip {
     }
 
     fn input_gradient(&mut self, slot: usize) -> Result<Vec<f64>> {
-        if !self.network.spec.optimise_input {
-            return Err(input_not_optimised());
+        if !self.network.spec.optimize_input {
+            return Err(input_not_optimized());
         }
         Ok(self.result(slot)?.input_gradient.data.clone())
     }
@@ -196,7 +196,7 @@ impl Slot {
 
         let rate = spec.learning_rate;
         self.adam.step(rate, &mut self.parameters, &gradients);
-        if spec.optimise_input {
+        if spec.optimize_input {
             self.input_adam
                 .step(rate, &mut self.input.data, &input_gradient.data);
         }
@@ -240,7 +240,7 @@ struct Block {
     input: Tensor,
     convolved: Tensor,
     statistics: Vec<Statistics>,
-    normalised: Tensor,
+    normalized: Tensor,
 }
 
 /// What a level keeps for its derivative.
@@ -431,13 +431,13 @@ impl Network {
         );
         let statistics = statistics(&convolved);
         let (weight, bias) = self.norm_parameters(parameters, k, layer);
-        let normalised = norm_forward(&convolved, &statistics, weight, bias);
-        let output = leaky_forward(&normalised);
+        let normalized = norm_forward(&convolved, &statistics, weight, bias);
+        let output = leaky_forward(&normalized);
         let block = Block {
             input,
             convolved,
             statistics,
-            normalised,
+            normalized,
         };
         (output, block)
     }
@@ -451,7 +451,7 @@ impl Network {
         dy: &Tensor,
         gradients: &mut [f64],
     ) -> Tensor {
-        let d = leaky_backward(&block.normalised, dy);
+        let d = leaky_backward(&block.normalized, dy);
         let (weight, _) = self.norm_parameters(parameters, k, layer);
         let (d, dweight, dbias) = norm_backward(&block.convolved, &block.statistics, weight, &d);
         self.put_norm(gradients, k, layer, &dweight, &dbias);
@@ -524,7 +524,7 @@ mod tests {
     fn jitter_is_fresh_each_iteration_and_never_kept() {
         let spec = NetSpec {
             jitter: 0.03,
-            optimise_input: false,
+            optimize_input: false,
             ..Preset::Tiles.spec(3)
         };
         let mut engine = engine(&spec, 1);
@@ -546,7 +546,7 @@ mod tests {
         let spec = Preset::Skip.spec(3);
         assert!(ReferenceDip::new(&spec, 16, 16, 1).is_err());
         let spec = NetSpec {
-            optimise_input: false,
+            optimize_input: false,
             ..Preset::Tiles.spec(3)
         };
         let mut engine = engine(&spec, 2);
@@ -555,7 +555,7 @@ mod tests {
         assert!(engine.losses(&[0]).is_ok());
         assert!(engine.losses(&[1]).is_err(), "free");
         assert!(engine.losses(&[2]).is_err(), "beyond the capacity");
-        assert!(engine.input_gradient(0).is_err(), "not optimised");
+        assert!(engine.input_gradient(0).is_err(), "not optimized");
         assert!(engine.set_parameters(0, &[0.0]).is_err());
         let mut small = HostImages::zeroed(engine.shape, 1).unwrap();
         assert_eq!(small.len(), 1);

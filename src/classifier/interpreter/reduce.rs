@@ -1,4 +1,4 @@
-//! Reductions, normalisation and softmax.
+//! Reductions, normalization and softmax.
 
 use super::operand::Operand;
 use crate::classifier::{Reduction, layout};
@@ -59,10 +59,10 @@ fn mean(terms: impl ExactSizeIterator<Item = f64>) -> f64 {
 
 /// A row's elements with mean 0 and variance 1, and what they were divided by.
 fn standard(epsilon: f32, row: &[f64]) -> (Vec<f64>, f64) {
-    let centre = mean(row.iter().copied());
-    let variance = mean(row.iter().map(|x| (x - centre).powi(2)));
+    let center = mean(row.iter().copied());
+    let variance = mean(row.iter().map(|x| (x - center).powi(2)));
     let deviation = (variance + f64::from(epsilon)).sqrt();
-    let standard = row.iter().map(|x| (x - centre) / deviation).collect();
+    let standard = row.iter().map(|x| (x - center) / deviation).collect();
     (standard, deviation)
 }
 

@@ -1,4 +1,4 @@
-//! Layers: convolution, normalisation, matrix products, pooling.
+//! Layers: convolution, normalization, matrix products, pooling.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Normalisation: by statistics of the training set, and by a tensor's own.
+//! Normalization: by statistics of the training set, and by a tensor's own.
 
 use std::sync::Arc;
 
@@ -75,8 +75,8 @@ pub fn batch(call: &mut Call<'_>) -> Outputs {
     call.finish(Op::ScaleShift { activation: None }, &inputs, dims)
 }
 
-/// Batch normalisation in training mode, which is how weight-standardised networks (NFNet) export the
-/// standardisation of their weights.
+/// Batch normalization in training mode, which is how weight-standardized networks (NFNet) export the
+/// standardization of their weights.
 fn standardized(call: &mut Call<'_>, epsilon: f32) -> Outputs {
     let (dims, data) = call.floats(0)?;
     let [_, channels, ref rest @ ..] = dims[..] else {
@@ -159,7 +159,7 @@ pub fn group(call: &mut Call<'_>) -> Outputs {
     Ok(vec![call.reshape(y, dims)?])
 }
 
-/// `x/(bias + alpha/size·sum)^beta` with the sum of squares over `size` neighbouring channels: a
+/// `x/(bias + alpha/size·sum)^beta` with the sum of squares over `size` neighboring channels: a
 /// convolution of the squares with a banded matrix.
 pub fn local_response(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;

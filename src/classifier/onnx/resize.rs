@@ -8,7 +8,7 @@ use crate::classifier::graph::Op;
 #[derive(Clone, Copy, PartialEq)]
 enum Coordinates {
     HalfPixel,
-    /// Half pixel about the centre of an output that its scale does not fill exactly.
+    /// Half pixel about the center of an output that its scale does not fill exactly.
     HalfPixelSymmetric,
     PytorchHalfPixel,
     AlignCorners,
@@ -102,7 +102,7 @@ impl Resized {
         };
         let one = |i| {
             let x = self.position(coordinates, i);
-            // A scale is rounded to float32: that must not decide between two neighbours.
+            // A scale is rounded to float32: that must not decide between two neighbors.
             let half = (2.0 * x).round() / 2.0;
             let close = (x - half).abs() <= f64::from(f32::EPSILON) * x.abs().max(1.0);
             let x = round(if close { half } else { x });

@@ -16,8 +16,8 @@ pub fn samples() -> Vec<(&'static str, ModelWriter)> {
         ("binaries", binaries()),
         ("moves", moves()),
         ("reductions", reductions()),
-        ("normalisation", normalisation()),
-        ("local normalisation", local_normalisation()),
+        ("normalization", normalization()),
+        ("local normalization", local_normalization()),
         ("resizing", resizing()),
         ("choices", choices()),
         ("signals", signals()),
@@ -37,7 +37,7 @@ fn same(pad: i64) -> Attribute {
 }
 
 impl ModelWriter {
-    /// Convolution without bias, and batch normalisation: `name` from `input`.
+    /// Convolution without bias, and batch normalization: `name` from `input`.
     fn conv_norm(self, name: &str, input: &str, weight: &[i64], attributes: &[Attribute]) -> Self {
         let part = |what: &str| format!("{name}.{what}");
         let n = weight[0];
@@ -72,13 +72,13 @@ impl ModelWriter {
     }
 }
 
-/// Normalised input, two residual blocks, the second with a strided shortcut.
+/// Normalized input, two residual blocks, the second with a strided shortcut.
 fn residual() -> ModelWriter {
     ModelWriter::new(17, &[FREE, 3, 9, 8])
         .floats("mean", &[1, 3, 1, 1], &[0.48, 0.45, 0.4])
         .floats("std", &[1, 3, 1, 1], &[0.23, 0.22, 0.24])
-        .node("Sub", &["x", "mean"], &["centred"], &[])
-        .node("Div", &["centred", "std"], &["normal"], &[])
+        .node("Sub", &["x", "mean"], &["centered"], &[])
+        .node("Div", &["centered", "std"], &["normal"], &[])
         .conv_norm("a", "normal", &[6, 3, 3, 3], &[same(1)])
         .node("Relu", &["a"], &["ar"], &[])
         .conv_norm("b", "ar", &[6, 2, 3, 3], &[same(1), int("group", 3)])
@@ -138,7 +138,7 @@ fn squeeze_and_excite() -> ModelWriter {
         .head("relu6", 6, 4)
 }
 
-/// Batch normalisation and activation ahead of convolutions, and of what two layers read.
+/// Batch normalization and activation ahead of convolutions, and of what two layers read.
 fn pre_activation() -> ModelWriter {
     ModelWriter::new(13, &[FREE, 3, 6, 6])
         .norm("n", "x", &[0.5, 1.0, 0.2])
@@ -429,7 +429,7 @@ fn reductions() -> ModelWriter {
     model.node("Concat", &outputs, &["y"], &[int("axis", 1)])
 }
 
-fn normalisation() -> ModelWriter {
+fn normalization() -> ModelWriter {
     ModelWriter::new(17, &[FREE, 3, 4, 3])
         .weights("s", &[3])
         .weights("b", &[3])
@@ -451,8 +451,8 @@ fn normalisation() -> ModelWriter {
         .node("Flatten", &["m"], &["y"], &[])
 }
 
-/// Normalisation by groups, by neighbours and by a norm, and functions of more than one operation.
-fn local_normalisation() -> ModelWriter {
+/// Normalization by groups, by neighbors and by a norm, and functions of more than one operation.
+fn local_normalization() -> ModelWriter {
     ModelWriter::new(18, &[FREE, 3, 3, 4])
         .weights("w", &[6, 3, 1, 1])
         .node("Conv", &["x", "w"], &["c"], &[])

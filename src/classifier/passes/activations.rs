@@ -1,4 +1,4 @@
-//! Recognises activations that exports spell out in simpler operations.
+//! Recognizes activations that exports spell out in simpler operations.
 
 use super::uses::Uses;
 use crate::classifier::function::Function;
@@ -14,7 +14,7 @@ struct Product {
 const DEPTH: usize = 4;
 
 /// Replaces products that are an activation by the function.
-pub fn recognise(graph: &mut Graph) {
+pub fn recognize(graph: &mut Graph) {
     let uses = Uses::of(graph);
     for index in 0..graph.nodes.len() {
         let node = &graph.nodes[index];

@@ -20,8 +20,8 @@ use super::graph::Graph;
 pub fn run(graph: &mut Graph) {
     for pass in [
         reshape::simplify,
-        activations::recognise,
-        normalize::recognise,
+        activations::recognize,
+        normalize::recognize,
         scale_shift::fold,
         scale_shift::fold_ahead,
         pad::fold,

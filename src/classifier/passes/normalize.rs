@@ -1,4 +1,4 @@
-//! Recognises normalisation that exports spell out in reductions and arithmetic.
+//! Recognizes normalization that exports spell out in reductions and arithmetic.
 
 use super::uses::Uses;
 use crate::classifier::function::Function;
@@ -6,7 +6,7 @@ use crate::classifier::graph::{Binary, Graph, Node, Op, Reduction, ValueId};
 
 /// Replaces `(x − mean(x)) / sqrt(mean((x − mean(x))²) + epsilon)`, along the last axes, by
 /// [`Op::Normalize`].
-pub fn recognise(graph: &mut Graph) {
+pub fn recognize(graph: &mut Graph) {
     let uses = Uses::of(graph);
     for index in 0..graph.nodes.len() {
         if let Some((x, op)) = normalized(graph, &uses, &graph.nodes[index]) {
@@ -18,8 +18,8 @@ pub fn recognise(graph: &mut Graph) {
 }
 
 fn normalized(graph: &Graph, uses: &Uses, node: &Node) -> Option<(ValueId, Op)> {
-    let (centred, deviation) = sides(node, Binary::Div)?;
-    let (x, axis) = centre(graph, uses, centred)?;
+    let (centered, deviation) = sides(node, Binary::Div)?;
+    let (x, axis) = center(graph, uses, centered)?;
     let root = uses.producer(graph, deviation)?;
     if root.op != Op::Map(Function::Sqrt) {
         return None;
@@ -41,7 +41,7 @@ fn normalized(graph: &Graph, uses: &Uses, node: &Node) -> Option<(ValueId, Op)> 
         _ => return None,
     };
     // Exporters may subtract the mean anew.
-    let same = base == centred || centre(graph, uses, base) == Some((x, axis));
+    let same = base == centered || center(graph, uses, base) == Some((x, axis));
     let fits = same && reduced == axis && graph.value(x).dims == graph.value(node.output).dims;
     (fits && epsilon >= 0.0).then_some((x, Op::Normalize { axis, epsilon }))
 }
@@ -69,7 +69,7 @@ fn mean(graph: &Graph, uses: &Uses, id: ValueId) -> Option<(ValueId, usize)> {
 }
 
 /// `x` and the first axis of `x − mean(x)`.
-fn centre(graph: &Graph, uses: &Uses, id: ValueId) -> Option<(ValueId, usize)> {
-    let (x, centre) = sides(uses.producer(graph, id)?, Binary::Sub)?;
-    mean(graph, uses, centre).filter(|&(of, _)| of == x)
+fn center(graph: &Graph, uses: &Uses, id: ValueId) -> Option<(ValueId, usize)> {
+    let (x, center) = sides(uses.producer(graph, id)?, Binary::Sub)?;
+    mean(graph, uses, center).filter(|&(of, _)| of == x)
 }

@@ -1,4 +1,4 @@
-//! Removes operations that move nothing, and joins neighbours that move elements twice.
+//! Removes operations that move nothing, and joins neighbors that move elements twice.
 
 use super::uses::Uses;
 use crate::classifier::graph::{Graph, Op, ValueId};

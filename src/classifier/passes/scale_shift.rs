@@ -1,4 +1,4 @@
-//! Folds batch normalisation, and whatever else scales and shifts channels by constants, into the
+//! Folds batch normalization, and whatever else scales and shifts channels by constants, into the
 //! layer before it, or into the linear layer after it.
 
 use super::uses::Uses;
@@ -62,7 +62,7 @@ pub fn fold(graph: &mut Graph) {
 }
 
 /// Folds every scale and shift that nothing but one linear layer reads into that layer: those of layer
-/// normalisation, mostly. `W·(s·x + t) + b = (W·s)·x + (W·t + b)`.
+/// normalization, mostly. `W·(s·x + t) + b = (W·s)·x + (W·t + b)`.
 pub fn fold_ahead(graph: &mut Graph) {
     let uses = Uses::of(graph);
     for index in 0..graph.nodes.len() {

@@ -93,7 +93,7 @@ fn residual_blocks_become_convolutions() {
 }
 
 #[test]
-fn spelt_out_activations_are_recognised() {
+fn spelt_out_activations_are_recognized() {
     assert_counts(
         "squeeze and excite",
         &[
@@ -181,9 +181,9 @@ fn moves_that_move_nothing_go() {
     assert_eq!(counts(&after), [(flat, count)].into());
 }
 
-/// Layer normalisation of rows of 6 as one operator and spelt out twice, each before a linear layer.
+/// Layer normalization of rows of 6 as one operator and spelt out twice, each before a linear layer.
 #[test]
-fn layer_normalisation_goes_into_the_linear_layer_after_it() {
+fn layer_normalization_goes_into_the_linear_layer_after_it() {
     let mut model = ModelWriter::new(17, &[FREE, 3, 4, 6])
         .weights("scale", &[6])
         .weights("shift", &[6])
@@ -199,11 +199,11 @@ fn layer_normalisation_goes_into_the_linear_layer_after_it() {
         let squared = if own_difference {
             at("again")
         } else {
-            at("centred")
+            at("centered")
         };
         model = model
             .node("ReduceMean", &[&x], &[&at("mean")], &last())
-            .node("Sub", &[&x, &at("mean")], &[&at("centred")], &[])
+            .node("Sub", &[&x, &at("mean")], &[&at("centered")], &[])
             .node("Sub", &[&x, &at("mean")], &[&at("again")], &[])
             .node("Pow", &[&squared, "two"], &[&at("squares")], &[])
             .node("ReduceMean", &[&at("squares")], &[&at("variance")], &last())
@@ -211,7 +211,7 @@ fn layer_normalisation_goes_into_the_linear_layer_after_it() {
             .node("Sqrt", &[&at("sum")], &[&at("deviation")], &[])
             .node(
                 "Div",
-                &[&at("centred"), &at("deviation")],
+                &[&at("centered"), &at("deviation")],
                 &[&at("standard")],
                 &[],
             )
@@ -231,19 +231,19 @@ fn layer_normalisation_goes_into_the_linear_layer_after_it() {
 
 /// Not the mean of what it is subtracted from; a mean over other axes; a shift between the two.
 #[test]
-fn lookalikes_of_normalisation_are_left_alone() {
+fn lookalikes_of_normalization_are_left_alone() {
     let axes = |axis: i64| [ints("axes", &[axis])];
     let model = ModelWriter::new(17, &[FREE, 3, 4, 6])
         .floats("two", &[], &[2.0])
         .floats("epsilon", &[], &[1e-3])
         .node("Relu", &["x"], &["r"], &[])
         .node("ReduceMean", &["r"], &["mean"], &axes(-1))
-        .node("Sub", &["x", "mean"], &["centred"], &[])
-        .node("Pow", &["centred", "two"], &["squares"], &[])
+        .node("Sub", &["x", "mean"], &["centered"], &[])
+        .node("Pow", &["centered", "two"], &["squares"], &[])
         .node("ReduceMean", &["squares"], &["variance"], &axes(2))
         .node("Add", &["variance", "epsilon"], &["sum"], &[])
         .node("Sqrt", &["sum"], &["deviation"], &[])
-        .node("Div", &["centred", "deviation"], &["n"], &[])
+        .node("Div", &["centered", "deviation"], &["n"], &[])
         .node("Flatten", &["n"], &["y"], &[]);
     let (before, after) = (model.import().unwrap(), model.load().unwrap());
     assert!(!counts(&after).contains_key("Normalize"));

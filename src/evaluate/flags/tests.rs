@@ -184,7 +184,7 @@ fn noise_must_not_beat_attacks() {
 }
 
 #[test]
-fn attacks_through_the_defence_are_compared_on_it_alone() {
+fn attacks_through_the_defense_are_compared_on_it_alone() {
     let cases = cases(&[
         (None, None, LINF_4),
         (Some(Name::Pgd), Some(Rule::Decision), LINF_4),
@@ -203,7 +203,7 @@ fn attacks_through_the_defence_are_compared_on_it_alone() {
 }
 
 #[test]
-fn knowing_the_defence_must_not_help_far() {
+fn knowing_the_defense_must_not_help_far() {
     let id = "adaptive-beats-static";
     let cases = cases(&[
         (Some(Name::Pgd), None, LINF_4),

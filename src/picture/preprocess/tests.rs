@@ -91,7 +91,7 @@ fn transformers_sidecars_do_what_transformers_does() {
 }
 
 #[test]
-fn normalisation_includes_rescaling() {
+fn normalization_includes_rescaling() {
     let of = |json| resolve("preprocessor_config.json", json).normalization;
     let usual = of(
         r#"{"size": 8, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.1],
@@ -269,7 +269,7 @@ fn resizing_never_takes_unbounded_memory() {
 }
 
 #[test]
-fn crops_centre_as_their_library_does() {
+fn crops_center_as_their_library_does() {
     use Centering::{Torchvision, Transformers};
     // Margins of 3 and 5 pixels, then padding of 3.
     assert_eq!(

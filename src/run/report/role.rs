@@ -1,4 +1,4 @@
-//! What a class is to a picture: the one thing that trajectories are coloured by.
+//! What a class is to a picture: the one thing that trajectories are colored by.
 
 /// A class's part in a picture's story.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]

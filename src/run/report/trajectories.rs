@@ -186,7 +186,7 @@ mod tests {
             (&0.5.into(), &0.125.into())
         );
         assert_eq!(consensus.get("seed"), None);
-        // The true label's colour goes before all others.
+        // The true label's color goes before all others.
         let known = Trajectories::new(&outcome, Some(1)).unwrap();
         assert_eq!(known.paths[0].trajectory.probes, "otit");
         assert_eq!(known.paths[0].trajectory.sure, "5898");

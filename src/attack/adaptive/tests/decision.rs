@@ -2,7 +2,7 @@
 
 use crate::attack::adaptive::decision::{Ascent, Decision};
 use crate::attack::losses::{Aim, Loss};
-use crate::defense::{DecisionMap, Judgement, Reading, Segment, SegmentPoint, VerdictOptions};
+use crate::defense::{DecisionMap, Judgment, Reading, Segment, SegmentPoint, VerdictOptions};
 use crate::random::{Purpose, RandomKey};
 
 /// Random logits, the first numbers of a sequence.
@@ -38,7 +38,7 @@ fn map(input: &Reading, views: &[Reading], votes: &[Reading]) -> DecisionMap {
 
 /// What the defense judges by the readings of an input, of what is shown, and of the votes; and of the input's
 /// views.
-fn judge(verdict: &VerdictOptions, all: &[Reading], views: &[Reading]) -> Judgement {
+fn judge(verdict: &VerdictOptions, all: &[Reading], views: &[Reading]) -> Judgment {
     let map = map(&all[0], views, &all[2..]);
     verdict.judge(&map.input, &map.views, &map.support())
 }
@@ -63,10 +63,10 @@ fn ascend(
 
 /// What the defense decides of these readings.
 fn decided(verdict: &VerdictOptions, always: bool, all: &[Reading], views: &[Reading]) -> usize {
-    let judgement = judge(verdict, all, views);
-    if judgement.score >= verdict.adversarial_from {
-        judgement.recovered.unwrap()
-    } else if judgement.score <= verdict.clean_below && !always {
+    let judgment = judge(verdict, all, views);
+    if judgment.score >= verdict.adversarial_from {
+        judgment.recovered.unwrap()
+    } else if judgment.score <= verdict.clean_below && !always {
         all[0].label()
     } else {
         all[1].label()

@@ -305,7 +305,7 @@ fn queries_have_no_gradient_and_no_draws_are_refused() {
     let clean = picture(0, 20.0, 0.0);
     with_defended(&options(), Adaptive::new(Rule::Queries), |defended| {
         let error = defended.gradient(&[&clean.pixels], &[LOSS]).unwrap_err();
-        assert!(error.to_string().contains("--through identity"), "{error}");
+        assert!(error.to_string().contains("`through=identity`"), "{error}");
     });
     let none = Adaptive {
         draws: 0,
@@ -359,7 +359,7 @@ fn attacks_through_the_defense_fool_what_others_do_not() {
         };
         let attacked = with_defended(&options(), adaptive, |defended| {
             let attacked = attack(defended, &steps, &pictures, &labels).unwrap();
-            // The clean pictures, four steps, and the judgement.
+            // The clean pictures, four steps, and the judgment.
             assert_eq!(defended.purifications(), 3 * 6);
             attacked
         });

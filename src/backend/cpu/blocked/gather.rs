@@ -8,7 +8,7 @@ use crate::backend::TileGrid;
 use crate::backend::cpu::simd::{F32x16, LANES, Lanes};
 use crate::dip::Padding;
 
-/// `LeakyReLU(scale · x + shift)`, channel by channel: batch normalisation and its activation, applied
+/// `LeakyReLU(scale · x + shift)`, channel by channel: batch normalization and its activation, applied
 /// where a convolution reads its input.
 #[derive(Clone, Copy, Debug)]
 pub struct Affine<'a> {
@@ -56,7 +56,7 @@ impl<'a> Source<'a> {
 /// A rectangle of a picture and its surroundings.
 ///
 /// Gathered columns lie phase by phase: column `c` at `(c mod phases) · pitch + c / phases`, so that
-/// pixels a stride apart are neighbours.
+/// pixels a stride apart are neighbors.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
     /// First row and column; negative ones are padding.

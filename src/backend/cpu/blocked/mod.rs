@@ -1,7 +1,7 @@
 //! Convolutions on channel-blocked activations.
 //!
 //! Channels lie in groups of 16 (one [`Lanes`](super::simd::Lanes)), so a vector holds 16 channels of
-//! one pixel and every pixel's neighbour is one vector away. All dense kernels are the same register
+//! one pixel and every pixel's neighbor is one vector away. All dense kernels are the same register
 //! tile (`tile.rs`): several vectors times several broadcast scalars, summed along a run.
 //!
 //! | kernel | vectors | scalars | run |
@@ -10,7 +10,7 @@
 //! | [`conv_backward_data`] | weights, 16 input channels | output gradient at several pixels | output channels × taps |
 //! | [`conv_backward_weights`] | output gradient, 16 channels | input, several channels | pixels |
 //!
-//! Padding, stride phases and the affine map and activation that batch normalisation puts before a
+//! Padding, stride phases and the affine map and activation that batch normalization puts before a
 //! convolution are applied while the rows that a work item needs are gathered into the cache
 //! (`gather.rs`), so the tile sees a plain valid convolution of stride 1.
 //!

@@ -134,7 +134,7 @@ impl PackedWeights {
             });
     }
 
-    /// The packed rows, for element-wise work such as an optimiser's step; lanes of channels that do
+    /// The packed rows, for element-wise work such as an optimizer's step; lanes of channels that do
     /// not exist must stay zero.
     pub fn data(&self) -> &[Lanes] {
         &self.data

@@ -434,7 +434,7 @@ fn value<V: F32x16>(op: Binary, a: V, b: V) -> V {
     }
 }
 
-/// `a^b`; squares, which decomposed normalisations take, without the library's call.
+/// `a^b`; squares, which decomposed normalizations take, without the library's call.
 #[inline(always)]
 fn power(a: f32, b: f32) -> f32 {
     if b == 2.0 { a * a } else { a.powf(b) }

@@ -16,7 +16,7 @@ use crate::classifier::layout::PADDING;
 pub struct Moves {
     unit: Unit,
     outer: Vec<Vec<usize>>,
-    /// The innermost table: stretches of neighbours, or nothing for padding.
+    /// The innermost table: stretches of neighbors, or nothing for padding.
     inner: Vec<Stretch>,
     /// Units of an innermost row.
     row: usize,
@@ -25,7 +25,7 @@ pub struct Moves {
     distinct: bool,
 }
 
-/// Neighbours that come from neighbours.
+/// Neighbors that come from neighbors.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Stretch {
     /// Where they go in the row.
@@ -104,7 +104,7 @@ impl Stretch {
     }
 }
 
-/// Tables of one term left out, neighbours that are one even table joined.
+/// Tables of one term left out, neighbors that are one even table joined.
 fn merged(tables: Vec<Vec<usize>>) -> Vec<Vec<usize>> {
     let mut result: Vec<Vec<usize>> = Vec::new();
     let mut base = 0;

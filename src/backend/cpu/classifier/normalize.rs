@@ -1,4 +1,4 @@
-//! Normalisation by a tensor's own statistics.
+//! Normalization by a tensor's own statistics.
 
 use rayon::prelude::*;
 
@@ -15,7 +15,7 @@ pub struct Normalize {
 }
 
 impl Normalize {
-    /// A normalisation of a tensor of shape `dims` along `axis` and all axes after it.
+    /// A normalization of a tensor of shape `dims` along `axis` and all axes after it.
     pub fn new(axis: usize, epsilon: f32, dims: &[usize]) -> Self {
         Normalize {
             rows: dims[..axis].iter().product(),
@@ -121,8 +121,8 @@ fn statistics<V: F32x16>(x: &[f32], epsilon: f32) -> [f32; 2] {
     for (first, count) in vectors(x.len()) {
         // SAFETY: as above.
         let x: V = unsafe { load_part(x.as_ptr().add(first), count) };
-        let centred = only(x.sub(V::splat(mean)), count, 0.0);
-        squares.add(first, centred.mul(centred));
+        let centered = only(x.sub(V::splat(mean)), count, 0.0);
+        squares.add(first, centered.mul(centered));
     }
     let deviation = (squares.mean(x.len()) + epsilon).sqrt();
     [mean, 1.0 / deviation]

@@ -85,7 +85,7 @@ pub trait Operation: Send + Sync {
     /// Makes what only the backward pass needs; called once before the first.
     ///
     /// # Errors
-    /// The memory is not to be had.
+    /// There is too little memory.
     fn prepare_backward(&mut self) -> Result<()> {
         Ok(())
     }

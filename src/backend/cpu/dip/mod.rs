@@ -76,7 +76,7 @@ impl CpuDip {
     /// An engine of `capacity` instances that fit pictures of `height × width`.
     ///
     /// # Errors
-    /// The network is impossible or cannot fit that size, or the memory is not to be had.
+    /// The network is impossible or cannot fit that size, or there is too little memory.
     pub fn new(
         spec: &NetSpec,
         height: usize,

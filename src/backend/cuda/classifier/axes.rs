@@ -20,7 +20,7 @@ driver::arguments! {
         shift: u32,
     }
 
-    /// Axes of elements, the first one outermost, and how far apart neighbours on each lie in another
+    /// Axes of elements, the first one outermost, and how far apart neighbors on each lie in another
     /// tensor.
     pub struct Axes {
         sizes: [Divisor; AXES],
@@ -53,13 +53,13 @@ impl Divisor {
 #[derive(Clone, Debug)]
 pub struct Axis {
     pub size: usize,
-    /// How far apart neighbours lie in the other tensor, modulo 2^32; `None` where a list says where each
+    /// How far apart neighbors lie in the other tensor, modulo 2^32; `None` where a list says where each
     /// lies.
     pub stride: Option<u32>,
 }
 
 impl Axis {
-    /// With its neighbours in the other tensor so far apart, modulo 2^32.
+    /// With its neighbors in the other tensor so far apart, modulo 2^32.
     pub fn new(size: usize, stride: usize) -> Axis {
         Axis {
             size,
@@ -73,7 +73,7 @@ impl Axis {
     }
 }
 
-/// Fewer axes that go through the same elements: neighbours in one where they lie like one.
+/// Fewer axes that go through the same elements: neighbors in one where they lie like one.
 pub fn merged(axes: impl IntoIterator<Item = Axis>) -> Vec<Axis> {
     let mut merged: Vec<Axis> = vec![];
     for axis in axes {
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbouring_axes_are_one() {
+    fn neighboring_axes_are_one() {
         let sizes = |axes: &[(usize, usize)]| -> Vec<(usize, Option<u32>)> {
             let axes = axes.iter().map(|&(size, stride)| Axis::new(size, stride));
             let merged = merged(axes);

@@ -56,7 +56,7 @@ pub(super) struct Operand {
     pub constant: bool,
     /// Elements of a line of memory.
     pub line: usize,
-    /// Whether terms are neighbours in memory, not rows or columns.
+    /// Whether terms are neighbors in memory, not rows or columns.
     pub by_term: bool,
 }
 

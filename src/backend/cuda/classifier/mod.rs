@@ -105,10 +105,11 @@ impl CudaClassifier {
                 }
                 Err(DriverError::OutOfMemory { .. }) if batch > 1 => batch /= 2,
                 Err(DriverError::OutOfMemory { device, bytes }) => {
-                    return Err(Error::device(format!(
-                        "{device}: no memory for the classifier's activations, {bytes} bytes an \
-                         image; use --device cpu, or a smaller classifier"
-                    )));
+                    let message = format!(
+                        "{device}: no memory for the classifier's activations, {bytes} bytes an image"
+                    );
+                    let hint = "use `device=cpu`, or a smaller classifier";
+                    return Err(Error::device(message).hint(hint));
                 }
                 Err(error) => return Err(error.into()),
             }

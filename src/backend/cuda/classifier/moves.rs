@@ -213,7 +213,7 @@ impl Gather {
 }
 
 /// The length of the input axis that each of the operation's tables goes along, and the distance of
-/// neighbours on it; an axis that is not there has the length 1.
+/// neighbors on it; an axis that is not there has the length 1.
 fn input_axes(op: &Op, input: &[usize], tables: usize) -> Vec<(usize, usize)> {
     let strides = layout::strides(input);
     let of = |axis: usize| (input[axis], strides[axis]);

@@ -1,4 +1,4 @@
-//! Normalisation by a tensor's own statistics.
+//! Normalization by a tensor's own statistics.
 
 use super::super::driver::{self, Address, Result, Work};
 use super::super::kernels::classifier_reduce as kernels;
@@ -32,7 +32,7 @@ pub struct Normalize {
 }
 
 impl Normalize {
-    /// A normalisation of a tensor of shape `dims` along `axis` and all axes after it.
+    /// A normalization of a tensor of shape `dims` along `axis` and all axes after it.
     ///
     /// # Errors
     /// The tensor has too many elements.

@@ -82,7 +82,7 @@ impl Reduce {
             chosen.map(|axis| Axis::new(input[axis], strides[axis]))
         };
         let joined = merged(in_input(true));
-        // Neighbouring elements of a row lie side by side, or those of neighbouring rows do.
+        // Neighboring elements of a row lie side by side, or those of neighboring rows do.
         let adjacent = joined.last().is_some_and(|axis| axis.stride == Some(1));
         let kept = merged([Axis::images(elements)].into_iter().chain(in_input(false)));
         let mut of_kept = layout::strides(&sizes(false)).into_iter();

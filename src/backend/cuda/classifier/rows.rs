@@ -68,7 +68,7 @@ impl Rows {
 }
 
 /// Threads that share a row of so many elements: many only where they lie side by side, for else
-/// neighbouring rows do, and a thread to each of those reads them together.
+/// neighboring rows do, and a thread to each of those reads them together.
 pub fn team(length: usize, adjacent: bool) -> u32 {
     match length {
         _ if !adjacent => 1,

@@ -14,7 +14,7 @@ use super::backend::{CudaBackend, to_u32};
 use super::driver::{Buffer, Device, Graph};
 use super::images::DeviceImages;
 use crate::backend::checks::{
-    check_images, check_instances, check_len, check_slot, free_slot, input_not_optimised, not_run,
+    check_images, check_instances, check_len, check_slot, free_slot, input_not_optimized, not_run,
 };
 use crate::backend::{At, DipEngine, ImageOps, ImageShape, Instance};
 use crate::dip::{NetSpec, initial_input, initial_parameters};
@@ -74,7 +74,7 @@ pub struct CudaDip {
     trained: usize,
     /// Parameters and input, slot by slot.
     values: Buffer<f32>,
-    /// Of the parameters and, where it is optimised, the input; so are the moments.
+    /// Of the parameters and, where it is optimized, the input; so are the moments.
     gradients: Buffer<f32>,
     moments: [Buffer<f32>; 2],
     keys: Buffer<u32>,
@@ -90,7 +90,7 @@ impl CudaDip {
     /// An engine of `capacity` instances that fit pictures of `height × width`.
     ///
     /// # Errors
-    /// The network is impossible or cannot fit that size, or the memory is not to be had.
+    /// The network is impossible or cannot fit that size, or there is too little memory.
     pub fn new(
         backend: &CudaBackend,
         spec: &NetSpec,
@@ -127,7 +127,7 @@ impl CudaDip {
         let device = &backend.device;
         let parameters = spec.parameter_count();
         let input = spec.input_depth * height * width;
-        let trained = parameters + if spec.optimise_input { input } else { 0 };
+        let trained = parameters + if spec.optimize_input { input } else { 0 };
         to_u32(parameters + input, "numbers of an instance")?;
         let sums = error_sums(to_u32(shape.elements(), "pixels")?) as usize;
         let per_slot = |elements: usize| device.allocate::<f32>(elements * capacity);
@@ -467,8 +467,8 @@ impl DipEngine for CudaDip {
     }
 
     fn input_gradient(&mut self, slot: usize) -> Result<Vec<f64>> {
-        if !self.spec.optimise_input {
-            return Err(input_not_optimised());
+        if !self.spec.optimize_input {
+            return Err(input_not_optimized());
         }
         self.result(slot)?;
         self.read(&self.gradients, slot, self.parameters, self.input)

@@ -28,7 +28,7 @@ struct Planner<'a> {
     padding: Padding,
     /// Elements of the largest map that a gradient is taken by.
     largest: usize,
-    /// Channels of the widest normalisation.
+    /// Channels of the widest normalization.
     widest: usize,
     /// Numbers of room for a convolution on tensor cores.
     room: usize,
@@ -45,7 +45,7 @@ impl Features {
     }
 }
 
-/// Convolution, batch normalisation, LeakyReLU.
+/// Convolution, batch normalization, LeakyReLU.
 struct Block {
     conv: Conv,
     norm: Norm,
@@ -67,7 +67,7 @@ struct Level {
     merge: Norm,
     merge_at: usize,
     merge_statistics: Buffer<Statistics>,
-    normalised: Features,
+    normalized: Features,
     up: Block,
     fuse: Block,
     /// Channels of the skip branch.
@@ -84,7 +84,7 @@ struct Level {
 pub struct State {
     /// Parameters, and the input after them.
     pub values: Maps,
-    /// The same layout; the input is there only where it is optimised.
+    /// The same layout; the input is there only where it is optimized.
     pub gradients: Maps,
     /// Numbers of the parameter vector.
     pub parameters: usize,
@@ -110,7 +110,7 @@ pub struct Network {
     output: Features,
     /// Derivatives on their way back, of one layer and the next.
     passing: [Features; 2],
-    /// Room for a normalisation's derivative.
+    /// Room for a normalization's derivative.
     lines: Buffer<Line>,
     /// Room for convolutions on tensor cores, so many numbers a slot; `None` where all are float32.
     matrices: Option<(Buffer<f32>, usize)>,
@@ -194,7 +194,7 @@ impl Planner<'_> {
             },
             merge_at: self.places[&name("merge_bn.weight")],
             merge_statistics: self.device.allocate(merged * self.capacity)?,
-            normalised: self.features(merged, height, width)?,
+            normalized: self.features(merged, height, width)?,
             up: self.block(&name("up"), [merged, up], [3, 1], whole, true)?,
             fuse: self.block(&name("fuse"), [up, up], [1, 1], whole, true)?,
             beside,
@@ -299,15 +299,15 @@ impl Network {
             level.merged.all(),
             level.merge_parameters(state, state.values),
             level.merge_statistics.at(0),
-            level.normalised.all(),
+            level.normalized.all(),
         )?;
-        let up = level.up.forward_own(batch, state, level.normalised.all())?;
+        let up = level.up.forward_own(batch, state, level.normalized.all())?;
         level.fuse.forward_own(batch, state, up)?;
         Ok(())
     }
 
     /// From the loss's derivative by [`output`](Self::output) to those by the parameters, and by the input
-    /// where that is optimised.
+    /// where that is optimized.
     pub fn backward(&self, batch: &Batch<'_>, state: &State, input: Maps) -> driver::Result<()> {
         let weights = self.out.weights();
         let parameters = state.layer(state.values, self.out_at, weights);
@@ -318,7 +318,7 @@ impl Network {
         batch.conv_backward_data(&self.out, d, parameters, passed, false)?;
         let d_input = self
             .spec
-            .optimise_input
+            .optimize_input
             .then(|| state.gradients.skip(state.parameters));
         self.backward_level(batch, state, 0, input, d_input)
     }
@@ -336,7 +336,7 @@ impl Network {
         let level = &self.levels[k];
         let lines = self.lines.at(0);
         let [ping, pong] = [self.passing[0].all(), self.passing[1].all()];
-        let (up, normalised) = (level.up.output(), level.normalised.all());
+        let (up, normalized) = (level.up.output(), level.normalized.all());
         level
             .fuse
             .backward(batch, state, lines, up, ping, Some((pong, false)))?;
@@ -345,7 +345,7 @@ impl Network {
             batch,
             state,
             lines,
-            normalised,
+            normalized,
             pong,
             Some((d_merged, false)),
         )?;

@@ -21,7 +21,7 @@ const SHAPE: ImageShape = ImageShape {
 };
 
 /// Two levels, a skip branch in one of them, noise and an average.
-fn spec(padding: Padding, optimise_input: bool) -> NetSpec {
+fn spec(padding: Padding, optimize_input: bool) -> NetSpec {
     NetSpec {
         input_depth: 2,
         output_channels: 3,
@@ -31,7 +31,7 @@ fn spec(padding: Padding, optimise_input: bool) -> NetSpec {
         upsample: Upsample::Bilinear,
         padding,
         learning_rate: 0.01,
-        optimise_input,
+        optimize_input,
         jitter: 0.03,
         averaging: 0.5,
     }
@@ -132,8 +132,8 @@ pub(super) fn assert_close(
 fn iterations_are_the_references() {
     for device in test_devices() {
         let backend = CudaBackend::new(device);
-        for (padding, optimise) in [(Padding::Zero, true), (Padding::Reflect, false)] {
-            let spec = spec(padding, optimise);
+        for (padding, optimize) in [(Padding::Zero, true), (Padding::Reflect, false)] {
+            let spec = spec(padding, optimize);
             let [height, width] = SIZE;
             let mut reference = ReferenceDip::new(&spec, height, width, 3).unwrap();
             let mut engine = engine(&backend, &spec, 3, Path::OpByOp);
@@ -303,8 +303,8 @@ fn iterations_do_the_work_that_is_said() {
     use crate::backend::cuda::driver::emulator::{Emulator, Options};
     let emulator = Emulator::new(Options::default()).unwrap();
     let backend = CudaBackend::new(emulator.device());
-    for (padding, optimise) in [(Padding::Zero, true), (Padding::Reflect, false)] {
-        let spec = spec(padding, optimise);
+    for (padding, optimize) in [(Padding::Zero, true), (Padding::Reflect, false)] {
+        let spec = spec(padding, optimize);
         let mut engine = engine(&backend, &spec, 3, Path::OpByOp);
         load(&backend, &mut engine, SHAPE, 0, 1);
         load(&backend, &mut engine, SHAPE, 2, 2);

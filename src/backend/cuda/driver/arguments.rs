@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 pub struct Address(pub u64);
 
 impl Address {
-    /// So many bytes further on.
+    /// The address `bytes` bytes further on.
     pub fn offset(self, bytes: usize) -> Address {
         Address(self.0 + bytes as u64)
     }

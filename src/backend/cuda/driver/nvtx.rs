@@ -21,7 +21,7 @@ use libloading::Library;
 type Slot = AtomicPtr<c_void>;
 
 /// Functions of each of the modules 1 to 6, the reserved first one included: core, CUDA, OpenCL, CUDA's
-/// runtime, core 2 and synchronisation.
+/// runtime, core 2 and synchronization.
 const SIZES: [usize; 6] = [16, 9, 15, 7, 16, 7];
 const MOST: usize = 16;
 const CORE: usize = 0;

@@ -22,7 +22,7 @@ impl Recorded {
         let bytes = arguments.layout.bytes;
         let mut copy = vec![MaybeUninit::<u64>::uninit(); bytes.div_ceil(8)];
         // SAFETY: `data` points to a struct of `bytes` bytes, its layout's; the copy has room for them, and
-        // need not be initialised.
+        // need not be initialized.
         unsafe {
             arguments
                 .data

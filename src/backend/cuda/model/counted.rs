@@ -11,12 +11,12 @@ use crate::dip::{NetSpec, Preset};
 use crate::error::Result;
 use crate::random::RandomKey;
 
-/// Side of the picture that image-sized presets are modelled for, in pixels.
+/// Side of the picture that image-sized presets are modeled for, in pixels.
 const PICTURE: usize = 224;
 /// Of their blocks, the emulator runs one in so many.
 const SAMPLE: u32 = 16;
 
-/// Iterations that the defence runs between probes by default: a launch of the resident step.
+/// Iterations that the defense runs between probes by default: a launch of the resident step.
 const PROBE_INTERVAL: u32 = 20;
 
 /// The ways to run an iteration in float32.

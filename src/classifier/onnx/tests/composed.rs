@@ -158,7 +158,7 @@ fn cumulative_sums() {
 }
 
 #[test]
-fn normalisations() {
+fn normalizations() {
     for (op, groups) in [("GroupNormalization", 1), ("GroupNormalization", 3)] {
         let attributes = [int("num_groups", groups), float("epsilon", 1e-3)];
         let model = ModelWriter::new(18, &[FREE, 3, 4, 5])

@@ -54,7 +54,7 @@ pub fn assert_close(logits: &[f64], expected: &[f64], tolerance: f64, what: &str
     }
 }
 
-/// Asserts that imported and optimised graph both give what tract does.
+/// Asserts that imported and optimized graph both give what tract does.
 fn check(model: &ModelWriter, what: &str) {
     let (_folder, path) = saved(&model.bytes());
     let options = LoadOptions::default();

@@ -196,8 +196,8 @@ fn batch_normalization() {
 
 /// What exporters write for the weights of NFNets.
 #[test]
-fn standardised_weights() {
-    let normalise = |outputs: &[&str]| {
+fn standardized_weights() {
+    let normalize = |outputs: &[&str]| {
         ModelWriter::new(17, &[FREE, 3, 3, 3])
             .weights("raw", &[1, 2, 27])
             .floats("gain", &[2], &[0.5, 2.0])
@@ -213,7 +213,7 @@ fn standardised_weights() {
             .node("Conv", &["x", "w"], &["t"], &[])
             .node("Flatten", &["t"], &["y"], &[])
     };
-    let model = normalise(&["standard", "mean", "var"]);
+    let model = normalize(&["standard", "mean", "var"]);
     let raw: Vec<f64> = (model.clone().graph().initializer[0].raw_data.chunks(4))
         .map(|b| f32::from_le_bytes(b.try_into().unwrap()).into())
         .collect();

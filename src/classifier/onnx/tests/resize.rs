@@ -4,7 +4,7 @@ use super::*;
 use crate::classifier::onnx::proto::Attribute;
 use crate::classifier::onnx::write::*;
 
-/// Inputs that nearest neighbours copy of an axis of 6, as `onnx.reference` has them.
+/// Inputs that nearest neighbors copy of an axis of 6, as `onnx.reference` has them.
 const NEAREST: &str = "\
 nearest half_pixel round_prefer_floor size 8: 0 1 1 2 3 4 4 5
 nearest half_pixel round_prefer_floor scale 0.75: 0 1 3 4
@@ -206,7 +206,7 @@ fn pictures_match_tract() {
     }
 }
 
-/// Rounding a third to float32 does not move a copy to another neighbour.
+/// Rounding a third to float32 does not move a copy to another neighbor.
 #[test]
 fn positions_are_exact() {
     for (mode, input, scale) in [("floor", 9, 1.0 / 3.0), ("ceil", 14, 0.7)] {
@@ -231,7 +231,7 @@ fn positions_are_exact() {
     }
 }
 
-/// Opset 11 alone has it, for nearest neighbours: output `i` copies input `⌊(i + 1/2)/scale⌋`.
+/// Opset 11 alone has it, for nearest neighbors: output `i` copies input `⌊(i + 1/2)/scale⌋`.
 #[test]
 fn tensorflow_s_half_pixels() {
     let attributes = [

@@ -11,7 +11,7 @@ function plotOf(picture) {
   canvas.setAttribute("aria-label", `Trajectories: ${said.join("; ")}`);
   return canvas;
 }
-function colours(canvas) {
+function colors(canvas) {
   const probe = element("span");
   canvas.parentNode.append(probe);
   const found = {};
@@ -29,7 +29,7 @@ function drawTrajectories(canvas, picture, large) {
   const scale = devicePixelRatio || 1;
   canvas.width = Math.round(width * scale);
   canvas.height = Math.round(height * scale);
-  const pen = canvas.getContext("2d"), colour = colours(canvas), size = large ? 12 : 10;
+  const pen = canvas.getContext("2d"), color = colors(canvas), size = large ? 12 : 10;
   pen.scale(scale, scale);
   pen.font = `${size}px system-ui, sans-serif`;
   pen.textBaseline = "middle";
@@ -46,19 +46,19 @@ function drawTrajectories(canvas, picture, large) {
   const low = Math.floor(Math.min(...all)), high = Math.max(Math.ceil(Math.max(...all)), low + 1);
   const y = value => ground - (value - low) / (high - low) * (ground - size / 2 - 2);
   const write = (text, atX, atY, align, fill) => {
-    pen.fillStyle = fill ?? colour.soft;
+    pen.fillStyle = fill ?? color.soft;
     pen.textAlign = align;
     pen.fillText(text, atX, atY);
   };
   const ticks = large ? [low, (low + high) / 2, high] : [low, high];
   for (const tick of ticks) {
-    pen.fillStyle = colour.line;
+    pen.fillStyle = color.line;
     pen.fillRect(left, Math.round(y(tick)), wide, 1);
     write(digits(tick, tick % 1 ? 1 : 0) + (tick === high ? " dB" : ""), left - 4, y(tick), "right");
   }
   for (const path of paths) {
     const consensus = path.seed === undefined;
-    pen.strokeStyle = consensus ? colour.ink : colour.soft;
+    pen.strokeStyle = consensus ? color.ink : color.soft;
     pen.globalAlpha = consensus ? 1 : 0.6;
     pen.lineWidth = consensus ? 1.75 : 1;
     pen.beginPath();
@@ -89,7 +89,7 @@ function drawTrajectories(canvas, picture, large) {
     for (let i = 0; i < letters.length; i++) {
       const [start, step] = place(i);
       pen.globalAlpha = 0.35 + 0.65 * sure[i] / 9;
-      pen.fillStyle = colour[roles[letters[i]]];
+      pen.fillStyle = color[roles[letters[i]]];
       pen.fillRect(start, top, Math.max(step - 0.5, 0.5), tall);
     }
     pen.globalAlpha = 1;
@@ -97,10 +97,10 @@ function drawTrajectories(canvas, picture, large) {
   function mark(sign, atX, atY, tall) {
     pen.font = `${Math.min(Math.max(tall, 9), 14)}px system-ui, sans-serif`;
     pen.lineWidth = 2.5;
-    pen.strokeStyle = colour.card;
+    pen.strokeStyle = color.card;
     pen.textAlign = "center";
     pen.strokeText(sign, atX, atY);
-    write(sign, atX, atY, "center", colour.ink);
+    write(sign, atX, atY, "center", color.ink);
     pen.font = `${size}px system-ui, sans-serif`;
   }
 }

@@ -102,7 +102,7 @@ function refresh() {
     shown.reverse();
   }
   current = shown.indexOf(focused);
-  summarise(all.map(p => p.result));
+  summarize(all.map(p => p.result));
   showVerdicts(ofLabels.map(p => verdictOf(p.result)));
   $("order").textContent = view.order === "down" ? "↓ falling" : "↑ rising";
   rows.forEach(row => row.remove());
@@ -110,7 +110,7 @@ function refresh() {
   draw();
   if (view.picture && !$("detail").open) open(shown.findIndex(p => p.result.image === view.picture));
 }
-function summarise(results) {
+function summarize(results) {
   const facts = [["pictures shown", `${shown.length} of ${results.length}`]];
   for (const side of ["input", "output"]) {
     const judged = results.filter(r => right(r, side) !== null);
@@ -198,15 +198,15 @@ function facts(picture) {
   const score = r.score == null ? null : ` score ${digits(r.score, 3)}`;
   return element("div", "facts", name,
     r.verdict ? element("p", "", badge(r), score) : null,
-    r.label == null ? null : labelled(picture, "true", r.label, null),
-    r.input_label == null ? null : labelled(picture, "input", r.input_label, r.input_confidence),
-    r.output_label == null ? null : labelled(picture, "output", r.output_label, r.output_confidence),
+    r.label == null ? null : labeled(picture, "true", r.label, null),
+    r.input_label == null ? null : labeled(picture, "input", r.input_label, r.input_confidence),
+    r.output_label == null ? null : labeled(picture, "output", r.output_label, r.output_confidence),
     element("p", "numbers", `PSNR ${decibels(r)} dB · SSIM ${digits(r.ssim, 3)}`,
       r.linf == null ? null : ` · L∞ ${digits(255 * r.linf, 1)}/255`,
       r.seconds == null ? null : ` · ${digits(r.seconds, 2)} s`));
 }
 const badge = r => element("span", "badge " + verdictOf(r), verdictOf(r));
-function labelled(picture, side, label, confidence) {
+function labeled(picture, side, label, confidence) {
   const sure = confidence == null ? null : element("small", "", ` ${digits(100 * confidence, 1)}%`);
   const name = picture.names[label];
   const shown = element("span", "key " + roleOf(picture.result, label), name ? `${label} ${name}` : `${label}`);

@@ -1,6 +1,6 @@
 //! Large DIP networks, one at a time, on all threads.
 //!
-//! Activations are channel-blocked (see [`blocked`](crate::backend::cpu::blocked)). Normalised and
+//! Activations are channel-blocked (see [`blocked`](crate::backend::cpu::blocked)). Normalized and
 //! activated tensors are not stored: what reads a convolution's output applies the map. Slots keep
 //! weights, moments, input, target and picture; the activations' memory is one, used in turn. With bfloat16
 //! factors of wide convolutions are rounded first, as a GPU's tensor cores take them ([`rounding`]).
@@ -20,7 +20,7 @@ use self::plan::Plan;
 use self::state::State;
 use self::step::Workspace;
 use crate::backend::checks::{
-    check_images, check_instances, check_len, check_slot, free_slot, input_not_optimised, not_run,
+    check_images, check_instances, check_len, check_slot, free_slot, input_not_optimized, not_run,
 };
 use crate::backend::cpu::blocked::layout;
 use crate::backend::cpu::simd::Lanes;
@@ -41,7 +41,7 @@ impl BlockedDip {
     /// An engine of `capacity` instances (at least one) that fit pictures of `height × width`.
     ///
     /// # Errors
-    /// The network is impossible or cannot fit that size, or the memory is not to be had.
+    /// The network is impossible or cannot fit that size, or there is too little memory.
     pub fn new(
         spec: &NetSpec,
         height: usize,
@@ -215,8 +215,8 @@ impl DipEngine for BlockedDip {
     }
 
     fn input_gradient(&mut self, slot: usize) -> Result<Vec<f64>> {
-        if !self.plan.spec.optimise_input {
-            return Err(input_not_optimised());
+        if !self.plan.spec.optimize_input {
+            return Err(input_not_optimized());
         }
         self.result(slot)?;
         Ok(self.input_pixels(&self.slots[slot].input.gradient))

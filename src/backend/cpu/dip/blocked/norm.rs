@@ -1,6 +1,6 @@
-//! Batch normalisation with the statistics of one picture, and the LeakyReLU behind it.
+//! Batch normalization with the statistics of one picture, and the LeakyReLU behind it.
 //!
-//! Nothing normalised is stored: statistics become an affine map, which whoever reads the tensor
+//! Nothing normalized is stored: statistics become an affine map, which whoever reads the tensor
 //! applies. Sums go over chunks of fixed size, each in float32 while it is in the cache, joined in
 //! float64.
 
@@ -15,7 +15,7 @@ use crate::dip::BN_EPSILON;
 /// Pixels of a chunk: 128 KiB a tensor.
 const CHUNK: usize = 2048;
 
-/// What a normalisation knows of the tensors that it normalises, in groups of channels.
+/// What a normalization knows of the tensors that it normalizes, in groups of channels.
 pub struct Statistics {
     pub mean: Vec<Lanes>,
     /// `1 / sqrt(variance + ε)`.
@@ -89,9 +89,9 @@ impl Statistics {
         }
     }
 
-    /// Turns the gradient of `LeakyReLU(normalised x)` into that of `x`, in place, and writes those
+    /// Turns the gradient of `LeakyReLU(normalized x)` into that of `x`, in place, and writes those
     /// of the weight and bias of the groups from `first` on.
-    #[allow(clippy::too_many_arguments)] // One tensor's part of a normalisation.
+    #[allow(clippy::too_many_arguments)] // One tensor's part of a normalization.
     pub fn backward(
         &self,
         first: usize,
@@ -234,7 +234,7 @@ struct Channel<'a> {
     slope: f32,
 }
 
-/// Sum of the gradient of the normalised value, and of its product with it before weight and bias.
+/// Sum of the gradient of the normalized value, and of its product with it before weight and bias.
 struct Sums<'a> {
     channel: Channel<'a>,
     x: &'a [Lanes],

@@ -1,4 +1,4 @@
-//! A network's convolutions and normalisations, and where their parameters are.
+//! A network's convolutions and normalizations, and where their parameters are.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -32,9 +32,9 @@ impl Conv {
     }
 }
 
-/// One batch normalisation.
+/// One batch normalization.
 pub struct Norm {
-    /// Channels of the tensors that it normalises together.
+    /// Channels of the tensors that it normalizes together.
     pub tensors: Vec<usize>,
     /// Its parameters in the vector that all backends share.
     pub weight: Range<usize>,
@@ -48,8 +48,8 @@ impl Norm {
     }
 }
 
-/// Numbers of a level's layers. Convolution `i` is followed by normalisation `i`; the merge
-/// normalisations come after those.
+/// Numbers of a level's layers. Convolution `i` is followed by normalization `i`; the merge
+/// normalizations come after those.
 pub struct Level {
     pub skip: Option<usize>,
     pub down: usize,
@@ -68,7 +68,7 @@ pub struct Plan {
     pub spec: NetSpec,
     /// Height and width of the picture.
     pub size: [usize; 2],
-    /// The last one leads to the picture and has no normalisation.
+    /// The last one leads to the picture and has no normalization.
     pub convs: Vec<Conv>,
     pub norms: Vec<Norm>,
     pub levels: Vec<Level>,

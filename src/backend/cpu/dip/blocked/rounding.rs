@@ -40,7 +40,7 @@ pub fn lanes(plan: &Plan) -> [usize; 2] {
 
 impl Rounded {
     /// # Errors
-    /// The memory is not to be had.
+    /// There is too little memory.
     pub fn new(plan: &Plan) -> Result<Rounded> {
         let [inputs, gradient] = lanes(plan);
         Ok(Rounded {

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::random::RandomKey;
 use rayon::prelude::*;
 
-/// Lanes that an optimiser's work item moves.
+/// Lanes that an optimizer's work item moves.
 const CHUNK: usize = 4096;
 
 /// Zeroed memory.
@@ -89,7 +89,7 @@ pub fn lanes(plan: &Plan) -> usize {
     let spec = &plan.spec;
     let weights: usize = plan.convs.iter().map(|conv| conv.packed()).sum();
     let norms: usize = plan.norms.iter().map(|norm| 2 * norm.groups()).sum();
-    let copies = if spec.optimise_input { 4 } else { 1 };
+    let copies = if spec.optimize_input { 4 } else { 1 };
     let input = copies * layout::groups(spec.input_depth) * plane;
     4 * (weights + norms) + input + 2 * layout::groups(spec.output_channels) * plane
 }
@@ -104,12 +104,12 @@ pub struct State {
     pub loss: f64,
     /// One for each convolution.
     pub weights: Vec<Weights>,
-    /// Biases of convolutions that a normalisation follows, which subtracts them again: they are kept,
+    /// Biases of convolutions that a normalization follows, which subtracts them again: they are kept,
     /// not used, and their gradient is zero.
     biases: Vec<Vec<f32>>,
     /// Bias of the last convolution.
     pub bias: Trained,
-    /// Weight and bias of each normalisation, its tensors' channels in groups of their own.
+    /// Weight and bias of each normalization, its tensors' channels in groups of their own.
     pub norms: Vec<[Trained; 2]>,
     pub input: Trained,
     pub target: Vec<Lanes>,
@@ -119,12 +119,12 @@ pub struct State {
 
 impl State {
     /// # Errors
-    /// The memory is not to be had.
+    /// There is too little memory.
     pub fn new(plan: &Plan) -> Result<State> {
         let plane = plan.size[0] * plan.size[1];
         let picture = layout::groups(plan.spec.output_channels) * plane;
         let input = layout::groups(plan.spec.input_depth) * plane;
-        let moved = if plan.spec.optimise_input { input } else { 0 };
+        let moved = if plan.spec.optimize_input { input } else { 0 };
         let weights = plan.convs.iter().map(|conv| {
             let values = PackedWeights::zeroed_forward(&conv.shape, &conv.sources)?;
             Ok(Weights {
@@ -244,7 +244,7 @@ impl State {
         layout::block(pixels, plane, &mut self.input.values);
     }
 
-    /// One step of Adam on everything that is optimised.
+    /// One step of Adam on everything that is optimized.
     pub fn step(&mut self, spec: &NetSpec) {
         self.iteration += 1;
         let rates = Rates::new(spec.learning_rate, [self.iteration; LANES]);
@@ -261,7 +261,7 @@ impl State {
             trained.step(&rates);
         }
         self.bias.step(&rates);
-        if spec.optimise_input {
+        if spec.optimize_input {
             self.input.step(&rates);
         }
     }

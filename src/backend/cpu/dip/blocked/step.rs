@@ -28,7 +28,7 @@ pub struct Workspace {
     jittered: Vec<Lanes>,
     /// Each convolution's output; the last one's becomes its gradient.
     raw: Vec<Vec<Lanes>>,
-    /// Each normalisation's statistics.
+    /// Each normalization's statistics.
     norms: Vec<Statistics>,
     levels: Vec<LevelMemory>,
     gradients: Vec<LevelGradients>,
@@ -61,7 +61,7 @@ struct LevelGradients {
     down: Vec<Lanes>,
 }
 
-/// Groups of lanes that a workspace takes, but for normalisations' sums, which are few.
+/// Groups of lanes that a workspace takes, but for normalizations' sums, which are few.
 pub fn lanes(plan: &Plan) -> usize {
     let spec = &plan.spec;
     let levels = plan.levels.iter().enumerate().map(|(k, level)| {
@@ -117,7 +117,7 @@ fn out_plane(shape: &ConvShape) -> usize {
 
 impl Workspace {
     /// # Errors
-    /// The memory is not to be had.
+    /// There is too little memory.
     pub fn new(plan: &Plan, state: &State) -> Result<Workspace> {
         let spec = &plan.spec;
         let picture = plane(plan.size);
@@ -221,7 +221,7 @@ impl Workspace {
             });
     }
 
-    /// A unit's output: its convolution's, normalised and activated by whoever reads it.
+    /// A unit's output: its convolution's, normalized and activated by whoever reads it.
     fn unit<'a>(&'a self, plan: &Plan, i: usize) -> Source<'a> {
         let channels = plan.convs[i].shape.out_channels;
         Source {
@@ -248,7 +248,7 @@ impl Workspace {
         }
     }
 
-    /// The input of level `k`'s up convolution: skip branch and upsampled tensor, normalised together.
+    /// The input of level `k`'s up convolution: skip branch and upsampled tensor, normalized together.
     /// Without a skip branch the first is empty.
     fn merged<'a>(&'a self, plan: &Plan, k: usize) -> [Source<'a>; 2] {
         let (skip, deeper) = (plan.spec.skip[k], plan.levels[k].deeper);
@@ -275,7 +275,7 @@ impl Workspace {
         }
     }
 
-    /// Measures tensor `data`, groups `first ..` of normalisation `i`.
+    /// Measures tensor `data`, groups `first ..` of normalization `i`.
     fn measure(&mut self, state: &State, i: usize, first: usize, data: &[Lanes], plane: usize) {
         let [weight, bias] = &state.norms[i];
         self.norms[i].measure(
@@ -350,7 +350,7 @@ impl Workspace {
     }
 
     /// Turns the gradient of unit `i`'s output into that of its convolution's, in place.
-    fn normalise_backward(&mut self, norms: &mut [[Trained; 2]], i: usize, gradient: &mut [Lanes]) {
+    fn normalize_backward(&mut self, norms: &mut [[Trained; 2]], i: usize, gradient: &mut [Lanes]) {
         let [weight, bias] = &mut norms[i];
         let raw = &self.raw[i];
         self.norms[i].backward(
@@ -475,7 +475,7 @@ impl Workspace {
             } = &mut this[0];
             let (whole, channels) = (plane(level.size), plan.spec.up[k]);
             let gradient = &mut fuse[..groups(channels) * whole];
-            self.normalise_backward(norms, level.fuse, gradient);
+            self.normalize_backward(norms, level.fuse, gradient);
             self.convolve_backward(
                 plan,
                 weights,
@@ -484,7 +484,7 @@ impl Workspace {
                 Input::Unit(level.up),
                 &mut [Destination::new(up, channels)],
             )?;
-            self.normalise_backward(norms, level.up, up);
+            self.normalize_backward(norms, level.up, up);
             let upsampled = &mut fuse[..groups(level.deeper) * whole];
             let mut to = [
                 Destination::new(skip, plan.spec.skip[k]),
@@ -512,7 +512,7 @@ impl Workspace {
             let LevelGradients {
                 skip, mid, down, ..
             } = &mut this[0];
-            self.normalise_backward(norms, level.mid, mid);
+            self.normalize_backward(norms, level.mid, mid);
             self.convolve_backward(
                 plan,
                 weights,
@@ -521,11 +521,11 @@ impl Workspace {
                 Input::Unit(level.down),
                 &mut [Destination::new(down, plan.spec.down[k])],
             )?;
-            self.normalise_backward(norms, level.down, down);
+            self.normalize_backward(norms, level.down, down);
             let channels = plan.spec.level_input(k);
             let mut to = match before.last_mut() {
                 Some(before) => Some(&mut before.mid),
-                None if plan.spec.optimise_input => Some(&mut input.gradient),
+                None if plan.spec.optimize_input => Some(&mut input.gradient),
                 None => None,
             };
             let mut destination = to.as_mut().map(|to| Destination::new(to, channels));
@@ -538,7 +538,7 @@ impl Workspace {
                 destination.as_mut_slice(),
             )?;
             if let Some(i) = level.skip {
-                self.normalise_backward(norms, i, skip);
+                self.normalize_backward(norms, i, skip);
                 let mut destination = to.as_mut().map(|to| Destination::adding(to, channels));
                 self.convolve_backward(
                     plan,

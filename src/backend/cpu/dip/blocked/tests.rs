@@ -24,7 +24,7 @@ fn networks() -> Vec<(NetSpec, usize, usize)> {
         upsample: Upsample::Bilinear,
         padding: Padding::Zero,
         learning_rate: 0.01,
-        optimise_input: true,
+        optimize_input: true,
         jitter: 0.0,
         averaging: 0.0,
     };
@@ -63,7 +63,7 @@ fn networks() -> Vec<(NetSpec, usize, usize)> {
                 up: vec![4, 4],
                 skip: vec![0, 3],
                 padding: Padding::Reflect,
-                optimise_input: false,
+                optimize_input: false,
                 averaging: 0.5,
                 ..base
             },
@@ -112,9 +112,9 @@ fn difference(got: &[f64], want: &[f64]) -> f64 {
     worst / largest
 }
 
-/// Whether normalisation cancels a parameter, so that its gradient is rounding noise: a convolution's
-/// bias, and with reflection, which shows no edge, the merge normalisation's.
-fn cancelled(spec: &NetSpec, name: &str) -> bool {
+/// Whether normalization cancels a parameter, so that its gradient is rounding noise: a convolution's
+/// bias, and with reflection, which shows no edge, the merge normalization's.
+fn canceled(spec: &NetSpec, name: &str) -> bool {
     (name.ends_with("_conv.bias") && name != "out_conv.bias")
         || (name.ends_with("merge_bn.bias") && spec.padding == Padding::Reflect)
 }
@@ -133,7 +133,7 @@ fn engine_matches_the_reference() {
             reference.parameters(0).unwrap()
         );
         assert_eq!(engine.input(0).unwrap(), reference.input(0).unwrap());
-        // Where a bias is zero, the next normalisation cancels the weight beside it: its gradient
+        // Where a bias is zero, the next normalization cancels the weight beside it: its gradient
         // would be rounding noise. Away from the initial state it is not.
         let mut parameters = reference.parameters(0).unwrap();
         for p in spec.parameters().iter().filter(|p| p.fan_in.is_none()) {
@@ -146,7 +146,7 @@ fn engine_matches_the_reference() {
         reference.set_parameters(0, &parameters).unwrap();
 
         // A tensor's sums have up to a few thousand terms, each of ten layers rounds to 2^-24 of its
-        // magnitude, and normalisation divides by standard deviations down to a tenth: within 1e-4.
+        // magnitude, and normalization divides by standard deviations down to a tenth: within 1e-4.
         let close = |what: &str, got: &[f64], want: &[f64]| {
             let d = difference(got, want);
             assert!(
@@ -174,7 +174,7 @@ fn engine_matches_the_reference() {
         );
         for p in spec.parameters() {
             let range = p.offset..p.offset + p.len();
-            if !cancelled(&spec, &p.name) {
+            if !canceled(&spec, &p.name) {
                 close(&p.name, &got[range.clone()], &want[range]);
             }
         }
@@ -189,7 +189,7 @@ fn engine_matches_the_reference() {
             let largest = want[range.clone()]
                 .iter()
                 .fold(0.0_f64, |m, g| m.max(g.abs()));
-            for i in range.filter(|&i| !cancelled(&spec, &p.name) && want[i].abs() > 0.01 * largest)
+            for i in range.filter(|&i| !canceled(&spec, &p.name) && want[i].abs() > 0.01 * largest)
             {
                 let d = (moved[i] - should[i]).abs();
                 assert!(
@@ -199,7 +199,7 @@ fn engine_matches_the_reference() {
                 );
             }
         }
-        if spec.optimise_input {
+        if spec.optimize_input {
             let got = engine.input_gradient(0).unwrap();
             close("z", &got, &reference.input_gradient(0).unwrap());
         } else {
@@ -296,8 +296,8 @@ fn memory_is_what_the_estimate_says() {
 }
 
 /// The same factors, rounded alike, in sums of another order: where sums differ in their last bits, one factor in
-/// some thousand is rounded to another neighbour. So what is left is, in the mean square, a few hundredths of
-/// what rounding itself changes, and float32's own error: gradients that normalisation all but cancels are
+/// some thousand is rounded to another neighbor. So what is left is, in the mean square, a few hundredths of
+/// what rounding itself changes, and float32's own error: gradients that normalization all but cancels are
 /// no larger than that.
 #[cfg(feature = "emulator")]
 #[test]
@@ -316,7 +316,7 @@ fn bfloat16_is_what_the_gpus_kernels_compute() {
         upsample: Upsample::Bilinear,
         padding: Padding::Reflect,
         learning_rate: 0.01,
-        optimise_input: true,
+        optimize_input: true,
         jitter: 0.0,
         averaging: 0.0,
     };
@@ -361,7 +361,7 @@ fn bfloat16_is_what_the_gpus_kernels_compute() {
     };
     check("the picture", &picture, &rounded.0, &exact.0);
     for parameter in spec.parameters() {
-        if cancelled(&spec, &parameter.name) {
+        if canceled(&spec, &parameter.name) {
             continue;
         }
         let of = parameter.offset..parameter.offset + parameter.len();

@@ -21,9 +21,9 @@ pub struct Group {
     pub occupants: [Option<Occupant>; LANES],
     pub parameters: Trained,
     pub gradients: Vec<Lanes>,
-    /// `z`, `[channel][y][x]`; its moments are empty unless the input is optimised.
+    /// `z`, `[channel][y][x]`; its moments are empty unless the input is optimized.
     pub input: Trained,
-    /// Empty unless the input is optimised.
+    /// Empty unless the input is optimized.
     pub input_gradient: Vec<Lanes>,
     /// `[channel][y][x]`, like the picture.
     pub target: Vec<Lanes>,
@@ -46,7 +46,7 @@ pub fn get(from: &[Lanes], lane: usize) -> impl Iterator<Item = f32> {
 
 impl Group {
     /// # Errors
-    /// Gives `None` where the memory is not to be had.
+    /// Gives `None` where there is too little memory.
     pub fn new(spec: &NetSpec, plan: &Plan) -> Option<Group> {
         let zeroed = |n| bytemuck::allocation::try_zeroed_vec(n).ok();
         let trained = |n, moments| {
@@ -57,7 +57,7 @@ impl Group {
             })
         };
         let input = spec.input_depth * plan.input.pixels();
-        let moved = if spec.optimise_input { input } else { 0 };
+        let moved = if spec.optimize_input { input } else { 0 };
         let picture = spec.output_channels * plan.output.pixels();
         Some(Group {
             occupants: [None; LANES],

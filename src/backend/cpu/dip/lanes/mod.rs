@@ -31,7 +31,7 @@ use self::group::{Group, Occupant, get, put};
 use self::plan::Plan;
 use self::step::Workspace;
 use crate::backend::checks::{
-    check_images, check_instances, check_len, check_slot, free_slot, input_not_optimised, not_run,
+    check_images, check_instances, check_len, check_slot, free_slot, input_not_optimized, not_run,
 };
 use crate::backend::cpu::simd::{Isa, LANES, Lanes};
 use crate::backend::host::HostImages;
@@ -55,7 +55,7 @@ impl LaneDip {
     /// An engine of `capacity` instances that fit pictures of `height × width`.
     ///
     /// # Errors
-    /// The network is impossible or cannot fit that size, or the memory is not to be had.
+    /// The network is impossible or cannot fit that size, or there is too little memory.
     pub fn new(spec: &NetSpec, height: usize, width: usize, capacity: usize) -> Result<Self> {
         let plan = Plan::new(spec, height, width)?;
         let shape = ImageShape {
@@ -121,11 +121,11 @@ const MOST_BYTES: usize = 1 << 40;
 /// Bytes of a group and of a workspace.
 fn plan_bytes(spec: &NetSpec, plan: &Plan) -> (usize, usize) {
     let input = spec.input_depth * plan.input.pixels();
-    let trained = plan.parameters + if spec.optimise_input { input } else { 0 };
+    let trained = plan.parameters + if spec.optimize_input { input } else { 0 };
     let pictures = 2 * spec.output_channels * plan.output.pixels();
     // Values, gradient and two moments of what is trained.
     let group = 4 * trained + (plan.parameters + input - trained) + pictures;
-    let workspace = plan.memory * size_of::<Lanes>() + plan.normalised * size_of::<norm::Channel>();
+    let workspace = plan.memory * size_of::<Lanes>() + plan.normalized * size_of::<norm::Channel>();
     (group * size_of::<Lanes>(), workspace)
 }
 
@@ -241,8 +241,8 @@ impl DipEngine for LaneDip {
     }
 
     fn input_gradient(&mut self, slot: usize) -> Result<Vec<f64>> {
-        if !self.spec.optimise_input {
-            return Err(input_not_optimised());
+        if !self.spec.optimize_input {
+            return Err(input_not_optimized());
         }
         let (group, lane) = self.result(slot)?;
         Ok(wide(&group.input_gradient, lane))

@@ -1,11 +1,11 @@
-//! Batch normalisation with each instance's own statistics, with or without LeakyReLU behind it.
+//! Batch normalization with each instance's own statistics, with or without LeakyReLU behind it.
 //!
-//! Only what is normalised is kept: the backward pass finds the sign of LeakyReLU's input, and the
-//! normalised value, from it again. Statistics take two passes, first the mean, then the variance
+//! Only what is normalized is kept: the backward pass finds the sign of LeakyReLU's input, and the
+//! normalized value, from it again. Statistics take two passes, first the mean, then the variance
 //! around it, so that a mean far from zero costs no accuracy.
 //!
-//! What normalisation cancels, the backward pass must cancel too: the gradient by the scale of a channel
-//! that is normalised once more is a millionth of its terms. So rows are added up with their rounding
+//! What normalization cancels, the backward pass must cancel too: the gradient by the scale of a channel
+//! that is normalized once more is a millionth of its terms. So rows are added up with their rounding
 //! errors kept, and what is computed once a channel is computed in float64.
 
 use super::view::{View, lanes, load, store, vector};
@@ -15,7 +15,7 @@ use crate::dip::{BN_EPSILON, LEAKY_SLOPE};
 /// Sums that run side by side, so that one addition need not wait for the one before.
 const CHAINS: usize = 4;
 
-/// One normalisation's parameters, a vector a channel.
+/// One normalization's parameters, a vector a channel.
 #[derive(Clone, Copy)]
 pub struct Norm<'a> {
     pub weight: &'a [Lanes],
@@ -24,7 +24,7 @@ pub struct Norm<'a> {
     pub leaky: bool,
 }
 
-/// What normalisation knows of a channel.
+/// What normalization knows of a channel.
 #[derive(Clone, Copy, Debug, bytemuck::Zeroable)]
 pub struct Channel {
     /// The channel's sum at first.
@@ -308,7 +308,7 @@ impl Kernel for Moments<'_> {
     }
 }
 
-/// A channel's normalisation: `factor · (x − mean) + bias`. Subtracting first keeps a channel without
+/// A channel's normalization: `factor · (x − mean) + bias`. Subtracting first keeps a channel without
 /// variance at exactly the bias, on LeakyReLU's side of it.
 #[derive(Clone, Copy)]
 struct Line<V> {
@@ -366,7 +366,7 @@ impl Kernel for Forward<'_> {
     }
 }
 
-/// The derivative by the value after normalisation, and its product with the distance from the mean.
+/// The derivative by the value after normalization, and its product with the distance from the mean.
 struct Derivatives<V> {
     x: Plane,
     dy: Plane,
@@ -384,8 +384,8 @@ impl<V: F32x16> Derivatives<V> {
         // SAFETY: the caller's promise.
         let (v, d): (V, V) = unsafe { (load(self.x.at(y, x)), load(self.dy.at(y, x))) };
         let distance = v.sub(self.line.mean);
-        let normalised = distance.mul_add(self.line.factor, self.line.bias);
-        let slope = normalised.select_positive(V::splat(1.0), self.slope);
+        let normalized = distance.mul_add(self.line.factor, self.line.bias);
+        let slope = normalized.select_positive(V::splat(1.0), self.slope);
         (d.mul(slope), distance)
     }
 }

@@ -214,7 +214,7 @@ fn check_conv(isa: Isa, conv: Conv, padding: Padding, seed: u64, height: usize, 
     let y = memory.place(outputs, below, across, 1);
     let dx = memory.place(inputs, height, width, 1);
     let added = memory.put(&olds, 0);
-    // Two numbers lead, so that places are seen to be honoured; the biases follow.
+    // Two numbers lead, so that places are seen to be honored; the biases follow.
     let count = conv.weights();
     let parameters = lane_numbers(seed + 3, 2 + count + outputs);
     let weights = pack(&parameters);
@@ -282,7 +282,7 @@ fn check_conv(isa: Isa, conv: Conv, padding: Padding, seed: u64, height: usize, 
 }
 
 #[test]
-fn normalisation_and_its_gradient() {
+fn normalization_and_its_gradient() {
     // Channels, height, width, and how far the values lie from zero in units of their spread.
     for (case, &(channels, height, width, far)) in [
         (1, 1, 1, 0.0f64),
@@ -362,13 +362,13 @@ fn check_norm(
     for lane in 0..LANES {
         let (weight, bias) = (&weights[lane], &biases[lane]);
         let want = ops::statistics(&xs[lane]);
-        let normalised = ops::norm_forward(&xs[lane], &want, weight, bias);
+        let normalized = ops::norm_forward(&xs[lane], &want, weight, bias);
         let (want_y, d) = match leaky {
             true => (
-                ops::leaky_forward(&normalised),
-                ops::leaky_backward(&normalised, &dys[lane]),
+                ops::leaky_forward(&normalized),
+                ops::leaky_backward(&normalized, &dys[lane]),
             ),
-            false => (normalised.clone(), dys[lane].clone()),
+            false => (normalized.clone(), dys[lane].clone()),
         };
         let (want_dx, want_dw, want_db) = ops::norm_backward(&xs[lane], &want, weight, &d);
         let (mut bound_y, mut bound_dx) = (Tensor::like(&want_y), Tensor::like(&want_y));
@@ -385,7 +385,7 @@ fn check_norm(
             // Values this near to zero could change sides of LeakyReLU.
             let risky = |v: &f64| leaky && *v != 0.0 && v.abs() < bound;
             assert!(
-                !normalised.channel(c).iter().any(risky),
+                !normalized.channel(c).iter().any(risky),
                 "{what}: change the seed"
             );
 
@@ -403,7 +403,7 @@ fn check_norm(
                 want_dw[c],
                 2.0 * product,
             );
-            // The derivative is a sum of d and two averages, the second times the normalised value,
+            // The derivative is a sum of d and two averages, the second times the normalized value,
             // whose error the scale multiplies.
             let sum = 1.0 + 2.0 * values / pixels * size * size;
             let factor = weight[c].abs() * want[c].scale;

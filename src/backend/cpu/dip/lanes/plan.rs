@@ -1,7 +1,7 @@
 //! A network as a list of steps over views of a group's working memory.
 //!
 //! To stay in cache, the backward pass reuses the forward pass's places: the derivative by what batch
-//! normalisation takes overwrites it, and the derivative by a convolution's input overwrites that
+//! normalization takes overwrites it, and the derivative by a convolution's input overwrites that
 //! input, once the weight gradient has been taken. Only a level's input that a skip branch reads too
 //! has a second place.
 
@@ -21,7 +21,7 @@ pub struct Plan {
     pub out_bias: usize,
     pub features: Map,
     pub output: View,
-    /// The network's input, and the derivative by it if the input is optimised.
+    /// The network's input, and the derivative by it if the input is optimized.
     pub input: View,
     pub input_gradient: Option<View>,
     pub padding: Padding,
@@ -30,8 +30,8 @@ pub struct Plan {
     pub parameters: usize,
     /// Elements of the working memory.
     pub memory: usize,
-    /// Normalised channels: each has a mean and a scale.
-    pub normalised: usize,
+    /// Normalized channels: each has a mean and a scale.
+    pub normalized: usize,
 }
 
 /// What the network consists of.
@@ -56,7 +56,7 @@ impl Map {
     }
 }
 
-/// Where a normalisation's parameters and statistics start.
+/// Where a normalization's parameters and statistics start.
 #[derive(Clone, Copy)]
 pub struct NormPlace {
     pub weight: usize,
@@ -66,7 +66,7 @@ pub struct NormPlace {
 }
 
 impl NormPlace {
-    /// Its channels among all normalised ones.
+    /// Its channels among all normalized ones.
     pub fn range(&self) -> std::ops::Range<usize> {
         self.statistics..self.statistics + self.channels
     }
@@ -81,7 +81,7 @@ impl NormPlace {
     }
 }
 
-/// Convolution, batch normalisation, LeakyReLU.
+/// Convolution, batch normalization, LeakyReLU.
 pub struct Block {
     pub conv: Conv,
     pub norm: NormPlace,
@@ -95,7 +95,7 @@ pub struct Block {
     pub y: Map,
 }
 
-/// Upsampling, concatenation with the skip branch, batch normalisation.
+/// Upsampling, concatenation with the skip branch, batch normalization.
 pub struct Merge {
     pub deeper: Map,
     /// Skip channels first; then the derivative by them.
@@ -144,7 +144,7 @@ struct Builder<'a> {
     steps: Vec<Step>,
     parameter: usize,
     memory: usize,
-    normalised: usize,
+    normalized: usize,
 }
 
 impl<'a> Builder<'a> {
@@ -154,7 +154,7 @@ impl<'a> Builder<'a> {
             steps: vec![],
             parameter: 0,
             memory: 0,
-            normalised: 0,
+            normalized: 0,
         }
     }
 
@@ -162,7 +162,7 @@ impl<'a> Builder<'a> {
         let spec = self.spec;
         let input = self.view(spec.input_depth, height, width, 1);
         let input = self.level_input(0, input);
-        let trains_input = spec.optimise_input;
+        let trains_input = spec.optimize_input;
         let features = self.level(0, input, trains_input);
         let (out, out_bias) = self.conv(spec.up[0], spec.output_channels, 1, 1);
         let output = self.view(spec.output_channels, height, width, 0);
@@ -177,7 +177,7 @@ impl<'a> Builder<'a> {
             upsample: spec.upsample,
             parameters: self.parameter,
             memory: self.memory,
-            normalised: self.normalised,
+            normalized: self.normalized,
             steps: self.steps,
         }
     }
@@ -226,11 +226,11 @@ impl<'a> Builder<'a> {
         let norm = NormPlace {
             weight: self.parameter,
             bias: self.parameter + channels,
-            statistics: self.normalised,
+            statistics: self.normalized,
             channels,
         };
         self.parameter += 2 * channels;
-        self.normalised += channels;
+        self.normalized += channels;
         norm
     }
 
@@ -260,13 +260,13 @@ impl<'a> Builder<'a> {
         // The layout has a level's merge, up and fuse before the deeper level's tensors.
         let norm = self.norm(merged.channels);
         let (height, width) = (2 * height, 2 * width);
-        let normalised = self.view(merged.channels, height, width, 1);
+        let normalized = self.view(merged.channels, height, width, 1);
         let risen = self.view(up, height, width, 0);
         let fused = Map::shared(self.view(up, height, width, 0));
         let before = self.steps.len();
         self.block(
-            normalised,
-            Some(normalised),
+            normalized,
+            Some(normalized),
             false,
             Map::shared(risen),
             3,
@@ -284,7 +284,7 @@ impl<'a> Builder<'a> {
             merged,
             skip,
             norm,
-            y: normalised,
+            y: normalized,
         }));
         self.steps.extend(rise);
         fused

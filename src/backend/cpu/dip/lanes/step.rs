@@ -12,17 +12,17 @@ use crate::dip::Padding;
 /// What a thread computes a group's iteration in; holds nothing between iterations but zero borders.
 pub struct Workspace {
     pub memory: Vec<Lanes>,
-    /// Of every normalised channel.
+    /// Of every normalized channel.
     channels: Vec<Channel>,
 }
 
 impl Workspace {
     /// # Errors
-    /// Gives `None` where the memory is not to be had.
+    /// Gives `None` where there is too little memory.
     pub fn new(plan: &Plan) -> Option<Self> {
         Some(Workspace {
             memory: bytemuck::allocation::try_zeroed_vec(plan.memory).ok()?,
-            channels: bytemuck::allocation::try_zeroed_vec(plan.normalised).ok()?,
+            channels: bytemuck::allocation::try_zeroed_vec(plan.normalized).ok()?,
         })
     }
 }
@@ -78,7 +78,7 @@ impl Iteration<'_> {
         if self.plan.padding == Padding::Reflect && block.conv.kernel == 3 {
             reflect_border(&mut self.workspace.memory, &block.x);
         }
-        // The normalisation subtracts the bias again, so it is left out.
+        // The normalization subtracts the bias again, so it is left out.
         let channels = &mut self.workspace.channels[block.norm.range()];
         block.conv.forward(
             self.isa,
@@ -89,7 +89,7 @@ impl Iteration<'_> {
             &block.convolved,
             Some(channels),
         );
-        self.normalise(&block.norm, true, &block.convolved, &block.y.value);
+        self.normalize(&block.norm, true, &block.convolved, &block.y.value);
     }
 
     fn merge(&mut self, merge: &Merge) {
@@ -106,11 +106,11 @@ impl Iteration<'_> {
             &part,
             below,
         );
-        self.normalise(&merge.norm, false, &merge.merged, &merge.y);
+        self.normalize(&merge.norm, false, &merge.merged, &merge.y);
     }
 
-    /// Normalises `x`, whose channels' sums lie where their means will be.
-    fn normalise(&mut self, place: &NormPlace, leaky: bool, x: &View, y: &View) {
+    /// Normalizes `x`, whose channels' sums lie where their means will be.
+    fn normalize(&mut self, place: &NormPlace, leaky: bool, x: &View, y: &View) {
         let norm = place.norm(self.parameters, leaky);
         let channels = &mut self.workspace.channels[place.range()];
         let memory = &mut self.workspace.memory;
@@ -119,7 +119,7 @@ impl Iteration<'_> {
     }
 
     /// Turns the derivative by `y` into the one by `x`, in the place of `x`.
-    fn normalise_gradient(&mut self, place: &NormPlace, leaky: bool, x: &View, dy: &View) {
+    fn normalize_gradient(&mut self, place: &NormPlace, leaky: bool, x: &View, dy: &View) {
         let norm = place.norm(self.parameters, leaky);
         let channels = &self.workspace.channels[place.range()];
         let gradients = &mut self.gradients[place.weight..place.bias + place.channels];
@@ -130,7 +130,7 @@ impl Iteration<'_> {
 
     fn block_gradient(&mut self, block: &Block) {
         let (x, dy) = (&block.x, &block.convolved);
-        self.normalise_gradient(&block.norm, true, dy, &block.y.gradient);
+        self.normalize_gradient(&block.norm, true, dy, &block.y.gradient);
         let memory = &mut self.workspace.memory;
         let conv = &block.conv;
         conv.weight_gradient(self.isa, memory, x, dy, self.gradients);
@@ -149,9 +149,9 @@ impl Iteration<'_> {
     }
 
     fn merge_gradient(&mut self, merge: &Merge) {
-        self.normalise_gradient(&merge.norm, false, &merge.merged, &merge.y);
+        self.normalize_gradient(&merge.norm, false, &merge.merged, &merge.y);
         if self.plan.padding == Padding::Reflect {
-            // No edge shows a shift of the whole map, and the next normalisation subtracts it.
+            // No edge shows a shift of the whole map, and the next normalization subtracts it.
             let norm = &merge.norm;
             self.gradients[norm.bias..][..norm.channels].fill(Lanes::ZERO);
         }

@@ -75,7 +75,7 @@ fn networks() -> Vec<(NetSpec, usize, usize)> {
         ..spec
     };
     let fixed = |spec| NetSpec {
-        optimise_input: false,
+        optimize_input: false,
         ..spec
     };
     let noisy = |spec| NetSpec {
@@ -145,7 +145,7 @@ fn any_network_matches_the_reference() {
 }
 
 /// Checks an iteration: values and gradients pass through some ten layers, each of which adds `n·u` of
-/// its largest value for sums of up to `n = 2·10²` and a normalisation that may multiply errors by
+/// its largest value for sums of up to `n = 2·10²` and a normalization that may multiply errors by
 /// a few: 10 · 200 · 6e-8 · 4 = 5e-4.
 fn compare(
     what: &str,
@@ -177,7 +177,7 @@ fn compare(
         &lanes.gradients(slot).unwrap(),
         &reference.gradients(slot).unwrap(),
     );
-    if spec.optimise_input {
+    if spec.optimize_input {
         let got = lanes.input_gradient(slot).unwrap();
         check(
             "input gradient",
@@ -202,7 +202,7 @@ fn an_instance_is_the_same_bit_by_bit_wherever_it_runs() {
         alone.run(7).unwrap();
         let want = state(&mut alone, 0);
 
-        // Another slot and group, neighbours, calls of other lengths, one thread and several.
+        // Another slot and group, neighbors, calls of other lengths, one thread and several.
         for threads in [1, 2, 5] {
             let pool = rayon::ThreadPoolBuilder::new()
                 .num_threads(threads)
@@ -213,7 +213,7 @@ fn an_instance_is_the_same_bit_by_bit_wherever_it_runs() {
                 load(&mut crowd, slot, &images, slot);
             }
             pool.install(|| crowd.run(2)).unwrap();
-            // A slot that an older instance has left, and a neighbour that leaves on the way.
+            // A slot that an older instance has left, and a neighbor that leaves on the way.
             crowd.release(&[18, 21]).unwrap();
             load(&mut crowd, 18, &images, 5);
             pool.install(|| crowd.run(3)).unwrap();
@@ -227,7 +227,7 @@ fn an_instance_is_the_same_bit_by_bit_wherever_it_runs() {
 #[test]
 fn misuse_is_an_error() {
     let spec = NetSpec {
-        optimise_input: false,
+        optimize_input: false,
         ..Preset::Tiles.spec(3)
     };
     assert!(LaneDip::new(&spec, 30, 32, 1).is_err(), "no multiple of 8");
@@ -247,7 +247,7 @@ fn misuse_is_an_error() {
     assert!(engine.set_input(1, &[]).is_err(), "wrong length");
     engine.run(1).unwrap();
     assert!(engine.losses(&[1]).is_ok());
-    assert!(engine.input_gradient(1).is_err(), "not optimised");
+    assert!(engine.input_gradient(1).is_err(), "not optimized");
     let shape = ImageShape {
         channels: 1,
         ..engine.shape

@@ -252,7 +252,7 @@ impl Tables {
             && self.taps[..shape.inputs as usize].iter().all(itself)
     }
 
-    /// Between the anchors of neighbouring pixels.
+    /// Between the anchors of neighboring pixels.
     pub fn steps(&self) -> [u32; 2] {
         [self.shape.step_down, self.shape.step_right]
     }

@@ -1,4 +1,4 @@
-//! Normalisation, and the activation behind it.
+//! Normalization, and the activation behind it.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -8,7 +8,7 @@ use crate::backend::cuda::kernels::dip_norm;
 use crate::dip::{BN_EPSILON, LEAKY_SLOPE};
 
 driver::arguments! {
-    /// What normalisation knows of a channel.
+    /// What normalization knows of a channel.
     #[derive(Debug, Pod, Zeroable)]
     pub struct Statistics {
         rest: f64,
@@ -54,7 +54,7 @@ driver::arguments! {
     }
 }
 
-/// A normalisation's channels and the pixels of each, and whether LeakyReLU follows.
+/// A normalization's channels and the pixels of each, and whether LeakyReLU follows.
 #[derive(Clone, Copy, Debug)]
 pub struct Norm {
     pub channels: u32,
@@ -92,7 +92,7 @@ const AFFINE: usize = 2 * size_of::<f32>();
 
 impl Batch<'_> {
     /// Fills `statistics` (a [`Statistics`] for each channel of each slot) from `x`, and `y` with the
-    /// normalised `x`.
+    /// normalized `x`.
     pub fn norm_forward(
         &self,
         norm: &Norm,
@@ -122,7 +122,7 @@ impl Batch<'_> {
 
     /// Turns the derivative by the output, `d`, to the one by the input, and gives those by weight and
     /// bias; `lines` is room for a [`Line`] for each channel of each slot.
-    #[allow(clippy::too_many_arguments)] // A normalisation's numbers, each in its own place.
+    #[allow(clippy::too_many_arguments)] // A normalization's numbers, each in its own place.
     pub fn norm_backward(
         &self,
         norm: &Norm,

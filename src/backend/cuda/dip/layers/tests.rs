@@ -170,7 +170,7 @@ fn convs() -> impl Strategy<Value = ConvCase> {
     let kind = (any::<bool>(), 1_u32..=2, any::<bool>());
     (channels, size, kind, 0_u64..1000).prop_map(
         |((inputs, outputs), (height, width), (wide, stride, reflect), seed)| {
-            // Reflection needs a neighbour to reflect.
+            // Reflection needs a neighbor to reflect.
             let least = if reflect { 2 } else { 1 };
             let conv = Conv {
                 inputs,
@@ -307,10 +307,10 @@ fn convolutions_and_their_derivatives() {
     });
 }
 
-/// The float64 reference of one instance's normalisation.
+/// The float64 reference of one instance's normalization.
 struct NormOracle {
     statistics: Vec<ops::Statistics>,
-    normalised: Tensor,
+    normalized: Tensor,
     y: Tensor,
     d: Tensor,
     dx: Tensor,
@@ -321,18 +321,18 @@ struct NormOracle {
 impl NormOracle {
     fn new(x: &Tensor, weight: &[f64], bias: &[f64], dy: &Tensor, leaky: bool) -> Self {
         let statistics = ops::statistics(x);
-        let normalised = ops::norm_forward(x, &statistics, weight, bias);
+        let normalized = ops::norm_forward(x, &statistics, weight, bias);
         let (y, d) = match leaky {
             true => (
-                ops::leaky_forward(&normalised),
-                ops::leaky_backward(&normalised, dy),
+                ops::leaky_forward(&normalized),
+                ops::leaky_backward(&normalized, dy),
             ),
-            false => (normalised.clone(), dy.clone()),
+            false => (normalized.clone(), dy.clone()),
         };
         let (dx, dweight, dbias) = ops::norm_backward(x, &statistics, weight, &d);
         NormOracle {
             statistics,
-            normalised,
+            normalized,
             y,
             d,
             dx,
@@ -402,7 +402,7 @@ fn check_norm(bench: &Bench, norm: &Norm, [height, width]: [usize; 2], far: f64,
             let bound = additions * U * (weight[c].abs() * size + bias[c].abs());
             // Values this near to zero could change sides of LeakyReLU, of which the derivative knows two.
             let risky = |v: &f64| norm.leaky && *v != 0.0 && v.abs() < 2.0 * bound;
-            if want.normalised.channel(c).iter().any(risky) {
+            if want.normalized.channel(c).iter().any(risky) {
                 continue;
             }
             let pixels = c * plane..(c + 1) * plane;
@@ -422,7 +422,7 @@ fn check_norm(bench: &Bench, norm: &Norm, [height, width]: [usize; 2], far: f64,
                 &want.dweight[c..=c],
                 &[2.0 * sums * size],
             );
-            // The derivative is a sum of d and two averages, the second times the normalised value, whose
+            // The derivative is a sum of d and two averages, the second times the normalized value, whose
             // error the scale multiplies.
             let sum = 1.0 + 2.0 * values / plane as f64 * size * size;
             let bound = 2.0 * additions * U * weight[c].abs() * scale * sum;
@@ -432,7 +432,7 @@ fn check_norm(bench: &Bench, norm: &Norm, [height, width]: [usize; 2], far: f64,
 }
 
 #[test]
-fn normalisation_and_its_derivative() {
+fn normalization_and_its_derivative() {
     // Channels, height, width, and how far the values lie from zero in units of their spread.
     let cases = [
         (1, 1, 1, 0.0),

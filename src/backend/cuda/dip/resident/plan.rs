@@ -1,7 +1,7 @@
 //! What a block of the resident step does, and where its shared memory has what.
 //!
 //! The block's memory is one array of float32: values (parameters, then the input), gradients, what is
-//! known of normalised channels, partial sums; then feature maps and packed weights, each from the step
+//! known of normalized channels, partial sums; then feature maps and packed weights, each from the step
 //! that writes it first to the one that reads it last, so that they share places; then Adam's moments and
 //! the target, if they still fit. Only the convolutions' outputs live from the forward pass to the backward
 //! pass. At full resolution three maps are alive at a time: the outputs of `up` and `fuse`, and one more,
@@ -11,7 +11,7 @@
 //! | --- | --- | --- |
 //! | parameters and input | 8,268 | 40,140 |
 //! | gradients | 4,172 | 36,044 |
-//! | normalised channels, partial sums | 2,016 | 5,248 |
+//! | normalized channels, partial sums | 2,016 | 5,248 |
 //! | maps and packed weights | 56,848 | 128,704 |
 //! | **without what may lie outside** | 71,312 | 210,144 |
 //! | Adam's moments | 16,536 | 80,280 |

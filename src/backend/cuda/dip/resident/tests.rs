@@ -50,7 +50,7 @@ impl Case {
             padding: [Padding::Zero, Padding::Reflect][below(2)],
             // Numbers whose derivatives are mostly rounding may be moved the other way, by so much.
             learning_rate: 0.001,
-            optimise_input: below(2) == 0,
+            optimize_input: below(2) == 0,
             jitter: [0.0, 0.03][below(2)],
             averaging: [0.0, 0.5][below(2)],
         };

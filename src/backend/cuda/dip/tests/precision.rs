@@ -4,7 +4,7 @@ use super::*;
 use crate::backend::Precision;
 
 /// Two levels; all convolutions but the last, and level 1's skip branch, are for tensor cores.
-fn wide(optimise_input: bool) -> NetSpec {
+fn wide(optimize_input: bool) -> NetSpec {
     NetSpec {
         input_depth: 8,
         down: vec![8, 12],
@@ -12,7 +12,7 @@ fn wide(optimise_input: bool) -> NetSpec {
         skip: vec![8, 4],
         jitter: 0.0,
         averaging: 0.0,
-        ..spec(Padding::Reflect, optimise_input)
+        ..spec(Padding::Reflect, optimize_input)
     }
 }
 
@@ -55,7 +55,7 @@ fn devices() -> Vec<Device> {
     devices
 }
 
-/// Rounding moves a layer's outputs, of size 1 for the normalisation, by some `v = 2^-8`; nine layers whose
+/// Rounding moves a layer's outputs, of size 1 for the normalization, by some `v = 2^-8`; nine layers whose
 /// errors do not know of one another by `3v`, the sigmoid's output by a quarter of it, and so a loss `l`, the
 /// mean of squares, by some `2·(3v/4)/√l` of itself.
 #[test]

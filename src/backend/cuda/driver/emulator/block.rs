@@ -345,7 +345,7 @@ impl<'a> Worker<'a> {
         match fault.kind {
             RawFaultKind::ReadOutOfBounds => Fault::ReadOutOfBounds(access),
             RawFaultKind::WriteOutOfBounds => Fault::WriteOutOfBounds(access),
-            RawFaultKind::Uninitialised => Fault::Uninitialised(access),
+            RawFaultKind::Uninitialized => Fault::Uninitialized(access),
             RawFaultKind::Misaligned => Fault::Misaligned(access),
             RawFaultKind::BadAddress => {
                 self.plan

@@ -150,7 +150,7 @@ pub(super) enum RawSpace {
 pub(super) enum RawFaultKind {
     ReadOutOfBounds,
     WriteOutOfBounds,
-    Uninitialised,
+    Uninitialized,
     BadAddress,
     Misaligned,
     SharedTooSmall,

@@ -56,7 +56,7 @@ pub enum Fault {
     #[error("write out of bounds: {0}")]
     WriteOutOfBounds(Access),
     #[error("read of memory never written: {0}")]
-    Uninitialised(Access),
+    Uninitialized(Access),
     #[error("misaligned address: {0}")]
     Misaligned(Access),
 

@@ -104,7 +104,7 @@ fn accesses_out_of_bounds_are_reported() {
 #[test]
 fn reads_of_memory_never_written_are_reported() {
     let bench = Bench::new(&[Order::Forward]);
-    let Fault::Uninitialised(access) = bench.fault(&kernels::UNINITIALISED_SHARED) else {
+    let Fault::Uninitialized(access) = bench.fault(&kernels::UNINITIALIZED_SHARED) else {
         panic!("another fault");
     };
     assert_eq!((access.thread, access.offset), (BLOCK - 1, 252));
@@ -125,7 +125,7 @@ fn reads_of_memory_never_written_are_reported() {
     let error = device
         .launch(&kernels::OUT_OF_BOUNDS_READ, launch, &arguments)
         .unwrap_err();
-    let uninitialised = Fault::Uninitialised(Access {
+    let uninitialized = Fault::Uninitialized(Access {
         block: [0; 3],
         thread: 0,
         space: Space::Global(3),
@@ -134,7 +134,7 @@ fn reads_of_memory_never_written_are_reported() {
         size: 256,
     });
     assert!(
-        matches!(&error, DriverError::Fault { fault, .. } if **fault == uninitialised),
+        matches!(&error, DriverError::Fault { fault, .. } if **fault == uninitialized),
         "{error}"
     );
 }
@@ -212,8 +212,8 @@ fn races_are_reported() {
         );
     }
     bench.launch(&kernels::MISSING_BARRIER, false).unwrap();
-    let neighbours: Vec<f32> = (0..BLOCK).map(|i| ((i + 1) % BLOCK) as f32).collect();
-    assert_eq!(bench.out.download(0, 64).unwrap(), neighbours);
+    let neighbors: Vec<f32> = (0..BLOCK).map(|i| ((i + 1) % BLOCK) as f32).collect();
+    assert_eq!(bench.out.download(0, 64).unwrap(), neighbors);
 }
 
 #[test]

@@ -90,7 +90,7 @@ fn driver() -> Result<Cuda, Unusable> {
         return Err(Unusable::NoDriver);
     }
     let mut version: c_int = 0;
-    // SAFETY: writes the number; needs no initialisation.
+    // SAFETY: writes the number; needs no initialization.
     unsafe { sys::cuDriverGetVersion(&mut version) }.result()?;
     // As in 12080 for 12.8.
     let has = Cuda {

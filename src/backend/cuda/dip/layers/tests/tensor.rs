@@ -169,7 +169,7 @@ fn conv(
     reflect: bool,
     [height, width]: [u32; 2],
 ) -> Conv {
-    // Reflection needs a neighbour to reflect.
+    // Reflection needs a neighbor to reflect.
     let least = if reflect { 2 } else { 1 };
     Conv {
         inputs,

@@ -41,7 +41,7 @@ struct Draft {
     packed: Option<View>,
 }
 
-/// A map as it is kept: the network's input, or what is normalised with its records.
+/// A map as it is kept: the network's input, or what is normalized with its records.
 #[derive(Clone, Copy)]
 struct Raw {
     view: View,
@@ -68,7 +68,7 @@ struct Staged {
     packed: View,
 }
 
-/// A convolution, the normalisation behind it, and its output.
+/// A convolution, the normalization behind it, and its output.
 struct Block {
     conv: Conv,
     norm_at: usize,
@@ -94,7 +94,7 @@ pub(super) struct Network<'a> {
     memory: Memory,
     /// Numbers before the maps.
     fixed: usize,
-    /// Channels of the widest normalisation.
+    /// Channels of the widest normalization.
     widest: usize,
     input_gradient: Option<View>,
     multiply_adds: u64,
@@ -126,7 +126,7 @@ impl<'a> Network<'a> {
     }
 
     pub fn trained(&self) -> usize {
-        let input = if self.spec.optimise_input {
+        let input = if self.spec.optimize_input {
             self.input
         } else {
             0
@@ -197,7 +197,7 @@ impl<'a> Network<'a> {
         }
     }
 
-    /// Normalises and activates a raw map into `y`.
+    /// Normalizes and activates a raw map into `y`.
     fn activate(&mut self, raw: Raw, size: [usize; 2], y: View) {
         let mut draft = Self::seen(self.step(Op::Stage, raw.channels, size), raw);
         draft.y = Some(y);
@@ -246,7 +246,7 @@ impl<'a> Network<'a> {
         draft
     }
 
-    /// What a layer's convolution and normalisation are called in the parameter vector.
+    /// What a layer's convolution and normalization are called in the parameter vector.
     fn offset(&self, level: usize, layer: &str, part: &str) -> usize {
         self.offsets[&format!("level{level}.{layer}_{part}.weight")]
     }
@@ -307,8 +307,8 @@ impl<'a> Network<'a> {
         self.push(draft);
     }
 
-    /// `y` = the derivative by what is normalised.
-    fn normalised(
+    /// `y` = the derivative by what is normalized.
+    fn normalized(
         &mut self,
         x: Raw,
         norm_at: usize,
@@ -317,7 +317,7 @@ impl<'a> Network<'a> {
         y: View,
         margin: bool,
     ) {
-        let mut draft = Self::seen(self.step(Op::Normalised, x.channels, size), x);
+        let mut draft = Self::seen(self.step(Op::Normalized, x.channels, size), x);
         (draft.y, draft.d) = (Some(y), Some(incoming.d));
         draft.step.weight = norm_at as u32;
         draft.step.margin = margin.into();

@@ -6,7 +6,7 @@ use crate::backend::cuda::driver::arguments;
 pub const MAX_STEPS: usize = 192;
 /// The place of what is not there: NOWHERE in the kernel's source.
 pub const NOWHERE: u32 = u32::MAX;
-/// Numbers that are known of a normalised channel: RECORD in the kernel's source.
+/// Numbers that are known of a normalized channel: RECORD in the kernel's source.
 pub const RECORD: usize = 8;
 /// Numbers of a pair of channels in a packed weight: PACKED in the kernel's source.
 pub const PACKED: usize = 12;
@@ -67,7 +67,7 @@ pub enum Op {
     SpreadTwo,
     Mirror,
     SpreadPixel,
-    Normalised,
+    Normalized,
     Upsampled,
     Adam,
 }
@@ -105,11 +105,11 @@ impl Step {
             let pieces = (WARP / width).clamp(1, height);
             self.rows = height.div_ceil(pieces) as u32;
         }
-        if is(Op::Statistics) || is(Op::Normalised) {
+        if is(Op::Statistics) || is(Op::Normalized) {
             let parts = threads / WARP / self.inputs as usize;
             self.parts = parts.clamp(1, pixels.div_ceil(WARP)) as u32;
         }
-        if is(Op::Stage) || is(Op::Normalised) || is(Op::Upsample) {
+        if is(Op::Stage) || is(Op::Normalized) || is(Op::Upsample) {
             // The fewest rounds: of channels, each of which costs about as much as two pixels, times pixels.
             let warps = threads / WARP;
             let rounds = |crew: &usize| {

@@ -212,7 +212,7 @@ fn copies_land_when_they_are_waited_for() {
     let early = copy(from.at(0), count, 1);
     let unwritten = |access: &Access| access.offset == (BLOCK as i64 + 1) * 16;
     assert!(
-        matches!(&early, Some(Fault::Uninitialised(access)) if unwritten(access)),
+        matches!(&early, Some(Fault::Uninitialized(access)) if unwritten(access)),
         "{early:?}"
     );
     let crooked = copy(Address(from.at(0).0 + 4), count, 0);

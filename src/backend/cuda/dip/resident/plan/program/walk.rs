@@ -145,7 +145,7 @@ impl<'a> Network<'a> {
         let whole = [self.height >> k, self.width >> k];
         let half = level.mid.conv.size;
         let fuse = level.fuse.raw.view;
-        self.normalised(
+        self.normalized(
             level.fuse.raw,
             level.fuse.norm_at,
             whole,
@@ -160,8 +160,8 @@ impl<'a> Network<'a> {
         };
         let channels = level.up.conv.inputs;
         let d = self.memory.map(level.up.raw.channels, whole, true);
-        self.normalised(level.up.raw, level.up.norm_at, whole, incoming, d, true);
-        // What `up` saw, and then, in its place, what the merge normalisation saw.
+        self.normalized(level.up.raw, level.up.norm_at, whole, incoming, d, true);
+        // What `up` saw, and then, in its place, what the merge normalization saw.
         let low = self.memory.map(level.half.channels, half, false);
         self.activate(level.half, half, low);
         let merged = self.memory.map(channels, whole, true);
@@ -174,10 +174,10 @@ impl<'a> Network<'a> {
         let d_merged = self.memory.map(channels, whole, false);
         self.spread(&level.up.conv, staged.packed, d, d_merged, whole);
         let norm_at = self.offset(k, "merge", "bn");
-        self.normalised(merge, norm_at, whole, plainly(d_merged), d_merged, false);
+        self.normalized(merge, norm_at, whole, plainly(d_merged), d_merged, false);
         if let Some(skip) = skip {
             let d = skip.raw.view;
-            self.normalised(skip.raw, skip.norm_at, whole, plainly(d_merged), d, false);
+            self.normalized(skip.raw, skip.norm_at, whole, plainly(d_merged), d, false);
             self.weights_pixel(&skip.conv, x, d);
         }
         let mut d = self.memory.map(level.half.channels, half, false);
@@ -193,7 +193,7 @@ impl<'a> Network<'a> {
         }
         let d = self.wide_backward(&level.mid, level.down.raw, half, d, true);
         let d = d.expect("asked for");
-        let wanted = k > 0 || self.spec.optimise_input;
+        let wanted = k > 0 || self.spec.optimize_input;
         let d = self.wide_backward(&level.down, x, whole, d, wanted)?;
         if let Some(skip) = skip {
             let mut draft = self.conv_step(Op::SpreadPixel, &skip.conv, 1, whole);
@@ -213,7 +213,7 @@ impl<'a> Network<'a> {
         wanted: bool,
     ) -> Option<View> {
         let by_conv = self.memory.map(block.conv.outputs, block.conv.size, true);
-        self.normalised(
+        self.normalized(
             block.raw,
             block.norm_at,
             block.conv.size,
@@ -231,7 +231,7 @@ impl<'a> Network<'a> {
     }
 }
 
-/// What a normalisation without activation gives.
+/// What a normalization without activation gives.
 fn plain(view: View, records: usize, channels: usize) -> Raw {
     Raw {
         view,
