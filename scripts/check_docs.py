@@ -11,7 +11,7 @@
 - Every file of the repository that the text or a sh block names exists.
 - Where mdbook is installed, it builds the book without a warning.
 
-tests/docs.rs checks the command lines. Needs PyYAML. Prints what is wrong, one line each, and then exits with 1.
+tests/suite/docs.rs checks the command lines. Needs PyYAML. Prints what is wrong, one line each, and then exits with 1.
 """
 
 import json

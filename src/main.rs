@@ -1,3 +1,5 @@
+//! The program; see [`backstitch::cli`].
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

@@ -35,7 +35,7 @@ pub struct RandomKey {
 
 impl RandomKey {
     /// The Philox key: seed and image mixed by SplitMix64's finaliser.
-    pub fn philox_key(&self) -> [u32; 2] {
+    pub(crate) fn philox_key(&self) -> [u32; 2] {
         let mixed = mix(mix(self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15)) ^ self.image);
         [mixed as u32, (mixed >> 32) as u32]
     }
@@ -119,7 +119,7 @@ fn box_muller(u: u32, v: u32) -> (f32, f32) {
 }
 
 /// Philox 4×32, ten rounds.
-pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
+pub(crate) fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     const MULTIPLIERS: [u32; 2] = [0xd251_1f53, 0xcd9e_8d57];
     const WEYL: [u32; 2] = [0x9e37_79b9, 0xbb67_ae85];
     for _ in 0..10 {

@@ -31,10 +31,15 @@ impl Baseline for Nothing {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "baseline", rename_all = "kebab-case")]
 pub enum Method {
+    /// The picture as it is.
     None(Nothing),
+    /// JPEG compression.
     Jpeg(Jpeg),
+    /// Fewer levels of brightness.
     Bits(BitDepth),
+    /// The median of each pixel's neighborhood.
     Median(Median),
+    /// Denoising by total variation.
     Tv(TotalVariation),
 }
 

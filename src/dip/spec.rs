@@ -19,7 +19,9 @@ pub const ADAM_EPSILON: f64 = 1e-8;
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Upsample {
+    /// Each value is repeated.
     Nearest,
+    /// Straight lines between the values.
     Bilinear,
 }
 
@@ -28,6 +30,7 @@ pub enum Upsample {
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Padding {
+    /// Zeros.
     Zero,
     /// Reflection, the edge not repeated.
     Reflect,
@@ -53,7 +56,9 @@ pub struct NetSpec {
     pub up: Vec<usize>,
     /// Channels of each level's skip branch; 0 for none.
     pub skip: Vec<usize>,
+    /// How every level's lower half returns to its resolution.
     pub upsample: Upsample,
+    /// What every 3×3 convolution sees beyond the edge.
     pub padding: Padding,
     /// Adam's step size.
     pub learning_rate: f64,

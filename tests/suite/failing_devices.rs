@@ -1,8 +1,6 @@
 //! Devices that fail in the middle of a run, through the program: a fail point stands in for the fault.
 #![cfg(feature = "faults")]
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -13,7 +11,7 @@ use image::ImageFormat;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use common::{fixture, results, run_json};
+use crate::common::{self, fixture, results, run_json};
 
 /// Longer than a run takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);

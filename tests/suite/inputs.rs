@@ -1,12 +1,10 @@
 //! Every input form, good and bad, through [`Dataset`].
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
+use crate::common::*;
 use backstitch::input::{Classes, Dataset, Layout};
 use backstitch::picture::Picture;
-use common::*;
 use image::{DynamicImage, ImageFormat};
 
 fn open(inputs: &[PathBuf], layout: Option<Layout>) -> backstitch::Result<Dataset> {

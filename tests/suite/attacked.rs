@@ -1,12 +1,10 @@
 //! Attack results of other programs, good and bad, through [`AttackedSet`].
 
-mod common;
-
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
+use crate::common::*;
 use backstitch::input::{Attacked, AttackedSet, Layout};
-use common::*;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 

@@ -1,14 +1,12 @@
 //! The whole program through its command line, on a small classifier (`fixtures/models.py`).
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use common::{fixture, read_npy_f32, results};
+use crate::common::{self, fixture, read_npy_f32, results};
 
 fn backstitch() -> Command {
     Command::cargo_bin("backstitch").unwrap()

@@ -1,5 +1,4 @@
 //! Files to feed the program, good and bad, and what a run leaves.
-#![allow(dead_code)] // each test binary uses its own part
 
 use std::collections::BTreeMap;
 use std::io::{Cursor, Write};
@@ -9,11 +8,11 @@ use image::{DynamicImage, ImageFormat};
 use serde_json::Value;
 
 /// A CMYK JPEG, 24×16, written by Pillow.
-pub const CMYK_JPEG: &[u8] = include_bytes!("../data/cmyk.jpg");
+pub const CMYK_JPEG: &[u8] = include_bytes!("../../data/cmyk.jpg");
 /// A JPEG of 24×16 pixels that EXIF says to turn by 90°, so 16×24 upright; written by Pillow.
-pub const TURNED_JPEG: &[u8] = include_bytes!("../data/orientation-6.jpg");
+pub const TURNED_JPEG: &[u8] = include_bytes!("../../data/orientation-6.jpg");
 /// A progressive JPEG, 24×16, written by Pillow.
-pub const PROGRESSIVE_JPEG: &[u8] = include_bytes!("../data/progressive.jpg");
+pub const PROGRESSIVE_JPEG: &[u8] = include_bytes!("../../data/progressive.jpg");
 
 /// A file of `tests/fixtures`.
 pub fn fixture(name: &str) -> PathBuf {

@@ -286,7 +286,7 @@ fn imports_between_rooms_run_downwards() {
             let room = first.strip_suffix(".rs").unwrap_or(first);
             assert!(
                 ROOFS.contains(&room),
-                "{room} has no floor in tests/imports.rs"
+                "{room} has no floor in tests/suite/imports.rs"
             );
             continue;
         };

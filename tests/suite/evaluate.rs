@@ -1,12 +1,12 @@
 //! `backstitch evaluate` through the command line, on a small classifier (`fixtures/models.py`).
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::common;
 
 fn model() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/toy.onnx")

@@ -1,8 +1,6 @@
 //! Random schedules: whatever arrives when, on however many devices, and whatever fails, each picture
 //! has the result that it has alone, once.
 
-mod toy;
-
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -14,7 +12,7 @@ use backstitch::picture::Picture;
 use backstitch::scheduler;
 use proptest::prelude::*;
 
-use toy::{SOUND, Toy, boxed, defense, fingerprint};
+use crate::toy::{self, SOUND, Toy, boxed, defense, fingerprint};
 
 /// Pictures of a run; some are clean.
 const PICTURES: usize = 7;

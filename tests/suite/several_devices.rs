@@ -1,7 +1,5 @@
 //! Runs on several devices, through the program: the processor stands in for all of them.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -10,7 +8,7 @@ use image::ImageFormat;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use common::{fixture, results, run_json};
+use crate::common::{self, fixture, results, run_json};
 
 /// Small, and the same for all runs.
 const OPTIONS: [&str; 10] = [

@@ -1,8 +1,6 @@
 //! Runs that signals, crashes, full disks and closed pipes end, and what is left of them.
 #![cfg(unix)]
 
-mod common;
-
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -14,7 +12,7 @@ use image::ImageFormat;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use common::{fixture, results, run_json};
+use crate::common::{self, fixture, results, run_json};
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(300);

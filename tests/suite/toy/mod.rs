@@ -1,6 +1,5 @@
 //! A small backend whose classifier is known in closed form: the reference DIP engine and a linear
 //! classifier.
-#![allow(dead_code)] // each test binary uses its own part
 
 use backstitch::backend::host::{HostDevice, HostImages};
 use backstitch::backend::reference::ReferenceDip;

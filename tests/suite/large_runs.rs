@@ -1,8 +1,6 @@
 //! Runs over large datasets: shards and their merging, streams, tar shards, what runs tell of
 //! themselves, and lists of a million.
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -12,7 +10,7 @@ use backstitch::picture::Picture;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use common::{fixture, run_json};
+use crate::common::{self, fixture, run_json};
 
 /// One picture at a time, a few milliseconds each.
 const QUICK: [&str; 14] = [

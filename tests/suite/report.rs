@@ -1,7 +1,5 @@
 //! The report in a browser (headless Chromium), and the pictures of `trace`, through the binary.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -9,6 +7,8 @@ use backstitch::run::ImageRecord;
 use backstitch::run::report::{MAX_PICTURES, Report};
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::common;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -239,7 +239,7 @@ fn trace_draws_one_picture() {
         assert!(read(&first, name) == read(&second, name), "{name}");
     }
     let svg = String::from_utf8(read(&first, "trace.svg")).unwrap();
-    let document = resvg::usvg::roxmltree::Document::parse(&svg).unwrap();
+    let document = roxmltree::Document::parse(&svg).unwrap();
     let texts: Vec<_> = document.descendants().filter_map(|n| n.text()).collect();
     for shown in ["x&<y>.png", "0 \"red\" & <b>", "adversarial", "consensus"] {
         assert!(texts.contains(&shown), "{shown}: {texts:?}");

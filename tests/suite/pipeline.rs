@@ -1,7 +1,5 @@
 //! The joined stages on a small backend whose classifier is known in closed form.
 
-mod toy;
-
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,7 +12,7 @@ use backstitch::error::Error;
 use backstitch::picture::Picture;
 use backstitch::scheduler::{self, Limits, Plan};
 
-use toy::{Linear, SHAPE, SOUND, Toy, boxed, defense, fingerprint, options, picture};
+use crate::toy::{Linear, SHAPE, SOUND, Toy, boxed, defense, fingerprint, options, picture};
 
 fn purify(options: &Options, images: usize, capacity: usize, pictures: &[Picture]) -> Vec<Outcome> {
     let mut defense = defense(&SOUND, options, images, capacity);

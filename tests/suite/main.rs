@@ -1,0 +1,21 @@
+//! The tests of the program and the library from outside, as one binary: a file a subject.
+
+mod attacked;
+mod classifier_models;
+mod command_line;
+mod common;
+mod docs;
+mod emulator;
+mod evaluate;
+mod failing_devices;
+mod golden_dip;
+mod imports;
+mod inputs;
+mod interrupted_runs;
+mod large_runs;
+mod limits;
+mod pipeline;
+mod report;
+mod schedules;
+mod several_devices;
+mod toy;
