@@ -3,9 +3,9 @@
 //! Each figure is the median of repeated runs after a warm-up.
 
 #[cfg(feature = "emulator")]
-pub mod end_to_end;
+pub(crate) mod end_to_end;
 #[cfg(feature = "emulator")]
-pub mod rehearsal;
+pub(crate) mod rehearsal;
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ const CIFAR_INSTANCES: usize = 64;
 
 /// Speed of one preset's optimization.
 #[derive(Clone, Debug, serde::Serialize)]
-pub struct PresetFigure {
+pub(crate) struct PresetFigure {
     pub preset: &'static str,
     /// Size of what each network fits.
     pub tile_width: usize,
@@ -37,7 +37,7 @@ pub struct PresetFigure {
 
 /// Speed of a classifier.
 #[derive(Clone, Debug, serde::Serialize)]
-pub struct ClassifierFigure {
+pub(crate) struct ClassifierFigure {
     /// Images that run at once.
     pub batch: usize,
     /// Logits, images in batches.
@@ -52,7 +52,7 @@ pub struct ClassifierFigure {
 }
 
 /// Measures one preset for about `budget`: `instances` networks, or as many as cover one picture.
-pub fn preset<B: Backend>(
+pub(crate) fn preset<B: Backend>(
     backend: &B,
     preset: Preset,
     instances: Option<u32>,
@@ -104,7 +104,7 @@ pub fn preset<B: Backend>(
 }
 
 /// Measures a classifier for about three times `budget`.
-pub fn classifier<B: Backend>(
+pub(crate) fn classifier<B: Backend>(
     backend: &B,
     graph: &Graph,
     budget: Duration,

@@ -54,15 +54,17 @@
 pub mod attack;
 pub mod backend;
 pub mod baseline;
-pub mod bench;
+#[cfg(feature = "cli")]
+mod bench;
 pub mod classifier;
 #[cfg(feature = "cli")]
+#[doc(hidden)] // for the crate's own tests, benchmarks and binary
 pub mod cli;
 pub mod defense;
 pub mod dip;
 pub mod error;
 pub mod evaluate;
-pub mod files;
+pub(crate) mod files;
 pub mod input;
 mod markup;
 pub mod picture;

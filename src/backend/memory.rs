@@ -2,7 +2,7 @@
 
 /// Bytes that programs can still have without swapping; `None` where the system does not say (Linux
 /// does, in `/proc/meminfo`).
-pub fn free_bytes() -> Option<u64> {
+pub(super) fn free_bytes() -> Option<u64> {
     available(&std::fs::read_to_string("/proc/meminfo").ok()?)
 }
 

@@ -12,11 +12,13 @@ mod checks;
 pub mod cpu;
 #[cfg(any(feature = "cuda", feature = "emulator"))]
 pub mod cuda;
+#[doc(hidden)] // for the crate's own tests, benchmarks and binary
 pub mod host;
 mod images;
 mod memory;
 mod placement;
 mod precision;
+#[doc(hidden)] // for the crate's own tests, benchmarks and binary
 pub mod reference;
 mod schedule;
 mod tiles;

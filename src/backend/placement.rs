@@ -2,7 +2,7 @@
 
 /// A buffer to place.
 #[derive(Clone, Copy, Debug)]
-pub struct Lifetime {
+pub(super) struct Lifetime {
     /// Length, in the arena's units.
     pub len: usize,
     /// The step that first writes it.
@@ -13,7 +13,7 @@ pub struct Lifetime {
 
 /// Offsets of buffers, in the order given, and the arena's length.
 #[derive(Clone, Debug, Default)]
-pub struct Placement {
+pub(super) struct Placement {
     pub offsets: Vec<usize>,
     pub len: usize,
 }
@@ -23,7 +23,7 @@ pub struct Placement {
 /// inference", 2020: within a few per cent of the lower bound on real networks).
 ///
 /// Returns `None` where the arena's length would overflow.
-pub fn place(buffers: &[Lifetime]) -> Option<Placement> {
+pub(super) fn place(buffers: &[Lifetime]) -> Option<Placement> {
     let mut order: Vec<usize> = (0..buffers.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(buffers[i].len), i));
     let mut offsets = vec![0; buffers.len()];

@@ -5,25 +5,25 @@ use crate::classifier::Function;
 use crate::error::{Error, Result};
 
 /// Names a buffer: an index into [`Outline::buffers`].
-pub type BufferId = usize;
+pub(super) type BufferId = usize;
 
 /// Where a buffer lies in an arena, in the arena's units.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub(super) struct Place {
     pub offset: usize,
     pub len: usize,
 }
 
 /// What a backward pass reads of the forward pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reads {
+pub(crate) struct Reads {
     pub inputs: bool,
     pub output: bool,
 }
 
 /// What a step works on. Lengths are in the arena's units.
 #[derive(Clone, Copy, Debug)]
-pub struct Step<'a> {
+pub(super) struct Step<'a> {
     pub inputs: &'a [BufferId],
     pub output: BufferId,
     /// What the step ends with; whoever runs the schedule takes the gradient through it.
@@ -37,7 +37,7 @@ pub struct Step<'a> {
 
 /// Steps in the order in which they run, and the lengths of their buffers.
 #[derive(Clone, Debug)]
-pub struct Outline<'a> {
+pub(super) struct Outline<'a> {
     pub steps: Vec<Step<'a>>,
     pub buffers: &'a [usize],
     /// The image and the logits.
@@ -47,7 +47,7 @@ pub struct Outline<'a> {
 
 /// Where a step's forward pass reads and writes.
 #[derive(Clone, Debug)]
-pub struct Forward {
+pub(super) struct Forward {
     pub inputs: Vec<Place>,
     pub output: Place,
     /// Where the argument of the activation is kept, when its derivative needs it.
@@ -57,7 +57,7 @@ pub struct Forward {
 
 /// Where a step's backward pass reads and writes.
 #[derive(Clone, Debug)]
-pub struct Backward {
+pub(super) struct Backward {
     pub step: usize,
     /// Of the activation, the value or argument that gives its derivative.
     pub known: Option<Place>,
@@ -70,7 +70,7 @@ pub struct Backward {
 
 /// The gradient by one input.
 #[derive(Clone, Copy, Debug)]
-pub struct Call {
+pub(super) struct Call {
     pub input: usize,
     pub to: Place,
     /// Whether another step has already written there.
@@ -79,7 +79,7 @@ pub struct Call {
 
 /// A pass over steps, with every buffer's place.
 #[derive(Clone, Debug)]
-pub struct Schedule {
+pub(super) struct Schedule {
     /// Length of an arena.
     pub arena: usize,
     pub input: Place,
@@ -129,7 +129,7 @@ impl Schedule {
     ///
     /// # Errors
     /// The arena would be beyond the address space.
-    pub fn new(plan: &Outline<'_>, gradient: bool) -> Result<Schedule> {
+    pub(super) fn new(plan: &Outline<'_>, gradient: bool) -> Result<Schedule> {
         let steps = &plan.steps;
         // Time 0 writes the image, step i runs at i + 1, the loss follows, then steps in reverse.
         let loss = steps.len() + 1;

@@ -39,7 +39,7 @@ const BUDGET: Duration = Duration::from_millis(300);
 /// for a V100 ("Getting Started with CUDA Graphs", 2019: 3.8 µs a kernel where launches follow one another
 /// and 9.6 where each is waited for, of which 2.9 are the kernel), rounded up.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
-pub struct Assumed {
+pub(crate) struct Assumed {
     /// Seconds between the starts of two launches, also of one graph, and of transfers that nobody waits for.
     pub launch: f64,
     /// Seconds from the end of the device's work to the return of the call that waits for it.
@@ -47,14 +47,14 @@ pub struct Assumed {
 }
 
 /// As above.
-pub const ASSUMED: Assumed = Assumed {
+pub(crate) const ASSUMED: Assumed = Assumed {
     launch: 4e-6,
     wait: 10e-6,
 };
 
 /// What the host does for one picture.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
-pub struct HostSeconds {
+pub(crate) struct HostSeconds {
     /// While the device does nothing, in seconds: hashing, drawing initial weights, reading logits, judging,
     /// preparing what is asked of the device.
     pub deciding: f64,
@@ -68,7 +68,7 @@ pub struct HostSeconds {
 
 /// Seconds of a picture's part of the device's time, one after another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
-pub struct DeviceSeconds {
+pub(crate) struct DeviceSeconds {
     /// Kernels, at their floors.
     pub working: f64,
     /// Its kernels are done sooner than the next ones are launched.
@@ -83,7 +83,7 @@ pub struct DeviceSeconds {
 
 impl DeviceSeconds {
     /// A picture's part of what a wave takes.
-    pub fn new(chip: &Chip, wave: &Wave, assumed: &Assumed, host: &HostSeconds) -> Self {
+    pub(crate) fn new(chip: &Chip, wave: &Wave, assumed: &Assumed, host: &HostSeconds) -> Self {
         let pictures = wave.pictures as f64;
         let kernels = || wave.kernels.values();
         let working: f64 = kernels().map(|kernel| chip.floor(kernel).seconds()).sum();
@@ -104,12 +104,12 @@ impl DeviceSeconds {
     }
 
     /// From a picture to the next.
-    pub fn seconds(&self) -> f64 {
+    pub(crate) fn seconds(&self) -> f64 {
         self.working + self.launching + self.transferring + self.waiting + self.deciding
     }
 
     /// Part of the time in which the device works, in `[0, 1]`.
-    pub fn busy(&self) -> f64 {
+    pub(crate) fn busy(&self) -> f64 {
         self.working / self.seconds()
     }
 
@@ -118,7 +118,7 @@ impl DeviceSeconds {
     ///
     /// Engines share the host's threads too. How much of `deciding` is one thread's is not known; here it
     /// all takes as many times as long as there are engines, which is the worst case.
-    pub fn busy_with(&self, engines: usize) -> f64 {
+    pub(crate) fn busy_with(&self, engines: usize) -> f64 {
         let n = engines as f64;
         let an_engine = self.seconds() + (n - 1.0) * self.deciding;
         (n * self.working / an_engine).min(1.0)
@@ -126,7 +126,7 @@ impl DeviceSeconds {
 
     /// Seconds in which the host must decide for the device to be busy a part `busy` of the time: below 0
     /// where that does not help.
-    pub fn deciding_for(&self, busy: f64) -> f64 {
+    pub(crate) fn deciding_for(&self, busy: f64) -> f64 {
         self.working / busy - (self.seconds() - self.deciding)
     }
 
@@ -135,7 +135,7 @@ impl DeviceSeconds {
     /// and write.
     ///
     /// Reading has one thread: it must not take longer than the device.
-    pub fn threads(&self, busy: f64, host: &HostSeconds) -> Option<u32> {
+    pub(crate) fn threads(&self, busy: f64, host: &HostSeconds) -> Option<u32> {
         let period = self.working / busy;
         if self.seconds() > period || host.reading > period {
             return None;
@@ -147,7 +147,7 @@ impl DeviceSeconds {
 
 /// A chip's estimate, and what it is made of.
 #[derive(Clone, Debug)]
-pub struct EndToEnd {
+pub(crate) struct EndToEnd {
     pub wave: Wave,
     pub host: HostSeconds,
     pub device: DeviceSeconds,
@@ -158,7 +158,7 @@ pub struct EndToEnd {
 /// # Errors
 /// The emulator does not run on this processor, or there is no memory; a classifier of one class, or of
 /// other than RGB pictures.
-pub fn estimate(chip: &Chip, preset: Preset, graph: &Graph) -> Result<EndToEnd> {
+pub(crate) fn estimate(chip: &Chip, preset: Preset, graph: &Graph) -> Result<EndToEnd> {
     let shape = graph.input_shape();
     if shape.channels != 3 {
         return Err(Error::invalid(

@@ -27,7 +27,7 @@ const REPEATS: usize = 15;
 
 /// What pictures that share a device from their beginning to their end ask of it.
 #[derive(Clone, Debug)]
-pub struct Wave {
+pub(crate) struct Wave {
     pub pictures: usize,
     /// Images that the classifier is asked about.
     pub probes: u64,
@@ -41,14 +41,14 @@ pub struct Wave {
 
 /// Transfers of a kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Transfers {
+pub(crate) struct Transfers {
     pub count: u64,
     pub bytes: u64,
 }
 
 /// What is rehearsed: the defense of pictures that all turn out adversarial, the longest way through it.
 #[derive(Clone, Copy)]
-pub struct Rehearsal<'a> {
+pub(crate) struct Rehearsal<'a> {
     pub chip: &'a Chip,
     pub graph: &'a Graph,
     pub options: &'a Options,
@@ -61,7 +61,7 @@ impl Rehearsal<'_> {
     ///
     /// # Errors
     /// The emulator does not run on this processor, or there is no memory; a classifier of one class.
-    pub fn count(&self) -> Result<Wave> {
+    pub(crate) fn count(&self) -> Result<Wave> {
         let emulator = Emulator::new(EmulatorOptions {
             sample: SAMPLE,
             shared_limit: self.shared_limit(),
@@ -96,7 +96,7 @@ impl Rehearsal<'_> {
     ///
     /// # Errors
     /// As [`count`](Self::count).
-    pub fn time(&self) -> Result<f64> {
+    pub(crate) fn time(&self) -> Result<f64> {
         let mut least = f64::INFINITY;
         for _ in 0..REPEATS {
             let (device, _) = Device::tally(self.shared_limit());

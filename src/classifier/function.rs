@@ -71,7 +71,7 @@ fn softplus(x: f64) -> f64 {
 }
 
 /// The error function to about 1e-15: Kummer's series, whose terms are all of one sign.
-pub fn erf(x: f64) -> f64 {
+pub(crate) fn erf(x: f64) -> f64 {
     if x.abs() > 6.0 {
         return x.signum();
     }

@@ -6,10 +6,10 @@
 use super::graph::{Op, PadMode};
 
 /// Marks an output element that copies nothing: constant padding.
-pub const PADDING: usize = usize::MAX;
+pub(crate) const PADDING: usize = usize::MAX;
 
 /// Elements between neighbors along each axis, row-major.
-pub fn strides(dims: &[usize]) -> Vec<usize> {
+pub(crate) fn strides(dims: &[usize]) -> Vec<usize> {
     let mut strides = vec![1; dims.len()];
     for axis in (1..dims.len()).rev() {
         strides[axis - 1] = strides[axis] * dims[axis];
@@ -21,13 +21,13 @@ pub fn strides(dims: &[usize]) -> Vec<usize> {
 /// operation that does more than move the elements of one input.
 ///
 /// The shapes must be the operation's: as they are in a graph.
-pub fn sources(op: &Op, input: &[usize], output: &[usize]) -> Option<Vec<usize>> {
+pub(crate) fn sources(op: &Op, input: &[usize], output: &[usize]) -> Option<Vec<usize>> {
     Some(sums(&tables(op, input, output)?))
 }
 
 /// What [`sources`] sums: an output element's source is one term from each table, the last table
 /// running fastest, or [`PADDING`] where one of the terms is.
-pub fn tables(op: &Op, input: &[usize], output: &[usize]) -> Option<Vec<Vec<usize>>> {
+pub(crate) fn tables(op: &Op, input: &[usize], output: &[usize]) -> Option<Vec<Vec<usize>>> {
     let stride = strides(input);
     let axes = |table: &dyn Fn(usize) -> Vec<usize>| (0..output.len()).map(table).collect();
     let tables: Vec<Vec<usize>> = match op {
@@ -61,7 +61,7 @@ pub fn tables(op: &Op, input: &[usize], output: &[usize]) -> Option<Vec<Vec<usiz
 }
 
 /// For each element of `output` the index of the element of `input` that broadcasting puts there.
-pub fn broadcast(input: &[usize], output: &[usize]) -> Vec<usize> {
+pub(crate) fn broadcast(input: &[usize], output: &[usize]) -> Vec<usize> {
     sums(&broadcast_tables(input, output))
 }
 
@@ -76,7 +76,7 @@ fn broadcast_tables(input: &[usize], output: &[usize]) -> Vec<Vec<usize>> {
 }
 
 /// For each element of `input` the index of the element of the reduction along `axes` that it joins.
-pub fn reduced(input: &[usize], axes: &[usize]) -> Vec<usize> {
+pub(crate) fn reduced(input: &[usize], axes: &[usize]) -> Vec<usize> {
     let kept: Vec<usize> = (0..input.len())
         .map(|axis| if axes.contains(&axis) { 1 } else { input[axis] })
         .collect();

@@ -6,13 +6,14 @@
 //! not a combination of existing [`Op`]s needs a new variant, and then one place in the interpreter and
 //! in each backend.
 
-pub mod function;
-pub mod graph;
-pub mod interpreter;
-pub mod layout;
+pub(crate) mod function;
+pub(crate) mod graph;
+pub(crate) mod interpreter;
+pub(crate) mod layout;
 mod load;
+#[doc(hidden)] // for the crate's own tests, benchmarks and binary
 pub mod onnx;
-pub mod passes;
+pub(crate) mod passes;
 
 pub use function::Function;
 pub use graph::{

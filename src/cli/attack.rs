@@ -158,7 +158,7 @@ impl AttackArgs {
 }
 
 /// Attacks every picture into the run folder.
-pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
+pub(crate) fn run(args: &Args, global: &Global) -> Result<Outcome> {
     let dataset = args.inputs.open()?;
     let classifier = Arc::new(args.model.open()?);
     device::run(global, |devices| {

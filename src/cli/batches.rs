@@ -12,7 +12,7 @@ use crate::run::RunState;
 ///
 /// # Errors
 /// What `each` fails of.
-pub fn in_batches<T: Send>(
+pub(crate) fn in_batches<T: Send>(
     dataset: &Dataset,
     pictures: impl Iterator<Item = T> + Send,
     batch: usize,

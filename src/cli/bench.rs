@@ -69,7 +69,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 }
 
 /// Measures the device's engines and prints the figures.
-pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
+pub(crate) fn run(args: &Args, global: &Global) -> Result<Outcome> {
     if let Some(chip) = &args.model {
         #[cfg(feature = "emulator")]
         return floors::run(chip, args);

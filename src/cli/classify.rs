@@ -38,7 +38,7 @@ pub struct Args {
 const TOP: usize = 5;
 
 /// Prints what the classifier says of every picture.
-pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
+pub(crate) fn run(args: &Args, global: &Global) -> Result<Outcome> {
     let dataset = args.inputs.open()?;
     let classifier = args.model.open()?;
     device::run(global, |devices| {

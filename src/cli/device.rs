@@ -18,7 +18,7 @@ use crate::purifier::{Backends, OpenDevices};
 ///
 /// # Errors
 /// A device is not there, or this build cannot use it; whatever the command fails of.
-pub fn run(
+pub(crate) fn run(
     global: &Global,
     command: impl FnOnce(OpenDevices) -> Result<Outcome>,
 ) -> Result<Outcome> {

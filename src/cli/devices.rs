@@ -20,7 +20,7 @@ pub struct Args {
 }
 
 /// Prints what this machine and this build can compute on.
-pub fn run(args: &Args) -> Result<Outcome> {
+pub(crate) fn run(args: &Args) -> Result<Outcome> {
     let devices = devices();
     if args.json {
         let described: Vec<&Value> = devices.iter().map(|device| &device.described).collect();

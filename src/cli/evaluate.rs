@@ -179,7 +179,7 @@ impl EvaluationArgs {
 }
 
 /// Evaluates the defense and everything that it is compared with.
-pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
+pub(crate) fn run(args: &Args, global: &Global) -> Result<Outcome> {
     let classes = args.classes.as_deref().map(Classes::open).transpose()?;
     let dataset = match args.data.is_empty() {
         true => None,

@@ -14,7 +14,7 @@ static REQUESTED: AtomicBool = AtomicBool::new(false);
 ///
 /// # Errors
 /// The handler cannot be installed, or was before.
-pub fn catch() -> Result<&'static AtomicBool> {
+pub(crate) fn catch() -> Result<&'static AtomicBool> {
     ctrlc::set_handler(|| {
         if REQUESTED.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
@@ -29,6 +29,6 @@ pub fn catch() -> Result<&'static AtomicBool> {
 }
 
 /// Whether the user wants to stop.
-pub fn requested() -> bool {
+pub(crate) fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)
 }

@@ -23,7 +23,7 @@ pub struct Args {
 }
 
 /// Joins run folders.
-pub fn run(args: &Args) -> Result<Outcome> {
+pub(crate) fn run(args: &Args) -> Result<Outcome> {
     let options = Options {
         partial: args.partial,
         report: !args.no_report,

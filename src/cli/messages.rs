@@ -23,12 +23,12 @@ pub enum Format {
 static FORMAT: OnceLock<Format> = OnceLock::new();
 
 /// The format that [`start`] chose.
-pub fn format() -> Format {
+pub(crate) fn format() -> Format {
     FORMAT.get().copied().unwrap_or_default()
 }
 
 /// Chooses the format, and sends the log to stderr in it.
-pub fn start(verbose: u8, format: Format) {
+pub(crate) fn start(verbose: u8, format: Format) {
     // A second start in one process keeps the first's format, as its log does.
     let _ = FORMAT.set(format);
     let level = match verbose {
@@ -54,7 +54,7 @@ pub fn start(verbose: u8, format: Format) {
 }
 
 /// An error's line, its options spelled as flags.
-pub fn line(error: &Error) -> String {
+pub(crate) fn line(error: &Error) -> String {
     error.spelled(&|name, value| {
         let value = value.map_or(String::new(), |value| format!(" {value}"));
         let name = match name {
@@ -66,12 +66,12 @@ pub fn line(error: &Error) -> String {
 }
 
 /// Says a line.
-pub fn say(level: Level, text: &str) {
+pub(crate) fn say(level: Level, text: &str) {
     event(level, text, Map::new);
 }
 
 /// Says a line, which JSON gives `fields` too.
-pub fn event(level: Level, text: &str, fields: impl FnOnce() -> Map<String, Value>) {
+pub(crate) fn event(level: Level, text: &str, fields: impl FnOnce() -> Map<String, Value>) {
     write(match format() {
         Format::Text => format!("backstitch: {}", one_line(text)),
         Format::Json => object(level, text, fields()),
@@ -79,7 +79,7 @@ pub fn event(level: Level, text: &str, fields: impl FnOnce() -> Map<String, Valu
 }
 
 /// Says how far a run is: as text without the program's name.
-pub fn progress(text: &str, fields: impl FnOnce() -> Map<String, Value>) {
+pub(crate) fn progress(text: &str, fields: impl FnOnce() -> Map<String, Value>) {
     write(match format() {
         Format::Text => one_line(text),
         Format::Json => {
@@ -96,7 +96,7 @@ fn write(line: String) {
 }
 
 /// Text without line breaks: file names may have them.
-pub fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     text.replace(|c: char| c.is_control(), " ")
 }
 

@@ -4,25 +4,25 @@
 //! Exit codes: 0, 1 for an error (one line on stderr) or where single pictures failed, 2 for wrong
 //! usage, 130 where the user interrupted.
 
-pub mod attack;
-pub mod batches;
-pub mod bench;
-pub mod classify;
+pub(crate) mod attack;
+pub(crate) mod batches;
+pub(crate) mod bench;
+pub(crate) mod classify;
 pub mod defense;
-pub mod device;
-pub mod devices;
-pub mod evaluate;
-pub mod inputs;
-pub mod interrupt;
-pub mod merge;
-pub mod messages;
-pub mod model;
-pub mod progress;
+pub(crate) mod device;
+pub(crate) mod devices;
+pub(crate) mod evaluate;
+pub(crate) mod inputs;
+pub(crate) mod interrupt;
+pub(crate) mod merge;
+pub(crate) mod messages;
+pub(crate) mod model;
+pub(crate) mod progress;
 pub mod purify;
-pub mod run_folder;
-pub mod through;
-pub mod trace;
-pub mod values;
+pub(crate) mod run_folder;
+pub(crate) mod through;
+pub(crate) mod trace;
+pub(crate) mod values;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -19,7 +19,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 ///
 /// Methods take `&self`: several threads may report.
 #[derive(Debug)]
-pub struct Progress {
+pub(crate) struct Progress {
     status: Arc<Status>,
     shown: Shown,
 }
@@ -33,7 +33,7 @@ enum Shown {
 
 impl Progress {
     /// Starts to show a run's status.
-    pub fn new(status: &Arc<Status>) -> Progress {
+    pub(crate) fn new(status: &Arc<Status>) -> Progress {
         let is_terminal = std::io::stderr().is_terminal();
         let shown = if is_terminal && messages::format() == Format::Text {
             let to_do = status.to_do().map(|n| n as u64);
@@ -57,7 +57,7 @@ impl Progress {
     }
 
     /// A picture is done, and its results are on disk.
-    pub fn done(&self) {
+    pub(crate) fn done(&self) {
         match &self.shown {
             Shown::Bar(bar) => {
                 bar.set_message(verdicts(&self.status));
@@ -77,7 +77,7 @@ impl Progress {
     }
 
     /// A picture failed; it counts as done.
-    pub fn failed(&self, error: &Error) {
+    pub(crate) fn failed(&self, error: &Error) {
         match &self.shown {
             Shown::Bar(bar) => {
                 bar.println(messages::one_line(&format!("backstitch: {error}")));
@@ -88,7 +88,7 @@ impl Progress {
     }
 
     /// Ends with a line that says how many pictures took how long.
-    pub fn finish(self) {
+    pub(crate) fn finish(self) {
         if let Shown::Bar(bar) = &self.shown {
             bar.finish_and_clear();
         }

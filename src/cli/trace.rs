@@ -40,7 +40,7 @@ pub struct Args {
 const FILES: [&str; 3] = ["trace.svg", "trace.png", "trace.json"];
 
 /// Runs the defense on one picture and draws what it did.
-pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
+pub(crate) fn run(args: &Args, global: &Global) -> Result<Outcome> {
     prepare(&args.output, args.overwrite)?;
     let inputs = Inputs {
         inputs: vec![args.image.clone()],

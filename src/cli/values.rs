@@ -3,7 +3,7 @@
 use bytesize::ByteSize;
 
 /// A positive number, or a fraction of two: `0.03`, `4/255`.
-pub fn fraction(text: &str) -> Result<f32, String> {
+pub(crate) fn fraction(text: &str) -> Result<f32, String> {
     let number = |part: &str| part.trim().parse::<f64>().ok();
     let value = match text.split_once('/') {
         Some((above, below)) => number(above).zip(number(below)).map(|(a, b)| a / b),
@@ -16,7 +16,7 @@ pub fn fraction(text: &str) -> Result<f32, String> {
 }
 
 /// A number that is 0 or above.
-pub fn not_negative(text: &str) -> Result<f32, String> {
+pub(crate) fn not_negative(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
         _ => Err("write a number that is 0 or above, such as 0.5".into()),
@@ -24,7 +24,7 @@ pub fn not_negative(text: &str) -> Result<f32, String> {
 }
 
 /// A share: above 0 and at most 1.
-pub fn share(text: &str) -> Result<f64, String> {
+pub(crate) fn share(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(value) if value > 0.0 && value <= 1.0 => Ok(value),
         _ => Err("write a number above 0 and at most 1, such as 0.875".into()),
@@ -32,7 +32,7 @@ pub fn share(text: &str) -> Result<f64, String> {
 }
 
 /// A number of bytes: `500M`, `8GiB`, `1.5 GB`.
-pub fn bytes(text: &str) -> Result<u64, String> {
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     match text.parse() {
         Ok(ByteSize(bytes)) if bytes > 0 => Ok(bytes),
         _ => Err(
@@ -42,7 +42,7 @@ pub fn bytes(text: &str) -> Result<u64, String> {
 }
 
 /// A number per channel, `r,g,b`.
-pub fn channels(text: &str) -> Result<[f32; 3], String> {
+pub(crate) fn channels(text: &str) -> Result<[f32; 3], String> {
     let numbers: Option<Vec<f32>> = text
         .split(',')
         .map(|part| part.trim().parse().ok())
@@ -54,7 +54,7 @@ pub fn channels(text: &str) -> Result<[f32; 3], String> {
 }
 
 /// A number above 0 per channel, `r,g,b`.
-pub fn positive_channels(text: &str) -> Result<[f32; 3], String> {
+pub(crate) fn positive_channels(text: &str) -> Result<[f32; 3], String> {
     let numbers = channels(text)?;
     match numbers.iter().all(|&x| x > 0.0) {
         true => Ok(numbers),

@@ -33,7 +33,7 @@ struct Line {
 
 impl<'d, O: ImageOps, C: ClassifierEngine<Images = O::Images>> Drawing<'d, O, C> {
     /// Draws with the prober, of images whose reconstructions are there.
-    pub fn new(
+    pub(super) fn new(
         prober: &'d mut Prober<O, C>,
         options: &'d Options,
         reconstructions: &'d mut Reconstructions<O::Images>,
@@ -46,7 +46,7 @@ impl<'d, O: ImageOps, C: ClassifierEngine<Images = O::Images>> Drawing<'d, O, C>
     }
 
     /// Draws what votes on the line of each image's latest reconstruction.
-    pub fn latest_votes(
+    pub(super) fn latest_votes(
         &mut self,
         images: &[Placed<'_, O::Images>],
         maps: &mut [&mut DecisionMap],
@@ -62,7 +62,7 @@ impl<'d, O: ImageOps, C: ClassifierEngine<Images = O::Images>> Drawing<'d, O, C>
     }
 
     /// Draws what votes, and nothing else does from then on.
-    pub fn votes(
+    pub(super) fn votes(
         &mut self,
         images: &[Placed<'_, O::Images>],
         maps: &mut [&mut DecisionMap],
@@ -79,7 +79,7 @@ impl<'d, O: ImageOps, C: ClassifierEngine<Images = O::Images>> Drawing<'d, O, C>
     }
 
     /// Probes all reconstructions of those images that are `traced`.
-    pub fn trajectories(
+    pub(super) fn trajectories(
         &mut self,
         images: &[Placed<'_, O::Images>],
         traced: &[bool],
@@ -98,7 +98,7 @@ impl<'d, O: ImageOps, C: ClassifierEngine<Images = O::Images>> Drawing<'d, O, C>
 
     /// Draws what the boundary is looked for on, for images of which a label is wanted: each path's last
     /// segment, and the earlier ones where the last has no point of the label.
-    pub fn boundaries(
+    pub(super) fn boundaries(
         &mut self,
         images: &[Placed<'_, O::Images>],
         wanted: &[Option<usize>],
@@ -128,7 +128,7 @@ impl<'d, O: ImageOps, C: ClassifierEngine<Images = O::Images>> Drawing<'d, O, C>
 
     /// Draws what is there to look at, of all images: the segments that vote to their ends, and each other
     /// path's last one.
-    pub fn whole(
+    pub(super) fn whole(
         &mut self,
         images: &[Placed<'_, O::Images>],
         maps: &mut [&mut DecisionMap],
@@ -233,7 +233,7 @@ impl<'d, O: ImageOps, C: ClassifierEngine<Images = O::Images>> Drawing<'d, O, C>
     /// Each path's pair for `label`. Where no path of the map has a point of it, it is looked for further
     /// behind the reconstructions: the input's views can speak for a label that is second everywhere on the
     /// map.
-    pub fn pairs(
+    pub(super) fn pairs(
         &mut self,
         image: &Placed<'_, O::Images>,
         map: &DecisionMap,

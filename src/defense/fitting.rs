@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::random::RandomKey;
 
 /// The instances of the images in flight.
-pub struct Fitting<I> {
+pub(super) struct Fitting<I> {
     /// The pictures to fit: all instances of every place.
     targets: I,
     slots: Vec<Option<Fit>>,
@@ -47,7 +47,7 @@ impl<I: ImageBuffer> Fitting<I> {
     ///
     /// Where images may end before their last iteration they should begin with all their instances
     /// `together`: one that is ahead of the others runs further than its image needs.
-    pub fn new<O: ImageOps<Images = I>>(
+    pub(super) fn new<O: ImageOps<Images = I>>(
         ops: &O,
         reconstructions: &Reconstructions<I>,
         capacity: usize,
@@ -65,7 +65,7 @@ impl<I: ImageBuffer> Fitting<I> {
     }
 
     /// Begins with an image of content hash `hash` at a free place.
-    pub fn begin<O: ImageOps<Images = I>>(
+    pub(super) fn begin<O: ImageOps<Images = I>>(
         &mut self,
         ops: &O,
         place: usize,
@@ -88,14 +88,14 @@ impl<I: ImageBuffer> Fitting<I> {
     }
 
     /// Probes that all instances of the image at `place` have reached; 0 for a free place.
-    pub fn probes(&self, place: usize) -> usize {
+    pub(super) fn probes(&self, place: usize) -> usize {
         let image = self.images[place].as_ref();
         image.map_or(0, |image| image.probes.iter().copied().min().unwrap_or(0))
     }
 
     /// Runs all loaded instances to their next probe, after those that wait have taken the free slots,
     /// and keeps the reconstructions.
-    pub fn advance<O: ImageOps<Images = I>>(
+    pub(super) fn advance<O: ImageOps<Images = I>>(
         &mut self,
         ops: &O,
         engine: &mut impl DipEngine<Images = I>,
@@ -172,7 +172,11 @@ impl<I: ImageBuffer> Fitting<I> {
     }
 
     /// Frees a place and the slots that its image still has.
-    pub fn leave(&mut self, engine: &mut impl DipEngine<Images = I>, place: usize) -> Result<()> {
+    pub(super) fn leave(
+        &mut self,
+        engine: &mut impl DipEngine<Images = I>,
+        place: usize,
+    ) -> Result<()> {
         self.images[place] = None;
         self.waiting.retain(|waiting| *waiting != place);
         let mut slots = vec![];

@@ -45,7 +45,7 @@ impl LocalizeOptions {
 }
 
 /// A pair to search: part of the line between two images on the device.
-pub struct Search<'a, I> {
+pub(super) struct Search<'a, I> {
     pub from: At<'a, I>,
     pub to: At<'a, I>,
     /// Where on the line the pair lies: the first of class `label`, the second not.
@@ -60,7 +60,7 @@ impl<'a, I> Search<'a, I> {
     }
 
     /// A point of the line, as an image to make.
-    pub fn point(&self, t: f32) -> Blend<'a, I> {
+    pub(super) fn point(&self, t: f32) -> Blend<'a, I> {
         Blend {
             from: self.from,
             to: self.to,
@@ -109,7 +109,7 @@ impl Interval {
 /// Classes along a segment need not be monotone, so in each round the last point of the label is
 /// kept: the returned point has itself been classified as the label, and its outer neighbor as
 /// another class.
-pub fn localize<O: ImageOps, C: ClassifierEngine<Images = O::Images>>(
+pub(super) fn localize<O: ImageOps, C: ClassifierEngine<Images = O::Images>>(
     prober: &mut Prober<O, C>,
     options: &LocalizeOptions,
     searches: &[Search<'_, O::Images>],

@@ -150,7 +150,7 @@ pub(super) struct Manifold<I> {
 
 impl<I> Manifold<I> {
     /// Those of one image.
-    pub fn of(&self, image: usize) -> Vec<&OnManifold> {
+    pub(super) fn of(&self, image: usize) -> Vec<&OnManifold> {
         let members = self.members.iter();
         members.filter(|m| m.found.image == image).collect()
     }

@@ -44,7 +44,7 @@ impl PushOptions {
 }
 
 /// An on-boundary image to push.
-pub struct OnBoundary<'a, I> {
+pub(super) struct OnBoundary<'a, I> {
     pub boundary: At<'a, I>,
     pub input: At<'a, I>,
     /// The recovered label.
@@ -53,7 +53,7 @@ pub struct OnBoundary<'a, I> {
 
 impl<'a, I> OnBoundary<'a, I> {
     /// The image pushed by `beta`, to make.
-    pub fn pushed(&self, beta: f32) -> Push<'a, I> {
+    pub(super) fn pushed(&self, beta: f32) -> Push<'a, I> {
         Push {
             boundary: self.boundary,
             input: self.input,
@@ -75,7 +75,7 @@ pub(super) const STRENGTHS_PER_BATCH: usize = 2;
 
 /// Chooses each image's β: the smallest of the strengths whose margin reaches the wanted one, else the one
 /// with the largest margin. All images together, a few strengths at a time.
-pub fn push<O: ImageOps, C: ClassifierEngine<Images = O::Images>>(
+pub(super) fn push<O: ImageOps, C: ClassifierEngine<Images = O::Images>>(
     prober: &mut Prober<O, C>,
     options: &PushOptions,
     images: &[OnBoundary<'_, O::Images>],

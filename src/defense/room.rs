@@ -16,7 +16,7 @@ pub(crate) struct Room<B: Backend> {
 
 impl<B: Backend> Room<B> {
     /// Room for `images` images of shape `shape` in flight and a DIP engine of `capacity` instances.
-    pub fn new(
+    pub(crate) fn new(
         backend: &B,
         options: &Options,
         shape: ImageShape,
@@ -62,7 +62,7 @@ pub(super) struct Inputs<I> {
 
 impl<I> Inputs<I> {
     /// Takes a picture in.
-    pub fn put<O: ImageOps<Images = I>>(
+    pub(super) fn put<O: ImageOps<Images = I>>(
         &mut self,
         ops: &O,
         pixels: &[f32],
@@ -80,12 +80,12 @@ impl<I> Inputs<I> {
     }
 
     /// The picture at a place.
-    pub fn at(&self, place: usize) -> At<'_, I> {
+    pub(super) fn at(&self, place: usize) -> At<'_, I> {
         At::new(&self.images, place)
     }
 
     /// The same, with `probes` reconstructions of each path.
-    pub fn placed(&self, place: usize, probes: usize) -> Placed<'_, I> {
+    pub(super) fn placed(&self, place: usize, probes: usize) -> Placed<'_, I> {
         let mirrored = self.mirrored.as_ref();
         Placed {
             place,

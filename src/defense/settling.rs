@@ -43,7 +43,7 @@ impl SettlingOptions {
 
 /// The judgments of one image so far.
 #[derive(Debug, Default)]
-pub struct Settling {
+pub(super) struct Settling {
     /// What the last ones say: the verdict and, where it names the picture adversarial, the recovered
     /// label. A clean picture's second best label is of no consequence.
     last: Option<(Verdict, Option<usize>)>,
@@ -53,7 +53,7 @@ pub struct Settling {
 
 impl Settling {
     /// Takes the next judgment; whether the verdict is settled now.
-    pub fn add(
+    pub(super) fn add(
         &mut self,
         options: &SettlingOptions,
         verdict: &VerdictOptions,

@@ -44,7 +44,7 @@ impl StitchOptions {
 /// Joins one image's on-manifold images into image `index` of `out`.
 ///
 /// `height × width` is the images' size; `images` is not empty.
-pub fn stitch<O: ImageOps>(
+pub(super) fn stitch<O: ImageOps>(
     ops: &O,
     options: &StitchOptions,
     input: At<'_, O::Images>,

@@ -172,7 +172,7 @@ pub(crate) struct Odds {
 
 impl Odds {
     /// Those of `class` to `other`; `support` as [`DecisionMap::support`](super::DecisionMap::support) has it.
-    pub fn new(
+    pub(crate) fn new(
         input: &Reading,
         views: &[Reading],
         support: &[f64],

@@ -13,7 +13,7 @@ use super::case::Kind;
 ///
 /// # Errors
 /// A failing device, or [`Error::Interrupted`] where `stop` says so in the middle of an attack.
-pub fn make(
+pub(super) fn make(
     kind: &Kind,
     pictures: &[Picture],
     labels: &[Option<usize>],

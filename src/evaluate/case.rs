@@ -256,6 +256,6 @@ fn short(eps: f32) -> String {
 }
 
 /// The same as a fraction: `4/255`.
-pub fn fraction(eps: f32) -> String {
+pub(super) fn fraction(eps: f32) -> String {
     format!("{}/255", short(eps))
 }

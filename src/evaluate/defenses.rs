@@ -56,7 +56,7 @@ const BOUNDARY: &str = "boundary";
 const PUSH: &str = "push";
 
 /// The outputs of an outcome's shorter versions, by row; takes them out of it.
-pub fn ablations(outcome: &mut Outcome) -> Vec<(&'static str, Shown)> {
+pub(super) fn ablations(outcome: &mut Outcome) -> Vec<(&'static str, Shown)> {
     let Some(ablations) = outcome.ablations.take() else {
         return Vec::new();
     };

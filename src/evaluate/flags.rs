@@ -84,7 +84,7 @@ impl Flag {
 }
 
 /// Every check.
-pub fn raise(view: &View<'_>) -> Vec<Flag> {
+pub(super) fn raise(view: &View<'_>) -> Vec<Flag> {
     vec![
         Flag::new(
             "black-box-beats-white-box",

@@ -9,7 +9,7 @@ use crate::markup::escaped;
 const PAGE: &str = include_str!("page.html");
 
 /// A document as a page with tables that a click sorts.
-pub fn render(document: &Document) -> String {
+pub(super) fn render(document: &Document) -> String {
     let mut body = format!("<h1>{}</h1>\n", escaped(&document.title));
     for paragraph in &document.lead {
         let _ = writeln!(body, "<p>{}</p>", escaped(paragraph));

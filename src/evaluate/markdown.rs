@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::sheet::{Document, Sheet};
 
 /// A document as Markdown with GitHub's tables.
-pub fn render(document: &Document) -> String {
+pub(super) fn render(document: &Document) -> String {
     let mut text = format!("# {}\n", escape(&document.title));
     for paragraph in &document.lead {
         let _ = write!(text, "\n{}\n", escape(paragraph));

@@ -6,7 +6,7 @@ use super::summary::{AttackSummary, Evaluation, STATIC};
 
 /// A report, before it has a form.
 #[derive(Clone, Debug)]
-pub struct Document {
+pub(super) struct Document {
     pub title: String,
     /// Paragraphs before the tables.
     pub lead: Vec<String>,
@@ -17,7 +17,7 @@ pub struct Document {
 
 /// A table.
 #[derive(Clone, Debug)]
-pub struct Sheet {
+pub(super) struct Sheet {
     pub title: &'static str,
     pub note: String,
     pub head: Vec<String>,
@@ -26,7 +26,7 @@ pub struct Sheet {
 
 /// A cell of a table.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Entry {
+pub(super) struct Entry {
     pub text: String,
     /// What it is sorted by; text where there is none.
     pub number: Option<f64>,
@@ -69,7 +69,7 @@ impl Entry {
 }
 
 /// The tables of an evaluation.
-pub fn document(evaluation: &Evaluation) -> Document {
+pub(super) fn document(evaluation: &Evaluation) -> Document {
     let configuration = serde_json::to_string_pretty(&evaluation.configuration);
     Document {
         title: "backstitch evaluate".into(),

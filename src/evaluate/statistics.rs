@@ -76,7 +76,7 @@ pub fn roc_area(positive: &[f64], negative: &[f64]) -> Option<f64> {
 }
 
 /// The mean; `None` of nothing.
-pub fn mean(all: impl IntoIterator<Item = f64>) -> Option<f64> {
+pub(super) fn mean(all: impl IntoIterator<Item = f64>) -> Option<f64> {
     let (mut sum, mut of) = (0.0, 0);
     for one in all {
         sum += one;

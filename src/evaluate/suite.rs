@@ -74,7 +74,7 @@ const LEVEL: f32 = 1.0 / 255.0;
 /// The size of attacks in the maximum norm where nothing else is said: AutoAttack's for ImageNet.
 const EPS: f32 = 4.0 * LEVEL;
 /// A size at which nothing that a picture shows survives an attack that works.
-pub const LARGE: f32 = 64.0 * LEVEL;
+pub(super) const LARGE: f32 = 64.0 * LEVEL;
 
 impl Choice {
     /// The cases, the clean pictures first; for a classifier of `classes` classes.

@@ -22,7 +22,7 @@ pub struct Source<'a> {
 }
 
 /// Cells by attack and picture.
-pub struct View<'a> {
+pub(super) struct View<'a> {
     pub cases: &'a [Case],
     pub rows: &'a [Row],
     pub classes: usize,
@@ -32,7 +32,7 @@ pub struct View<'a> {
 
 /// How two attacks did against one defense, on the pictures that have both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Paired {
+pub(super) struct Paired {
     pub pictures: usize,
     /// Right under the first, and under the second.
     pub right: [usize; 2],
@@ -41,7 +41,7 @@ pub struct Paired {
 }
 
 impl<'a> View<'a> {
-    pub fn new(source: &Source<'a>) -> View<'a> {
+    pub(super) fn new(source: &Source<'a>) -> View<'a> {
         let place: HashMap<&str, usize> = source
             .order
             .iter()
@@ -66,12 +66,12 @@ impl<'a> View<'a> {
     }
 
     /// An attack's cells, in the pictures' order.
-    pub fn cells(&self, attack: &str) -> &[&'a Cell] {
+    pub(super) fn cells(&self, attack: &str) -> &[&'a Cell] {
         self.cells.get(attack).map_or(&[], Vec::as_slice)
     }
 
     /// Pictures that a defense has right under an attack.
-    pub fn right(&self, attack: &str, defense: &str) -> Proportion {
+    pub(super) fn right(&self, attack: &str, defense: &str) -> Proportion {
         Proportion::of(
             self.cells(attack)
                 .iter()
@@ -80,7 +80,7 @@ impl<'a> View<'a> {
     }
 
     /// Two attacks against one defense.
-    pub fn paired(&self, attacks: [&str; 2], defense: &str) -> Paired {
+    pub(super) fn paired(&self, attacks: [&str; 2], defense: &str) -> Paired {
         let second: HashMap<&str, bool> = self
             .cells(attacks[1])
             .iter()
@@ -102,7 +102,7 @@ impl<'a> View<'a> {
     }
 
     /// Pictures that a defense has right under all of `attacks`, of those that have all.
-    pub fn worst(&self, attacks: &[&Case], defense: &str) -> Proportion {
+    pub(super) fn worst(&self, attacks: &[&Case], defense: &str) -> Proportion {
         let mut all: HashMap<&str, (usize, bool)> = HashMap::new();
         for case in attacks {
             for cell in self.cells(&case.name) {

@@ -15,7 +15,10 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// The file cannot be read or written; a line is damaged that is not the last.
-pub fn recover<T: DeserializeOwned>(path: &Path, mut keep: impl FnMut(T) -> bool) -> Result<()> {
+pub(crate) fn recover<T: DeserializeOwned>(
+    path: &Path,
+    mut keep: impl FnMut(T) -> bool,
+) -> Result<()> {
     let file = match File::open(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         file => file.map_err(Error::io(path))?,
@@ -81,7 +84,7 @@ impl Ranges {
 ///
 /// # Errors
 /// The file cannot be read, a line is damaged that is not the last; what `each` fails of.
-pub fn read<T: DeserializeOwned>(
+pub(crate) fn read<T: DeserializeOwned>(
     path: &Path,
     file: &File,
     mut each: impl FnMut(Option<T>, u64) -> Result<()>,

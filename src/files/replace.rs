@@ -10,14 +10,14 @@ const UNFINISHED: &str = ".backstitch-";
 
 /// A file that is written beside its name and takes it when it is finished.
 #[derive(Debug)]
-pub struct Replacement {
+pub(crate) struct Replacement {
     path: PathBuf,
     file: std::io::BufWriter<tempfile::NamedTempFile>,
 }
 
 impl Replacement {
     /// Starts the file that shall be called `path`.
-    pub fn create(path: &Path) -> Result<Replacement> {
+    pub(crate) fn create(path: &Path) -> Result<Replacement> {
         let folder = match path.parent() {
             Some(folder) if folder != Path::new("") => folder,
             _ => Path::new("."),
@@ -35,17 +35,17 @@ impl Replacement {
     }
 
     /// Appends.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.write_all(bytes).map_err(write_error(&self.path))
     }
 
     /// For what writes piece by piece; its errors are told by [`write_error`].
-    pub fn writer(&mut self) -> &mut impl Write {
+    pub(crate) fn writer(&mut self) -> &mut impl Write {
         &mut self.file
     }
 
     /// Replaces the first bytes.
-    pub fn write_at_start(&mut self, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn write_at_start(&mut self, bytes: &[u8]) -> Result<()> {
         let start = self.file.seek(SeekFrom::Start(0));
         start
             .and_then(|_| self.file.write_all(bytes))
@@ -55,7 +55,7 @@ impl Replacement {
     }
 
     /// Puts the file in its place, on disk.
-    pub fn finish(self) -> Result<()> {
+    pub(crate) fn finish(self) -> Result<()> {
         let path = &self.path;
         let file = self
             .file
@@ -80,14 +80,14 @@ impl Write for Replacement {
 }
 
 /// Writes a whole file beside its name and renames it.
-pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = Replacement::create(path)?;
     file.write(bytes)?;
     file.finish()
 }
 
 /// An error in writing `path`; a full disk gets the way out.
-pub fn write_error(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
+pub(crate) fn write_error(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
     use std::io::ErrorKind::{QuotaExceeded, StorageFull};
     let path = path.as_ref().to_path_buf();
     move |error| match error.kind() {
@@ -98,7 +98,7 @@ pub fn write_error(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Err
 }
 
 /// Removes what a run that was killed had begun to write.
-pub fn remove_unfinished(folder: &Path) {
+pub(crate) fn remove_unfinished(folder: &Path) {
     for entry in walkdir::WalkDir::new(folder).into_iter().flatten() {
         if entry.file_type().is_file()
             && entry.file_name().to_string_lossy().starts_with(UNFINISHED)

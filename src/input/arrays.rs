@@ -126,7 +126,7 @@ impl Sample {
 
 /// An array of pictures on disk.
 #[derive(Debug)]
-pub struct ArrayFile {
+pub(crate) struct ArrayFile {
     /// The file, with the array's name in it for `.npz`: for messages.
     name: PathBuf,
     /// The file that holds the numbers as they are; a nameless temporary one for `.npz`.
@@ -146,7 +146,7 @@ impl ArrayFile {
     ///
     /// # Errors
     /// The file is no array of float32 or uint8 pictures, is cut short, or its layout is open.
-    pub fn open_npy(path: &Path, layout: Option<Layout>) -> Result<ArrayFile> {
+    pub(crate) fn open_npy(path: &Path, layout: Option<Layout>) -> Result<ArrayFile> {
         let file = open_regular(path)?;
         let length = file.metadata().map_err(Error::io(path))?.len();
         let mut reader = BufReader::new(file);
@@ -217,17 +217,12 @@ impl ArrayFile {
     }
 
     /// Pictures.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.dimensions[0]
     }
 
-    /// Whether there are none; never so after opening.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// The true label of a picture.
-    pub fn label(&self, row: usize) -> Option<usize> {
+    pub(crate) fn label(&self, row: usize) -> Option<usize> {
         self.labels.as_ref().map(|labels| labels[row])
     }
 
@@ -236,12 +231,12 @@ impl ArrayFile {
     /// # Errors
     /// The file cannot be read, or a float is not a number from 0 to 1; the message has its index in
     /// the array.
-    pub fn load(&self, row: usize) -> Result<Picture> {
+    pub(crate) fn load(&self, row: usize) -> Result<Picture> {
         self.load_near(row, 0.0)
     }
 
     /// [`load`](Self::load) of floats that may lie up to `slack` beyond 0 and 1, and are clipped.
-    pub fn load_near(&self, row: usize, slack: f32) -> Result<Picture> {
+    pub(crate) fn load_near(&self, row: usize, slack: f32) -> Result<Picture> {
         let [_, channels, height, width] = self.dimensions;
         let plane = height * width;
         let elements = channels * plane;

@@ -24,7 +24,7 @@ use crate::files::open_regular;
 use crate::picture::{Picture, check_size, rgb};
 
 /// How far beyond 0 and 1 a float may lie: half a level of 8 bits.
-pub const SLACK: f32 = 1.0 / 512.0;
+pub(crate) const SLACK: f32 = 1.0 / 512.0;
 
 const ADVERSARIAL: [&str; 5] = ["adv_inputs", "adv", "x_adv", "adv_images", "images"];
 const CLEAN: [&str; 5] = ["clean_inputs", "clean", "x_clean", "inputs", "x"];

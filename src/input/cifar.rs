@@ -15,7 +15,7 @@ const RECORD: usize = 1 + PIXELS;
 
 /// A file of CIFAR-10 records.
 #[derive(Debug)]
-pub struct CifarFile {
+pub(crate) struct CifarFile {
     path: PathBuf,
     file: Mutex<File>,
     labels: Vec<u8>,
@@ -26,7 +26,7 @@ impl CifarFile {
     ///
     /// # Errors
     /// Its size is not a whole number of records, or a label is not 0 to 9.
-    pub fn open(path: &Path) -> Result<CifarFile> {
+    pub(crate) fn open(path: &Path) -> Result<CifarFile> {
         let file = open_regular(path)?;
         let length = file.metadata().map_err(Error::io(path))?.len();
         if length == 0 || !length.is_multiple_of(RECORD as u64) {
@@ -62,22 +62,17 @@ impl CifarFile {
     }
 
     /// Pictures.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.labels.len()
     }
 
-    /// Whether there are none; never so after opening.
-    pub fn is_empty(&self) -> bool {
-        self.labels.is_empty()
-    }
-
     /// The true label of a picture, 0 to 9.
-    pub fn label(&self, row: usize) -> usize {
+    pub(crate) fn label(&self, row: usize) -> usize {
         usize::from(self.labels[row])
     }
 
     /// Reads a picture.
-    pub fn load(&self, row: usize) -> Result<Picture> {
+    pub(crate) fn load(&self, row: usize) -> Result<Picture> {
         let mut bytes = [0; PIXELS];
         {
             let mut file = self.file.lock().expect("no thread panics with the file");

@@ -12,7 +12,7 @@ const EXTENSIONS: [&str; 10] = [
 
 /// The pictures under a folder, in the order of their names; nothing is decoded.
 #[derive(Debug)]
-pub struct Folder {
+pub(crate) struct Folder {
     root: PathBuf,
     /// Relative to the root, with the true label where a class folder gives one.
     files: Vec<(Box<Path>, Option<u32>)>,
@@ -25,7 +25,7 @@ impl Folder {
     /// # Errors
     /// A folder cannot be read, there is no picture, or classes are given and none of the pictures
     /// lies in a class folder.
-    pub fn open(root: &Path, classes: Option<&Classes>) -> Result<Folder> {
+    pub(crate) fn open(root: &Path, classes: Option<&Classes>) -> Result<Folder> {
         let mut files = Vec::new();
         let mut others = 0usize;
         let walk = walkdir::WalkDir::new(root)
@@ -84,27 +84,22 @@ impl Folder {
     }
 
     /// Pictures.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.files.len()
     }
 
-    /// Whether there are none; never so after opening.
-    pub fn is_empty(&self) -> bool {
-        self.files.is_empty()
-    }
-
     /// A picture's path relative to the folder.
-    pub fn relative(&self, index: usize) -> &Path {
+    pub(crate) fn relative(&self, index: usize) -> &Path {
         &self.files[index].0
     }
 
     /// A picture's path.
-    pub fn path(&self, index: usize) -> PathBuf {
+    pub(crate) fn path(&self, index: usize) -> PathBuf {
         self.root.join(self.relative(index))
     }
 
     /// A picture's true label.
-    pub fn label(&self, index: usize) -> Option<usize> {
+    pub(crate) fn label(&self, index: usize) -> Option<usize> {
         self.files[index].1.map(|label| label as usize)
     }
 }
@@ -137,7 +132,7 @@ fn missing_target(root: &Path, error: walkdir::Error) -> Result<PathBuf> {
 }
 
 /// Whether a file's name is that of a picture.
-pub fn is_picture(path: &Path) -> bool {
+pub(crate) fn is_picture(path: &Path) -> bool {
     let extension = path.extension().and_then(|e| e.to_str());
     extension.is_some_and(|e| EXTENSIONS.iter().any(|known| e.eq_ignore_ascii_case(known)))
 }

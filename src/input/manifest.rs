@@ -14,13 +14,13 @@ use crate::error::{Error, Result};
 use crate::files::open_regular;
 
 /// The longest line that is read.
-pub const MAX_LINE: u64 = 1 << 20;
+pub(crate) const MAX_LINE: u64 = 1 << 20;
 
 /// The pictures that a manifest lists, in its order; nothing is decoded.
 ///
 /// A list of a million takes little more memory than the manifest's text: all texts lie in one string.
 #[derive(Debug)]
-pub struct Manifest {
+pub(crate) struct Manifest {
     /// What the files are relative to.
     base: PathBuf,
     /// Each entry's `file`, then its other fields as JSON.
@@ -44,7 +44,7 @@ impl Manifest {
     ///
     /// # Errors
     /// A line is no object with a `file`, or its `label` is no label; the message has its number.
-    pub fn open(path: &Path) -> Result<Manifest> {
+    pub(crate) fn open(path: &Path) -> Result<Manifest> {
         let mut reader = BufReader::with_capacity(1 << 16, open_regular(path)?);
         let mut manifest = Manifest {
             base: path.parent().unwrap_or(Path::new("")).to_owned(),
@@ -85,13 +85,8 @@ impl Manifest {
     }
 
     /// Pictures.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.len()
-    }
-
-    /// Whether there are none; never so after opening.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
     }
 
     /// An entry's `file` and its other fields as JSON, empty where it has none.
@@ -102,23 +97,23 @@ impl Manifest {
     }
 
     /// The name of a picture: `file`, numbered where it is listed more than once.
-    pub fn id(&self, index: usize) -> &str {
+    pub(crate) fn id(&self, index: usize) -> &str {
         let again = self.again.get(&(index as u32));
         again.map_or(self.texts(index).0, |id| id)
     }
 
     /// A picture's path.
-    pub fn path(&self, index: usize) -> PathBuf {
+    pub(crate) fn path(&self, index: usize) -> PathBuf {
         self.base.join(self.texts(index).0)
     }
 
     /// A picture's true label.
-    pub fn label(&self, index: usize) -> Option<usize> {
+    pub(crate) fn label(&self, index: usize) -> Option<usize> {
         self.entries[index].label.map(|label| label as usize)
     }
 
     /// The fields beside `file` and `label`.
-    pub fn more(&self, index: usize) -> Map<String, Value> {
+    pub(crate) fn more(&self, index: usize) -> Map<String, Value> {
         match self.texts(index).1 {
             "" => Map::new(),
             json => serde_json::from_str(json).expect("it was read from JSON"),
@@ -128,7 +123,7 @@ impl Manifest {
 
 /// Reads a line of at most [`MAX_LINE`] bytes; a longer one is cut there, which [`Entry::parse`] says.
 /// False at the end.
-pub fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<bool> {
+pub(crate) fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<bool> {
     line.clear();
     Ok(reader.by_ref().take(MAX_LINE).read_until(b'\n', line)? > 0)
 }
@@ -138,13 +133,13 @@ pub fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Resu
 /// Names are held as hashes. Equal hashes of different names would number a picture without need, no
 /// more.
 #[derive(Debug, Default)]
-pub struct Names {
+pub(crate) struct Names {
     times: HashMap<u64, u32>,
 }
 
 impl Names {
     /// Counts `file`; its numbered name where it was counted before.
-    pub fn again(&mut self, file: &str) -> Option<String> {
+    pub(crate) fn again(&mut self, file: &str) -> Option<String> {
         let hash = |name: &str| xxh3_64(name.as_bytes());
         let mut n = *self.times.get(&hash(file)).unwrap_or(&0) + 1;
         let mut id = None;
@@ -167,7 +162,7 @@ impl Names {
 
 /// One line.
 #[derive(Debug)]
-pub struct Entry {
+pub(crate) struct Entry {
     pub file: String,
     pub label: Option<u32>,
     /// The other fields, as JSON.
@@ -179,7 +174,7 @@ impl Entry {
     ///
     /// # Errors
     /// What is wrong with it, to follow "line 7".
-    pub fn parse(line: &[u8]) -> Result<Entry, String> {
+    pub(crate) fn parse(line: &[u8]) -> Result<Entry, String> {
         if line.len() as u64 == MAX_LINE && !line.ends_with(b"\n") {
             return Err("is longer than 1 MiB".into());
         }
@@ -199,7 +194,7 @@ impl Entry {
 }
 
 /// A true label as JSON says it: an integer from 0, or null.
-pub fn label_of(value: &Value) -> Result<Option<u32>, String> {
+pub(crate) fn label_of(value: &Value) -> Result<Option<u32>, String> {
     if value.is_null() {
         return Ok(None);
     }

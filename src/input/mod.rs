@@ -4,22 +4,22 @@
 //! INPUT... ─► Dataset ─► Item ─► Picture
 //! ```
 
-pub mod arrays;
-pub mod attacked;
-pub mod cifar;
-pub mod classes;
-pub mod dataset;
-pub mod folder;
+pub(crate) mod arrays;
+pub(crate) mod attacked;
+pub(crate) mod cifar;
+pub(crate) mod classes;
+pub(crate) mod dataset;
+pub(crate) mod folder;
 mod item;
-pub mod manifest;
-pub mod names;
-pub mod npy;
-pub mod npz;
-pub mod pickle;
-pub mod shard;
+pub(crate) mod manifest;
+pub(crate) mod names;
+pub(crate) mod npy;
+pub(crate) mod npz;
+pub(crate) mod pickle;
+pub(crate) mod shard;
 pub mod stream;
-pub mod torch;
-pub mod webdataset;
+pub(crate) mod torch;
+pub(crate) mod webdataset;
 
 pub use attacked::{Attacked, AttackedSet};
 pub use classes::Classes;

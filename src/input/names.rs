@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// A relative path as an id: its parts joined by `/`; bytes that are no UTF-8 as `%FF`.
-pub fn id_of(path: &Path) -> String {
+pub(crate) fn id_of(path: &Path) -> String {
     let mut id = String::new();
     for part in path.components() {
         if !id.is_empty() {
@@ -20,7 +20,7 @@ pub fn id_of(path: &Path) -> String {
 }
 
 /// The `n`-th name like `name`: `a/x~2.png` for `a/x.png`.
-pub fn numbered(name: &str, n: usize) -> String {
+pub(crate) fn numbered(name: &str, n: usize) -> String {
     let file = name.rfind('/').map_or(0, |slash| slash + 1);
     match name[file..].rfind('.') {
         Some(dot) if dot > 0 => {

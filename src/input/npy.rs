@@ -13,7 +13,7 @@ const MAX_HEADER: usize = 65_536;
 
 /// What a `.npy` header says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Header {
+pub(crate) struct Header {
     /// NumPy's type string: `<f4`, `|u1` and so on; `?` for a structured type.
     pub descr: String,
     pub fortran_order: bool,
@@ -27,7 +27,7 @@ impl Header {
     ///
     /// # Errors
     /// What is wrong with it, for a message that names the array.
-    pub fn read(reader: &mut impl Read) -> Result<Header, String> {
+    pub(crate) fn read(reader: &mut impl Read) -> Result<Header, String> {
         let mut start = [0; 8];
         fill(reader, &mut start)?;
         if start[..6] != *b"\x93NUMPY" {
@@ -65,7 +65,7 @@ impl Header {
     }
 
     /// Elements of the array; `None` where that overflows.
-    pub fn elements(&self) -> Option<usize> {
+    pub(crate) fn elements(&self) -> Option<usize> {
         self.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
     }
 }
@@ -117,7 +117,11 @@ fn parse(text: &str) -> Option<(String, bool, Vec<usize>)> {
 ///
 /// # Errors
 /// The writer fails, or `values` are not as many as `shape` says.
-pub fn write_f32(mut out: impl Write, shape: &[usize], values: &[f32]) -> std::io::Result<()> {
+pub(crate) fn write_f32(
+    mut out: impl Write,
+    shape: &[usize],
+    values: &[f32],
+) -> std::io::Result<()> {
     if shape.iter().product::<usize>() != values.len() {
         let message = format!("{} numbers for an array of shape {shape:?}", values.len());
         return Err(std::io::Error::new(
@@ -148,7 +152,7 @@ fn le_bytes(values: &[f32]) -> Vec<u8> {
 
 /// A float32 `.npy` file that is filled row by row, its number of rows known only at the end: the
 /// logits of a classification.
-pub struct RowWriter {
+pub(crate) struct RowWriter {
     file: Replacement,
     columns: usize,
     rows: usize,
@@ -159,7 +163,7 @@ impl RowWriter {
     const HEADER: usize = 128;
 
     /// Starts `path` with rows of `columns` numbers; the file appears when it is finished.
-    pub fn create(path: &std::path::Path, columns: usize) -> Result<RowWriter> {
+    pub(crate) fn create(path: &std::path::Path, columns: usize) -> Result<RowWriter> {
         // Renaming would put a file in a device's place.
         if path.exists() && !path.is_file() {
             return Err(Error::file(path, "is not a regular file; name another"));
@@ -177,7 +181,7 @@ impl RowWriter {
     ///
     /// # Errors
     /// `row` has another length than the first promised, or the file cannot be written.
-    pub fn push(&mut self, row: &[f32]) -> Result<()> {
+    pub(crate) fn push(&mut self, row: &[f32]) -> Result<()> {
         if row.len() != self.columns {
             return Err(Error::invalid(format!(
                 "a row of {} numbers where {} are needed",
@@ -190,7 +194,7 @@ impl RowWriter {
     }
 
     /// Writes the header and gives the file its name.
-    pub fn finish(mut self) -> Result<()> {
+    pub(crate) fn finish(mut self) -> Result<()> {
         let header = header_f32(&format!("{}, {}", self.rows, self.columns));
         debug_assert_eq!(header.len(), Self::HEADER);
         self.file.write_at_start(&header)?;

@@ -16,7 +16,7 @@ use crate::files::open_regular;
 const LABELS: [&str; 3] = ["labels", "label", "y"];
 
 /// A `.npz` archive.
-pub struct Npz {
+pub(crate) struct Npz {
     path: PathBuf,
     archive: ZipArchive<BufReader<File>>,
     members: Vec<Member>,
@@ -30,7 +30,7 @@ impl ArrayFile {
     /// # Errors
     /// As [`open_npy`](Self::open_npy); or no array, or several, can be the pictures; or the labels
     /// are not as many as the pictures.
-    pub fn open_npz(path: &Path, layout: Option<Layout>) -> Result<ArrayFile> {
+    pub(crate) fn open_npz(path: &Path, layout: Option<Layout>) -> Result<ArrayFile> {
         let mut npz = Npz::open(path)?;
         let pictures =
             choose_pictures(&npz.members).map_err(|message| Error::file(path, message))?;
@@ -45,7 +45,7 @@ impl Npz {
     ///
     /// # Errors
     /// It is damaged, or an array's header is.
-    pub fn open(path: &Path) -> Result<Npz> {
+    pub(crate) fn open(path: &Path) -> Result<Npz> {
         let damaged = |error: ZipError| damaged(path, error);
         let mut archive = ZipArchive::new(BufReader::new(open_regular(path)?)).map_err(damaged)?;
         let mut members = Vec::new();
@@ -73,7 +73,7 @@ impl Npz {
     }
 
     /// The place of the first array of 3 or 4 axes that has one of `names`, in their order.
-    pub fn pictures(&self, names: &[&str]) -> Option<usize> {
+    pub(crate) fn pictures(&self, names: &[&str]) -> Option<usize> {
         names.iter().find_map(|name| {
             let called = |member: &Member| member.name.eq_ignore_ascii_case(name);
             self.members
@@ -86,7 +86,7 @@ impl Npz {
     ///
     /// # Errors
     /// As [`ArrayFile::open_npy`].
-    pub fn unpack(&mut self, place: usize, layout: Option<Layout>) -> Result<ArrayFile> {
+    pub(crate) fn unpack(&mut self, place: usize, layout: Option<Layout>) -> Result<ArrayFile> {
         let name = self.full_name(place);
         let named = |message: String| Error::file(&self.path, message);
         let mut entry = self
@@ -120,7 +120,7 @@ impl Npz {
     ///
     /// # Errors
     /// They are damaged, negative, or not as many as the `pictures`.
-    pub fn labels(&mut self, names: &[&str], pictures: usize) -> Result<Option<Vec<usize>>> {
+    pub(crate) fn labels(&mut self, names: &[&str], pictures: usize) -> Result<Option<Vec<usize>>> {
         let Some(place) = self.members.iter().position(|m| m.is_labels(names)) else {
             return Ok(None);
         };

@@ -10,14 +10,14 @@
 use std::collections::HashMap;
 
 /// The longest pickle that is read; that of a dict of tensors has less than a kilobyte.
-pub const MAX_BYTES: u64 = 16 << 20;
+pub(crate) const MAX_BYTES: u64 = 16 << 20;
 
 /// A value's place in the [`Pickle`].
 type Id = usize;
 
 /// How a tensor stores a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dtype {
+pub(crate) enum Dtype {
     Bool,
     U8,
     I8,
@@ -49,7 +49,7 @@ impl Dtype {
     }
 
     /// Bytes of an element.
-    pub fn bytes(self) -> usize {
+    pub(crate) fn bytes(self) -> usize {
         match self {
             Dtype::Bool | Dtype::U8 | Dtype::I8 => 1,
             Dtype::I16 | Dtype::F16 | Dtype::Bf16 => 2,
@@ -61,7 +61,7 @@ impl Dtype {
 
 /// Where a tensor's elements are; what it says is not checked yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tensor {
+pub(crate) struct Tensor {
     pub dtype: Dtype,
     /// The name of its storage, which tensors may share.
     pub storage: String,
@@ -76,7 +76,7 @@ pub struct Tensor {
 
 /// A value.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Value {
+pub(crate) enum Value {
     None,
     Bool(bool),
     Int(i64),
@@ -101,7 +101,7 @@ pub enum Value {
 
 /// What a pickle holds.
 #[derive(Debug)]
-pub struct Pickle {
+pub(crate) struct Pickle {
     values: Vec<Value>,
     root: Id,
 }
@@ -111,7 +111,7 @@ impl Pickle {
     ///
     /// # Errors
     /// It is damaged, or holds more than values and tensors; the message continues "its pickle …".
-    pub fn parse(bytes: &[u8]) -> Result<Pickle, String> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Pickle, String> {
         let mut machine = Machine {
             rest: bytes,
             values: Vec::new(),
@@ -130,17 +130,12 @@ impl Pickle {
     }
 
     /// The whole of it.
-    pub fn root(&self) -> &Value {
+    pub(crate) fn root(&self) -> &Value {
         &self.values[self.root]
     }
 
-    /// A value that another names.
-    pub fn value(&self, id: Id) -> &Value {
-        &self.values[id]
-    }
-
     /// The value that a dict at the root has for a key; the last one, as in Python.
-    pub fn entry(&self, key: &str) -> Option<&Value> {
+    pub(crate) fn entry(&self, key: &str) -> Option<&Value> {
         let Value::Dict(entries) = self.root() else {
             return None;
         };

@@ -20,7 +20,7 @@ use crate::picture::MAX_BYTES;
 const MAX_BYTE_ORDER: u64 = 16;
 
 /// A file of `torch.save`.
-pub struct TorchFile {
+pub(crate) struct TorchFile {
     path: PathBuf,
     archive: ZipArchive<BufReader<File>>,
     /// The folder that all members lie in, with `/` at its end.
@@ -33,7 +33,7 @@ pub struct TorchFile {
 
 /// A tensor of a [`TorchFile`], whose every element is known to lie in the file.
 #[derive(Debug)]
-pub struct StoredTensor {
+pub(crate) struct StoredTensor {
     /// The file, with the tensor's name in it: for messages.
     pub name: PathBuf,
     pub tensor: Tensor,
@@ -48,7 +48,7 @@ impl TorchFile {
     /// # Errors
     /// It is no file of `torch.save` in its form since PyTorch 1.6, is damaged, from a big-endian
     /// machine, or holds more than dicts, lists, tuples, numbers, text and tensors.
-    pub fn open(path: &Path) -> Result<TorchFile> {
+    pub(crate) fn open(path: &Path) -> Result<TorchFile> {
         let named = |message: String| Error::file(path, message);
         let mut file = open_regular(path)?;
         let mut start = Vec::new();
@@ -127,17 +127,12 @@ impl TorchFile {
         })
     }
 
-    /// What the file holds.
-    pub fn pickle(&self) -> &Pickle {
-        &self.pickle
-    }
-
     /// The tensor that the file's dict has under one of `keys`, the first that it has; `None` where it
     /// has none of them.
     ///
     /// # Errors
     /// The value is no tensor, or its elements are not all in the file.
-    pub fn tensor(&mut self, keys: &[&str]) -> Result<Option<StoredTensor>> {
+    pub(crate) fn tensor(&mut self, keys: &[&str]) -> Result<Option<StoredTensor>> {
         let found = keys
             .iter()
             .find_map(|&key| Some((key, self.pickle.entry(key)?)));
@@ -238,7 +233,7 @@ impl StoredTensor {
     ///
     /// # Errors
     /// The file cannot be read, or the elements are too far apart.
-    pub fn row(&self, index: usize) -> Result<Vec<f64>> {
+    pub(crate) fn row(&self, index: usize) -> Result<Vec<f64>> {
         let Tensor { shape, strides, .. } = &self.tensor;
         let row = Tensor {
             offset: 0,
@@ -290,7 +285,7 @@ impl StoredTensor {
     ///
     /// # Errors
     /// It has another shape or type, or a negative element; or as [`row`](Self::row).
-    pub fn labels(&self) -> Result<Vec<usize>> {
+    pub(crate) fn labels(&self) -> Result<Vec<usize>> {
         let refused = |message: String| Error::file(&self.name, message);
         let Tensor { dtype, shape, .. } = &self.tensor;
         let integers = [Dtype::U8, Dtype::I8, Dtype::I16, Dtype::I32, Dtype::I64];

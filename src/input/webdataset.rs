@@ -25,7 +25,7 @@ const MAX_TEXT: u64 = 1 << 20;
 ///
 /// Members are read where they lie and never unpacked: their names are ids, not paths.
 #[derive(Debug)]
-pub struct TarFile {
+pub(crate) struct TarFile {
     path: PathBuf,
     file: Mutex<File>,
     pictures: Vec<Member>,
@@ -55,7 +55,7 @@ impl TarFile {
     ///
     /// # Errors
     /// It is damaged, cut short, or has no pictures; a label is no label.
-    pub fn open(path: &Path) -> Result<TarFile> {
+    pub(crate) fn open(path: &Path) -> Result<TarFile> {
         let file = open_regular(path)?;
         let length = file.metadata().map_err(Error::io(path))?.len();
         let damaged =
@@ -134,27 +134,22 @@ impl TarFile {
     }
 
     /// Pictures.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.pictures.len()
     }
 
-    /// Whether there are none; never so after opening.
-    pub fn is_empty(&self) -> bool {
-        self.pictures.is_empty()
-    }
-
     /// A picture's name in the archive.
-    pub fn id(&self, row: usize) -> &str {
+    pub(crate) fn id(&self, row: usize) -> &str {
         &self.pictures[row].id
     }
 
     /// A picture's true label.
-    pub fn label(&self, row: usize) -> Option<usize> {
+    pub(crate) fn label(&self, row: usize) -> Option<usize> {
         self.pictures[row].label.map(|label| label as usize)
     }
 
     /// The fields of `key.json` beside `label`.
-    pub fn more(&self, row: usize) -> Map<String, Value> {
+    pub(crate) fn more(&self, row: usize) -> Map<String, Value> {
         let more = self.pictures[row].more.as_deref();
         more.and_then(|json| serde_json::from_str(json).ok())
             .unwrap_or_default()
@@ -164,7 +159,7 @@ impl TarFile {
     ///
     /// # Errors
     /// It is damaged or too large.
-    pub fn load(&self, row: usize) -> Result<Picture> {
+    pub(crate) fn load(&self, row: usize) -> Result<Picture> {
         let Member {
             id, offset, size, ..
         } = &self.pictures[row];

@@ -3,7 +3,7 @@
 
 mod geometry;
 pub mod preprocess;
-pub mod quality;
+pub(crate) mod quality;
 pub mod resample;
 mod shape;
 pub mod sidecar;

@@ -20,7 +20,7 @@ use crate::files::replace::write_error;
 ///
 /// Methods take `&self`: several threads may append, and those that wait for the disk wait together.
 #[derive(Debug)]
-pub struct Journal {
+pub(super) struct Journal {
     path: PathBuf,
     /// What `path` was when the run began.
     identity: Handle,
@@ -41,7 +41,7 @@ struct End {
 
 impl Journal {
     /// Opens the journal at its end.
-    pub fn open(path: &Path) -> Result<Journal> {
+    pub(super) fn open(path: &Path) -> Result<Journal> {
         let file = OpenOptions::new().create(true).append(true).open(path);
         let file = file.map_err(Error::io(path))?;
         let length = file.metadata().map_err(Error::io(path))?.len();
@@ -63,7 +63,7 @@ impl Journal {
     ///
     /// # Errors
     /// It is not.
-    pub fn check_in_place(&self) -> Result<()> {
+    pub(super) fn check_in_place(&self) -> Result<()> {
         match Handle::from_path(&self.path) {
             Ok(now) if now == self.identity => Ok(()),
             _ => Err(Error::file(
@@ -74,7 +74,7 @@ impl Journal {
     }
 
     /// Appends a line, which `line` ends. What a failure leaves of it is taken back.
-    pub fn append(&self, line: &[u8]) -> Result<()> {
+    pub(super) fn append(&self, line: &[u8]) -> Result<()> {
         let mut end = self.end.lock().expect("no thread panics with the journal");
         if end.torn {
             let torn = Error::file(&self.path, "could not be written to");
@@ -90,7 +90,7 @@ impl Journal {
     }
 
     /// Returns when every line that was appended before is on disk.
-    pub fn sync(&self) -> Result<()> {
+    pub(super) fn sync(&self) -> Result<()> {
         let wanted = self.written.load(Ordering::Acquire);
         let mut synced = self.synced.lock().expect("no thread panics with the count");
         if *synced < wanted {
@@ -104,7 +104,7 @@ impl Journal {
 
 /// What an earlier run left.
 #[derive(Debug, Default)]
-pub struct Finished {
+pub(super) struct Finished {
     /// Ids of the pictures that have their results, hashed.
     pub ids: HashSet<u128>,
     pub tally: Tally,
@@ -115,7 +115,7 @@ pub struct Finished {
 ///
 /// # Errors
 /// Those of [`jsonl::recover`].
-pub fn recover(path: &Path, mut there: impl FnMut(&str) -> bool) -> Result<Finished> {
+pub(super) fn recover(path: &Path, mut there: impl FnMut(&str) -> bool) -> Result<Finished> {
     let mut finished = Finished::default();
     jsonl::recover(path, |line: Line| {
         let done = line.error.is_none() && line.output.as_deref().is_none_or(&mut there);

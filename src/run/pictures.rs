@@ -17,7 +17,7 @@ pub struct TarSize {
 
 /// Writes tar shards, one at a time. A shard has its name when it is whole.
 #[derive(Debug)]
-pub struct TarWriter {
+pub(super) struct TarWriter {
     /// The run folder.
     run: PathBuf,
     size: TarSize,
@@ -42,7 +42,7 @@ impl std::fmt::Debug for OpenTar {
 }
 
 /// Writes `images/name` of the run folder.
-pub fn write_file(run: &Path, name: &Path, bytes: &[u8]) -> Result<()> {
+pub(super) fn write_file(run: &Path, name: &Path, bytes: &[u8]) -> Result<()> {
     let path = run.join(name);
     let folder = path.parent().expect("it is in a folder of the run");
     std::fs::create_dir_all(folder).map_err(write_error(folder))?;
@@ -50,12 +50,12 @@ pub fn write_file(run: &Path, name: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// The file that has a result's `output`: the output itself or, for a shard's member, the shard.
-pub fn file_of(run: &Path, output: &str) -> Option<PathBuf> {
+pub(super) fn file_of(run: &Path, output: &str) -> Option<PathBuf> {
     file_in(run, "images", output)
 }
 
 /// The same for a result in the run's folder `pictures`.
-pub fn file_in(run: &Path, pictures: &str, output: &str) -> Option<PathBuf> {
+pub(super) fn file_in(run: &Path, pictures: &str, output: &str) -> Option<PathBuf> {
     let output = Path::new(output);
     let inside = output.starts_with(pictures)
         && output
@@ -68,7 +68,7 @@ pub fn file_in(run: &Path, pictures: &str, output: &str) -> Option<PathBuf> {
 
 impl TarWriter {
     /// Goes on after the shards of `shard` that the run folder has.
-    pub fn new(run: &Path, size: TarSize, shard: Option<Shard>) -> Result<TarWriter> {
+    pub(super) fn new(run: &Path, size: TarSize, shard: Option<Shard>) -> Result<TarWriter> {
         let images = run.join("images");
         std::fs::create_dir_all(&images).map_err(write_error(&images))?;
         let prefix = shard.map_or(String::new(), |shard| format!("{:03}-", shard.index));
@@ -95,7 +95,12 @@ impl TarWriter {
     ///
     /// # Errors
     /// The disk is full or fails: the open shard and what is in it are given up.
-    pub fn add(&mut self, name: &Path, bytes: &[u8], label: Option<usize>) -> Result<String> {
+    pub(super) fn add(
+        &mut self,
+        name: &Path,
+        bytes: &[u8],
+        label: Option<usize>,
+    ) -> Result<String> {
         let mut open = match self.open.take() {
             Some(open) => open,
             None => {
@@ -130,19 +135,19 @@ impl TarWriter {
     }
 
     /// Gives up the open shard, whose pictures a run that resumes makes again.
-    pub fn give_up(&mut self) {
+    pub(super) fn give_up(&mut self) {
         self.open = None;
     }
 
     /// Whether the open shard has all that it shall have.
-    pub fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         let full =
             |open: &OpenTar| open.pictures >= self.size.pictures || open.bytes >= self.size.bytes;
         self.open.as_ref().is_some_and(full)
     }
 
     /// Gives the open shard its name.
-    pub fn finish(&mut self) -> Result<()> {
+    pub(super) fn finish(&mut self) -> Result<()> {
         if let Some(open) = self.open.take() {
             let path = self.run.join(&open.name);
             open.tar

@@ -8,10 +8,10 @@ use super::options::RunDescription;
 use crate::error::{Error, Result};
 
 /// What of `run.json` results depend on.
-pub const SAME: [&str; 5] = ["backstitch", "command", "configuration", "output", "shard"];
+pub(super) const SAME: [&str; 5] = ["backstitch", "command", "configuration", "output", "shard"];
 
 /// What the run of `description` has there.
-pub fn identity(description: &RunDescription, output: Value, shard: Value) -> Value {
+pub(crate) fn identity(description: &RunDescription, output: Value, shard: Value) -> Value {
     json!({
         "backstitch": env!("CARGO_PKG_VERSION"),
         "command": description.command,
@@ -23,7 +23,7 @@ pub fn identity(description: &RunDescription, output: Value, shard: Value) -> Va
 
 /// What is different, and what earlier runs in the folder already changed.
 #[derive(Debug, Default)]
-pub struct Changes {
+pub(super) struct Changes {
     pub now: Vec<String>,
     pub before: Vec<Value>,
 }
@@ -32,7 +32,7 @@ pub struct Changes {
 ///
 /// # Errors
 /// `run.json` is missing beside a journal with lines, or damaged.
-pub fn compare(folder: &Path, journal: &str, identity: &Value) -> Result<Changes> {
+pub(super) fn compare(folder: &Path, journal: &str, identity: &Value) -> Result<Changes> {
     let path = folder.join("run.json");
     if !path.exists() && has_no_line(&folder.join(journal))? {
         // A run that was killed before it began.
@@ -55,7 +55,7 @@ pub fn compare(folder: &Path, journal: &str, identity: &Value) -> Result<Changes
 ///
 /// # Errors
 /// It is missing or damaged.
-pub fn read(folder: &Path) -> Result<Value> {
+pub(super) fn read(folder: &Path) -> Result<Value> {
     let path = folder.join("run.json");
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
     serde_json::from_str(&text)
@@ -71,7 +71,7 @@ fn has_no_line(journal: &Path) -> Result<bool> {
 }
 
 /// The values in which two configurations differ.
-pub fn differences(name: &str, old: &Value, new: &Value, all: &mut Vec<String>) {
+pub(super) fn differences(name: &str, old: &Value, new: &Value, all: &mut Vec<String>) {
     match (old, new) {
         (Value::Object(a), Value::Object(b)) => {
             let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));

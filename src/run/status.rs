@@ -230,7 +230,7 @@ impl Status {
 }
 
 /// The most memory that the process had at a time, in bytes; known on Linux alone.
-pub fn peak_memory() -> Option<u64> {
+pub(super) fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status
         .lines()

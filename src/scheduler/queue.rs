@@ -11,14 +11,14 @@ use crate::picture::Picture;
 const POLL: Duration = Duration::from_millis(50);
 
 /// A picture to purify, with its caller's name for it.
-pub struct Job<T> {
+pub(super) struct Job<T> {
     pub name: T,
     pub picture: Picture,
 }
 
 /// The queue that all devices share. It ends the run when its source is exhausted and no device has
 /// images in flight that may come back, when the user stops it, or with the first error.
-pub struct Queue<'s, T> {
+pub(super) struct Queue<'s, T> {
     state: Mutex<State<T>>,
     changed: Condvar,
     /// Jobs that the source may be ahead.
@@ -39,7 +39,7 @@ struct State<T> {
 impl<'s, T> Queue<'s, T> {
     /// An empty queue of up to `limit` jobs for `devices` devices; `stop` says whether the user wants to
     /// stop.
-    pub fn new(devices: usize, limit: usize, stop: &'s (dyn Fn() -> bool + Sync)) -> Self {
+    pub(super) fn new(devices: usize, limit: usize, stop: &'s (dyn Fn() -> bool + Sync)) -> Self {
         Queue {
             state: Mutex::new(State {
                 waiting: VecDeque::new(),
@@ -55,7 +55,7 @@ impl<'s, T> Queue<'s, T> {
     }
 
     /// Appends a job when there is room; whether the run goes on.
-    pub fn put(&self, job: Job<T>) -> bool {
+    pub(super) fn put(&self, job: Job<T>) -> bool {
         let mut state = self.lock();
         while !self.ends(&state) {
             if state.waiting.len() < self.limit {
@@ -69,14 +69,14 @@ impl<'s, T> Queue<'s, T> {
     }
 
     /// The source has no more.
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         self.lock().open = false;
         self.changed.notify_all();
     }
 
     /// Up to `most` jobs for one device, its share of those that are there. Where there are none and
     /// `wait`, waits for some: none then means that there will be no more.
-    pub fn take(&self, most: usize, wait: bool) -> Vec<Job<T>> {
+    pub(super) fn take(&self, most: usize, wait: bool) -> Vec<Job<T>> {
         let mut state = self.lock();
         loop {
             if self.ends(&state) {
@@ -95,14 +95,14 @@ impl<'s, T> Queue<'s, T> {
     }
 
     /// `count` jobs that were taken are done.
-    pub fn done(&self, count: usize) {
+    pub(super) fn done(&self, count: usize) {
         self.lock().taken -= count;
         self.changed.notify_all();
     }
 
     /// A device is lost: its jobs go back to the front. The last device's loss is the run's failure;
     /// otherwise says so with a warning.
-    pub fn lose_device(&self, device: &str, error: Error, jobs: Vec<Job<T>>) {
+    pub(super) fn lose_device(&self, device: &str, error: Error, jobs: Vec<Job<T>>) {
         let mut state = self.lock();
         state.devices -= 1;
         state.taken -= jobs.len();
@@ -118,23 +118,23 @@ impl<'s, T> Queue<'s, T> {
     }
 
     /// Ends the run.
-    pub fn fail(&self, error: Error) {
+    pub(super) fn fail(&self, error: Error) {
         self.lock().failure.get_or_insert(error);
         self.changed.notify_all();
     }
 
     /// Whether the user or an error ended the run.
-    pub fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.ends(&self.lock())
     }
 
     /// Whether an error ended the run.
-    pub fn has_failed(&self) -> bool {
+    pub(super) fn has_failed(&self) -> bool {
         self.lock().failure.is_some()
     }
 
     /// The error that ended the run.
-    pub fn into_failure(self) -> Option<Error> {
+    pub(super) fn into_failure(self) -> Option<Error> {
         let state = self.state.into_inner();
         state.expect("no thread panics with the queue").failure
     }

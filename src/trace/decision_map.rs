@@ -11,7 +11,7 @@ use crate::run::report::trajectories::thinned;
 /// Width of the column of reconstructions, as a part of the segment.
 const COLUMN: f64 = 0.035;
 
-pub fn draw(svg: &mut Svg, panel: Panel, trace: &Trace<'_>, paths: &[TracedPath<'_>]) {
+pub(super) fn draw(svg: &mut Svg, panel: Panel, trace: &Trace<'_>, paths: &[TracedPath<'_>]) {
     panel.title(
         svg,
         "Decision map: iteration × place on the segment to the input",

@@ -14,7 +14,7 @@ const NO_OTHER: &str = "the classifier has no other label";
 const ITERATIONS: f64 = 0.62;
 
 /// The recovered label's logit less the input label's: along the trajectories, then along the segments.
-pub fn margins(svg: &mut Svg, panel: Panel, trace: &Trace<'_>, paths: &[TracedPath<'_>]) {
+pub(super) fn margins(svg: &mut Svg, panel: Panel, trace: &Trace<'_>, paths: &[TracedPath<'_>]) {
     panel.title(
         svg,
         "Margin: recovered label's logit less the input label's",
@@ -100,7 +100,7 @@ pub fn margins(svg: &mut Svg, panel: Panel, trace: &Trace<'_>, paths: &[TracedPa
 }
 
 /// The plane of the two logits, with every path through it.
-pub fn plane(svg: &mut Svg, panel: Panel, trace: &Trace<'_>, paths: &[TracedPath<'_>]) {
+pub(super) fn plane(svg: &mut Svg, panel: Panel, trace: &Trace<'_>, paths: &[TracedPath<'_>]) {
     panel.title(svg, "Path through the decision space: two logits");
     let Some(labels) = trace.principal_labels() else {
         return panel.nothing(svg, NO_OTHER);

@@ -28,7 +28,7 @@ fn shown<'a>(trace: &'a Trace<'_>) -> Vec<TracedPath<'a>> {
 }
 
 /// The drawing as an SVG file.
-pub fn draw(trace: &Trace<'_>) -> String {
+pub(super) fn draw(trace: &Trace<'_>) -> String {
     let mut svg = Svg::default();
     let paths = shown(trace);
     head(&mut svg, trace);

@@ -3,16 +3,16 @@
 use super::scale::{Scale, label};
 use super::svg::{Anchor, Stroke, Svg};
 
-pub const INK: &str = "#1c2026";
-pub const SOFT: &str = "#626a76";
-pub const LINE: &str = "#dfe3e8";
+pub(super) const INK: &str = "#1c2026";
+pub(super) const SOFT: &str = "#626a76";
+pub(super) const LINE: &str = "#dfe3e8";
 
 /// Size of the axes' numbers and names.
-pub const SMALL: f64 = 11.5;
+pub(super) const SMALL: f64 = 11.5;
 
 /// The part of the drawing that a panel's data have; title and axes are around it.
 #[derive(Clone, Copy, Debug)]
-pub struct Panel {
+pub(super) struct Panel {
     pub left: f64,
     pub top: f64,
     pub right: f64,
@@ -20,7 +20,7 @@ pub struct Panel {
 }
 
 impl Panel {
-    pub fn new(left: f64, top: f64, width: f64, height: f64) -> Panel {
+    pub(super) fn new(left: f64, top: f64, width: f64, height: f64) -> Panel {
         Panel {
             left,
             top,
@@ -29,7 +29,7 @@ impl Panel {
         }
     }
 
-    pub fn title(&self, svg: &mut Svg, title: &str) {
+    pub(super) fn title(&self, svg: &mut Svg, title: &str) {
         svg.text(
             (self.left, self.top - 16.0),
             14.0,
@@ -40,7 +40,7 @@ impl Panel {
     }
 
     /// What stands where there is nothing to draw.
-    pub fn nothing(&self, svg: &mut Svg, why: &str) {
+    pub(super) fn nothing(&self, svg: &mut Svg, why: &str) {
         let middle = (
             (self.left + self.right) / 2.0,
             (self.top + self.bottom) / 2.0,
@@ -49,7 +49,7 @@ impl Panel {
     }
 
     /// A horizontal axis at the panel's lower edge, between two pixels.
-    pub fn x_axis(&self, svg: &mut Svg, axis: &Scale, name: &str) {
+    pub(super) fn x_axis(&self, svg: &mut Svg, axis: &Scale, name: &str) {
         let (from, to) = axis.range;
         svg.line(
             &[(from, self.bottom), (to, self.bottom)],
@@ -79,7 +79,7 @@ impl Panel {
     }
 
     /// A vertical axis at the panel's left edge, with lines across to `right`.
-    pub fn y_axis(&self, svg: &mut Svg, axis: &Scale, right: f64, name: &str) {
+    pub(super) fn y_axis(&self, svg: &mut Svg, axis: &Scale, right: f64, name: &str) {
         for tick in axis.ticks(5) {
             let y = axis.at(tick);
             svg.line(&[(self.left, y), (right, y)], Stroke::solid(LINE, 1.0));

@@ -7,7 +7,7 @@ use crate::defense::{PathOutcome, Reading, Segment, TrajectoryPoint};
 use crate::run::report::role::Role;
 
 /// One path of the decision map, as the panels show it.
-pub struct TracedPath<'a> {
+pub(super) struct TracedPath<'a> {
     pub name: String,
     /// The consensus, or the only restart.
     pub principal: bool,
@@ -20,7 +20,7 @@ pub struct TracedPath<'a> {
 
 impl TracedPath<'_> {
     /// How its lines are drawn.
-    pub fn stroke(&self) -> Stroke {
+    pub(super) fn stroke(&self) -> Stroke {
         match self.principal {
             true => Stroke::solid(INK, 1.8),
             false => Stroke {
@@ -32,13 +32,13 @@ impl TracedPath<'_> {
 }
 
 /// What a path is called.
-pub fn path_name(path: &PathOutcome) -> String {
+pub(super) fn path_name(path: &PathOutcome) -> String {
     path.seed
         .map_or("consensus".to_owned(), |seed| format!("seed {seed}"))
 }
 
 /// A role's color; after Okabe and Ito 2008, so that color-blind readers can tell them apart.
-pub fn color(role: Role) -> &'static str {
+pub(super) fn color(role: Role) -> &'static str {
     match role {
         Role::True => "#009e73",
         Role::Input => "#d55e00",
@@ -48,13 +48,13 @@ pub fn color(role: Role) -> &'static str {
 }
 
 /// How strongly a reading is colored: faint where the classifier is unsure.
-pub fn strength(reading: &Reading) -> f64 {
+pub(super) fn strength(reading: &Reading) -> f64 {
     0.35 + 0.65 * reading.confidence()
 }
 
 /// A marked place.
 #[derive(Clone, Copy)]
-pub enum Sign {
+pub(super) enum Sign {
     /// Where a trajectory last crosses from the recovered to the input label.
     Crossing,
     /// The on-boundary image.
@@ -64,7 +64,7 @@ pub enum Sign {
 }
 
 impl Sign {
-    pub fn draw(self, svg: &mut Svg, (x, y): (f64, f64)) {
+    pub(super) fn draw(self, svg: &mut Svg, (x, y): (f64, f64)) {
         let corners: &[(f64, f64)] = match self {
             Sign::Crossing => &[(0.0, -5.0), (5.0, 4.5), (-5.0, 4.5)],
             Sign::Boundary => &[(0.0, -5.5), (5.5, 0.0), (0.0, 5.5), (-5.5, 0.0)],
@@ -78,7 +78,7 @@ impl Sign {
 }
 
 /// Where a reading of a segment between its points lies, by linear interpolation of `value`.
-pub fn at_place(
+pub(super) fn at_place(
     segment: &Segment,
     input: &Reading,
     t: f64,

@@ -9,7 +9,7 @@ use super::svg::{Anchor, Stroke, Svg};
 /// Between curves and strips.
 const GAP: f64 = 14.0;
 
-pub fn draw(svg: &mut Svg, panel: Panel, trace: &Trace<'_>, paths: &[TracedPath<'_>]) {
+pub(super) fn draw(svg: &mut Svg, panel: Panel, trace: &Trace<'_>, paths: &[TracedPath<'_>]) {
     panel.title(svg, "Trajectories: the reconstructions over the iterations");
     let rows = paths.len() as f64;
     let pitch = (140.0 / rows).min(20.0);

@@ -26,7 +26,7 @@ const REDEFINED: [(&str, i64); 1] = [("GroupNormalization", 21)];
 const FOUR_DECIMALS: &str = "test_averagepool_2d_ceil_last_window_starts_on_pad";
 
 /// A test: a model, and one set of inputs and outputs.
-pub struct Case {
+pub(crate) struct Case {
     pub name: String,
     model: Model,
     inputs: Vec<Tensor>,
@@ -34,7 +34,7 @@ pub struct Case {
 }
 
 /// A way to make a classifier of a test. Shown as `input→output`, or `→output` with constants only.
-pub struct Run<'a> {
+pub(crate) struct Run<'a> {
     /// Which input is the image.
     image: Option<&'a Tensor>,
     /// Which output is the logits.
@@ -43,7 +43,7 @@ pub struct Run<'a> {
 
 impl Run<'_> {
     /// Whether the node is computed from the image.
-    pub fn is_computed(&self) -> bool {
+    pub(crate) fn is_computed(&self) -> bool {
         self.image.is_some()
     }
 }
@@ -56,7 +56,7 @@ impl fmt::Display for Run<'_> {
 }
 
 /// A test as a classifier.
-pub struct Wrapped {
+pub(crate) struct Wrapped {
     pub model: Model,
     /// The image.
     pub pixels: Vec<f32>,
@@ -67,7 +67,7 @@ pub struct Wrapped {
 }
 
 /// The tests of a folder: one for each set of numbers in it.
-pub fn read(folder: &Path) -> Vec<Case> {
+pub(crate) fn read(folder: &Path) -> Vec<Case> {
     let bytes = |path: PathBuf| match std::fs::read(&path) {
         Ok(bytes) => Bytes::from(bytes),
         Err(error) => panic!("{}: {error}", path.display()),
@@ -111,18 +111,18 @@ impl Case {
     }
 
     /// The operators of its nodes.
-    pub fn operators(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn operators(&self) -> impl Iterator<Item = &str> {
         self.nodes().iter().map(|node| node.op_type.as_str())
     }
 
     /// Whether these are all standard ones.
-    pub fn is_standard(&self) -> bool {
+    pub(crate) fn is_standard(&self) -> bool {
         (self.nodes().iter()).all(|node| matches!(node.domain.as_str(), "" | "ai.onnx"))
     }
 
     /// Its runs: each float input with each float output that depends on it, and each output of
     /// constants. Pixels are float32, to which float64 numbers are rounded.
-    pub fn runs(&self) -> Vec<Run<'_>> {
+    pub(crate) fn runs(&self) -> Vec<Run<'_>> {
         let float = [DataType::Float, DataType::Float16, DataType::Double];
         let mut runs = Vec::new();
         for image in self.inputs.iter().filter(|x| is(x, &float)) {
@@ -171,7 +171,7 @@ impl Case {
     ///
     /// # Errors
     /// Why there is none.
-    pub fn wrap(&self, run: &Run<'_>) -> Result<Wrapped, String> {
+    pub(crate) fn wrap(&self, run: &Run<'_>) -> Result<Wrapped, String> {
         let expected = numbers(run.logits)?;
         // The image of a run without one is a pixel that changes nothing.
         let pixel = floats("pixel", &[1, 1], vec![1.0]);

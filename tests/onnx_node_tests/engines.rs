@@ -12,7 +12,7 @@ use prost::Message;
 use crate::case::Wrapped;
 
 /// How a run ended.
-pub enum Outcome {
+pub(crate) enum Outcome {
     Passed,
     /// The importer refused it, saying this.
     Refused(String),
@@ -31,7 +31,7 @@ const ROUNDINGS: f64 = 32.0;
 const ONNX_TOLERANCE: (f64, f64) = (1e-3, 1e-7);
 
 /// Runs a test; the file is put at `path`.
-pub fn run(wrapped: &Wrapped, path: &Path) -> Outcome {
+pub(crate) fn run(wrapped: &Wrapped, path: &Path) -> Outcome {
     std::fs::write(path, wrapped.model.encode_to_vec()).unwrap();
     let options = LoadOptions::default();
     let graphs = onnx::import(path, &options)

@@ -7,7 +7,7 @@ use self::Reason::*;
 
 /// Why tests are excluded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
+pub(crate) enum Reason {
     Types,
     Integers,
     Empty,
@@ -22,7 +22,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub fn text(self) -> &'static str {
+    pub(crate) fn text(self) -> &'static str {
         match self {
             Types => "strings, sequences, floats of 8 bits or fewer, integers of fewer than 8",
             Integers => "integers or booleans in place of a picture's floats",
@@ -42,7 +42,7 @@ impl Reason {
 }
 
 /// Runs that are refused.
-pub struct Exclusion {
+pub(crate) struct Exclusion {
     /// Names of the tests; a `*` stands for any text. Function bodies (`_expanded`) are meant only where
     /// it says so.
     pub tests: &'static [&'static str],
@@ -71,7 +71,7 @@ const ALL: &[&str] = &["*"];
 const NOT_CONSTANT: &[&str] = &["only a constant is supported"];
 const EXTRA_OUTPUT: &[&str] = &["of its outputs is supported"];
 
-pub const EXCLUSIONS: &[Exclusion] = &[
+pub(crate) const EXCLUSIONS: &[Exclusion] = &[
     exclude(
         Types,
         &[
@@ -321,13 +321,13 @@ pub const EXCLUSIONS: &[Exclusion] = &[
 
 impl Exclusion {
     /// Whether it names a run of a test.
-    pub fn names(&self, test: &str, run: &str) -> bool {
+    pub(crate) fn names(&self, test: &str, run: &str) -> bool {
         self.tests.iter().any(|pattern| is_test(pattern, test))
             && self.runs.iter().any(|pattern| matches(pattern, run))
     }
 
     /// The patterns that do so.
-    pub fn patterns(&self, test: &str, run: &str) -> impl Iterator<Item = &'static str> {
+    pub(crate) fn patterns(&self, test: &str, run: &str) -> impl Iterator<Item = &'static str> {
         let tests = self
             .tests
             .iter()

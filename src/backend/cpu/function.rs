@@ -157,7 +157,7 @@ fn each<V: F32x16>(x: V, f: impl Fn(f64) -> f64) -> V {
 
 /// The function at `x`.
 #[inline(always)]
-pub fn value<V: F32x16>(function: Function, x: V) -> V {
+pub(crate) fn value<V: F32x16>(function: Function, x: V) -> V {
     let (zero, one) = (V::splat(0.0), V::splat(1.0));
     match function {
         Function::Relu => x.max(zero),
@@ -202,7 +202,7 @@ fn between<V: F32x16>(x: V, low: f32, high: f32, g: V) -> V {
 /// The derivative by the argument, from the function's value `y`, times `g`; for functions that
 /// [`Function::derivative_from_value`] admits.
 #[inline(always)]
-pub fn gradient_from_value<V: F32x16>(function: Function, y: V, g: V) -> V {
+pub(crate) fn gradient_from_value<V: F32x16>(function: Function, y: V, g: V) -> V {
     let (zero, one) = (V::splat(0.0), V::splat(1.0));
     match function {
         Function::Relu => y.select_positive(g, zero),
@@ -218,7 +218,7 @@ pub fn gradient_from_value<V: F32x16>(function: Function, y: V, g: V) -> V {
 
 /// The derivative at the argument `x`, times `g`.
 #[inline(always)]
-pub fn gradient<V: F32x16>(function: Function, x: V, g: V) -> V {
+pub(crate) fn gradient<V: F32x16>(function: Function, x: V, g: V) -> V {
     let (zero, half, one) = (V::splat(0.0), V::splat(0.5), V::splat(1.0));
     match function {
         Function::Relu => x.select_positive(g, zero),

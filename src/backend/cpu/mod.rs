@@ -1,11 +1,16 @@
 //! The cpu backend: float32, SIMD and threads. With bfloat16 it rounds what a GPU's tensor cores would, to see
 //! what that changes.
 
+#[doc(hidden)] // for the crate's own tests, benchmarks and binary
 pub mod blocked;
+#[doc(hidden)] // for the crate's own tests, benchmarks and binary
 pub mod classifier;
+#[doc(hidden)] // for the crate's own tests, benchmarks and binary
 pub mod dip;
-pub mod function;
+pub(crate) mod function;
+#[doc(hidden)] // for the crate's own tests, benchmarks and binary
 pub mod peak;
+#[doc(hidden)] // for the crate's own tests, benchmarks and binary
 pub mod simd;
 
 use self::classifier::CpuClassifier;

@@ -300,19 +300,19 @@ mod x86 {
     /// # Safety
     /// The processor has AVX-512F and FMA.
     #[target_feature(enable = "avx512f,avx2,fma")]
-    pub unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
+    pub(super) unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
         kernel.run::<Avx512>()
     }
 
     /// # Safety
     /// The processor has AVX2 and FMA.
     #[target_feature(enable = "avx2,fma")]
-    pub unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
+    pub(super) unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
         kernel.run::<Avx2>()
     }
 
     #[derive(Clone, Copy)]
-    pub struct Avx512(__m512);
+    pub(super) struct Avx512(__m512);
 
     // SAFETY: created only inside `run_avx512` (see the module).
     unsafe impl F32x16 for Avx512 {
@@ -387,7 +387,7 @@ mod x86 {
     }
 
     #[derive(Clone, Copy)]
-    pub struct Avx2(__m256, __m256);
+    pub(super) struct Avx2(__m256, __m256);
 
     impl Avx2 {
         #[inline(always)]
@@ -492,7 +492,7 @@ mod tests {
     use super::*;
 
     /// Every operation of the vector type against the scalar one, lane by lane.
-    pub struct All;
+    pub(super) struct All;
 
     impl Kernel for All {
         type Output = ();

@@ -8,7 +8,7 @@ mod stitch;
 mod tests;
 mod tiles;
 
-pub use self::buffer::DeviceImages;
+pub(crate) use self::buffer::DeviceImages;
 use super::backend::CudaBackend;
 use super::kernels::images as kernels;
 use crate::backend::images::{elements, no_memory, whole_images};

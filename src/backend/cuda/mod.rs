@@ -9,12 +9,14 @@
 //! - [`model`] says what a chip needs for it at least.
 
 mod backend;
-pub mod classifier;
+pub(crate) mod classifier;
+#[doc(hidden)] // for the crate's own tests, benchmarks and binary
 pub mod dip;
+#[doc(hidden)] // for the crate's own tests, benchmarks and binary
 pub mod driver;
-pub mod images;
-pub mod kernels;
-pub mod model;
+pub(crate) mod images;
+pub(crate) mod kernels;
+pub(crate) mod model;
 
 pub use self::backend::CudaBackend;
 use self::classifier::CudaClassifier;

@@ -11,7 +11,7 @@ const ON_CHIP_BYTES: f64 = 128.0;
 
 /// A chip's published rates, at its boost clock and without sparsity.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
-pub struct Chip {
+pub(crate) struct Chip {
     /// The name on the command line.
     pub name: &'static str,
     /// What it is in full.
@@ -35,7 +35,7 @@ impl Chip {
     /// Those that the model knows. Shared memory is that of the compute capability (CUDA C++ Programming
     /// Guide, technical specifications: 8.0, 8.9 and 9.0); the link is sixteen lanes of the PCIe generation
     /// that the same documents name, 4 or, the H100's, 5.
-    pub const ALL: [Chip; 4] = [
+    pub(crate) const ALL: [Chip; 4] = [
         // "NVIDIA H100 Tensor Core GPU Architecture" (whitepaper) and "NVIDIA H100 Tensor Core GPU
         // Datasheet". The matrix units' rate is for 1.83 GHz.
         Chip {
@@ -89,17 +89,17 @@ impl Chip {
     ];
 
     /// The chip of that name.
-    pub fn named(name: &str) -> Option<&'static Chip> {
+    pub(crate) fn named(name: &str) -> Option<&'static Chip> {
         Chip::ALL.iter().find(|chip| chip.name == name)
     }
 
     /// GB/s that all multiprocessors' shared memories and first-level caches move.
-    pub fn on_chip_bandwidth(&self) -> f64 {
+    pub(crate) fn on_chip_bandwidth(&self) -> f64 {
         ON_CHIP_BYTES * f64::from(self.multiprocessors) * self.boost_clock
     }
 
     /// The least time for what a kernel does.
-    pub fn floor(&self, demand: &Demand) -> Floor {
+    pub(crate) fn floor(&self, demand: &Demand) -> Floor {
         Floor {
             memory: demand.bytes / (1e9 * self.memory_bandwidth),
             on_chip: demand.on_chip_bytes / (1e9 * self.on_chip_bandwidth()),
@@ -111,7 +111,7 @@ impl Chip {
 
 /// What a kernel does, over all its launches of an iteration; part of them where a launch does several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
-pub struct Demand {
+pub(crate) struct Demand {
     pub launches: f64,
     /// Of the device's memory: every input read once, every output written once.
     pub bytes: f64,
@@ -125,7 +125,7 @@ pub struct Demand {
 
 /// Seconds that each of a chip's parts is busy at least.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
-pub struct Floor {
+pub(crate) struct Floor {
     pub memory: f64,
     pub on_chip: f64,
     pub arithmetic: f64,
@@ -135,7 +135,7 @@ pub struct Floor {
 /// The part of a chip that is busy longest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Bound {
+pub(crate) enum Bound {
     /// The device's memory.
     Memory,
     /// Shared memory and first-level caches.
@@ -148,7 +148,7 @@ pub enum Bound {
 
 impl Bound {
     /// As tables have it.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Bound::Memory => "memory",
             Bound::OnChip => "on-chip",
@@ -169,13 +169,13 @@ impl Floor {
     }
 
     /// The parts work side by side: the longest time.
-    pub fn seconds(&self) -> f64 {
+    pub(crate) fn seconds(&self) -> f64 {
         let longest = self.bounds().into_iter().map(|(_, seconds)| seconds);
         longest.fold(0.0, f64::max)
     }
 
     /// Which part takes that time, the first of them where several do.
-    pub fn bound(&self) -> Bound {
+    pub(crate) fn bound(&self) -> Bound {
         let longest = self.seconds();
         let mut bounds = self.bounds().into_iter();
         bounds
@@ -185,7 +185,7 @@ impl Floor {
 }
 
 #[cfg(feature = "emulator")]
-pub use self::counted::{Iteration, demands, iterations};
+pub(crate) use self::counted::{Iteration, demands, iterations};
 
 #[cfg(feature = "emulator")]
 mod counted;

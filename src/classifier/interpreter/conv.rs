@@ -65,7 +65,7 @@ fn rows(
 }
 
 /// `convolution + bias + residual`.
-pub fn forward(conv: &Conv, inputs: &[Operand<'_>], dims: &[usize]) -> Vec<f64> {
+pub(super) fn forward(conv: &Conv, inputs: &[Operand<'_>], dims: &[usize]) -> Vec<f64> {
     let (x, weight, bias) = (inputs[0], inputs[1], inputs[2].data);
     let plane = dims[2] * dims[3];
     let mut output: Vec<f64> = (0..dims.iter().product())
@@ -94,7 +94,12 @@ pub fn forward(conv: &Conv, inputs: &[Operand<'_>], dims: &[usize]) -> Vec<f64> 
 }
 
 /// The gradient by the picture.
-pub fn backward(conv: &Conv, inputs: &[Operand<'_>], dims: &[usize], gradient: &[f64]) -> Vec<f64> {
+pub(super) fn backward(
+    conv: &Conv,
+    inputs: &[Operand<'_>],
+    dims: &[usize],
+    gradient: &[f64],
+) -> Vec<f64> {
     let (x, weight) = (inputs[0], inputs[1]);
     let mut by_picture = vec![0.0; x.data.len()];
     let stride = conv.window.strides[1];

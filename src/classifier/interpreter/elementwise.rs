@@ -4,13 +4,13 @@ use super::operand::Operand;
 use crate::classifier::{Binary, layout};
 
 /// `x·scale + shift` by channel.
-pub fn scale_shift(inputs: &[Operand<'_>]) -> Vec<f64> {
+pub(super) fn scale_shift(inputs: &[Operand<'_>]) -> Vec<f64> {
     let (scale, shift) = (inputs[1].data, inputs[2].data);
     by_channel(inputs[0], |x, channel| x * scale[channel] + shift[channel])
 }
 
 /// The gradient by `x`.
-pub fn scale_shift_backward(inputs: &[Operand<'_>], gradient: &[f64]) -> Vec<f64> {
+pub(super) fn scale_shift_backward(inputs: &[Operand<'_>], gradient: &[f64]) -> Vec<f64> {
     let gradient = Operand {
         dims: inputs[0].dims,
         data: gradient,
@@ -27,7 +27,7 @@ fn by_channel(x: Operand<'_>, f: impl Fn(f64, usize) -> f64) -> Vec<f64> {
         .collect()
 }
 
-pub fn binary(op: Binary, a: Operand<'_>, b: Operand<'_>, dims: &[usize]) -> Vec<f64> {
+pub(super) fn binary(op: Binary, a: Operand<'_>, b: Operand<'_>, dims: &[usize]) -> Vec<f64> {
     let sources = layout::broadcast(a.dims, dims)
         .into_iter()
         .zip(layout::broadcast(b.dims, dims));
@@ -49,7 +49,7 @@ pub fn binary(op: Binary, a: Operand<'_>, b: Operand<'_>, dims: &[usize]) -> Vec
 
 /// Equal operands of a minimum or maximum share its gradient, as in PyTorch. A power's gradient by
 /// its exponent is 0 where the base is not positive.
-pub fn binary_backward(
+pub(super) fn binary_backward(
     op: Binary,
     a: Operand<'_>,
     b: Operand<'_>,

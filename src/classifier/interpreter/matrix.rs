@@ -4,7 +4,7 @@ use super::operand::Operand;
 use crate::classifier::layout;
 
 /// `x·weightᵀ + bias + residual` on the last axis.
-pub fn gemm(inputs: &[Operand<'_>]) -> Vec<f64> {
+pub(super) fn gemm(inputs: &[Operand<'_>]) -> Vec<f64> {
     let (x, weight, bias) = (inputs[0], inputs[1], inputs[2].data);
     let n = weight.dims[1];
     let mut output = Vec::new();
@@ -24,7 +24,7 @@ pub fn gemm(inputs: &[Operand<'_>]) -> Vec<f64> {
 }
 
 /// The gradient by `x`.
-pub fn gemm_backward(inputs: &[Operand<'_>], gradient: &[f64]) -> Vec<f64> {
+pub(super) fn gemm_backward(inputs: &[Operand<'_>], gradient: &[f64]) -> Vec<f64> {
     let (x, weight) = (inputs[0], inputs[1]);
     let (outputs, n) = (weight.dims[0], weight.dims[1]);
     let mut by_x = vec![0.0; x.data.len()];
@@ -60,7 +60,7 @@ fn products(a: &[usize], b: &[usize], y: &[usize], mut f: impl FnMut(usize, usiz
     }
 }
 
-pub fn matmul(a: Operand<'_>, b: Operand<'_>, dims: &[usize]) -> Vec<f64> {
+pub(super) fn matmul(a: Operand<'_>, b: Operand<'_>, dims: &[usize]) -> Vec<f64> {
     let mut output = vec![0.0; dims.iter().product()];
     products(a.dims, b.dims, dims, |i, j, to| {
         output[to] += a.data[i] * b.data[j];
@@ -68,7 +68,7 @@ pub fn matmul(a: Operand<'_>, b: Operand<'_>, dims: &[usize]) -> Vec<f64> {
     output
 }
 
-pub fn matmul_backward(
+pub(super) fn matmul_backward(
     a: Operand<'_>,
     b: Operand<'_>,
     dims: &[usize],

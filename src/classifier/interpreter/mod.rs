@@ -8,13 +8,13 @@ mod operand;
 mod pool;
 mod reduce;
 
-pub use self::operand::Operand;
+pub(crate) use self::operand::Operand;
 
 use super::graph::{Op, PadMode};
 use super::layout::{self, PADDING};
 
 /// The operation's output, of shape `dims`.
-pub fn forward(op: &Op, inputs: &[Operand<'_>], dims: &[usize]) -> Vec<f64> {
+pub(crate) fn forward(op: &Op, inputs: &[Operand<'_>], dims: &[usize]) -> Vec<f64> {
     let mut output = linear_part(op, inputs, dims);
     if let Some(function) = op.activation() {
         for x in &mut output {
@@ -63,7 +63,7 @@ fn linear_part(op: &Op, inputs: &[Operand<'_>], dims: &[usize]) -> Vec<f64> {
 }
 
 /// The gradient by each input, given that by the output; `None` by what is always constant.
-pub fn backward(
+pub(crate) fn backward(
     op: &Op,
     inputs: &[Operand<'_>],
     output: Operand<'_>,

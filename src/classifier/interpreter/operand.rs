@@ -2,7 +2,7 @@
 
 /// A tensor: shape and elements, row-major.
 #[derive(Clone, Copy, Debug)]
-pub struct Operand<'a> {
+pub(crate) struct Operand<'a> {
     pub dims: &'a [usize],
     pub data: &'a [f64],
 }

@@ -53,7 +53,7 @@ fn largest(x: &[f64], cells: &[usize]) -> Option<usize> {
         .reduce(|best, cell| if x[cell] > x[best] { cell } else { best })
 }
 
-pub fn max(pool: &Pool, x: Operand<'_>, dims: &[usize]) -> Vec<f64> {
+pub(super) fn max(pool: &Pool, x: Operand<'_>, dims: &[usize]) -> Vec<f64> {
     let mut output = vec![f64::NEG_INFINITY; dims.iter().product()];
     windows(pool, x.dims, dims, |to, cells, _| {
         if let Some(cell) = largest(x.data, cells) {
@@ -63,7 +63,12 @@ pub fn max(pool: &Pool, x: Operand<'_>, dims: &[usize]) -> Vec<f64> {
     output
 }
 
-pub fn max_backward(pool: &Pool, x: Operand<'_>, dims: &[usize], gradient: &[f64]) -> Vec<f64> {
+pub(super) fn max_backward(
+    pool: &Pool,
+    x: Operand<'_>,
+    dims: &[usize],
+    gradient: &[f64],
+) -> Vec<f64> {
     let mut by_picture = vec![0.0; x.data.len()];
     windows(pool, x.dims, dims, |to, cells, _| {
         if let Some(cell) = largest(x.data, cells) {
@@ -73,7 +78,7 @@ pub fn max_backward(pool: &Pool, x: Operand<'_>, dims: &[usize], gradient: &[f64
     by_picture
 }
 
-pub fn average(pool: &Pool, x: Operand<'_>, dims: &[usize]) -> Vec<f64> {
+pub(super) fn average(pool: &Pool, x: Operand<'_>, dims: &[usize]) -> Vec<f64> {
     let mut output = vec![0.0; dims.iter().product()];
     windows(pool, x.dims, dims, |to, cells, divisor| {
         let sum: f64 = cells.iter().map(|&cell| x.data[cell]).sum();
@@ -82,7 +87,12 @@ pub fn average(pool: &Pool, x: Operand<'_>, dims: &[usize]) -> Vec<f64> {
     output
 }
 
-pub fn average_backward(pool: &Pool, x: Operand<'_>, dims: &[usize], gradient: &[f64]) -> Vec<f64> {
+pub(super) fn average_backward(
+    pool: &Pool,
+    x: Operand<'_>,
+    dims: &[usize],
+    gradient: &[f64],
+) -> Vec<f64> {
     let mut by_picture = vec![0.0; x.data.len()];
     windows(pool, x.dims, dims, |to, cells, divisor| {
         for &cell in cells {

@@ -3,7 +3,7 @@
 use super::operand::Operand;
 use crate::classifier::{Reduction, layout};
 
-pub fn reduce(kind: Reduction, axes: &[usize], x: Operand<'_>, dims: &[usize]) -> Vec<f64> {
+pub(super) fn reduce(kind: Reduction, axes: &[usize], x: Operand<'_>, dims: &[usize]) -> Vec<f64> {
     let start = match kind {
         Reduction::Max => f64::NEG_INFINITY,
         _ => 0.0,
@@ -26,7 +26,7 @@ pub fn reduce(kind: Reduction, axes: &[usize], x: Operand<'_>, dims: &[usize]) -
 }
 
 /// Equal maxima share the gradient; that of a norm of zeros is 0, as in PyTorch.
-pub fn reduce_backward(
+pub(super) fn reduce_backward(
     kind: Reduction,
     axes: &[usize],
     x: Operand<'_>,
@@ -71,13 +71,18 @@ fn row(axis: usize, dims: &[usize]) -> usize {
     dims[axis..].iter().product::<usize>().max(1)
 }
 
-pub fn normalize(axis: usize, epsilon: f32, x: Operand<'_>) -> Vec<f64> {
+pub(super) fn normalize(axis: usize, epsilon: f32, x: Operand<'_>) -> Vec<f64> {
     let rows = x.data.chunks_exact(row(axis, x.dims));
     rows.flat_map(|row| standard(epsilon, row).0).collect()
 }
 
 /// `(g − mean(g) − y·mean(g·y)) / deviation`, where `y` is the output.
-pub fn normalize_backward(axis: usize, epsilon: f32, x: Operand<'_>, gradient: &[f64]) -> Vec<f64> {
+pub(super) fn normalize_backward(
+    axis: usize,
+    epsilon: f32,
+    x: Operand<'_>,
+    gradient: &[f64],
+) -> Vec<f64> {
     let length = row(axis, x.dims);
     let rows = x.data.chunks_exact(length);
     rows.zip(gradient.chunks_exact(length))
@@ -92,7 +97,7 @@ pub fn normalize_backward(axis: usize, epsilon: f32, x: Operand<'_>, gradient: &
 }
 
 /// `x − ln Σ eˣ` along an axis.
-pub fn log_softmax(axis: usize, x: Operand<'_>) -> Vec<f64> {
+pub(super) fn log_softmax(axis: usize, x: Operand<'_>) -> Vec<f64> {
     let groups = layout::reduced(x.dims, &[axis]);
     let length = x.dims[axis].max(1);
     let mut maxima = vec![f64::NEG_INFINITY; x.data.len() / length];
@@ -109,7 +114,7 @@ pub fn log_softmax(axis: usize, x: Operand<'_>) -> Vec<f64> {
         .collect()
 }
 
-pub fn softmax(axis: usize, x: Operand<'_>) -> Vec<f64> {
+pub(super) fn softmax(axis: usize, x: Operand<'_>) -> Vec<f64> {
     log_softmax(axis, x).into_iter().map(f64::exp).collect()
 }
 
@@ -123,7 +128,7 @@ fn sums(axis: usize, dims: &[usize], terms: impl Iterator<Item = f64>) -> Vec<f6
     groups.into_iter().map(|group| sums[group]).collect()
 }
 
-pub fn softmax_backward(axis: usize, output: Operand<'_>, gradient: &[f64]) -> Vec<f64> {
+pub(super) fn softmax_backward(axis: usize, output: Operand<'_>, gradient: &[f64]) -> Vec<f64> {
     let y = output.data;
     let inner = sums(
         axis,
@@ -135,7 +140,7 @@ pub fn softmax_backward(axis: usize, output: Operand<'_>, gradient: &[f64]) -> V
         .collect()
 }
 
-pub fn log_softmax_backward(axis: usize, output: Operand<'_>, gradient: &[f64]) -> Vec<f64> {
+pub(super) fn log_softmax_backward(axis: usize, output: Operand<'_>, gradient: &[f64]) -> Vec<f64> {
     let y = output.data;
     let total = sums(axis, output.dims, gradient.iter().copied());
     (0..y.len())

@@ -187,7 +187,7 @@ impl Builder {
 }
 
 /// Refuses a tensor that is too large for one image.
-pub fn check_size(dims: &[usize]) -> Result<(), String> {
+pub(super) fn check_size(dims: &[usize]) -> Result<(), String> {
     match Constant::elements(dims)? {
         n if n > MAX_ELEMENTS => Err(format!(
             "shape {dims:?} takes too much memory for one image"
@@ -237,7 +237,7 @@ pub struct Call<'a> {
 }
 
 /// What a node gives, in order, or why it cannot be run.
-pub type Outputs = Result<Vec<Item>, String>;
+pub(super) type Outputs = Result<Vec<Item>, String>;
 
 impl<'a> Call<'a> {
     /// A node with its inputs, `None` where an optional one is left out.
@@ -437,7 +437,7 @@ impl<'a> Call<'a> {
 }
 
 /// An axis, counted from the end where negative.
-pub fn axis(axis: i64, rank: usize) -> Result<usize, String> {
+pub(super) fn axis(axis: i64, rank: usize) -> Result<usize, String> {
     let from_start = if axis < 0 { axis + rank as i64 } else { axis };
     usize::try_from(from_start)
         .ok()
@@ -446,7 +446,7 @@ pub fn axis(axis: i64, rank: usize) -> Result<usize, String> {
 }
 
 /// Distinct axes, ascending.
-pub fn axes(list: &[i64], rank: usize) -> Result<Vec<usize>, String> {
+pub(super) fn axes(list: &[i64], rank: usize) -> Result<Vec<usize>, String> {
     let mut found = (list.iter())
         .map(|&a| axis(a, rank))
         .collect::<Result<Vec<_>, _>>()?;
@@ -459,7 +459,7 @@ pub fn axes(list: &[i64], rank: usize) -> Result<Vec<usize>, String> {
 }
 
 /// A size, far from overflow.
-pub fn size(value: i64) -> Result<usize, String> {
+pub(super) fn size(value: i64) -> Result<usize, String> {
     usize::try_from(value)
         .ok()
         .filter(|&size| size <= 1 << 31)

@@ -157,7 +157,7 @@ impl Call<'_> {
 }
 
 /// The shape of a reduction.
-pub fn reduced(dims: &[usize], axes: &[usize], keep: bool) -> Vec<usize> {
+pub(super) fn reduced(dims: &[usize], axes: &[usize], keep: bool) -> Vec<usize> {
     (0..dims.len())
         .filter(|axis| keep || !axes.contains(axis))
         .map(|axis| if axes.contains(&axis) { 1 } else { dims[axis] })

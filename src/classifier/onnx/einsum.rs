@@ -184,7 +184,7 @@ fn shown(label: Label) -> String {
     }
 }
 
-pub fn einsum(call: &mut Call<'_>) -> Outputs {
+pub(super) fn einsum(call: &mut Call<'_>) -> Outputs {
     let equation = call.string("equation", "")?;
     let equation: String = equation.chars().filter(|c| !c.is_whitespace()).collect();
     let (left, right) = match equation.split_once("->") {

@@ -8,7 +8,7 @@ use crate::classifier::function::Function;
 use crate::classifier::graph::{Binary, Op, Reduction};
 
 /// Operators of one input that are a [`Function`].
-pub fn map(call: &mut Call<'_>) -> Outputs {
+pub(super) fn map(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let function = match call.node.op_type.as_str() {
         "Relu" => Function::Relu,
@@ -62,7 +62,7 @@ pub fn map(call: &mut Call<'_>) -> Outputs {
 }
 
 /// Elu of `x/alpha`, times `alpha`.
-pub fn celu(call: &mut Call<'_>) -> Outputs {
+pub(super) fn celu(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let alpha = call.float("alpha", 1.0)?;
     if !(alpha > 0.0 && alpha.is_finite()) {
@@ -74,14 +74,14 @@ pub fn celu(call: &mut Call<'_>) -> Outputs {
 }
 
 /// `x/(1 + |x|)`.
-pub fn softsign(call: &mut Call<'_>) -> Outputs {
+pub(super) fn softsign(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let size = call.map(Function::Abs, &x)?;
     let above = call.with_number(Binary::Add, &size, 1.0)?;
     Ok(vec![call.binary(Binary::Div, &x, &above)?])
 }
 
-pub fn prelu(call: &mut Call<'_>) -> Outputs {
+pub(super) fn prelu(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let (dims, slope) = call.floats(1)?;
     if fold::broadcast(x.dims(), &dims)? != x.dims() {
@@ -103,7 +103,7 @@ pub fn prelu(call: &mut Call<'_>) -> Outputs {
     Ok(vec![call.binary(Binary::Add, &positive, &sloped)?])
 }
 
-pub fn clip(call: &mut Call<'_>) -> Outputs {
+pub(super) fn clip(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     // Before opset 11 the bounds were attributes, and some exporters still write them.
     let low = call.float("min", f32::NEG_INFINITY)?;
@@ -117,7 +117,7 @@ pub fn clip(call: &mut Call<'_>) -> Outputs {
 }
 
 /// Operators of two or more inputs that are a [`Binary`].
-pub fn binary(call: &mut Call<'_>) -> Outputs {
+pub(super) fn binary(call: &mut Call<'_>) -> Outputs {
     let binary = match call.node.op_type.as_str() {
         "Add" | "Sum" | "Mean" => Binary::Add,
         "Sub" => Binary::Sub,
@@ -147,7 +147,7 @@ pub fn binary(call: &mut Call<'_>) -> Outputs {
     Ok(vec![result])
 }
 
-pub fn reduce(call: &mut Call<'_>) -> Outputs {
+pub(super) fn reduce(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let keep = call.int("keepdims", 1)? != 0;
     let list = call.list("axes", 1)?.unwrap_or_default();
@@ -217,7 +217,7 @@ fn negated(call: &mut Call<'_>, x: &Item) -> Result<Item, String> {
 }
 
 /// A product with the triangular matrix of the elements that each sum takes.
-pub fn cumulative_sum(call: &mut Call<'_>) -> Outputs {
+pub(super) fn cumulative_sum(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let Some([axis_input]) = call
         .integers(1)?

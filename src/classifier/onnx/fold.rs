@@ -13,7 +13,7 @@ use crate::classifier::layout::{self, PADDING};
 ///
 /// # Errors
 /// They do not broadcast.
-pub fn broadcast(a: &[usize], b: &[usize]) -> Result<Vec<usize>, String> {
+pub(super) fn broadcast(a: &[usize], b: &[usize]) -> Result<Vec<usize>, String> {
     let rank = a.len().max(b.len());
     let at = |dims: &[usize], axis: usize| match (axis + dims.len()).checked_sub(rank) {
         Some(axis) => dims[axis],
@@ -32,7 +32,7 @@ pub fn broadcast(a: &[usize], b: &[usize]) -> Result<Vec<usize>, String> {
 ///
 /// # Errors
 /// The operation is none on integers or booleans, or the arithmetic overflows.
-pub fn apply(op: &Op, inputs: &[&Constant], dims: &[usize]) -> Result<Constant, String> {
+pub(super) fn apply(op: &Op, inputs: &[&Constant], dims: &[usize]) -> Result<Constant, String> {
     let x = inputs[0];
     let kinds: Vec<&str> = inputs.iter().map(|input| input.data.kind()).collect();
     if kinds.iter().any(|kind| *kind != kinds[0]) {
@@ -185,7 +185,7 @@ fn reduce_integers(
 
 /// Operations that exist on constants only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Test {
+pub(super) enum Test {
     Equal,
     Less,
     LessOrEqual,
@@ -199,7 +199,7 @@ pub enum Test {
 ///
 /// # Errors
 /// The operands' types are not one that it takes, or they do not broadcast.
-pub fn test(test: Test, a: &Constant, b: &Constant) -> Result<Constant, String> {
+pub(super) fn test(test: Test, a: &Constant, b: &Constant) -> Result<Constant, String> {
     fn ordered<T: PartialOrd>(test: Test, a: T, b: T) -> Option<bool> {
         Some(match test {
             Test::Equal => a == b,
@@ -244,7 +244,7 @@ pub fn test(test: Test, a: &Constant, b: &Constant) -> Result<Constant, String> 
 ///
 /// # Errors
 /// The condition is not boolean, `a` and `b` differ in type, or the three do not broadcast to `dims`.
-pub fn choose(
+pub(super) fn choose(
     condition: &Constant,
     a: &Constant,
     b: &Constant,
@@ -276,7 +276,7 @@ pub fn choose(
 ///
 /// # Errors
 /// The operands are not integers, do not broadcast, or a divisor is 0.
-pub fn remainder(a: &Constant, b: &Constant, fmod: bool) -> Result<Constant, String> {
+pub(super) fn remainder(a: &Constant, b: &Constant, fmod: bool) -> Result<Constant, String> {
     let (Data::Int(x), Data::Int(y)) = (&a.data, &b.data) else {
         return Err("only integer inputs are supported".into());
     };

@@ -118,7 +118,7 @@ fn window(
     Ok((window, output))
 }
 
-pub fn conv(call: &mut Call<'_>) -> Outputs {
+pub(super) fn conv(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let [images, channels, height, width] = picture(x.dims())?;
     let signal = x.dims().len() == 3;
@@ -176,7 +176,7 @@ fn transposed(data: &[f32], rows: usize, columns: usize) -> Arc<[f32]> {
         .collect()
 }
 
-pub fn gemm(call: &mut Call<'_>) -> Outputs {
+pub(super) fn gemm(call: &mut Call<'_>) -> Outputs {
     let alpha = call.float("alpha", 1.0)?;
     let beta = call.float("beta", 1.0)?;
     let mut x = call.input(0)?;
@@ -235,7 +235,7 @@ pub fn gemm(call: &mut Call<'_>) -> Outputs {
     }
 }
 
-pub fn matmul(call: &mut Call<'_>) -> Outputs {
+pub(super) fn matmul(call: &mut Call<'_>) -> Outputs {
     let (a, b) = (call.input(0)?, call.input(1)?);
     let fits = |a: &[usize], b: &[usize]| match (a, b) {
         ([.., k], [n]) | ([.., k], [.., n, _]) => k == n && *k > 0,
@@ -286,7 +286,7 @@ pub fn matmul(call: &mut Call<'_>) -> Outputs {
 }
 
 /// MaxPool and AveragePool.
-pub fn pool(call: &mut Call<'_>) -> Outputs {
+pub(super) fn pool(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let [images, channels, height, width] = picture(x.dims())?;
     let signal = x.dims().len() == 3;
@@ -313,7 +313,7 @@ pub fn pool(call: &mut Call<'_>) -> Outputs {
 }
 
 /// GlobalAveragePool, GlobalMaxPool and GlobalLpPool.
-pub fn global_pool(call: &mut Call<'_>) -> Outputs {
+pub(super) fn global_pool(call: &mut Call<'_>) -> Outputs {
     let mut x = call.input(0)?;
     let rank = x.dims().len();
     if rank < 3 {
@@ -336,7 +336,7 @@ pub fn global_pool(call: &mut Call<'_>) -> Outputs {
 }
 
 /// Softmax and LogSoftmax.
-pub fn softmax(call: &mut Call<'_>) -> Outputs {
+pub(super) fn softmax(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let log = call.node.op_type == "LogSoftmax";
     let op = |axis| match log {

@@ -5,11 +5,11 @@ use super::tensor::{Constant, Data};
 use crate::classifier::graph::{Op, PadMode};
 
 /// Identity, and Dropout as it is in inference.
-pub fn identity(call: &mut Call<'_>) -> Outputs {
+pub(super) fn identity(call: &mut Call<'_>) -> Outputs {
     Ok(vec![call.input(0)?])
 }
 
-pub fn dropout(call: &mut Call<'_>) -> Outputs {
+pub(super) fn dropout(call: &mut Call<'_>) -> Outputs {
     call.ignore("ratio");
     call.ignore("seed");
     if let Some(constant) = call.optional_constant(2)?
@@ -20,7 +20,7 @@ pub fn dropout(call: &mut Call<'_>) -> Outputs {
     identity(call)
 }
 
-pub fn flatten(call: &mut Call<'_>) -> Outputs {
+pub(super) fn flatten(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let rank = x.dims().len();
     let at = match call.int("axis", 1)? {
@@ -32,7 +32,7 @@ pub fn flatten(call: &mut Call<'_>) -> Outputs {
     Ok(vec![call.reshape(x, dims)?])
 }
 
-pub fn reshape(call: &mut Call<'_>) -> Outputs {
+pub(super) fn reshape(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let target = call.integers(1)?.ok_or("its shape is missing")?;
     let keep_zero = call.int("allowzero", 0)? != 0;
@@ -59,7 +59,7 @@ pub fn reshape(call: &mut Call<'_>) -> Outputs {
     Ok(vec![call.reshape(x, dims)?])
 }
 
-pub fn squeeze(call: &mut Call<'_>) -> Outputs {
+pub(super) fn squeeze(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let rank = x.dims().len();
     let removed = match call.list("axes", 1)? {
@@ -78,7 +78,7 @@ pub fn squeeze(call: &mut Call<'_>) -> Outputs {
     Ok(vec![call.reshape(x, dims)?])
 }
 
-pub fn unsqueeze(call: &mut Call<'_>) -> Outputs {
+pub(super) fn unsqueeze(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let list = call.list("axes", 1)?.ok_or("its axes are missing")?;
     let mut dims = x.dims().to_vec();
@@ -89,7 +89,7 @@ pub fn unsqueeze(call: &mut Call<'_>) -> Outputs {
     Ok(vec![call.reshape(x, dims)?])
 }
 
-pub fn transpose(call: &mut Call<'_>) -> Outputs {
+pub(super) fn transpose(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let rank = x.dims().len();
     let perm: Vec<usize> = match call.ints("perm")? {
@@ -106,7 +106,7 @@ pub fn transpose(call: &mut Call<'_>) -> Outputs {
     call.finish(Op::Transpose { perm }, &[x], dims)
 }
 
-pub fn concat(call: &mut Call<'_>) -> Outputs {
+pub(super) fn concat(call: &mut Call<'_>) -> Outputs {
     let inputs = (0..call.count())
         .map(|i| call.input(i))
         .collect::<Result<Vec<_>, _>>()?;
@@ -129,7 +129,7 @@ pub fn concat(call: &mut Call<'_>) -> Outputs {
     call.finish(Op::Concat { axis }, &inputs, dims)
 }
 
-pub fn slice(call: &mut Call<'_>) -> Outputs {
+pub(super) fn slice(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let rank = x.dims().len();
     let starts = call.integers(1)?.ok_or("its starts are missing")?;
@@ -181,7 +181,7 @@ pub fn slice(call: &mut Call<'_>) -> Outputs {
     call.finish(op, &[x], dims)
 }
 
-pub fn split(call: &mut Call<'_>) -> Outputs {
+pub(super) fn split(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let rank = x.dims().len();
     let axis = axis(call.int("axis", 0)?, rank)?;
@@ -219,7 +219,7 @@ pub fn split(call: &mut Call<'_>) -> Outputs {
     Ok(outputs)
 }
 
-pub fn pad(call: &mut Call<'_>) -> Outputs {
+pub(super) fn pad(call: &mut Call<'_>) -> Outputs {
     let mut x = call.input(0)?;
     let rank = x.dims().len();
     let pads = call.integers(1)?.ok_or("its pads are missing")?;
@@ -279,7 +279,7 @@ pub fn pad(call: &mut Call<'_>) -> Outputs {
     call.finish(Op::Pad { before, mode }, &[x], dims)
 }
 
-pub fn expand(call: &mut Call<'_>) -> Outputs {
+pub(super) fn expand(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let target = call.integers(1)?.ok_or("its shape is missing")?;
     let target = target
@@ -290,7 +290,7 @@ pub fn expand(call: &mut Call<'_>) -> Outputs {
     call.finish(Op::Expand, &[x], dims)
 }
 
-pub fn tile(call: &mut Call<'_>) -> Outputs {
+pub(super) fn tile(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let repeats = call.integers(1)?.ok_or("its repeats are missing")?;
     if repeats.len() != x.dims().len() {
@@ -309,7 +309,7 @@ pub fn tile(call: &mut Call<'_>) -> Outputs {
     Ok(vec![call.reshape(x, dims)?])
 }
 
-pub fn gather(call: &mut Call<'_>) -> Outputs {
+pub(super) fn gather(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let axis = axis(call.int("axis", 0)?, x.dims().len())?;
     let constant = call.constant(1)?;
@@ -358,7 +358,7 @@ fn rearranged(
     Ok(vec![call.reshape(x, dims)?])
 }
 
-pub fn depth_to_space(call: &mut Call<'_>) -> Outputs {
+pub(super) fn depth_to_space(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let (b, [n, c, h, w]) = blocks(call, &x)?;
     if !c.is_multiple_of(b * b) {
@@ -373,7 +373,7 @@ pub fn depth_to_space(call: &mut Call<'_>) -> Outputs {
     rearranged(call, x, apart, &perm, vec![n, each, h * b, w * b])
 }
 
-pub fn space_to_depth(call: &mut Call<'_>) -> Outputs {
+pub(super) fn space_to_depth(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let (b, [n, c, h, w]) = blocks(call, &x)?;
     if !h.is_multiple_of(b) || !w.is_multiple_of(b) {

@@ -25,7 +25,7 @@ fn with(call: &mut Call<'_>, binary: Binary, x: Item, constant: Item) -> Result<
     call.binary(binary, &x, &constant)
 }
 
-pub fn layer(call: &mut Call<'_>) -> Outputs {
+pub(super) fn layer(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let rank = x.dims().len();
     let first = axis(call.int("axis", -1)?, rank)?;
@@ -41,7 +41,7 @@ pub fn layer(call: &mut Call<'_>) -> Outputs {
     Ok(vec![y])
 }
 
-pub fn batch(call: &mut Call<'_>) -> Outputs {
+pub(super) fn batch(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let epsilon = call.float("epsilon", 1e-5)?;
     call.ignore("momentum");
@@ -116,7 +116,7 @@ fn parameter(call: &Call<'_>, index: usize, channels: usize) -> Result<Arc<[f32]
     }
 }
 
-pub fn instance(call: &mut Call<'_>) -> Outputs {
+pub(super) fn instance(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let epsilon = call.float("epsilon", 1e-5)?;
     let rank = x.dims().len();
@@ -139,7 +139,7 @@ fn scaled(call: &mut Call<'_>, y: Item, groups: usize) -> Outputs {
 }
 
 /// GroupNormalization as it was before opset 21: a scale and a shift for each group.
-pub fn group(call: &mut Call<'_>) -> Outputs {
+pub(super) fn group(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let epsilon = call.float("epsilon", 1e-5)?;
     let groups = size(call.int("num_groups", 0)?)?;
@@ -161,7 +161,7 @@ pub fn group(call: &mut Call<'_>) -> Outputs {
 
 /// `x/(bias + alpha/size·sum)^beta` with the sum of squares over `size` neighboring channels: a
 /// convolution of the squares with a banded matrix.
-pub fn local_response(call: &mut Call<'_>) -> Outputs {
+pub(super) fn local_response(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let alpha = call.float("alpha", 1e-4)?;
     let beta = call.float("beta", 0.75)?;
@@ -217,7 +217,7 @@ pub fn local_response(call: &mut Call<'_>) -> Outputs {
 }
 
 /// `x` over its norm along an axis; 0 where that is 0.
-pub fn by_norm(call: &mut Call<'_>) -> Outputs {
+pub(super) fn by_norm(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let axis = axis(call.int("axis", -1)?, x.dims().len())?;
     let norm = match call.int("p", 2)? {

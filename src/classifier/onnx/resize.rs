@@ -144,7 +144,7 @@ impl Resized {
     }
 }
 
-pub fn resize(call: &mut Call<'_>) -> Outputs {
+pub(super) fn resize(call: &mut Call<'_>) -> Outputs {
     let mut x = call.input(0)?;
     let mode = call.string("mode", "nearest")?;
     let rounding = call.string("nearest_mode", "round_prefer_floor")?;

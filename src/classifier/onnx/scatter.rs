@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::builder::{Call, Item, Outputs};
 use super::tensor::{Constant, Data};
 
-pub fn scatter(call: &mut Call<'_>) -> Outputs {
+pub(super) fn scatter(call: &mut Call<'_>) -> Outputs {
     let reduction = call.string("reduction", "none")?;
     if reduction != "none" {
         return Err(format!("reduction {reduction} is not supported"));

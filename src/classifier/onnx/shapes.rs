@@ -13,7 +13,7 @@ fn constant(dims: Vec<usize>, data: Data) -> Outputs {
     Ok(vec![Item::Constant(Constant { dims, data })])
 }
 
-pub fn shape(call: &mut Call<'_>) -> Outputs {
+pub(super) fn shape(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let rank = x.dims().len() as i64;
     let clamp = |at: i64| if at < 0 { at.saturating_add(rank) } else { at }.clamp(0, rank);
@@ -24,12 +24,12 @@ pub fn shape(call: &mut Call<'_>) -> Outputs {
     Ok(vec![Item::Constant(shape)])
 }
 
-pub fn element_count(call: &mut Call<'_>) -> Outputs {
+pub(super) fn element_count(call: &mut Call<'_>) -> Outputs {
     let elements = Constant::elements(call.input(0)?.dims())?;
     constant(vec![], Data::Int([elements as i64].into()))
 }
 
-pub fn constant_of_shape(call: &mut Call<'_>) -> Outputs {
+pub(super) fn constant_of_shape(call: &mut Call<'_>) -> Outputs {
     let target = call.integers(0)?.ok_or("its shape is missing")?;
     let dims = target
         .iter()
@@ -50,7 +50,7 @@ pub fn constant_of_shape(call: &mut Call<'_>) -> Outputs {
 }
 
 /// The Constant operator.
-pub fn literal(call: &mut Call<'_>) -> Outputs {
+pub(super) fn literal(call: &mut Call<'_>) -> Outputs {
     if let Some(tensor) = call.tensor("value")? {
         return Ok(vec![Item::Constant(call.builder.decode(tensor)?)]);
     }
@@ -73,7 +73,7 @@ pub fn literal(call: &mut Call<'_>) -> Outputs {
     Err("it has no tensor or numbers".into())
 }
 
-pub fn range(call: &mut Call<'_>) -> Outputs {
+pub(super) fn range(call: &mut Call<'_>) -> Outputs {
     let bounds = [call.constant(0)?, call.constant(1)?, call.constant(2)?];
     let data: Vec<Data> = bounds.into_iter().map(|bound| bound.data).collect();
     let count = |distance: f64, step: f64| -> Result<usize, String> {
@@ -106,7 +106,7 @@ pub fn range(call: &mut Call<'_>) -> Outputs {
     }
 }
 
-pub fn cast(call: &mut Call<'_>) -> Outputs {
+pub(super) fn cast(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let to = call.int("to", 0)?;
     call.ignore("saturate");
@@ -157,7 +157,7 @@ pub fn cast(call: &mut Call<'_>) -> Outputs {
 }
 
 /// Comparisons, And, Or.
-pub fn test(call: &mut Call<'_>) -> Outputs {
+pub(super) fn test(call: &mut Call<'_>) -> Outputs {
     let test = match call.node.op_type.as_str() {
         "Equal" => Test::Equal,
         "Less" => Test::Less,
@@ -173,7 +173,7 @@ pub fn test(call: &mut Call<'_>) -> Outputs {
     Ok(vec![Item::Constant(fold::test(test, &a, &b)?)])
 }
 
-pub fn not(call: &mut Call<'_>) -> Outputs {
+pub(super) fn not(call: &mut Call<'_>) -> Outputs {
     let x = call.constant(0)?;
     call.builder.reserve(&x.dims)?;
     match x.data {
@@ -183,14 +183,14 @@ pub fn not(call: &mut Call<'_>) -> Outputs {
 }
 
 /// The Where operator.
-pub fn choose(call: &mut Call<'_>) -> Outputs {
+pub(super) fn choose(call: &mut Call<'_>) -> Outputs {
     let condition = call.constant(0)?;
     let (a, b) = (call.input(1)?, call.input(2)?);
     Ok(vec![call.choose(&condition, &a, &b)?])
 }
 
 /// The Trilu operator: what lies above or below a diagonal, zeros elsewhere.
-pub fn triangle(call: &mut Call<'_>) -> Outputs {
+pub(super) fn triangle(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let upper = call.int("upper", 1)? != 0;
     let k = match call.integers(1)?.as_deref() {
@@ -230,7 +230,7 @@ pub fn triangle(call: &mut Call<'_>) -> Outputs {
 }
 
 /// ReduceProd of integers, which is how a shape's elements are counted.
-pub fn reduce_product(call: &mut Call<'_>) -> Outputs {
+pub(super) fn reduce_product(call: &mut Call<'_>) -> Outputs {
     let x = call.constant(0)?;
     let keep = call.int("keepdims", 1)? != 0;
     let list = call.list("axes", 1)?.unwrap_or_default();
@@ -253,7 +253,7 @@ pub fn reduce_product(call: &mut Call<'_>) -> Outputs {
 }
 
 /// The Mod operator.
-pub fn remainder(call: &mut Call<'_>) -> Outputs {
+pub(super) fn remainder(call: &mut Call<'_>) -> Outputs {
     let fmod = call.int("fmod", 0)? != 0;
     let (a, b) = (call.constant(0)?, call.constant(1)?);
     let dims = fold::broadcast(&a.dims, &b.dims)?;
@@ -262,7 +262,7 @@ pub fn remainder(call: &mut Call<'_>) -> Outputs {
 }
 
 /// Floor, Ceil and Round of constants.
-pub fn round(call: &mut Call<'_>) -> Outputs {
+pub(super) fn round(call: &mut Call<'_>) -> Outputs {
     let (dims, data) = call.floats(0)?;
     call.builder.reserve(&dims)?;
     let round = match call.node.op_type.as_str() {

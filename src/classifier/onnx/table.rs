@@ -168,7 +168,7 @@ pub const OPERATORS: &[Operator] = &[
 ];
 
 /// The operator of this name.
-pub fn operator(name: &str) -> Option<&'static Operator> {
+pub(super) fn operator(name: &str) -> Option<&'static Operator> {
     let found = OPERATORS.binary_search_by(|operator| operator.name.cmp(name));
     found.ok().map(|index| &OPERATORS[index])
 }

@@ -51,7 +51,7 @@ impl Kind {
 ///
 /// # Errors
 /// The file is that, or no protobuf.
-pub fn check(bytes: &[u8]) -> Result<(), String> {
+pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
     let mut left = MAX_MESSAGES;
     count(Kind::Model, bytes, &mut left)
 }

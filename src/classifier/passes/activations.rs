@@ -14,7 +14,7 @@ struct Product {
 const DEPTH: usize = 4;
 
 /// Replaces products that are an activation by the function.
-pub fn recognize(graph: &mut Graph) {
+pub(super) fn recognize(graph: &mut Graph) {
     let uses = Uses::of(graph);
     for index in 0..graph.nodes.len() {
         let node = &graph.nodes[index];

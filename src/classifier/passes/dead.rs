@@ -3,7 +3,7 @@
 use crate::classifier::graph::{Graph, ValueId};
 
 /// Removes nodes that the output does not depend on, and then values that no node names.
-pub fn remove(graph: &mut Graph) {
+pub(super) fn remove(graph: &mut Graph) {
     let mut live = vec![false; graph.values.len()];
     live[graph.input.0] = true;
     live[graph.output.0] = true;

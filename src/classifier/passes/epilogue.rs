@@ -5,7 +5,7 @@ use crate::classifier::graph::{Binary, Graph, Node, Op, ValueId};
 
 /// Fuses residual additions into convolutions and linear layers, and activations into whatever can
 /// end with one.
-pub fn fuse(graph: &mut Graph) {
+pub(super) fn fuse(graph: &mut Graph) {
     let uses = Uses::of(graph);
     for index in 0..graph.nodes.len() {
         let node = &graph.nodes[index];

@@ -17,7 +17,7 @@ mod uses;
 use super::graph::Graph;
 
 /// All passes, in an order in which each finds what the ones before it make.
-pub fn run(graph: &mut Graph) {
+pub(crate) fn run(graph: &mut Graph) {
     for pass in [
         reshape::simplify,
         activations::recognize,

@@ -6,7 +6,7 @@ use crate::classifier::graph::{Binary, Graph, Node, Op, Reduction, ValueId};
 
 /// Replaces `(x − mean(x)) / sqrt(mean((x − mean(x))²) + epsilon)`, along the last axes, by
 /// [`Op::Normalize`].
-pub fn recognize(graph: &mut Graph) {
+pub(super) fn recognize(graph: &mut Graph) {
     let uses = Uses::of(graph);
     for index in 0..graph.nodes.len() {
         if let Some((x, op)) = normalized(graph, &uses, &graph.nodes[index]) {

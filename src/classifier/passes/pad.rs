@@ -4,7 +4,7 @@ use super::uses::Uses;
 use crate::classifier::graph::{Graph, Node, Op, PadMode, Pads, ValueId};
 
 /// Folds zero padding into convolutions and average pools.
-pub fn fold(graph: &mut Graph) {
+pub(super) fn fold(graph: &mut Graph) {
     let uses = Uses::of(graph);
     for index in 0..graph.nodes.len() {
         let padding = uses.producer(graph, graph.nodes[index].inputs[0]);

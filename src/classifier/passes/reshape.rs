@@ -4,7 +4,7 @@ use super::uses::Uses;
 use crate::classifier::graph::{Graph, Op, ValueId};
 
 /// Removes operations that leave their input as it is; joins reshapes, and transpositions.
-pub fn simplify(graph: &mut Graph) {
+pub(super) fn simplify(graph: &mut Graph) {
     let uses = Uses::of(graph);
     // What stands for each value from now on.
     let mut same: Vec<ValueId> = (0..graph.values.len()).map(ValueId).collect();

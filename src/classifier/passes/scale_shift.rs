@@ -36,7 +36,7 @@ impl Affine {
 
 /// Folds every scale and shift into the convolution, linear layer or scale and shift before it;
 /// what cannot be folded and works on axis 1 becomes an [`Op::ScaleShift`].
-pub fn fold(graph: &mut Graph) {
+pub(super) fn fold(graph: &mut Graph) {
     let uses = Uses::of(graph);
     for index in 0..graph.nodes.len() {
         let Some(affine) = affine(graph, &graph.nodes[index]) else {
@@ -63,7 +63,7 @@ pub fn fold(graph: &mut Graph) {
 
 /// Folds every scale and shift that nothing but one linear layer reads into that layer: those of layer
 /// normalization, mostly. `W·(s·x + t) + b = (W·s)·x + (W·t + b)`.
-pub fn fold_ahead(graph: &mut Graph) {
+pub(super) fn fold_ahead(graph: &mut Graph) {
     let uses = Uses::of(graph);
     for index in 0..graph.nodes.len() {
         if let Some(inputs) = absorbed(graph, &uses, index) {

@@ -3,13 +3,13 @@
 use crate::classifier::graph::{Graph, Node, ValueId};
 
 /// Who makes and who uses each value; node numbers are places in [`Graph::nodes`].
-pub struct Uses {
+pub(super) struct Uses {
     producer: Vec<Option<usize>>,
     pub users: Vec<Vec<usize>>,
 }
 
 impl Uses {
-    pub fn of(graph: &Graph) -> Self {
+    pub(super) fn of(graph: &Graph) -> Self {
         let mut uses = Uses {
             producer: vec![None; graph.values.len()],
             users: vec![Vec::new(); graph.values.len()],
@@ -24,14 +24,14 @@ impl Uses {
     }
 
     /// The node that makes a value.
-    pub fn producer<'a>(&self, graph: &'a Graph, id: ValueId) -> Option<&'a Node> {
+    pub(super) fn producer<'a>(&self, graph: &'a Graph, id: ValueId) -> Option<&'a Node> {
         // Values that a pass has added are constants, and not listed.
         let index = (*self.producer.get(id.0)?)?;
         Some(&graph.nodes[index])
     }
 
     /// The node that makes a value which nothing uses but one node, and that is not the output.
-    pub fn sole_producer<'a>(&self, graph: &'a Graph, id: ValueId) -> Option<&'a Node> {
+    pub(super) fn sole_producer<'a>(&self, graph: &'a Graph, id: ValueId) -> Option<&'a Node> {
         let sole = id != graph.output && self.users.get(id.0)?.len() == 1;
         self.producer(graph, id).filter(|_| sole)
     }

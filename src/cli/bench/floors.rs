@@ -28,7 +28,7 @@ const BUSY: f64 = 0.9;
 
 /// Prints what a chip needs at least for the presets' iterations, and for whole pictures where there is a
 /// classifier.
-pub fn run(chip: &str, args: &Args) -> Result<Outcome> {
+pub(super) fn run(chip: &str, args: &Args) -> Result<Outcome> {
     let chip = Chip::named(chip)
         .ok_or_else(|| Error::invalid(format!("the cost model knows no chip {chip}")))?;
     let mut figures = Vec::new();

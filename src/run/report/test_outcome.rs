@@ -15,7 +15,7 @@ fn reading(label: usize, p: f64) -> Reading {
 /// the input. `A` is the input label (class 0), `T` the recovered one (class 1), `o` class 2. Probes are
 /// 20 iterations apart, from 20 dB rising by 1; segments start a quarter behind the reconstruction. The
 /// last of several paths is the consensus.
-pub fn outcome(paths: &[(&str, &str)]) -> Outcome {
+pub(crate) fn outcome(paths: &[(&str, &str)]) -> Outcome {
     let read = |c: char| match c {
         'A' => reading(0, 0.95),
         'T' => reading(1, 0.85),

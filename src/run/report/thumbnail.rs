@@ -14,7 +14,7 @@ const EXACT: usize = 48;
 const QUALITY: u8 = 75;
 
 /// A thumbnail of CHW pixels, clipped to `[0, 1]`.
-pub fn data_uri(shape: ImageShape, pixels: &[f32]) -> String {
+pub(super) fn data_uri(shape: ImageShape, pixels: &[f32]) -> String {
     let side = shape.height.max(shape.width);
     let scale = |n: usize| (n * SIDE / side.max(SIDE)).max(1);
     let small = rgb(scale(shape.height), scale(shape.width));

@@ -8,20 +8,20 @@ use image::{DynamicImage, ImageFormat};
 use serde_json::Value;
 
 /// A CMYK JPEG, 24×16, written by Pillow.
-pub const CMYK_JPEG: &[u8] = include_bytes!("../../data/cmyk.jpg");
+pub(crate) const CMYK_JPEG: &[u8] = include_bytes!("../../data/cmyk.jpg");
 /// A JPEG of 24×16 pixels that EXIF says to turn by 90°, so 16×24 upright; written by Pillow.
-pub const TURNED_JPEG: &[u8] = include_bytes!("../../data/orientation-6.jpg");
+pub(crate) const TURNED_JPEG: &[u8] = include_bytes!("../../data/orientation-6.jpg");
 /// A progressive JPEG, 24×16, written by Pillow.
-pub const PROGRESSIVE_JPEG: &[u8] = include_bytes!("../../data/progressive.jpg");
+pub(crate) const PROGRESSIVE_JPEG: &[u8] = include_bytes!("../../data/progressive.jpg");
 
 /// A file of `tests/fixtures`.
-pub fn fixture(name: &str) -> PathBuf {
+pub(crate) fn fixture(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     folder.join(name)
 }
 
 /// `results.jsonl`, by image; a line that is being written is left out.
-pub fn results(out: &Path) -> BTreeMap<String, Value> {
+pub(crate) fn results(out: &Path) -> BTreeMap<String, Value> {
     let text = std::fs::read_to_string(out.join("results.jsonl")).unwrap_or_default();
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     whole
@@ -32,12 +32,12 @@ pub fn results(out: &Path) -> BTreeMap<String, Value> {
 }
 
 /// `run.json`.
-pub fn run_json(out: &Path) -> Value {
+pub(crate) fn run_json(out: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(out.join("run.json")).unwrap()).unwrap()
 }
 
 /// Sends a process the signal called `name`: `TERM`, `INT`.
-pub fn signal(child: &std::process::Child, name: &str) {
+pub(crate) fn signal(child: &std::process::Child, name: &str) {
     let line = format!("kill -s {name} {}", child.id());
     let mut shell = std::process::Command::new("sh");
     let status = shell.args(["-c", &line]).status();
@@ -45,7 +45,7 @@ pub fn signal(child: &std::process::Child, name: &str) {
 }
 
 /// Writes `bytes` to `folder/name`, with the folders on the way.
-pub fn write(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+pub(crate) fn write(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
     let path = folder.join(name);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(&path, bytes).unwrap();
@@ -53,18 +53,18 @@ pub fn write(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
 }
 
 /// The 8-bit RGB value of a pixel of [`picture`].
-pub fn pixel(x: u32, y: u32) -> [u8; 3] {
+pub(crate) fn pixel(x: u32, y: u32) -> [u8; 3] {
     [(x * 7 + y) as u8, (y * 11 + 3 * x) as u8, (x * y) as u8]
 }
 
 /// An 8-bit RGB picture with a known value everywhere.
-pub fn picture(width: u32, height: u32) -> DynamicImage {
+pub(crate) fn picture(width: u32, height: u32) -> DynamicImage {
     let pixels = image::RgbImage::from_fn(width, height, |x, y| image::Rgb(pixel(x, y)));
     DynamicImage::ImageRgb8(pixels)
 }
 
 /// A 32×32 picture of waves and noise, another one for each phase.
-pub fn waves(phase: u32) -> DynamicImage {
+pub(crate) fn waves(phase: u32) -> DynamicImage {
     let pixels = image::RgbImage::from_fn(32, 32, |x, y| {
         let noise = 8 * ((x + y) % 2) as u8;
         let wave = ((x * 3 + y * 2 + 5 * phase) % 32) as u8;
@@ -74,36 +74,36 @@ pub fn waves(phase: u32) -> DynamicImage {
 }
 
 /// An image file's bytes.
-pub fn encode(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+pub(crate) fn encode(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     image.write_to(&mut bytes, format).unwrap();
     bytes.into_inner()
 }
 
 /// A PNG of [`picture`].
-pub fn png(width: u32, height: u32) -> Vec<u8> {
+pub(crate) fn png(width: u32, height: u32) -> Vec<u8> {
     encode(&picture(width, height), ImageFormat::Png)
 }
 
 /// A JPEG of [`picture`].
-pub fn jpeg(width: u32, height: u32) -> Vec<u8> {
+pub(crate) fn jpeg(width: u32, height: u32) -> Vec<u8> {
     encode(&picture(width, height), ImageFormat::Jpeg)
 }
 
 /// A PNG whose second half is missing.
-pub fn truncated_png() -> Vec<u8> {
+pub(crate) fn truncated_png() -> Vec<u8> {
     let bytes = png(64, 48);
     bytes[..bytes.len() / 2].to_vec()
 }
 
 /// A JPEG whose second half is missing.
-pub fn truncated_jpeg() -> Vec<u8> {
+pub(crate) fn truncated_jpeg() -> Vec<u8> {
     let bytes = jpeg(64, 48);
     bytes[..bytes.len() / 2].to_vec()
 }
 
 /// A PNG whose header declares 50,000 × 50,000 pixels.
-pub fn huge_png() -> Vec<u8> {
+pub(crate) fn huge_png() -> Vec<u8> {
     let mut bytes = b"\x89PNG\r\n\x1a\n".to_vec();
     bytes.extend(13u32.to_be_bytes());
     bytes.extend(b"IHDR");
@@ -118,7 +118,7 @@ pub fn huge_png() -> Vec<u8> {
 }
 
 /// A JPEG whose header declares 50,000 × 50,000 pixels.
-pub fn huge_jpeg() -> Vec<u8> {
+pub(crate) fn huge_jpeg() -> Vec<u8> {
     let mut bytes = jpeg(16, 16);
     let frame = bytes
         .windows(2)
@@ -131,7 +131,7 @@ pub fn huge_jpeg() -> Vec<u8> {
 }
 
 /// A `.npy` file with this header and these data.
-pub fn npy_header(descr: &str, fortran: bool, shape: &str, data: &[u8]) -> Vec<u8> {
+pub(crate) fn npy_header(descr: &str, fortran: bool, shape: &str, data: &[u8]) -> Vec<u8> {
     let order = if fortran { "True" } else { "False" };
     let mut text = format!("{{'descr': '{descr}', 'fortran_order': {order}, 'shape': {shape}, }}")
         .into_bytes();
@@ -153,18 +153,18 @@ fn tuple(shape: &[usize]) -> String {
 }
 
 /// A float32 `.npy` file.
-pub fn npy_f32(shape: &[usize], values: &[f32]) -> Vec<u8> {
+pub(crate) fn npy_f32(shape: &[usize], values: &[f32]) -> Vec<u8> {
     let data: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
     npy_header("<f4", false, &tuple(shape), &data)
 }
 
 /// A uint8 `.npy` file.
-pub fn npy_u8(shape: &[usize], values: &[u8]) -> Vec<u8> {
+pub(crate) fn npy_u8(shape: &[usize], values: &[u8]) -> Vec<u8> {
     npy_header("|u1", false, &tuple(shape), values)
 }
 
 /// Shape and elements of a float32 `.npy` file in C order, with a header of the form that NumPy writes.
-pub fn read_npy_f32(bytes: &[u8]) -> (Vec<usize>, Vec<f32>) {
+pub(crate) fn read_npy_f32(bytes: &[u8]) -> (Vec<usize>, Vec<f32>) {
     let (header, data) = bytes.split_at(10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]])));
     assert!(header.starts_with(b"\x93NUMPY\x01\x00") && header.len().is_multiple_of(64));
     let shape = std::str::from_utf8(&header[10..])
@@ -179,13 +179,13 @@ pub fn read_npy_f32(bytes: &[u8]) -> (Vec<usize>, Vec<f32>) {
 }
 
 /// An int64 `.npy` file of one axis.
-pub fn npy_i64(values: &[i64]) -> Vec<u8> {
+pub(crate) fn npy_i64(values: &[i64]) -> Vec<u8> {
     let data: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
     npy_header("<i8", false, &tuple(&[values.len()]), &data)
 }
 
 /// A compressed `.npz` archive of named `.npy` files.
-pub fn npz(arrays: &[(&str, Vec<u8>)]) -> Vec<u8> {
+pub(crate) fn npz(arrays: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let mut archive = zip::ZipWriter::new(Cursor::new(Vec::new()));
     let options = zip::write::SimpleFileOptions::default();
     for (name, bytes) in arrays {
@@ -196,7 +196,7 @@ pub fn npz(arrays: &[(&str, Vec<u8>)]) -> Vec<u8> {
 }
 
 /// A float32 batch, NCHW, with a NaN at `[1, 2, 0, 1]`.
-pub fn npy_with_nan() -> Vec<u8> {
+pub(crate) fn npy_with_nan() -> Vec<u8> {
     let shape = [2, 3, 4, 5];
     let mut values = vec![0.5; shape.iter().product()];
     values[((3 + 2) * 4) * 5 + 1] = f32::NAN;
@@ -204,7 +204,7 @@ pub fn npy_with_nan() -> Vec<u8> {
 }
 
 /// CIFAR-10 records with these labels; every pixel of record `i` is `i`.
-pub fn cifar(labels: &[u8]) -> Vec<u8> {
+pub(crate) fn cifar(labels: &[u8]) -> Vec<u8> {
     let records = labels.iter().enumerate();
     records
         .flat_map(|(i, &label)| std::iter::once(label).chain([i as u8; 3072]))

@@ -13,7 +13,7 @@ use backstitch::error::{Error, Result};
 use backstitch::picture::Picture;
 use backstitch::scheduler::Plan;
 
-pub const SHAPE: ImageShape = ImageShape {
+pub(crate) const SHAPE: ImageShape = ImageShape {
     channels: 1,
     height: 12,
     width: 10,
@@ -21,7 +21,7 @@ pub const SHAPE: ImageShape = ImageShape {
 
 /// Logits: `gain · mean`, `1`, and a hundred times the picture's checkerboard component. A faint
 /// checkerboard, which a DIP network fits last, is this classifier's adversarial noise.
-pub struct Linear;
+pub(crate) struct Linear;
 
 impl Linear {
     fn weights(class: usize, i: usize) -> f64 {
@@ -88,13 +88,13 @@ impl ClassifierEngine for Linear {
 
 /// The backend. It can be told to fail.
 #[derive(Clone)]
-pub struct Toy {
+pub(crate) struct Toy {
     /// Calls of the DIP engine's `run` that are left before the device fails; `None`: it never does.
     pub runs_left: Option<usize>,
 }
 
 /// A device that never fails.
-pub static SOUND: Toy = Toy { runs_left: None };
+pub(crate) static SOUND: Toy = Toy { runs_left: None };
 
 impl HostDevice for Toy {
     type Number = f64;
@@ -128,7 +128,7 @@ impl Backend for Toy {
 }
 
 /// The reference engine, until its device fails.
-pub struct ToyDip {
+pub(crate) struct ToyDip {
     engine: ReferenceDip,
     runs_left: usize,
 }
@@ -183,7 +183,7 @@ impl DipEngine for ToyDip {
 }
 
 /// Three restarts of four tiles, every way to push and stitch.
-pub fn options() -> Options {
+pub(crate) fn options() -> Options {
     let mut options = Options::new(ReconstructOptions {
         spec: NetSpec {
             input_depth: 1,
@@ -210,7 +210,7 @@ pub fn options() -> Options {
 }
 
 /// A smooth picture of class 0 where `noise` is 0.
-pub fn picture(phase: f32, noise: f32) -> Picture {
+pub(crate) fn picture(phase: f32, noise: f32) -> Picture {
     let pixel = |i: usize| {
         let (y, x) = ((i / SHAPE.width) as f32, (i % SHAPE.width) as f32);
         let sign = if (i / SHAPE.width + i % SHAPE.width).is_multiple_of(2) {
@@ -228,14 +228,19 @@ pub fn picture(phase: f32, noise: f32) -> Picture {
 }
 
 /// The defense on a toy, with places for `images` images and an engine of `capacity` instances.
-pub fn defense(toy: &Toy, options: &Options, images: usize, capacity: usize) -> Defense<Toy> {
+pub(crate) fn defense(
+    toy: &Toy,
+    options: &Options,
+    images: usize,
+    capacity: usize,
+) -> Defense<Toy> {
     let prober = Prober::new(toy.clone(), Linear, 7).unwrap();
     let plan = Plan { images, capacity };
     plan.defense(prober, options.clone()).unwrap().1
 }
 
 /// The same, as the scheduler takes it.
-pub fn boxed(
+pub(crate) fn boxed(
     toy: &Toy,
     options: &Options,
     images: usize,
@@ -245,7 +250,7 @@ pub fn boxed(
 }
 
 /// Every number and pixel of an outcome.
-pub fn fingerprint(outcome: &Outcome) -> String {
+pub(crate) fn fingerprint(outcome: &Outcome) -> String {
     format!(
         "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
         outcome.pixels,

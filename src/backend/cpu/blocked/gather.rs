@@ -58,7 +58,7 @@ impl<'a> Source<'a> {
 /// Gathered columns lie phase by phase: column `c` at `(c mod phases) · pitch + c / phases`, so that
 /// pixels a stride apart are neighbors.
 #[derive(Clone, Copy, Debug)]
-pub struct Window {
+pub(super) struct Window {
     /// First row and column; negative ones are padding.
     pub top: isize,
     pub left: isize,
@@ -69,26 +69,26 @@ pub struct Window {
 
 impl Window {
     /// Columns of one phase.
-    pub fn pitch(&self) -> usize {
+    pub(super) fn pitch(&self) -> usize {
         self.columns.div_ceil(self.phases)
     }
     /// Pixels from one gathered row to the next.
-    pub fn row_pitch(&self) -> usize {
+    pub(super) fn row_pitch(&self) -> usize {
         self.pitch() * self.phases
     }
     /// Where column `c` lies in a gathered row.
-    pub fn column(&self, c: usize) -> usize {
+    pub(super) fn column(&self, c: usize) -> usize {
         c % self.phases * self.pitch() + c / self.phases
     }
     /// Gathered pixels.
-    pub fn pixels(&self) -> usize {
+    pub(super) fn pixels(&self) -> usize {
         self.rows * self.row_pitch()
     }
 }
 
 /// Where coordinate `i` lies on an axis of `n` pixels; `None` in zero padding.
 #[inline(always)]
-pub fn place(i: isize, n: usize, padding: Padding) -> Option<usize> {
+pub(super) fn place(i: isize, n: usize, padding: Padding) -> Option<usize> {
     if i >= 0 && (i as usize) < n {
         return Some(i as usize);
     }
@@ -103,7 +103,7 @@ pub fn place(i: isize, n: usize, padding: Padding) -> Option<usize> {
 /// # Safety
 /// `plane` is valid for `height · width` pixels of 16 floats, `to` for the window's.
 #[inline(always)]
-pub unsafe fn gather_plane<V: F32x16>(
+pub(super) unsafe fn gather_plane<V: F32x16>(
     plane: *const f32,
     [height, width]: [usize; 2],
     padding: Padding,
@@ -166,7 +166,7 @@ fn map<V: F32x16>(x: V, affine: Option<(V, V, f32)>) -> V {
 /// # Safety
 /// Every source holds the image.
 #[inline(always)]
-pub unsafe fn gather<V: F32x16>(
+pub(super) unsafe fn gather<V: F32x16>(
     sources: &[Source],
     image: usize,
     size: [usize; 2],

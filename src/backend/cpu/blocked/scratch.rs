@@ -7,7 +7,7 @@ use crate::backend::cpu::simd::{Isa, Lanes};
 
 /// Memory that a thread keeps between work items, so that steady work allocates nothing.
 #[derive(Default)]
-pub struct Scratch {
+pub(super) struct Scratch {
     pub lanes: Vec<Lanes>,
     pub blocks: Vec<Block>,
     pub taps: Vec<Tap>,
@@ -16,13 +16,13 @@ pub struct Scratch {
 
 impl Scratch {
     /// Runs `f` with this thread's scratch memory.
-    pub fn with<R>(f: impl FnOnce(&mut Scratch) -> R) -> R {
+    pub(super) fn with<R>(f: impl FnOnce(&mut Scratch) -> R) -> R {
         thread_local!(static SCRATCH: RefCell<Scratch> = RefCell::default());
         SCRATCH.with_borrow_mut(f)
     }
 
     /// At least `n` groups of lanes, of any content.
-    pub fn lanes(lanes: &mut Vec<Lanes>, n: usize) -> *mut f32 {
+    pub(super) fn lanes(lanes: &mut Vec<Lanes>, n: usize) -> *mut f32 {
         if lanes.len() < n {
             lanes.resize(n, Lanes::ZERO);
         }
@@ -31,7 +31,7 @@ impl Scratch {
 }
 
 /// The instruction set of a call's work items: the processor's best, unless a test chose another.
-pub fn isa() -> Isa {
+pub(super) fn isa() -> Isa {
     #[cfg(test)]
     if let Some(isa) = super::tests::CHOSEN.get() {
         return isa;
@@ -41,7 +41,7 @@ pub fn isa() -> Isa {
 
 /// A pointer into a buffer of which work items write disjoint parts.
 #[derive(Clone, Copy)]
-pub struct SharedMut(*mut f32);
+pub(super) struct SharedMut(*mut f32);
 
 // SAFETY: the work items that share the pointer never touch the same element (each kernel says why).
 unsafe impl Send for SharedMut {}
@@ -49,17 +49,17 @@ unsafe impl Send for SharedMut {}
 unsafe impl Sync for SharedMut {}
 
 impl SharedMut {
-    pub fn new(lanes: &mut [Lanes]) -> SharedMut {
+    pub(super) fn new(lanes: &mut [Lanes]) -> SharedMut {
         SharedMut(lanes.as_mut_ptr().cast())
     }
-    pub fn ptr(self) -> *mut f32 {
+    pub(super) fn ptr(self) -> *mut f32 {
         self.0
     }
 }
 
 /// How a picture's output is cut into work items. Fixed by the shape, not by the thread count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Grid {
+pub(super) struct Grid {
     size: [usize; 2],
     /// Rows and columns of an item.
     step: [usize; 2],
@@ -69,7 +69,7 @@ pub struct Grid {
 
 /// One work item: ranges of output rows, columns and channel groups of one image.
 #[derive(Clone, Debug)]
-pub struct Item {
+pub(super) struct Item {
     pub image: usize,
     pub rows: std::ops::Range<usize>,
     pub columns: std::ops::Range<usize>,
@@ -87,7 +87,7 @@ impl Grid {
 
     /// Cuts an output of `size` and `groups` channel groups. A window of `r × c` output pixels reads
     /// `blocks · (r·scale[0] + halo[0]) · (c·scale[1] + halo[1])` groups of lanes.
-    pub fn new(
+    pub(super) fn new(
         size: [usize; 2],
         groups: usize,
         blocks: usize,
@@ -134,12 +134,12 @@ impl Grid {
     }
 
     /// Items of one image.
-    pub fn items(&self) -> usize {
+    pub(super) fn items(&self) -> usize {
         self.counts().iter().product()
     }
 
     /// Item `index` of a batch.
-    pub fn item(&self, index: usize) -> Item {
+    pub(super) fn item(&self, index: usize) -> Item {
         let [rows, columns, groups] = self.counts();
         let range = |i: usize, step: usize, end: usize| i * step..((i + 1) * step).min(end);
         let (image, index) = (index / self.items(), index % self.items());

@@ -37,7 +37,7 @@ impl Activation {
 
 /// One group of input channels.
 #[derive(Clone, Copy)]
-pub struct Block {
+pub(super) struct Block {
     /// Its plane (or what was gathered of it).
     pub data: *const f32,
     /// Channels that exist, at most 16.
@@ -48,7 +48,7 @@ pub struct Block {
 
 /// One tap of the kernel.
 #[derive(Clone, Copy)]
-pub struct Tap {
+pub(super) struct Tap {
     /// What the tap adds to a pixel's place in a [`Block`], in floats.
     pub offset: usize,
     /// Its number in the packed weights.
@@ -57,7 +57,7 @@ pub struct Tap {
 
 /// One run of input-gradient pixels, a stride apart, that see the same taps.
 #[derive(Clone, Debug)]
-pub struct Job {
+pub(super) struct Job {
     /// Which of the scratch's taps.
     pub taps: Range<usize>,
     /// The first pixel in the plane.
@@ -71,7 +71,7 @@ pub struct Job {
 
 /// Where a row of one output group goes, and what is added to it.
 #[derive(Clone, Copy)]
-pub struct OutputRow {
+pub(super) struct OutputRow {
     /// The group's packed weights.
     pub weights: *const f32,
     /// The first pixel.
@@ -84,7 +84,7 @@ pub struct OutputRow {
 
 impl OutputRow {
     /// Nothing.
-    pub const NONE: OutputRow = OutputRow {
+    pub(super) const NONE: OutputRow = OutputRow {
         weights: std::ptr::null(),
         output: std::ptr::null_mut(),
         bias: std::ptr::null(),
@@ -93,7 +93,7 @@ impl OutputRow {
 }
 
 /// A row of output pixels of `O` groups.
-pub struct Row<'a, const O: usize> {
+pub(super) struct Row<'a, const O: usize> {
     pub blocks: &'a [Block],
     pub taps: &'a [Tap],
     /// Where the row's first pixel is in a block, in floats.
@@ -110,7 +110,7 @@ pub struct Row<'a, const O: usize> {
 /// # Safety
 /// Each of `vectors` is valid for `16·n` floats, `scalars` for all those indices.
 #[inline(always)]
-pub unsafe fn outer_products<
+pub(super) unsafe fn outer_products<
     V: F32x16,
     const O: usize,
     const P: usize,
@@ -140,7 +140,7 @@ pub unsafe fn outer_products<
 
 /// Output groups that share one register tile.
 #[inline(always)]
-pub const fn groups_per_tile<V: F32x16>() -> usize {
+pub(super) const fn groups_per_tile<V: F32x16>() -> usize {
     if V::REGISTERS >= 32 { 2 } else { 1 }
 }
 
@@ -210,7 +210,7 @@ unsafe fn finish_group<V: F32x16, const O: usize, const P: usize>(
 /// # Safety
 /// `output` and, unless it is null, `residual + start` are valid for `P` pixels `stride` floats apart.
 #[inline(always)]
-pub unsafe fn finish<V: F32x16, const P: usize>(
+pub(super) unsafe fn finish<V: F32x16, const P: usize>(
     sums: &[V; P],
     output: *mut f32,
     residual: *const f32,
@@ -240,7 +240,7 @@ pub unsafe fn finish<V: F32x16, const P: usize>(
 /// # Safety
 /// `output` is valid for `pixels` pixels `stride` floats apart.
 #[inline(always)]
-pub unsafe fn activate<V: F32x16>(
+pub(super) unsafe fn activate<V: F32x16>(
     activation: Activation,
     output: *mut f32,
     pixels: usize,
@@ -268,7 +268,7 @@ pub unsafe fn activate<V: F32x16>(
 /// the weights `weights[block.weights + (index·channels + channel)·16 ..][..16]` of every output are
 /// valid to read; `output` and a residual that is not null are valid for every pixel.
 #[inline(always)]
-pub unsafe fn row<V: F32x16, const O: usize>(row: &Row<O>) {
+pub(super) unsafe fn row<V: F32x16, const O: usize>(row: &Row<O>) {
     // What the sums leave of the registers holds the weights and the scalar: with two groups of 14
     // pixels 32 − 28, with one of 6 pixels 8 − 6.
     let most = if V::REGISTERS >= 32 {

@@ -5,7 +5,7 @@ use crate::backend::cpu::simd::{F32x16, LANES};
 
 /// What an element of a tensor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unit {
+pub(super) enum Unit {
     /// One number.
     Number,
     /// A group of sixteen channels.
@@ -14,7 +14,7 @@ pub enum Unit {
 
 impl Unit {
     /// Numbers in it.
-    pub fn len(self) -> usize {
+    pub(super) fn len(self) -> usize {
         match self {
             Unit::Number => 1,
             Unit::Group => LANES,
@@ -31,7 +31,7 @@ struct Axis<const N: usize> {
 
 /// How N operands broadcast to one output.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Broadcast<const N: usize> {
+pub(super) struct Broadcast<const N: usize> {
     unit: Unit,
     outer: Vec<Axis<N>>,
     /// Units of a run.
@@ -42,7 +42,7 @@ pub struct Broadcast<const N: usize> {
 
 impl<const N: usize> Broadcast<N> {
     /// Operands of shapes `operands` (NumPy's rules) for an output of shape `output`, all in units.
-    pub fn new(unit: Unit, operands: [&[usize]; N], output: &[usize]) -> Self {
+    pub(super) fn new(unit: Unit, operands: [&[usize]; N], output: &[usize]) -> Self {
         let strides = operands.map(|dims| {
             let mut strides = vec![0; output.len()];
             let new = output.len() - dims.len();
@@ -82,17 +82,17 @@ impl<const N: usize> Broadcast<N> {
     }
 
     /// Number of runs.
-    pub fn runs(&self) -> usize {
+    pub(super) fn runs(&self) -> usize {
         self.outer.iter().map(|axis| axis.len).product()
     }
 
     /// Numbers of a run.
-    pub fn run_numbers(&self) -> usize {
+    pub(super) fn run_numbers(&self) -> usize {
         self.run * self.unit.len()
     }
 
     /// Where each operand starts in run `i`, in numbers.
-    pub fn starts(&self, mut i: usize) -> [usize; N] {
+    pub(super) fn starts(&self, mut i: usize) -> [usize; N] {
         let mut starts = [0; N];
         for axis in self.outer.iter().rev() {
             let at = i % axis.len;
@@ -105,12 +105,12 @@ impl<const N: usize> Broadcast<N> {
     }
 
     /// Whether operand `n` has one element for each of the output's.
-    pub fn is_whole(&self, n: usize) -> bool {
+    pub(super) fn is_whole(&self, n: usize) -> bool {
         self.moves[n] && self.outer.iter().all(|axis| axis.strides[n] > 0)
     }
 
     /// How operand `n` is read along a run.
-    pub fn along(&self, n: usize) -> Along {
+    pub(super) fn along(&self, n: usize) -> Along {
         match (self.moves[n], self.unit) {
             (true, _) => Along::Moves,
             (false, Unit::Number) => Along::Number,
@@ -121,7 +121,7 @@ impl<const N: usize> Broadcast<N> {
 
 /// How an operand behaves along a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Along {
+pub(super) enum Along {
     /// One number for each of the run's.
     Moves,
     /// The same number throughout.
@@ -136,7 +136,7 @@ impl Along {
     /// # Safety
     /// The run's operand starts at `from` and has what `i` and `count` say.
     #[inline(always)]
-    pub unsafe fn load<V: F32x16>(self, from: *const f32, i: usize, count: usize) -> V {
+    pub(super) unsafe fn load<V: F32x16>(self, from: *const f32, i: usize, count: usize) -> V {
         // SAFETY: the caller's promise.
         unsafe {
             match self {

@@ -12,7 +12,7 @@ use crate::classifier::Function;
 use crate::error::Result;
 
 /// `activation(convolution + bias + residual)`; the residual is a second input.
-pub struct Conv {
+pub(super) struct Conv {
     images: usize,
     /// Of the whole convolution.
     shape: ConvShape,
@@ -82,7 +82,7 @@ impl Conv {
     ///
     /// # Errors
     /// The convolution's sizes are beyond what can be addressed.
-    pub fn new(
+    pub(super) fn new(
         conv: &crate::classifier::Conv,
         images: usize,
         channels: usize,

@@ -14,7 +14,7 @@ use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch};
 use crate::classifier::{Binary, Function};
 
 /// A function of each element, in any layout.
-pub struct Map(pub Function);
+pub(super) struct Map(pub Function);
 
 impl Operation for Map {
     fn forward(
@@ -55,7 +55,7 @@ impl Operation for Map {
 }
 
 /// `to = function(from)`.
-pub fn apply(function: Function, from: &[Lanes], to: &mut [Lanes]) {
+pub(super) fn apply(function: Function, from: &[Lanes], to: &mut [Lanes]) {
     shares(to, |first, to| {
         let from = &from[first..][..to.len()];
         dispatch(Values {
@@ -69,7 +69,7 @@ pub fn apply(function: Function, from: &[Lanes], to: &mut [Lanes]) {
 
 /// `gradient = gradient · function'`, where `known` is the function's value or its argument as
 /// [`Function::derivative_from_value`] says.
-pub fn chain(function: Function, known: &[Lanes], gradient: &mut [Lanes]) {
+pub(super) fn chain(function: Function, known: &[Lanes], gradient: &mut [Lanes]) {
     shares(gradient, |first, gradient| {
         let known = &known[first..][..gradient.len()];
         let to: *mut f32 = gradient.as_mut_ptr().cast();
@@ -138,7 +138,7 @@ impl Kernel for Slope {
 }
 
 /// `to += from`, or `to = from`.
-pub fn transfer(from: &[Lanes], to: &mut [Lanes], accumulate: bool) {
+pub(super) fn transfer(from: &[Lanes], to: &mut [Lanes], accumulate: bool) {
     shares(to, |first, to| {
         let from = &from[first..][..to.len()];
         if accumulate {
@@ -167,7 +167,7 @@ impl Kernel for Sum<'_> {
 
 /// One side of a two-sided operation.
 #[derive(Clone)]
-pub enum Side {
+pub(super) enum Side {
     /// Computed: which of the operation's inputs.
     Input(usize),
     /// Constant, in the operation's layout.
@@ -184,7 +184,7 @@ impl Side {
 }
 
 /// A function of two operands that broadcast.
-pub struct Pair {
+pub(super) struct Pair {
     op: Binary,
     sides: [Side; 2],
     broadcast: Broadcast<2>,
@@ -192,7 +192,7 @@ pub struct Pair {
 
 impl Pair {
     /// Operands of shapes `dims` (in the broadcast's units) for an output of shape `output`.
-    pub fn new(
+    pub(super) fn new(
         op: Binary,
         sides: [Side; 2],
         unit: Unit,
@@ -211,7 +211,7 @@ impl Pair {
 const STRETCH: usize = 4096;
 
 /// Calls `f(run, first, count)` for stretches of at most [`STRETCH`] numbers of every run.
-pub fn stretches(runs: usize, run: usize, f: impl Fn(usize, usize, usize) + Sync) {
+pub(super) fn stretches(runs: usize, run: usize, f: impl Fn(usize, usize, usize) + Sync) {
     let pieces = run.div_ceil(STRETCH).max(1);
     let each = |i: usize| {
         let first = i % pieces * STRETCH;

@@ -12,7 +12,7 @@ use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch};
 
 /// A matrix in memory, row- or column-major: one of the distances is 1.
 #[derive(Clone, Copy, Debug)]
-pub struct Strided<'a> {
+pub(super) struct Strided<'a> {
     data: &'a [f32],
     /// Distance between rows.
     row: usize,
@@ -22,7 +22,7 @@ pub struct Strided<'a> {
 
 impl<'a> Strided<'a> {
     /// A row-major matrix of `columns` columns.
-    pub fn row_major(data: &'a [f32], columns: usize) -> Self {
+    pub(super) fn row_major(data: &'a [f32], columns: usize) -> Self {
         Strided {
             data,
             row: columns,
@@ -31,7 +31,7 @@ impl<'a> Strided<'a> {
     }
 
     /// The same matrix with rows and columns exchanged.
-    pub fn transposed(self) -> Self {
+    pub(super) fn transposed(self) -> Self {
         Strided {
             data: self.data,
             row: self.column,
@@ -48,7 +48,7 @@ impl<'a> Strided<'a> {
 }
 
 /// Groups of lanes that a packed k × n matrix takes.
-pub fn packed_len(k: usize, n: usize) -> usize {
+pub(super) fn packed_len(k: usize, n: usize) -> usize {
     k * n.div_ceil(LANES)
 }
 
@@ -56,7 +56,7 @@ pub fn packed_len(k: usize, n: usize) -> usize {
 ///
 /// # Panics
 /// `to` is not [`packed_len`] long, or the matrix exceeds its data.
-pub fn pack(from: Strided<'_>, k: usize, n: usize, to: &mut [Lanes]) {
+pub(super) fn pack(from: Strided<'_>, k: usize, n: usize, to: &mut [Lanes]) {
     assert!(to.len() == packed_len(k, n) && !from.exceeds(k, n));
     for (panel, to) in to.chunks_exact_mut(k.max(1)).enumerate() {
         let first = panel * LANES;
@@ -86,7 +86,7 @@ pub fn pack(from: Strided<'_>, k: usize, n: usize, to: &mut [Lanes]) {
 
 /// A product `a · b + bias` of an m × k and a packed k × n matrix.
 #[derive(Clone, Copy)]
-pub struct Product<'a> {
+pub(super) struct Product<'a> {
     pub n: usize,
     pub k: usize,
     /// The left matrix; its rows are those of the result.
@@ -108,7 +108,7 @@ impl Product<'_> {
     ///
     /// # Panics
     /// The rows or columns exceed the matrices, or the first column is not a multiple of 16.
-    pub unsafe fn run(
+    pub(super) unsafe fn run(
         &self,
         rows: Range<usize>,
         columns: Range<usize>,
@@ -313,7 +313,7 @@ impl Tiles<'_> {
 /// # Safety
 /// `from` is valid for reads of `count <= 16` floats.
 #[inline(always)]
-pub unsafe fn load_part<V: F32x16>(from: *const f32, count: usize) -> V {
+pub(super) unsafe fn load_part<V: F32x16>(from: *const f32, count: usize) -> V {
     // SAFETY: the caller's promise.
     unsafe {
         if count == LANES {
@@ -330,7 +330,7 @@ pub unsafe fn load_part<V: F32x16>(from: *const f32, count: usize) -> V {
 /// # Safety
 /// `to` is valid for writes of `count <= 16` floats.
 #[inline(always)]
-pub unsafe fn store_part<V: F32x16>(vector: V, to: *mut f32, count: usize) {
+pub(super) unsafe fn store_part<V: F32x16>(vector: V, to: *mut f32, count: usize) {
     // SAFETY: the caller's promise.
     unsafe {
         if count == LANES {

@@ -8,21 +8,21 @@ use crate::error::{Error, Result};
 
 /// How a value lies in its buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
+pub(super) enum Layout {
     Rows,
     Blocked,
 }
 
 /// A picture's sizes: `[images, channels, height, width]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Picture {
+pub(super) struct Picture {
     pub images: usize,
     pub channels: usize,
     pub size: [usize; 2],
 }
 
 impl Picture {
-    pub fn of(dims: &[usize]) -> Option<Picture> {
+    pub(super) fn of(dims: &[usize]) -> Option<Picture> {
         let [images, channels, height, width] = *dims else {
             return None;
         };
@@ -33,16 +33,16 @@ impl Picture {
         })
     }
 
-    pub fn plane(&self) -> usize {
+    pub(super) fn plane(&self) -> usize {
         self.size[0] * self.size[1]
     }
 
-    pub fn dims(&self) -> [usize; 4] {
+    pub(super) fn dims(&self) -> [usize; 4] {
         [self.images, self.channels, self.size[0], self.size[1]]
     }
 
     /// The shape in channel groups.
-    pub fn in_groups(&self) -> [usize; 4] {
+    pub(super) fn in_groups(&self) -> [usize; 4] {
         [
             self.images,
             groups(self.channels),
@@ -52,13 +52,13 @@ impl Picture {
     }
 
     /// Whether both layouts are the same.
-    pub fn is_vector(&self) -> bool {
+    pub(super) fn is_vector(&self) -> bool {
         self.plane() == 1 && (self.images == 1 || self.channels.is_multiple_of(LANES))
     }
 }
 
 /// Groups of lanes of a value of shape `dims` in a layout.
-pub fn lanes(name: &str, dims: &[usize], layout: Layout) -> Result<usize> {
+pub(super) fn lanes(name: &str, dims: &[usize], layout: Layout) -> Result<usize> {
     let count = |dims: &[usize]| {
         let bytes = dims
             .iter()
@@ -77,7 +77,7 @@ pub fn lanes(name: &str, dims: &[usize], layout: Layout) -> Result<usize> {
 }
 
 /// A constant in a layout.
-pub fn in_layout(value: &Value, data: &[f32], layout: Layout) -> Result<Vec<Lanes>> {
+pub(super) fn in_layout(value: &Value, data: &[f32], layout: Layout) -> Result<Vec<Lanes>> {
     let mut to = zeroed(lanes(&value.name, &value.dims, layout)?);
     match (layout, Picture::of(&value.dims)) {
         (Layout::Blocked, Some(picture)) if !data.is_empty() => {
@@ -93,7 +93,7 @@ pub fn in_layout(value: &Value, data: &[f32], layout: Layout) -> Result<Vec<Lane
 }
 
 /// A constant of up to four axes, blocked; one channel is repeated to `channels`.
-pub fn repeated(value: &Value, data: &[f32], channels: usize) -> Result<Vec<Lanes>> {
+pub(super) fn repeated(value: &Value, data: &[f32], channels: usize) -> Result<Vec<Lanes>> {
     let mut dims = value.dims.clone();
     while dims.len() < 4 {
         dims.insert(0, 1);

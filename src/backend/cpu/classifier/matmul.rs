@@ -61,7 +61,7 @@ fn multiply(product: Product<'_>, c: &mut [f32], finish: impl Fn(usize, &mut [f3
 }
 
 /// `activation(x·weightᵀ + bias + residual)` for rows `x`; the residual is a second input.
-pub struct Gemm {
+pub(super) struct Gemm {
     rows: usize,
     inputs: usize,
     outputs: usize,
@@ -74,7 +74,13 @@ pub struct Gemm {
 
 impl Gemm {
     /// A layer from `inputs` to `bias.len()` numbers, with weights `[outputs][inputs]`.
-    pub fn new(rows: usize, inputs: usize, weight: &[f32], bias: &[f32], residual: bool) -> Self {
+    pub(super) fn new(
+        rows: usize,
+        inputs: usize,
+        weight: &[f32],
+        bias: &[f32],
+        residual: bool,
+    ) -> Self {
         let outputs = bias.len();
         let mut forward = zeroed(packed_len(inputs, outputs));
         let transposed = Strided::row_major(weight, inputs).transposed();
@@ -188,7 +194,7 @@ impl Kernel for Finish<'_> {
 }
 
 /// Matrix products over the last two axes; the axes before them broadcast.
-pub struct MatMul {
+pub(super) struct MatMul {
     m: usize,
     k: usize,
     n: usize,
@@ -200,7 +206,7 @@ pub struct MatMul {
 
 impl MatMul {
     /// Products of tensors of shapes `a` and `b`, at least of rank 2, to one of shape `output`.
-    pub fn new(a: &[usize], b: &[usize], output: &[usize]) -> Self {
+    pub(super) fn new(a: &[usize], b: &[usize], output: &[usize]) -> Self {
         let ahead = |dims: &[usize]| dims[..dims.len() - 2].to_vec();
         let batch = ahead(output);
         let operands: Vec<[usize; 2]> = layout::broadcast(&ahead(a), &batch)

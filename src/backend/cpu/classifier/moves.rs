@@ -13,7 +13,7 @@ use crate::classifier::layout::PADDING;
 ///
 /// The source of an element is the sum of one term from each table, the last running fastest; tables
 /// count units.
-pub struct Moves {
+pub(super) struct Moves {
     unit: Unit,
     outer: Vec<Vec<usize>>,
     /// The innermost table: stretches of neighbors, or nothing for padding.
@@ -40,7 +40,7 @@ struct Stretch {
 impl Moves {
     /// Moves by tables as [`crate::classifier::layout::tables`] makes them; `distinct` says that no two
     /// output elements copy the same one.
-    pub fn new(unit: Unit, tables: Vec<Vec<usize>>, padding: f32, distinct: bool) -> Self {
+    pub(super) fn new(unit: Unit, tables: Vec<Vec<usize>>, padding: f32, distinct: bool) -> Self {
         let mut tables = merged(tables);
         let last = tables.pop().unwrap_or_else(|| vec![0]);
         let mut inner: Vec<Stretch> = Vec::new();
@@ -234,7 +234,7 @@ impl Operation for Moves {
 }
 
 /// Tensors one after another along an axis.
-pub struct Concat {
+pub(super) struct Concat {
     /// Numbers of each input's rows: one element of the axes ahead of the joined one.
     rows: Vec<usize>,
     outer: usize,
@@ -242,7 +242,7 @@ pub struct Concat {
 
 impl Concat {
     /// A concatenation of tensors of `outer` rows each, of so many numbers.
-    pub fn new(rows: Vec<usize>, outer: usize) -> Self {
+    pub(super) fn new(rows: Vec<usize>, outer: usize) -> Self {
         Concat { rows, outer }
     }
 
@@ -298,7 +298,7 @@ impl Operation for Concat {
 }
 
 /// A constant among computed tensors.
-pub struct Fill(pub Vec<Lanes>);
+pub(super) struct Fill(pub Vec<Lanes>);
 
 impl Operation for Fill {
     fn forward(&self, _: Inputs<'_>, _: Option<Function>, output: &mut [Lanes], _: &mut [Lanes]) {
@@ -313,7 +313,7 @@ impl Operation for Fill {
 }
 
 /// From one layout to the other.
-pub struct Relayout {
+pub(super) struct Relayout {
     /// To the channel-blocked one, or back.
     pub to_blocked: bool,
     pub images: usize,

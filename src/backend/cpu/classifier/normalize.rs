@@ -8,7 +8,7 @@ use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch};
 use crate::classifier::Function;
 
 /// `(x − mean) / sqrt(variance + epsilon)` of each row of a row-major tensor.
-pub struct Normalize {
+pub(super) struct Normalize {
     rows: usize,
     length: usize,
     epsilon: f32,
@@ -16,7 +16,7 @@ pub struct Normalize {
 
 impl Normalize {
     /// A normalization of a tensor of shape `dims` along `axis` and all axes after it.
-    pub fn new(axis: usize, epsilon: f32, dims: &[usize]) -> Self {
+    pub(super) fn new(axis: usize, epsilon: f32, dims: &[usize]) -> Self {
         Normalize {
             rows: dims[..axis].iter().product(),
             length: dims[axis..].iter().product(),

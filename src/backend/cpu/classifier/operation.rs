@@ -9,13 +9,13 @@ use rayon::prelude::*;
 
 use crate::backend::cpu::simd::{F32x16, LANES, Lanes};
 use crate::backend::schedule::Place;
-pub use crate::backend::schedule::Reads;
+pub(super) use crate::backend::schedule::Reads;
 use crate::classifier::Function;
 use crate::error::Result;
 
 /// The computed inputs of an operation.
 #[derive(Clone, Copy)]
-pub struct Inputs<'a> {
+pub(super) struct Inputs<'a> {
     base: *const Lanes,
     places: &'a [Place],
 }
@@ -26,12 +26,12 @@ unsafe impl Sync for Inputs<'_> {}
 impl<'a> Inputs<'a> {
     /// # Safety
     /// `base` plus each place is valid for reads, and not written, for `'a`.
-    pub unsafe fn new(base: *const Lanes, places: &'a [Place]) -> Self {
+    pub(super) unsafe fn new(base: *const Lanes, places: &'a [Place]) -> Self {
         Inputs { base, places }
     }
 
     /// Input `i`.
-    pub fn get(&self, i: usize) -> &'a [Lanes] {
+    pub(super) fn get(&self, i: usize) -> &'a [Lanes] {
         let Place { offset, len } = self.places[i];
         // SAFETY: the promise given to `new`.
         unsafe { std::slice::from_raw_parts(self.base.add(offset), len) }
@@ -39,7 +39,7 @@ impl<'a> Inputs<'a> {
 }
 
 /// What a backward pass computes: the gradient by one input.
-pub struct Backward<'a> {
+pub(super) struct Backward<'a> {
     /// Which of the computed inputs.
     pub input: usize,
     /// The inputs; only to be read where [`Operation::reads`] says so.
@@ -59,7 +59,7 @@ pub struct Backward<'a> {
 ///
 /// Every output element is one chain of arithmetic that depends on shapes alone, not on how threads
 /// share the work.
-pub trait Operation: Send + Sync {
+pub(super) trait Operation: Send + Sync {
     /// Computes the output, ending with the activation (of the operations that can have one).
     fn forward(
         &self,
@@ -96,17 +96,17 @@ pub trait Operation: Send + Sync {
 }
 
 /// Groups of lanes that hold `n` numbers.
-pub fn lanes_for(n: usize) -> usize {
+pub(super) fn lanes_for(n: usize) -> usize {
     n.div_ceil(LANES)
 }
 
 /// The numbers of a row-major buffer.
-pub fn numbers(buffer: &[Lanes]) -> &[f32] {
+pub(super) fn numbers(buffer: &[Lanes]) -> &[f32] {
     bytemuck::cast_slice(buffer)
 }
 
 /// The numbers of a row-major buffer.
-pub fn numbers_mut(buffer: &mut [Lanes]) -> &mut [f32] {
+pub(super) fn numbers_mut(buffer: &mut [Lanes]) -> &mut [f32] {
     bytemuck::cast_slice_mut(buffer)
 }
 
@@ -114,7 +114,7 @@ pub fn numbers_mut(buffer: &mut [Lanes]) -> &mut [f32] {
 const SHARE: usize = 256;
 
 /// Calls `f(first, share)` for shares of a buffer, in parallel; `first` counts groups of lanes.
-pub fn shares(buffer: &mut [Lanes], f: impl Fn(usize, &mut [Lanes]) + Sync) {
+pub(super) fn shares(buffer: &mut [Lanes], f: impl Fn(usize, &mut [Lanes]) + Sync) {
     if buffer.len() <= 2 * SHARE {
         return f(0, buffer);
     }
@@ -126,7 +126,7 @@ pub fn shares(buffer: &mut [Lanes], f: impl Fn(usize, &mut [Lanes]) + Sync) {
 
 /// A pointer into a buffer of which parallel work writes disjoint parts.
 #[derive(Clone, Copy)]
-pub struct Shared(*mut f32);
+pub(super) struct Shared(*mut f32);
 
 // SAFETY: those that share the pointer never touch the same element (each use says why).
 unsafe impl Send for Shared {}
@@ -134,13 +134,13 @@ unsafe impl Send for Shared {}
 unsafe impl Sync for Shared {}
 
 impl Shared {
-    pub fn new(buffer: &mut [Lanes]) -> Self {
+    pub(super) fn new(buffer: &mut [Lanes]) -> Self {
         Shared(buffer.as_mut_ptr().cast())
     }
-    pub fn of_numbers(buffer: &mut [f32]) -> Self {
+    pub(super) fn of_numbers(buffer: &mut [f32]) -> Self {
         Shared(buffer.as_mut_ptr())
     }
-    pub fn ptr(self) -> *mut f32 {
+    pub(super) fn ptr(self) -> *mut f32 {
         self.0
     }
 }
@@ -150,7 +150,7 @@ impl Shared {
 /// # Safety
 /// `to` is valid for reads and writes of 16 floats.
 #[inline(always)]
-pub unsafe fn put<V: F32x16>(x: V, to: *mut f32, accumulate: bool) {
+pub(super) unsafe fn put<V: F32x16>(x: V, to: *mut f32, accumulate: bool) {
     // SAFETY: the caller's promise.
     unsafe {
         let x = if accumulate { V::load(to).add(x) } else { x };
@@ -160,7 +160,7 @@ pub unsafe fn put<V: F32x16>(x: V, to: *mut f32, accumulate: bool) {
 
 /// The lanes from `count` on replaced.
 #[inline(always)]
-pub fn only<V: F32x16>(x: V, count: usize, rest: f32) -> V {
+pub(super) fn only<V: F32x16>(x: V, count: usize, rest: f32) -> V {
     if count == LANES {
         return x;
     }
@@ -171,7 +171,7 @@ pub fn only<V: F32x16>(x: V, count: usize, rest: f32) -> V {
 
 /// The lanes' sum, in a fixed order.
 #[inline(always)]
-pub fn sum<V: F32x16>(x: V) -> f32 {
+pub(super) fn sum<V: F32x16>(x: V) -> f32 {
     let mut lanes = x.to_array();
     let mut n = LANES;
     while n > 1 {

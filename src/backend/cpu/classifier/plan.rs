@@ -25,7 +25,7 @@ use crate::classifier::{Conv, Function, Graph, Node, Op, PadMode, Pads, ValueId,
 use crate::error::{Error, Result};
 
 /// One operation on buffers.
-pub struct Step {
+pub(super) struct Step {
     pub operation: Box<dyn Operation>,
     pub inputs: Vec<BufferId>,
     pub output: BufferId,
@@ -34,7 +34,7 @@ pub struct Step {
 }
 
 /// A graph as steps.
-pub struct Plan {
+pub(super) struct Plan {
     pub steps: Vec<Step>,
     /// Groups of lanes of every buffer.
     pub buffers: Vec<usize>,
@@ -48,7 +48,7 @@ impl Plan {
     ///
     /// # Errors
     /// Shapes beyond what can be addressed; the message names the node.
-    pub fn new(graph: &Graph) -> Result<Plan> {
+    pub(super) fn new(graph: &Graph) -> Result<Plan> {
         let mut planner = Planner {
             graph,
             steps: Vec::new(),
@@ -78,7 +78,7 @@ impl Plan {
 
 impl Plan {
     /// What a schedule is made of.
-    pub fn outline(&self) -> Outline<'_> {
+    pub(super) fn outline(&self) -> Outline<'_> {
         let steps = self.steps.iter().map(|step| schedule::Step {
             inputs: &step.inputs,
             output: step.output,

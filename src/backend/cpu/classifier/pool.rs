@@ -8,7 +8,7 @@ use crate::classifier::{Function, Window};
 
 /// What a pool makes of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(super) enum Kind {
     Max,
     Average,
 }
@@ -25,7 +25,7 @@ struct Span {
 }
 
 /// A maximum or average over windows.
-pub struct Pool {
+pub(super) struct Pool {
     kind: Kind,
     input: [usize; 2],
     output: [usize; 2],
@@ -35,7 +35,7 @@ pub struct Pool {
 
 impl Pool {
     /// A pool of pictures of `input` height and width.
-    pub fn new(
+    pub(super) fn new(
         kind: Kind,
         pool: &crate::classifier::Pool,
         input: [usize; 2],

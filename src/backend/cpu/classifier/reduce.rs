@@ -14,7 +14,7 @@ use crate::classifier::{Function, Reduction, layout};
 ///
 /// The input is seen as `[outer][joined][inner]` in units of numbers, or of channel groups. Axes that do
 /// not lie together are brought together in scratch memory first.
-pub struct Reduce {
+pub(super) struct Reduce {
     kind: Reduction,
     unit: Unit,
     outer: usize,
@@ -26,7 +26,7 @@ pub struct Reduce {
 
 impl Reduce {
     /// A reduction of a tensor of shape `dims`, in units.
-    pub fn new(kind: Reduction, axes: &[usize], dims: &[usize], unit: Unit) -> Self {
+    pub(super) fn new(kind: Reduction, axes: &[usize], dims: &[usize], unit: Unit) -> Self {
         // Axes of length 1 may be on either side.
         let axes: Vec<usize> = (axes.iter().copied()).filter(|&a| dims[a] > 1).collect();
         let joined: usize = axes.iter().map(|&axis| dims[axis]).product();

@@ -12,7 +12,7 @@ use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch};
 use crate::classifier::Function;
 
 /// `x·scale + shift`, then an activation; scale and shift broadcast along with each other.
-pub struct ScaleShift {
+pub(super) struct ScaleShift {
     scale: Vec<Lanes>,
     shift: Vec<Lanes>,
     broadcast: Broadcast<2>,
@@ -20,7 +20,7 @@ pub struct ScaleShift {
 
 impl ScaleShift {
     /// One scale and shift for each of `x`'s channels, its second axis.
-    pub fn new(scale: &[f32], shift: &[f32], dims: &[usize], blocked: bool) -> Self {
+    pub(super) fn new(scale: &[f32], shift: &[f32], dims: &[usize], blocked: bool) -> Self {
         let mut dims = Cow::Borrowed(dims);
         let unit = if blocked {
             dims.to_mut()[1] = layout::groups(dims[1]);

@@ -21,7 +21,7 @@ const ROWS: usize = 32;
 const SCRATCH: usize = 1 << 20;
 
 /// A convolution's weights, for its gradient by the picture.
-pub struct Scatter {
+pub(super) struct Scatter {
     shape: ConvShape,
     /// For each group of output channels the packed matrix `[channel][kernel row][kernel column][in]`.
     panels: Vec<Vec<Lanes>>,
@@ -29,7 +29,7 @@ pub struct Scatter {
 
 impl Scatter {
     /// Whether this is the way to the gradient of a convolution without groups.
-    pub fn fits(shape: &ConvShape) -> bool {
+    pub(super) fn fits(shape: &ConvShape) -> bool {
         shape.in_channels <= CHANNELS
             && shape.dilation == [1, 1]
             && shape.padding == Padding::Zero
@@ -37,7 +37,7 @@ impl Scatter {
     }
 
     /// From weights `[out][in][kernel][kernel]`.
-    pub fn new(shape: ConvShape, oihw: &[f32]) -> Self {
+    pub(super) fn new(shape: ConvShape, oihw: &[f32]) -> Self {
         let (taps, channels) = (shape.taps(), shape.in_channels);
         let n = taps * channels;
         let panels = oihw.chunks(LANES * n).map(|group| {
@@ -55,7 +55,7 @@ impl Scatter {
     }
 
     /// Bytes of the weights.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.panels
             .iter()
             .map(|panels| size_of_val(&**panels))
@@ -80,13 +80,13 @@ impl Scatter {
     }
 
     /// Groups of lanes of scratch memory that [`run`](Self::run) needs.
-    pub fn scratch(shape: &ConvShape) -> usize {
+    pub(super) fn scratch(shape: &ConvShape) -> usize {
         let bands = shape.input[0].div_ceil(ROWS);
         bands.saturating_mul(Self::band(shape))
     }
 
     /// Writes, or adds, the gradient by one picture, given that by its output; both channel-blocked.
-    pub fn run(
+    pub(super) fn run(
         &self,
         gradient: &[Lanes],
         to: &mut [Lanes],

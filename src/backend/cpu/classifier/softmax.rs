@@ -8,7 +8,7 @@ use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch, exp};
 use crate::classifier::Function;
 
 /// Softmax along one axis of a row-major tensor, seen as `[outer][length][inner]`.
-pub struct Softmax {
+pub(super) struct Softmax {
     logarithm: bool,
     outer: usize,
     length: usize,
@@ -17,7 +17,7 @@ pub struct Softmax {
 
 impl Softmax {
     /// Softmax, or its logarithm, of a tensor of shape `dims`.
-    pub fn new(logarithm: bool, axis: usize, dims: &[usize]) -> Self {
+    pub(super) fn new(logarithm: bool, axis: usize, dims: &[usize]) -> Self {
         Softmax {
             logarithm,
             outer: dims[..axis].iter().product(),

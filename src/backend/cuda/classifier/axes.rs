@@ -5,16 +5,16 @@ use super::super::driver::{self, Address, Launch};
 use crate::error::{Error, Result};
 
 /// Axes of a kernel's [`Axes`]: AXES in `kernels/axes.cuh`.
-pub const AXES: usize = 12;
+pub(super) const AXES: usize = 12;
 /// Threads of a block that has no reason for another number.
-pub const THREADS: u32 = 256;
+pub(super) const THREADS: u32 = 256;
 /// Elements that a launch can count: below 2^31, with room for a block beyond the end.
 const LIMIT: usize = i32::MAX as usize - 1024;
 
 driver::arguments! {
     /// A number that indices below 2^31 are divided by.
     #[derive(Debug)]
-    pub struct Divisor {
+    pub(super) struct Divisor {
         number: u32,
         multiplier: u32,
         shift: u32,
@@ -22,7 +22,7 @@ driver::arguments! {
 
     /// Axes of elements, the first one outermost, and how far apart neighbors on each lie in another
     /// tensor.
-    pub struct Axes {
+    pub(super) struct Axes {
         sizes: [Divisor; AXES],
         strides: [u32; AXES],
         count: u32,
@@ -34,7 +34,7 @@ impl Divisor {
     ///
     /// # Errors
     /// The number is 2^31 or more.
-    pub fn new(number: usize) -> Result<Divisor> {
+    pub(super) fn new(number: usize) -> Result<Divisor> {
         let number = to_u32(number.max(1), "elements")?;
         // With the multiplier rounded up by less than one part in 2^31 of itself, no index below 2^31
         // reaches the next quotient; it has 32 bits, for 2^log is less than twice the number.
@@ -51,7 +51,7 @@ impl Divisor {
 
 /// An axis of the elements that a kernel goes through.
 #[derive(Clone, Debug)]
-pub struct Axis {
+pub(super) struct Axis {
     pub size: usize,
     /// How far apart neighbors lie in the other tensor, modulo 2^32; `None` where a list says where each
     /// lies.
@@ -60,7 +60,7 @@ pub struct Axis {
 
 impl Axis {
     /// With its neighbors in the other tensor so far apart, modulo 2^32.
-    pub fn new(size: usize, stride: usize) -> Axis {
+    pub(super) fn new(size: usize, stride: usize) -> Axis {
         Axis {
             size,
             stride: Some(stride as u32),
@@ -68,13 +68,13 @@ impl Axis {
     }
 
     /// All images of a batch; their number does not matter, for they are outermost.
-    pub fn images(stride: usize) -> Axis {
+    pub(super) fn images(stride: usize) -> Axis {
         Axis::new(usize::MAX, stride)
     }
 }
 
 /// Fewer axes that go through the same elements: neighbors in one where they lie like one.
-pub fn merged(axes: impl IntoIterator<Item = Axis>) -> Vec<Axis> {
+pub(super) fn merged(axes: impl IntoIterator<Item = Axis>) -> Vec<Axis> {
     let mut merged: Vec<Axis> = vec![];
     for axis in axes {
         match (merged.last_mut(), axis.stride) {
@@ -93,7 +93,7 @@ pub fn merged(axes: impl IntoIterator<Item = Axis>) -> Vec<Axis> {
 
 impl Axes {
     /// One element after another, as in the other tensor.
-    pub fn dense() -> Axes {
+    pub(super) fn dense() -> Axes {
         let one = Divisor {
             number: 1,
             multiplier: 1 << 31,
@@ -112,7 +112,7 @@ impl Axes {
     ///
     /// # Errors
     /// There are more than [`AXES`], or an inner one has 2^31 elements.
-    pub fn new(axes: &[Axis]) -> Result<Axes> {
+    pub(super) fn new(axes: &[Axis]) -> Result<Axes> {
         if axes.len() > AXES {
             return Err(Error::invalid(format!(
                 "a tensor of {} axes that cannot be joined is too much for the cuda backend, which takes \
@@ -137,19 +137,19 @@ impl Axes {
 
 /// Some images of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
+pub(super) struct Part {
     first: usize,
     pub images: usize,
 }
 
 impl Part {
     /// Where its images start in a value of so many elements an image.
-    pub fn of(&self, value: Address, elements: usize) -> Address {
+    pub(super) fn of(&self, value: Address, elements: usize) -> Address {
         value.offset(self.first * elements * size_of::<f32>())
     }
 
     /// Elements of its images; they are below 2^31 for what the batch was parted by.
-    pub fn count(&self, elements: usize) -> u32 {
+    pub(super) fn count(&self, elements: usize) -> u32 {
         (self.images * elements) as u32
     }
 }
@@ -157,7 +157,11 @@ impl Part {
 /// A batch in parts for launches that go through `launched` elements of an image, each part with how many
 /// it has of those: 1 or more, for there is no launch of nothing. A value that has `largest` elements of an
 /// image, fewer than 2^31, has fewer than that of a part.
-pub fn parts(images: usize, largest: usize, launched: usize) -> impl Iterator<Item = (Part, u32)> {
+pub(super) fn parts(
+    images: usize,
+    largest: usize,
+    launched: usize,
+) -> impl Iterator<Item = (Part, u32)> {
     let at_once = (LIMIT / largest.max(1)).max(1);
     let parts = (0..images).step_by(at_once).map(move |first| Part {
         first,
@@ -169,7 +173,7 @@ pub fn parts(images: usize, largest: usize, launched: usize) -> impl Iterator<It
 
 /// # Errors
 /// An image's value of so many elements cannot be counted.
-pub fn check_elements(elements: usize) -> Result<()> {
+pub(super) fn check_elements(elements: usize) -> Result<()> {
     if elements <= LIMIT {
         return Ok(());
     }
@@ -179,12 +183,12 @@ pub fn check_elements(elements: usize) -> Result<()> {
 }
 
 /// A thread to each of `n`.
-pub fn per_thread(n: u32) -> Launch {
+pub(super) fn per_thread(n: u32) -> Launch {
     Launch::new([n.div_ceil(THREADS), 1, 1], THREADS)
 }
 
 /// Bytes of so many float32 numbers of each of `images` images.
-pub fn bytes(images: usize, numbers: usize) -> u64 {
+pub(super) fn bytes(images: usize, numbers: usize) -> u64 {
     (images * numbers * size_of::<f32>()) as u64
 }
 

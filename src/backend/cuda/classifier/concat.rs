@@ -19,7 +19,7 @@ driver::arguments! {
 }
 
 /// Tensors one after another along an axis.
-pub struct Concat {
+pub(super) struct Concat {
     parts: Vec<Joined>,
     /// Rows of an image: one for each element of the axes ahead of the joined one.
     rows: usize,
@@ -52,7 +52,7 @@ impl Concat {
     ///
     /// # Errors
     /// The output has too many elements, or there is no memory for the constants.
-    pub fn new(
+    pub(super) fn new(
         device: &Device,
         axis: usize,
         parts: &[(&[usize], Option<&[f32]>)],

@@ -236,7 +236,7 @@ struct Convolution {
 ///
 /// # Errors
 /// The shapes are too large for a GPU, or its memory does not suffice.
-pub fn operation(
+pub(super) fn operation(
     device: &Device,
     conv: &Conv,
     input: &[usize],

@@ -10,7 +10,7 @@ use crate::classifier::{Binary, Function};
 use crate::error::{Error, Result};
 
 /// The most links of a chain: LINKS in the kernels' source.
-pub const LINKS: usize = 8;
+pub(super) const LINKS: usize = 8;
 
 driver::arguments! {
     struct ChainLink {
@@ -70,7 +70,7 @@ driver::arguments! {
 
 /// What a chain reads: a tensor that broadcasts to the chain's shape.
 #[derive(Clone, Copy)]
-pub struct Tensor<'a> {
+pub(super) struct Tensor<'a> {
     pub dims: &'a [usize],
     /// A constant's elements; else it is the next of the operation's inputs.
     pub constant: Option<&'a [f32]>,
@@ -257,7 +257,7 @@ impl Link {
 /// Its inputs are those of the head and of the links' operands that are computed, in this order.
 ///
 /// It ends with its last link; a pass's activation is not for it.
-pub struct Elementwise {
+pub(super) struct Elementwise {
     head: Operand,
     links: Vec<Link>,
     /// Of an image's output.
@@ -270,7 +270,7 @@ impl Elementwise {
     ///
     /// # Errors
     /// Shapes beyond what the kernels can address, or no memory for a constant.
-    pub fn new(device: &Device, head: Tensor<'_>, output: &[usize]) -> Result<Elementwise> {
+    pub(super) fn new(device: &Device, head: Tensor<'_>, output: &[usize]) -> Result<Elementwise> {
         let elements = output.iter().product();
         check_elements(elements)?;
         let mut inputs = 0;
@@ -296,7 +296,7 @@ impl Elementwise {
     ///
     /// # Errors
     /// The chain has [`LINKS`] already.
-    pub fn map(&mut self, function: Function) -> Result<()> {
+    pub(super) fn map(&mut self, function: Function) -> Result<()> {
         match self.links.last_mut() {
             Some(link) if link.function.is_none() => {
                 link.function = Some(function);
@@ -310,7 +310,7 @@ impl Elementwise {
     ///
     /// # Errors
     /// As for [`new`](Self::new) and [`map`](Self::map).
-    pub fn scale_shift(
+    pub(super) fn scale_shift(
         &mut self,
         device: &Device,
         scale: &[f32],
@@ -341,7 +341,7 @@ impl Elementwise {
     ///
     /// # Errors
     /// As for [`new`](Self::new) and [`map`](Self::map).
-    pub fn binary(
+    pub(super) fn binary(
         &mut self,
         device: &Device,
         op: Binary,
@@ -486,7 +486,7 @@ impl Operation for Elementwise {
 }
 
 /// Writes a function's values at `n` numbers.
-pub fn apply(
+pub(super) fn apply(
     device: &Device,
     function: Function,
     from: Address,
@@ -513,13 +513,12 @@ pub fn apply(
         inputs: &[from],
         activation: None,
         output: to,
-        scratch: to,
     })
 }
 
 /// Turns `n` numbers of a gradient by a function's value into those by its argument. `known` is the value
 /// where the function's derivative follows from it, else the argument.
-pub fn activation_slope(
+pub(super) fn activation_slope(
     device: &Device,
     function: Function,
     known: Address,

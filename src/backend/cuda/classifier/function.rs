@@ -6,7 +6,7 @@ use crate::classifier::Function;
 driver::arguments! {
     /// `Function` of `kernels/function.cuh`.
     #[derive(Debug)]
-    pub struct FunctionArgs {
+    pub(super) struct FunctionArgs {
         kind: u32,
         alpha: f32,
         beta: f32,
@@ -45,7 +45,7 @@ impl From<Option<Function>> for FunctionArgs {
 }
 
 /// Multiply-adds of the kernels' function at one number.
-pub fn multiply_adds(function: Function) -> u64 {
+pub(super) fn multiply_adds(function: Function) -> u64 {
     match function {
         Function::HardSigmoid { .. } | Function::GeluTanh => 1,
         _ => 0,
@@ -53,7 +53,7 @@ pub fn multiply_adds(function: Function) -> u64 {
 }
 
 /// Multiply-adds of its derivative.
-pub fn derivative_multiply_adds(function: Function) -> u64 {
+pub(super) fn derivative_multiply_adds(function: Function) -> u64 {
     match function {
         Function::HardSigmoid { .. } | Function::Silu | Function::Gelu | Function::Mish => 1,
         Function::GeluTanh => 3,

@@ -7,7 +7,7 @@ use super::product::{self, Ending};
 use crate::error;
 
 /// `activation(x · weightᵀ + bias + residual)`. Computed inputs: x, and the residual if there is one.
-pub struct Gemm {
+pub(super) struct Gemm {
     forward: Product,
     backward: Product,
     weight: Buffer<f32>,
@@ -23,7 +23,7 @@ impl Gemm {
     ///
     /// # Errors
     /// The shapes are too large for a GPU, or its memory does not suffice.
-    pub fn new(
+    pub(super) fn new(
         device: &Device,
         input: &[usize],
         output: &[usize],

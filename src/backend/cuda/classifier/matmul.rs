@@ -105,7 +105,7 @@ impl Product {
     ///
     /// # Errors
     /// The shapes are too large for a GPU, or its memory does not suffice.
-    pub fn new(
+    pub(super) fn new(
         device: &Device,
         [rows, columns, terms]: [usize; 3],
         left: Operand,
@@ -153,7 +153,7 @@ impl Product {
     }
 
     /// Computes the product of operands for `images` images.
-    pub fn launch(
+    pub(super) fn launch(
         &self,
         device: &Device,
         images: usize,
@@ -196,14 +196,14 @@ impl Product {
     }
 
     /// Bytes of constants on the device.
-    pub fn constant_bytes(&self) -> usize {
+    pub(super) fn constant_bytes(&self) -> usize {
         self.pairs.bytes()
     }
 }
 
 /// Products over the last two axes, `[.., m, k] × [.., k, n]`; the axes before them broadcast. Its computed
 /// inputs are the operands that are not constant.
-pub struct MatMul {
+pub(super) struct MatMul {
     forward: Product,
     /// The gradients by the left and the right operand.
     backward: [Product; 2],
@@ -215,7 +215,7 @@ impl MatMul {
     ///
     /// # Errors
     /// The shapes are too large for a GPU, or its memory does not suffice.
-    pub fn new(
+    pub(super) fn new(
         device: &Device,
         left: (&[usize], Option<&[f32]>),
         right: (&[usize], Option<&[f32]>),

@@ -17,7 +17,7 @@ mod gemm;
 mod matmul;
 mod moves;
 mod normalize;
-pub mod operation;
+pub(crate) mod operation;
 mod plan;
 mod pool;
 mod product;
@@ -153,7 +153,6 @@ impl CudaClassifier {
                 inputs: &inputs,
                 activation: step.activation.filter(|_| kept.is_none()),
                 output: at(kept.map_or(places.output, |(_, argument)| argument)),
-                scratch: at(places.scratch),
             })?;
             if let Some((function, argument)) = kept {
                 let numbers = images * step.elements;

@@ -34,7 +34,7 @@ driver::arguments! {
 }
 
 /// A move of the elements of one input.
-pub struct Moves {
+pub(super) struct Moves {
     forward: Gather,
     backward: Gather,
     /// What padding holds.
@@ -242,7 +242,7 @@ impl Moves {
     /// # Errors
     /// The operation does not only move elements, the tensors have too many elements or too many axes
     /// that cannot be joined, or there is no memory for the tables.
-    pub fn new(
+    pub(super) fn new(
         device: &Device,
         op: &Op,
         input: &[usize],

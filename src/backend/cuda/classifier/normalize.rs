@@ -26,7 +26,7 @@ driver::arguments! {
 
 /// `(x − mean) / sqrt(variance + epsilon)` of each row.
 #[derive(Debug)]
-pub struct Normalize {
+pub(super) struct Normalize {
     rows: Rows,
     epsilon: f32,
 }
@@ -36,7 +36,7 @@ impl Normalize {
     ///
     /// # Errors
     /// The tensor has too many elements.
-    pub fn new(axis: usize, epsilon: f32, dims: &[usize]) -> crate::error::Result<Self> {
+    pub(super) fn new(axis: usize, epsilon: f32, dims: &[usize]) -> crate::error::Result<Self> {
         let (outer, row) = dims.split_at(axis);
         let rows = Rows::new(outer.iter().product(), row.iter().product(), 1)?;
         Ok(Normalize { rows, epsilon })

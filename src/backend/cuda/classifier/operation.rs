@@ -1,11 +1,11 @@
 //! What the engine asks of an operation.
 
 use super::super::driver::{Address, Device, Result};
-pub use crate::backend::schedule::Reads;
+pub(crate) use crate::backend::schedule::Reads;
 use crate::classifier::Function;
 
 /// A forward pass.
-pub struct Forward<'a> {
+pub(crate) struct Forward<'a> {
     pub device: &'a Device,
     /// Images of the batch.
     pub images: usize,
@@ -14,12 +14,10 @@ pub struct Forward<'a> {
     /// What the operation ends with.
     pub activation: Option<Function>,
     pub output: Address,
-    /// [`Operation::scratch`] numbers for each image.
-    pub scratch: Address,
 }
 
 /// A backward pass: the gradient by one input.
-pub struct Backward<'a> {
+pub(crate) struct Backward<'a> {
     pub device: &'a Device,
     /// Images of the batch.
     pub images: usize,
@@ -44,7 +42,7 @@ pub struct Backward<'a> {
 /// Every output element is one chain of arithmetic that depends on shapes alone, not on the number of
 /// images. An operation is made from a graph's node before any batch is run, and its launches are the
 /// same for every batch of the same size. A value of all images of a batch has fewer than 2^31 elements.
-pub trait Operation: Send {
+pub(crate) trait Operation: Send {
     /// Computes the output, ending with the activation (of the operations that can have one).
     ///
     /// # Errors
@@ -60,11 +58,6 @@ pub trait Operation: Send {
     /// What [`backward`](Self::backward) reads.
     fn reads(&self) -> Reads {
         Reads::default()
-    }
-
-    /// Numbers of scratch memory that [`forward`](Self::forward) needs for each image.
-    fn scratch(&self) -> usize {
-        0
     }
 
     /// Numbers of scratch memory that [`backward`](Self::backward) needs for each image.

@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 const ALIGNMENT: usize = 32;
 
 /// One operation on buffers.
-pub struct Step {
+pub(super) struct Step {
     pub operation: Box<dyn Operation>,
     pub inputs: Vec<BufferId>,
     pub output: BufferId,
@@ -35,7 +35,7 @@ pub struct Step {
 }
 
 /// A graph as steps.
-pub struct Plan {
+pub(super) struct Plan {
     pub steps: Vec<Step>,
     /// Numbers of every buffer, for each image.
     pub buffers: Vec<usize>,
@@ -50,7 +50,7 @@ impl Plan {
     /// # Errors
     /// Shapes beyond what the kernels can address, or no memory for the constants; the message names the
     /// node.
-    pub fn new(device: &Device, graph: &Graph) -> Result<Plan> {
+    pub(super) fn new(device: &Device, graph: &Graph) -> Result<Plan> {
         let mut planner = Planner {
             device,
             graph,
@@ -76,13 +76,13 @@ impl Plan {
     }
 
     /// What a schedule is made of.
-    pub fn outline(&self) -> Outline<'_> {
+    pub(super) fn outline(&self) -> Outline<'_> {
         let steps = self.steps.iter().map(|step| schedule::Step {
             inputs: &step.inputs,
             output: step.output,
             activation: step.activation,
             reads: step.operation.reads(),
-            scratch: step.operation.scratch().next_multiple_of(ALIGNMENT),
+            scratch: 0,
             backward_scratch: step
                 .operation
                 .backward_scratch()

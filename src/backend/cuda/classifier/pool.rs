@@ -36,14 +36,14 @@ driver::arguments! {
 
 /// What a pool makes of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(super) enum Kind {
     Max,
     Average,
 }
 
 /// A maximum or average over windows.
 #[derive(Debug)]
-pub struct Pool {
+pub(super) struct Pool {
     kind: Kind,
     down: PoolAxis,
     across: PoolAxis,
@@ -58,7 +58,7 @@ impl Pool {
     ///
     /// # Errors
     /// The sizes are beyond what kernels count, or there are no windows.
-    pub fn new(
+    pub(super) fn new(
         kind: Kind,
         pool: &classifier::Pool,
         input: &[usize],

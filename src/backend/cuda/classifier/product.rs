@@ -9,14 +9,14 @@ use super::operation::Backward;
 use crate::classifier::Function;
 
 /// Terms of the sums that come through shared memory at once: SLICE of `kernels/product.cuh`.
-pub const SLICE: usize = 16;
+pub(super) const SLICE: usize = 16;
 /// Of the chip that tiles are chosen for. That of an H100; other chips have about as many, or fewer.
 const MULTIPROCESSORS: usize = 132;
 const THREADS: u32 = 256;
 
 driver::arguments! {
     /// What follows a sum of products: + bias, + what is added, and the function of that.
-    pub struct Ending {
+    pub(super) struct Ending {
         bias: Address,
         added: Address,
         has_bias: u32,
@@ -34,7 +34,7 @@ driver::arguments! {
 
 impl Ending {
     /// Of a forward pass.
-    pub fn forward(
+    pub(super) fn forward(
         bias: Option<Address>,
         residual: Option<Address>,
         activation: Option<Function>,
@@ -50,12 +50,12 @@ impl Ending {
     }
 
     /// Of a gradient that goes to `to`, or is added to it.
-    pub fn backward(to: Address, accumulate: bool) -> Ending {
+    pub(super) fn backward(to: Address, accumulate: bool) -> Ending {
         Ending::forward(None, accumulate.then_some(to), None)
     }
 
     /// Whether something is added that has to be read.
-    pub fn reads(&self) -> bool {
+    pub(super) fn reads(&self) -> bool {
         self.has_added != 0
     }
 }
@@ -91,13 +91,13 @@ const SMALL: Tile = Tile {
 };
 
 /// A kernel that computes a product in tiles of a kind.
-pub struct Tiled {
+pub(super) struct Tiled {
     tile: Tile,
     kernel: &'static Kernel,
 }
 
 /// The kernels there are for a product. An element has the same bits from all of them.
-pub const fn kernels(
+pub(super) const fn kernels(
     large: &'static Kernel,
     flat: &'static Kernel,
     small: &'static Kernel,
@@ -128,7 +128,7 @@ impl Tile {
 
 /// Launches the one of the kernels whose tile fits products of rows x columns best, a block to a tile: of
 /// `first` products along the grid's first axis, and as many again for each place on its `others`.
-pub fn launch<A: Arguments>(
+pub(super) fn launch<A: Arguments>(
     device: &Device,
     kernels: &[Tiled],
     [rows, columns, first]: [usize; 3],
@@ -152,7 +152,7 @@ pub fn launch<A: Arguments>(
 
 /// `blocks` for elements that kernels count; more elements than they can are refused at the launch, as
 /// more blocks than a grid has.
-pub fn grid(blocks: usize, elements: usize) -> u32 {
+pub(super) fn grid(blocks: usize, elements: usize) -> u32 {
     match i32::try_from(elements) {
         Ok(_) => blocks.try_into().unwrap_or(u32::MAX),
         Err(_) => u32::MAX,
@@ -161,7 +161,7 @@ pub fn grid(blocks: usize, elements: usize) -> u32 {
 
 /// The gradient by what an operation adds to its sums, which is that by the output, of so many elements an
 /// image.
-pub fn residual_backward(pass: &Backward<'_>, elements: usize) -> Result<()> {
+pub(super) fn residual_backward(pass: &Backward<'_>, elements: usize) -> Result<()> {
     let elements = pass.images * elements;
     let arguments = ResidualArgs {
         dy: pass.gradient,

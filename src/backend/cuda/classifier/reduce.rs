@@ -45,7 +45,7 @@ driver::arguments! {
 }
 
 /// Joins the elements along axes.
-pub struct Reduce {
+pub(super) struct Reduce {
     kind: Reduction,
     /// The axes of the output and of a row, in the input; and the input's, in the output.
     kept: Axes,
@@ -64,7 +64,11 @@ impl Reduce {
     ///
     /// # Errors
     /// The tensor has too many elements, or too many axes that cannot be joined.
-    pub fn new(kind: Reduction, axes: &[usize], input: &[usize]) -> crate::error::Result<Self> {
+    pub(super) fn new(
+        kind: Reduction,
+        axes: &[usize],
+        input: &[usize],
+    ) -> crate::error::Result<Self> {
         let sizes = |joined: bool| -> Vec<usize> {
             let chosen = (0..input.len()).filter(|axis| axes.contains(axis) == joined);
             chosen.map(|axis| input[axis]).collect()

@@ -9,7 +9,7 @@ const WARP: u32 = 32;
 driver::arguments! {
     /// `Rows` of `kernels/classifier_reduce.cu`.
     #[derive(Debug)]
-    pub struct RowsArgs {
+    pub(super) struct RowsArgs {
         count: u32,
         length: u32,
         inner: Divisor,
@@ -19,7 +19,7 @@ driver::arguments! {
 
 /// The rows of a tensor `[outer, length, inner]` along its middle axis.
 #[derive(Clone, Copy, Debug)]
-pub struct Rows {
+pub(super) struct Rows {
     outer: usize,
     length: usize,
     inner: usize,
@@ -29,7 +29,7 @@ pub struct Rows {
 impl Rows {
     /// # Errors
     /// There are too many elements.
-    pub fn new(outer: usize, length: usize, inner: usize) -> Result<Rows> {
+    pub(super) fn new(outer: usize, length: usize, inner: usize) -> Result<Rows> {
         check_elements(outer.saturating_mul(length).saturating_mul(inner))?;
         Ok(Rows {
             outer,
@@ -40,13 +40,13 @@ impl Rows {
     }
 
     /// Of an image.
-    pub fn elements(&self) -> usize {
+    pub(super) fn elements(&self) -> usize {
         self.outer * self.length * self.inner
     }
 
     /// A batch of `images` images in parts that can be counted, none of them empty: each with its rows as
     /// kernels take them, and a launch for them.
-    pub fn parts(&self, images: usize) -> impl Iterator<Item = (Part, RowsArgs, Launch)> {
+    pub(super) fn parts(&self, images: usize) -> impl Iterator<Item = (Part, RowsArgs, Launch)> {
         let elements = self.elements();
         parts(images, elements, elements).map(|(part, _)| {
             let (rows, launch) = self.of(part.images);
@@ -69,7 +69,7 @@ impl Rows {
 
 /// Threads that share a row of so many elements: many only where they lie side by side, for else
 /// neighboring rows do, and a thread to each of those reads them together.
-pub fn team(length: usize, adjacent: bool) -> u32 {
+pub(super) fn team(length: usize, adjacent: bool) -> u32 {
     match length {
         _ if !adjacent => 1,
         0..16 => 1,
@@ -80,7 +80,7 @@ pub fn team(length: usize, adjacent: bool) -> u32 {
 }
 
 /// A team to each row, with the shared memory of a team's sums of two values.
-pub fn team_launch(rows: u32, team: u32) -> Launch {
+pub(super) fn team_launch(rows: u32, team: u32) -> Launch {
     let block = team.max(THREADS);
     let shared = shared_bytes([2 * (block / WARP) as usize * size_of::<f32>()]);
     Launch::new([rows.div_ceil(block / team), 1, 1], block).with_shared(shared)

@@ -26,7 +26,7 @@ driver::arguments! {
 
 /// Softmax along one axis.
 #[derive(Debug)]
-pub struct Softmax {
+pub(super) struct Softmax {
     logarithm: bool,
     rows: Rows,
 }
@@ -36,7 +36,7 @@ impl Softmax {
     ///
     /// # Errors
     /// The tensor has too many elements.
-    pub fn new(logarithm: bool, axis: usize, dims: &[usize]) -> crate::error::Result<Self> {
+    pub(super) fn new(logarithm: bool, axis: usize, dims: &[usize]) -> crate::error::Result<Self> {
         let outer = dims[..axis].iter().product();
         let inner = dims[axis + 1..].iter().product();
         Ok(Softmax {

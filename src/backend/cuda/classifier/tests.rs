@@ -12,7 +12,7 @@ use crate::classifier::{Function, Op};
 const IMAGES: usize = 3;
 
 /// Uniform numbers from −1 to 1.
-pub fn uniform(n: usize, seed: u32) -> Vec<f32> {
+pub(super) fn uniform(n: usize, seed: u32) -> Vec<f32> {
     let mut word = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
     (0..n)
         .map(|_| {
@@ -24,7 +24,7 @@ pub fn uniform(n: usize, seed: u32) -> Vec<f32> {
 
 /// A node's input: its shape, and its elements if it is a constant; else they are random, made from
 /// numbers in [−1, 1] by a function.
-pub struct Input {
+pub(super) struct Input {
     pub dims: Vec<usize>,
     pub constant: Option<Vec<f32>>,
     pub from: fn(f32) -> f32,
@@ -32,7 +32,7 @@ pub struct Input {
 
 impl Input {
     /// A computed input.
-    pub fn computed(dims: &[usize]) -> Input {
+    pub(super) fn computed(dims: &[usize]) -> Input {
         Input {
             dims: dims.to_vec(),
             constant: None,
@@ -41,7 +41,7 @@ impl Input {
     }
 
     /// A constant.
-    pub fn constant(dims: &[usize], data: Vec<f32>) -> Input {
+    pub(super) fn constant(dims: &[usize], data: Vec<f32>) -> Input {
         assert_eq!(data.len(), dims.iter().product::<usize>());
         Input {
             constant: Some(data),
@@ -50,7 +50,7 @@ impl Input {
     }
 
     /// A constant of random numbers up to `scale`.
-    pub fn random(dims: &[usize], scale: f32, seed: u32) -> Input {
+    pub(super) fn random(dims: &[usize], scale: f32, seed: u32) -> Input {
         let data = uniform(dims.iter().product(), seed);
         Input::constant(dims, data.into_iter().map(|x| x * scale).collect())
     }
@@ -61,7 +61,7 @@ impl Input {
 }
 
 /// A node to check an operation against.
-pub struct Node {
+pub(super) struct Node {
     pub op: Op,
     pub inputs: Vec<Input>,
     pub output: Vec<usize>,
@@ -88,7 +88,6 @@ impl Bench<'_> {
 
     fn forward(&self, activation: Option<Function>, elements: usize) -> Vec<f32> {
         let output = self.device.allocate::<f32>(self.images * elements).unwrap();
-        let scratch = self.scratch(self.operation.scratch());
         self.operation
             .forward(Forward {
                 device: self.device,
@@ -96,7 +95,6 @@ impl Bench<'_> {
                 inputs: &self.addresses(),
                 activation,
                 output: output.at(0),
-                scratch: scratch.at(0),
             })
             .unwrap();
         output.download(0, output.len()).unwrap()
@@ -165,7 +163,7 @@ fn close(what: &str, got: &[f32], want: &[f64], terms: usize) {
 
 /// Holds an operation against the reference: its output, with the activation, and the gradient by each
 /// computed input, alone and added to another's; and every image of a batch against the image alone.
-pub fn check(name: &str, device: &Device, operation: &dyn Operation, node: &Node) {
+pub(super) fn check(name: &str, device: &Device, operation: &dyn Operation, node: &Node) {
     let data: Vec<Vec<f32>> = (node.inputs.iter().zip(1..))
         .map(|(input, seed)| match &input.constant {
             Some(data) => data.clone(),

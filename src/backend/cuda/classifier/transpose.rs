@@ -28,7 +28,7 @@ driver::arguments! {
 
 /// A move between tensors that have different axes innermost.
 #[derive(Clone, Copy)]
-pub struct Transpose {
+pub(super) struct Transpose {
     arguments: TransposeArgs,
     /// Tiles of an image.
     tiles: usize,
@@ -40,7 +40,11 @@ impl Transpose {
     ///
     /// # Errors
     /// There are too many axes.
-    pub fn new(axes: &[Axis], elements: usize, start: u32) -> crate::error::Result<Option<Self>> {
+    pub(super) fn new(
+        axes: &[Axis],
+        elements: usize,
+        start: u32,
+    ) -> crate::error::Result<Option<Self>> {
         let Some((across, others)) = axes.split_last() else {
             return Ok(None);
         };
@@ -80,7 +84,7 @@ impl Transpose {
     }
 
     /// Writes `to` from `from`, or adds to it.
-    pub fn run(
+    pub(super) fn run(
         &self,
         device: &Device,
         images: usize,

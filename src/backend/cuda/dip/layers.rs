@@ -5,12 +5,12 @@ mod conv;
 mod norm;
 mod shape;
 mod step;
-pub mod tensor;
+pub(super) mod tensor;
 #[cfg(test)]
 mod tests;
 mod upsample;
 
-pub use self::batch::{Batch, Maps, Parameters};
-pub use self::norm::{Line, Norm, Statistics};
-pub use self::shape::Conv;
-pub use self::step::{AdamRates, error_sums};
+pub(super) use self::batch::{Batch, Maps, Parameters};
+pub(super) use self::norm::{Line, Norm, Statistics};
+pub(super) use self::shape::Conv;
+pub(super) use self::step::{AdamRates, error_sums};

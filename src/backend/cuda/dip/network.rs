@@ -81,7 +81,7 @@ struct Level {
 
 /// Where the parts of an instance's numbers lie.
 #[derive(Clone, Copy)]
-pub struct State {
+pub(super) struct State {
     /// Parameters, and the input after them.
     pub values: Maps,
     /// The same layout; the input is there only where it is optimized.
@@ -101,7 +101,7 @@ impl State {
 }
 
 /// The layers of a network of one size.
-pub struct Network {
+pub(super) struct Network {
     spec: NetSpec,
     levels: Vec<Level>,
     out: Conv,
@@ -209,7 +209,7 @@ impl Planner<'_> {
 
 impl Network {
     /// Memory for `capacity` instances. The specification fits the size.
-    pub fn new(
+    pub(super) fn new(
         backend: &CudaBackend,
         spec: &NetSpec,
         height: usize,
@@ -257,18 +257,23 @@ impl Network {
     }
 
     /// The network's output before the sigmoid; after the loss, the loss's derivative by it.
-    pub fn output(&self) -> Maps {
+    pub(super) fn output(&self) -> Maps {
         self.output.all()
     }
 
     /// Room for convolutions on tensor cores, where they are wanted.
-    pub fn matrices(&self) -> Option<Maps> {
+    pub(super) fn matrices(&self) -> Option<Maps> {
         let (buffer, room) = self.matrices.as_ref()?;
         Some(Maps::new(buffer.at(0), *room))
     }
 
     /// From the input to [`output`](Self::output).
-    pub fn forward(&self, batch: &Batch<'_>, state: &State, input: Maps) -> driver::Result<()> {
+    pub(super) fn forward(
+        &self,
+        batch: &Batch<'_>,
+        state: &State,
+        input: Maps,
+    ) -> driver::Result<()> {
         let level = &self.levels[0];
         self.forward_level(batch, state, 0, input)?;
         let parameters = state.layer(state.values, self.out_at, self.out.weights());
@@ -308,7 +313,12 @@ impl Network {
 
     /// From the loss's derivative by [`output`](Self::output) to those by the parameters, and by the input
     /// where that is optimized.
-    pub fn backward(&self, batch: &Batch<'_>, state: &State, input: Maps) -> driver::Result<()> {
+    pub(super) fn backward(
+        &self,
+        batch: &Batch<'_>,
+        state: &State,
+        input: Maps,
+    ) -> driver::Result<()> {
         let weights = self.out.weights();
         let parameters = state.layer(state.values, self.out_at, weights);
         let gradients = state.layer(state.gradients, self.out_at, weights);

@@ -50,7 +50,7 @@ arguments! {
 
 /// Where all slots have what an iteration reads and writes.
 #[derive(Clone, Copy)]
-pub struct State {
+pub(super) struct State {
     /// Slots in use.
     pub slots: Address,
     /// How many.
@@ -71,7 +71,7 @@ pub struct State {
 }
 
 /// The resident step of a network whose working set fits.
-pub struct Resident {
+pub(super) struct Resident {
     spec: NetSpec,
     plan: Plan,
 }
@@ -79,7 +79,7 @@ pub struct Resident {
 impl Resident {
     /// The step of a network that fits pictures of `height × width`, with blocks of at most
     /// `shared_limit` bytes; `None` where they are too small for it.
-    pub fn plan(
+    pub(super) fn plan(
         spec: &NetSpec,
         height: usize,
         width: usize,
@@ -93,7 +93,7 @@ impl Resident {
 
     /// Blocks that a multiprocessor holds, by its shared memory: a KiB more than a block's limit, of which
     /// each block takes one beside its own (CUDA C++ Programming Guide, "Compute Capabilities").
-    pub fn blocks_of_a_multiprocessor(&self, shared_limit: u32) -> u32 {
+    pub(super) fn blocks_of_a_multiprocessor(&self, shared_limit: u32) -> u32 {
         ((shared_limit + 1024) / (self.shared() + 1024)).max(1)
     }
 
@@ -103,7 +103,7 @@ impl Resident {
     }
 
     /// Runs iterations of the instances in use.
-    pub fn run(&self, device: &Device, state: &State, mut iterations: u32) -> Result<()> {
+    pub(super) fn run(&self, device: &Device, state: &State, mut iterations: u32) -> Result<()> {
         while iterations > 0 {
             let rounds = iterations.min(MAX_ROUNDS);
             self.launch(device, state, rounds)?;

@@ -67,7 +67,7 @@ pub(crate) use arguments;
 
 /// Arguments on their way to a driver.
 #[derive(Clone, Copy)]
-pub struct RawArguments<'a> {
+pub(super) struct RawArguments<'a> {
     pub data: *const c_void,
     pub layout: Layout,
     pub lifetime: PhantomData<&'a ()>,

@@ -11,7 +11,7 @@ use super::recorded::{Executable, Recorded};
 use super::timeline::{HostTimeline, Timeline};
 
 /// What a device must be able to do. Addresses and lengths are within one allocation.
-pub trait Driver: Send + Sync {
+pub(super) trait Driver: Send + Sync {
     fn name(&self) -> &str;
     fn free_bytes(&self) -> Option<u64>;
     /// Units that each run blocks of their own; at least 1.

@@ -149,7 +149,7 @@ pub(super) struct Range {
 }
 
 impl Range {
-    pub fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         Range {
             pushed: tool() && push(name),
             on_thread: PhantomData,

@@ -60,12 +60,15 @@ struct Open {
 }
 
 impl Profiler {
-    pub fn is_active(&self) -> bool {
+    pub(super) fn is_active(&self) -> bool {
         self.active.load(Ordering::Relaxed)
     }
 
     /// Measures from now on; whether it did not yet. The timeline is asked for only then.
-    pub fn start(&self, timeline: impl FnOnce() -> Result<Box<dyn Timeline>>) -> Result<bool> {
+    pub(super) fn start(
+        &self,
+        timeline: impl FnOnce() -> Result<Box<dyn Timeline>>,
+    ) -> Result<bool> {
         let mut recording = lock(&self.recording);
         if recording.is_some() {
             return Ok(false);
@@ -86,26 +89,26 @@ impl Profiler {
     }
 
     /// Ends the measuring: what was measured; `None` where nothing was.
-    pub fn finish(&self, device: &str, peak: Peak) -> Option<Result<Profile>> {
+    pub(super) fn finish(&self, device: &str, peak: Peak) -> Option<Result<Profile>> {
         let recording = lock(&self.recording).take();
         recording.map(|recording| recording.finish(device, peak))
     }
 
     /// Ends the measuring, and forgets what was measured.
-    pub fn stop(&self) {
+    pub(super) fn stop(&self) {
         self.active.store(false, Ordering::Relaxed);
         lock(&self.recording).take();
     }
 
     /// Begins a phase, and gives its number.
-    pub fn open(&self, name: &'static str) -> u64 {
+    pub(super) fn open(&self, name: &'static str) -> u64 {
         let number = self.phases.fetch_add(1, Ordering::Relaxed);
         self.with_recording(|recording| recording.open(number, name));
         number
     }
 
     /// Ends a phase.
-    pub fn close(&self, number: u64) {
+    pub(super) fn close(&self, number: u64) {
         self.with_recording(|recording| recording.close(number));
     }
 
@@ -118,7 +121,7 @@ impl Profiler {
     }
 
     /// Runs something, and measures it where that is wanted.
-    pub fn time(&self, activity: Activity, run: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub(super) fn time(&self, activity: Activity, run: impl FnOnce() -> Result<()>) -> Result<()> {
         if !self.is_active() {
             return run();
         }

@@ -9,7 +9,7 @@ use super::kernel::Kernel;
 use super::launch::Launch;
 
 /// A launch with a copy of its arguments.
-pub struct Recorded {
+pub(super) struct Recorded {
     pub kernel: Kernel,
     pub launch: Launch,
     /// As many words as the arguments need; the bytes between their fields are whatever they were.
@@ -18,7 +18,7 @@ pub struct Recorded {
 }
 
 impl Recorded {
-    pub fn new(kernel: &Kernel, launch: Launch, arguments: RawArguments<'_>) -> Self {
+    pub(super) fn new(kernel: &Kernel, launch: Launch, arguments: RawArguments<'_>) -> Self {
         let bytes = arguments.layout.bytes;
         let mut copy = vec![MaybeUninit::<u64>::uninit(); bytes.div_ceil(8)];
         // SAFETY: `data` points to a struct of `bytes` bytes, its layout's; the copy has room for them, and
@@ -37,7 +37,7 @@ impl Recorded {
         }
     }
 
-    pub fn arguments(&self) -> RawArguments<'_> {
+    pub(super) fn arguments(&self) -> RawArguments<'_> {
         RawArguments {
             data: self.arguments.as_ptr().cast(),
             layout: self.layout,
@@ -47,13 +47,13 @@ impl Recorded {
 }
 
 /// What a driver made of recorded launches.
-pub trait Executable: Send + Sync {
+pub(super) trait Executable: Send + Sync {
     /// Launches all of them, in their order.
     fn launch(&self) -> Result<()>;
 }
 
 /// Which kernels are launched, and how often.
-pub fn describe(launches: &[Recorded]) -> String {
+pub(super) fn describe(launches: &[Recorded]) -> String {
     let mut kernels: Vec<(&str, usize)> = vec![];
     for recorded in launches {
         let name = recorded.kernel.name;

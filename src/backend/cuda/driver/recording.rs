@@ -33,7 +33,7 @@ impl Drop for Guard {
 ///
 /// # Errors
 /// `f`'s; [`DriverError::Recording`] while another recording is made.
-pub fn launches_of<E: From<DriverError>>(
+pub(super) fn launches_of<E: From<DriverError>>(
     driver: &Arc<dyn Driver>,
     f: impl FnOnce() -> Result<(), E>,
 ) -> Result<Vec<Recorded>, E> {
@@ -57,7 +57,7 @@ fn is_recorded(recording: &Recording, driver: &Arc<dyn Driver>) -> bool {
 }
 
 /// Takes a launch down, if the driver's are recorded on this thread.
-pub fn record(
+pub(super) fn record(
     driver: &Arc<dyn Driver>,
     kernel: &Kernel,
     launch: Launch,
@@ -74,7 +74,7 @@ pub fn record(
 }
 
 /// Refuses what is no launch, if the driver's are recorded on this thread.
-pub fn refuse(driver: &Arc<dyn Driver>, operation: &'static str) -> Result<()> {
+pub(super) fn refuse(driver: &Arc<dyn Driver>, operation: &'static str) -> Result<()> {
     let recorded = RECORDING.with_borrow(|recording| {
         let recording = recording.as_ref();
         recording.is_some_and(|recording| is_recorded(recording, driver))

@@ -35,13 +35,13 @@ impl Device {
 }
 
 impl Tally {
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
     /// Of every kernel that was launched, the launch with the most shared memory.
     #[cfg(test)]
-    pub fn launches(&self) -> BTreeMap<&'static str, Launch> {
+    pub(crate) fn launches(&self) -> BTreeMap<&'static str, Launch> {
         lock(&self.launches).clone()
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::error::Result;
 
 /// Measures when a device's work begins and ends, one piece after another.
-pub trait Timeline: Send {
+pub(super) trait Timeline: Send {
     /// What is asked for from now on belongs to the next piece; a piece that has not ended is forgotten.
     fn begin(&mut self) -> Result<()>;
     /// It does no longer.
@@ -16,14 +16,14 @@ pub trait Timeline: Send {
 }
 
 /// The host's clock, for work that is done when its call returns.
-pub struct HostTimeline {
+pub(super) struct HostTimeline {
     start: Instant,
     begun: f64,
     done: Vec<[f64; 2]>,
 }
 
 impl HostTimeline {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         HostTimeline {
             start: Instant::now(),
             begun: 0.0,

@@ -36,7 +36,7 @@ impl ImageBuffer for DeviceImages {
 }
 
 /// Where an image starts, if its buffer has it and it has the wanted shape.
-pub fn source(image: At<'_, DeviceImages>, shape: ImageShape) -> Result<Address> {
+pub(super) fn source(image: At<'_, DeviceImages>, shape: ImageShape) -> Result<Address> {
     check_shape(image.buffer.shape(), shape)?;
     image.buffer.range(image.index, 1)
 }

@@ -14,7 +14,7 @@ use crate::picture::ssim;
 const PLACES: usize = 16;
 
 driver::arguments! {
-    pub struct ImageSquaredErrorArgs {
+    pub(super) struct ImageSquaredErrorArgs {
         first: [Address; JOBS],
         second: [Address; JOBS],
         out: Address,
@@ -22,7 +22,7 @@ driver::arguments! {
         channels: u32,
     }
 
-    pub struct ImageSsimArgs {
+    pub(super) struct ImageSsimArgs {
         first: [Address; JOBS],
         second: [Address; JOBS],
         out: Address,
@@ -38,7 +38,7 @@ driver::arguments! {
 }
 
 /// Sums of squared differences, pairs × cells.
-pub fn squared_error(
+pub(super) fn squared_error(
     device: &Device,
     pairs: &[ImagePair<'_, DeviceImages>],
     cells: TileGrid,
@@ -69,7 +69,10 @@ pub fn squared_error(
 }
 
 /// Structural similarity of each pair.
-pub fn similarity(device: &Device, pairs: &[ImagePair<'_, DeviceImages>]) -> Result<Vec<f64>> {
+pub(super) fn similarity(
+    device: &Device,
+    pairs: &[ImagePair<'_, DeviceImages>],
+) -> Result<Vec<f64>> {
     let Some((image, _)) = pairs.first() else {
         return Ok(vec![]);
     };

@@ -10,18 +10,18 @@ use crate::backend::{At, ImageShape, View};
 use crate::error::Result;
 
 /// Images that travel in one launch's arguments: JOBS in the kernels' source.
-pub const JOBS: usize = 128;
+pub(super) const JOBS: usize = 128;
 /// Threads of a block.
-pub const THREADS: u32 = 256;
+pub(super) const THREADS: u32 = 256;
 
 driver::arguments! {
-    pub struct ImageCopyArgs {
+    pub(super) struct ImageCopyArgs {
         from: [Address; JOBS],
         out: Address,
         elements: u32,
     }
 
-    pub struct ImageViewArgs {
+    pub(super) struct ImageViewArgs {
         from: [Address; JOBS],
         down: [i32; JOBS],
         right: [i32; JOBS],
@@ -32,7 +32,7 @@ driver::arguments! {
         width: u32,
     }
 
-    pub struct ImagePairArgs {
+    pub(super) struct ImagePairArgs {
         first: [Address; JOBS],
         second: [Address; JOBS],
         amount: [f32; JOBS],
@@ -42,7 +42,7 @@ driver::arguments! {
 }
 
 /// What kernels take of each of up to [`JOBS`] jobs; the rest is zero.
-pub fn lay_out<J, T: Zeroable + Copy>(
+pub(super) fn lay_out<J, T: Zeroable + Copy>(
     jobs: &[J],
     f: impl Fn(&J) -> Result<T>,
 ) -> Result<[T; JOBS]> {
@@ -54,7 +54,7 @@ pub fn lay_out<J, T: Zeroable + Copy>(
 }
 
 /// Work of so many numbers that are read or written.
-pub fn moving(numbers: usize) -> Work {
+pub(super) fn moving(numbers: usize) -> Work {
     Work {
         bytes: (numbers * size_of::<f32>()) as u64,
         ..Work::default()

@@ -12,13 +12,13 @@ use crate::error::Result;
 
 driver::arguments! {
     #[derive(Pod, Zeroable)]
-    pub struct Window {
+    pub(super) struct Window {
         weight: f64,
         cell: u32,
         unused: u32,
     }
 
-    pub struct ImageStitchArgs {
+    pub(super) struct ImageStitchArgs {
         images: Address,
         weights: Address,
         down: Address,
@@ -34,7 +34,7 @@ driver::arguments! {
 }
 
 /// Writes a stitch to image `index`.
-pub fn stitch(
+pub(super) fn stitch(
     device: &Device,
     job: &Stitch<'_, DeviceImages>,
     out: &mut DeviceImages,

@@ -10,7 +10,7 @@ use crate::backend::{At, ImageBuffer, TileGrid};
 use crate::error::Result;
 
 driver::arguments! {
-    pub struct Grid {
+    pub(super) struct Grid {
         height: u32,
         width: u32,
         tile_height: u32,
@@ -20,7 +20,7 @@ driver::arguments! {
         columns: u32,
     }
 
-    pub struct ImageTileArgs {
+    pub(super) struct ImageTileArgs {
         image: Address,
         tiles: Address,
         grid: Grid,
@@ -28,7 +28,7 @@ driver::arguments! {
         blocks_per_tile: u32,
     }
 
-    pub struct ImageUntileArgs {
+    pub(super) struct ImageUntileArgs {
         tiles: Address,
         image: Address,
         grid: Grid,
@@ -38,7 +38,7 @@ driver::arguments! {
 }
 
 impl Grid {
-    pub fn new(grid: TileGrid) -> Result<Self> {
+    pub(super) fn new(grid: TileGrid) -> Result<Self> {
         Ok(Grid {
             height: to_u32(grid.height, "rows")?,
             width: to_u32(grid.width, "columns")?,
@@ -52,7 +52,7 @@ impl Grid {
 }
 
 /// Cuts an image into tiles.
-pub fn cut(
+pub(super) fn cut(
     device: &Device,
     image: At<'_, DeviceImages>,
     grid: TileGrid,
@@ -79,7 +79,7 @@ pub fn cut(
 }
 
 /// Puts tiles together.
-pub fn join(
+pub(super) fn join(
     device: &Device,
     tiles: &DeviceImages,
     first_tile: usize,

@@ -26,7 +26,7 @@ const RESIDENT: (Path, Precision) = (Path::Resident, Precision::Float32);
 /// What the kernels do in one iteration of one instance. All of it grows with the number of instances,
 /// launches excepted.
 #[derive(Clone, Debug)]
-pub struct Iteration {
+pub(crate) struct Iteration {
     /// How the engine runs it.
     pub path: &'static str,
     /// Side of the instance's picture.
@@ -39,13 +39,13 @@ pub struct Iteration {
 
 impl Iteration {
     /// Seconds that it takes a chip at least, one kernel after another, in a batch that fills the chip.
-    pub fn floor(&self, chip: &Chip) -> f64 {
+    pub(crate) fn floor(&self, chip: &Chip) -> f64 {
         let floors = self.kernels.values().map(|kernel| chip.floor(kernel));
         floors.map(|floor| floor.seconds()).sum()
     }
 
     /// Launches of an iteration of any number of instances.
-    pub fn launches(&self) -> f64 {
+    pub(crate) fn launches(&self) -> f64 {
         self.kernels.values().map(|kernel| kernel.launches).sum()
     }
 }
@@ -54,7 +54,7 @@ impl Iteration {
 ///
 /// # Errors
 /// The emulator does not run on this processor, or there is no memory.
-pub fn iterations(preset: Preset, chip: &Chip) -> Result<Vec<Iteration>> {
+pub(crate) fn iterations(preset: Preset, chip: &Chip) -> Result<Vec<Iteration>> {
     let (side, sample) = match preset.tile() {
         Some(tile) => (tile, 1),
         None => (PICTURE, SAMPLE),
@@ -125,7 +125,7 @@ fn count(
 }
 
 /// What every kernel did since the emulator was last asked, of one of `parts` equal parts.
-pub fn demands(emulator: &Emulator, parts: u32) -> BTreeMap<&'static str, Demand> {
+pub(crate) fn demands(emulator: &Emulator, parts: u32) -> BTreeMap<&'static str, Demand> {
     let counts = emulator.take_counts().into_iter();
     let demands = counts.map(|(kernel, counts)| (kernel, demand(counts, parts)));
     demands.collect()

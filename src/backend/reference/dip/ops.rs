@@ -8,7 +8,7 @@ use crate::dip::{
 
 /// A feature map of one instance, CHW.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Tensor {
+pub(crate) struct Tensor {
     pub channels: usize,
     pub height: usize,
     pub width: usize,
@@ -17,7 +17,7 @@ pub struct Tensor {
 
 impl Tensor {
     /// All zero.
-    pub fn zeros(channels: usize, height: usize, width: usize) -> Self {
+    pub(crate) fn zeros(channels: usize, height: usize, width: usize) -> Self {
         Tensor {
             channels,
             height,
@@ -27,29 +27,29 @@ impl Tensor {
     }
 
     /// Zeros of the same shape.
-    pub fn like(other: &Tensor) -> Self {
+    pub(crate) fn like(other: &Tensor) -> Self {
         Tensor::zeros(other.channels, other.height, other.width)
     }
 
     /// Where element `(channel, y, x)` lies.
-    pub fn at(&self, channel: usize, y: usize, x: usize) -> usize {
+    pub(crate) fn at(&self, channel: usize, y: usize, x: usize) -> usize {
         (channel * self.height + y) * self.width + x
     }
 
     /// Pixels of a channel.
-    pub fn plane(&self) -> usize {
+    pub(crate) fn plane(&self) -> usize {
         self.height * self.width
     }
 
     /// The pixels of one channel.
-    pub fn channel(&self, channel: usize) -> &[f64] {
+    pub(crate) fn channel(&self, channel: usize) -> &[f64] {
         &self.data[channel * self.plane()..][..self.plane()]
     }
 }
 
 /// A convolution of kernel `kernel × kernel` (odd) and padding `kernel / 2`.
 #[derive(Clone, Copy, Debug)]
-pub struct Conv {
+pub(crate) struct Conv {
     pub outputs: usize,
     pub kernel: usize,
     pub stride: usize,
@@ -93,7 +93,7 @@ impl Conv {
     }
 
     /// `y[o] = bias[o] + Σ weight[o,i,ky,kx] · x[i]`, weights `[outputs, inputs, kernel, kernel]`.
-    pub fn forward(&self, x: &Tensor, weight: &[f64], bias: &[f64]) -> Tensor {
+    pub(crate) fn forward(&self, x: &Tensor, weight: &[f64], bias: &[f64]) -> Tensor {
         let mut y = Tensor::zeros(
             self.outputs,
             x.height.div_ceil(self.stride),
@@ -110,7 +110,7 @@ impl Conv {
     }
 
     /// Derivatives by `x`, weight and bias, given the one by `y`.
-    pub fn backward(
+    pub(crate) fn backward(
         &self,
         x: &Tensor,
         weight: &[f64],
@@ -131,13 +131,13 @@ impl Conv {
 
 /// A channel's mean and `1/sqrt(variance + ε)` over its pixels, variance without Bessel's correction.
 #[derive(Clone, Copy, Debug)]
-pub struct Statistics {
+pub(crate) struct Statistics {
     pub mean: f64,
     pub scale: f64,
 }
 
 /// The statistics of every channel.
-pub fn statistics(x: &Tensor) -> Vec<Statistics> {
+pub(crate) fn statistics(x: &Tensor) -> Vec<Statistics> {
     let n = x.plane() as f64;
     (0..x.channels)
         .map(|c| {
@@ -153,7 +153,12 @@ pub fn statistics(x: &Tensor) -> Vec<Statistics> {
 }
 
 /// `weight · (x − mean) · scale + bias`, channel by channel.
-pub fn norm_forward(x: &Tensor, statistics: &[Statistics], weight: &[f64], bias: &[f64]) -> Tensor {
+pub(crate) fn norm_forward(
+    x: &Tensor,
+    statistics: &[Statistics],
+    weight: &[f64],
+    bias: &[f64],
+) -> Tensor {
     let mut y = x.clone();
     for (c, y) in y.data.chunks_exact_mut(x.plane()).enumerate() {
         let s = statistics[c];
@@ -165,7 +170,7 @@ pub fn norm_forward(x: &Tensor, statistics: &[Statistics], weight: &[f64], bias:
 }
 
 /// Derivatives by `x` (through the statistics too), weight and bias (Ioffe and Szegedy 2015).
-pub fn norm_backward(
+pub(crate) fn norm_backward(
     x: &Tensor,
     statistics: &[Statistics],
     weight: &[f64],
@@ -190,7 +195,7 @@ pub fn norm_backward(
 }
 
 /// LeakyReLU.
-pub fn leaky_forward(x: &Tensor) -> Tensor {
+pub(crate) fn leaky_forward(x: &Tensor) -> Tensor {
     let mut y = x.clone();
     for v in &mut y.data {
         *v *= if *v > 0.0 { 1.0 } else { LEAKY_SLOPE };
@@ -199,7 +204,7 @@ pub fn leaky_forward(x: &Tensor) -> Tensor {
 }
 
 /// Derivative by LeakyReLU's input `x`; at 0 the slope's, as PyTorch's.
-pub fn leaky_backward(x: &Tensor, dy: &Tensor) -> Tensor {
+pub(crate) fn leaky_backward(x: &Tensor, dy: &Tensor) -> Tensor {
     let mut dx = dy.clone();
     for (d, &x) in dx.data.iter_mut().zip(&x.data) {
         *d *= if x > 0.0 { 1.0 } else { LEAKY_SLOPE };
@@ -237,7 +242,7 @@ fn upsample_each(mode: Upsample, x: &Tensor, y: &Tensor, mut f: impl FnMut(usize
 }
 
 /// Twice as large on both axes.
-pub fn upsample_forward(x: &Tensor, mode: Upsample) -> Tensor {
+pub(crate) fn upsample_forward(x: &Tensor, mode: Upsample) -> Tensor {
     let mut y = Tensor::zeros(x.channels, 2 * x.height, 2 * x.width);
     let mut sums = std::mem::take(&mut y.data);
     upsample_each(mode, x, &y, |i, o, weight| sums[o] += weight * x.data[i]);
@@ -246,7 +251,7 @@ pub fn upsample_forward(x: &Tensor, mode: Upsample) -> Tensor {
 }
 
 /// Derivative by the upsampled picture's source.
-pub fn upsample_backward(dy: &Tensor, mode: Upsample) -> Tensor {
+pub(crate) fn upsample_backward(dy: &Tensor, mode: Upsample) -> Tensor {
     let mut dx = Tensor::zeros(dy.channels, dy.height / 2, dy.width / 2);
     let mut sums = std::mem::take(&mut dx.data);
     upsample_each(mode, &dx, dy, |i, o, weight| sums[i] += weight * dy.data[o]);
@@ -255,7 +260,7 @@ pub fn upsample_backward(dy: &Tensor, mode: Upsample) -> Tensor {
 }
 
 /// The channels of `a`, then those of `b`.
-pub fn concat(a: &Tensor, b: &Tensor) -> Tensor {
+pub(crate) fn concat(a: &Tensor, b: &Tensor) -> Tensor {
     Tensor {
         channels: a.channels + b.channels,
         data: [&a.data[..], &b.data].concat(),
@@ -264,7 +269,7 @@ pub fn concat(a: &Tensor, b: &Tensor) -> Tensor {
 }
 
 /// The first `channels` channels, and the rest: [`concat`]'s derivative.
-pub fn split(x: &Tensor, channels: usize) -> (Tensor, Tensor) {
+pub(crate) fn split(x: &Tensor, channels: usize) -> (Tensor, Tensor) {
     let (a, b) = x.data.split_at(channels * x.plane());
     let part = |channels, data: &[f64]| Tensor {
         channels,
@@ -275,7 +280,7 @@ pub fn split(x: &Tensor, channels: usize) -> (Tensor, Tensor) {
 }
 
 /// The picture `sigmoid(x)`, its mean squared error from `target`, and the error's derivative by `x`.
-pub fn sigmoid_loss(x: &Tensor, target: &[f64]) -> (Tensor, f64, Tensor) {
+pub(crate) fn sigmoid_loss(x: &Tensor, target: &[f64]) -> (Tensor, f64, Tensor) {
     let (mut picture, mut dx) = (x.clone(), Tensor::like(x));
     let n = x.data.len() as f64;
     let mut sum = 0.0;
@@ -290,7 +295,7 @@ pub fn sigmoid_loss(x: &Tensor, target: &[f64]) -> (Tensor, f64, Tensor) {
 
 /// Adam (Kingma and Ba 2015) as PyTorch computes it, without weight decay.
 #[derive(Clone, Debug)]
-pub struct Adam {
+pub(crate) struct Adam {
     first: Vec<f64>,
     second: Vec<f64>,
     steps: i32,
@@ -298,7 +303,7 @@ pub struct Adam {
 
 impl Adam {
     /// Zero moments for `n` parameters.
-    pub fn new(n: usize) -> Self {
+    pub(crate) fn new(n: usize) -> Self {
         Adam {
             first: vec![0.0; n],
             second: vec![0.0; n],
@@ -307,7 +312,7 @@ impl Adam {
     }
 
     /// One step: moves `values` against `gradient`.
-    pub fn step(&mut self, learning_rate: f64, values: &mut [f64], gradient: &[f64]) {
+    pub(crate) fn step(&mut self, learning_rate: f64, values: &mut [f64], gradient: &[f64]) {
         self.steps += 1;
         let correction1 = 1.0 - ADAM_BETA1.powi(self.steps);
         let correction2 = 1.0 - ADAM_BETA2.powi(self.steps);

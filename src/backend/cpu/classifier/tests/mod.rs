@@ -12,7 +12,7 @@ use crate::backend::{At, ClassifierEngine, ImageOps};
 use crate::classifier::{Conv, Function, Graph, Node, Op, Value, ValueId, Window};
 
 /// Uniform numbers from −1 to 1.
-pub fn uniform(n: usize, seed: u32) -> Vec<f32> {
+pub(super) fn uniform(n: usize, seed: u32) -> Vec<f32> {
     let mut word = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
     (0..n)
         .map(|_| {
@@ -23,14 +23,14 @@ pub fn uniform(n: usize, seed: u32) -> Vec<f32> {
 }
 
 /// A graph in the making.
-pub struct Builder {
+pub(super) struct Builder {
     pub graph: Graph,
     seed: u32,
 }
 
 impl Builder {
     /// A graph of an image of `dims`.
-    pub fn new(dims: [usize; 3]) -> Self {
+    pub(super) fn new(dims: [usize; 3]) -> Self {
         let mut builder = Builder {
             graph: Graph {
                 input: ValueId(0),
@@ -55,25 +55,25 @@ impl Builder {
     }
 
     /// A constant.
-    pub fn constant(&mut self, dims: &[usize], data: Vec<f32>) -> ValueId {
+    pub(super) fn constant(&mut self, dims: &[usize], data: Vec<f32>) -> ValueId {
         assert_eq!(data.len(), dims.iter().product::<usize>());
         self.value(dims, Some(data))
     }
 
     /// A constant of random numbers up to `scale`.
-    pub fn random(&mut self, dims: &[usize], scale: f32) -> ValueId {
+    pub(super) fn random(&mut self, dims: &[usize], scale: f32) -> ValueId {
         self.seed += 1;
         let numbers = uniform(dims.iter().product(), self.seed);
         let numbers = numbers.into_iter().map(|x| x * scale).collect();
         self.constant(dims, numbers)
     }
 
-    pub fn dims(&self, id: ValueId) -> Vec<usize> {
+    pub(super) fn dims(&self, id: ValueId) -> Vec<usize> {
         self.graph.value(id).dims.clone()
     }
 
     /// A node; its output.
-    pub fn node(&mut self, op: Op, inputs: &[ValueId], dims: &[usize]) -> ValueId {
+    pub(super) fn node(&mut self, op: Op, inputs: &[ValueId], dims: &[usize]) -> ValueId {
         let output = self.value(dims, None);
         self.graph.nodes.push(Node {
             name: format!("node {}", self.graph.nodes.len()),
@@ -84,23 +84,23 @@ impl Builder {
         output
     }
 
-    pub fn map(&mut self, function: Function, x: ValueId) -> ValueId {
+    pub(super) fn map(&mut self, function: Function, x: ValueId) -> ValueId {
         let dims = self.dims(x);
         self.node(Op::Map(function), &[x], &dims)
     }
 
-    pub fn reshape(&mut self, x: ValueId, dims: &[usize]) -> ValueId {
+    pub(super) fn reshape(&mut self, x: ValueId, dims: &[usize]) -> ValueId {
         self.node(Op::Reshape, &[x], dims)
     }
 
     /// All elements as one row.
-    pub fn flat(&mut self, x: ValueId) -> ValueId {
+    pub(super) fn flat(&mut self, x: ValueId) -> ValueId {
         let n = self.dims(x).iter().product();
         self.reshape(x, &[1, n])
     }
 
     /// A convolution with random weights, so scaled that its sums stay about 1.
-    pub fn conv(&mut self, conv: Conv, x: ValueId, out: usize, residual: bool) -> ValueId {
+    pub(super) fn conv(&mut self, conv: Conv, x: ValueId, out: usize, residual: bool) -> ValueId {
         let dims = self.dims(x);
         let Window {
             kernel,
@@ -130,7 +130,7 @@ impl Builder {
     }
 
     /// A 1×1 convolution.
-    pub fn pointwise(&mut self, x: ValueId, out: usize) -> ValueId {
+    pub(super) fn pointwise(&mut self, x: ValueId, out: usize) -> ValueId {
         let conv = Conv {
             window: Window {
                 kernel: [1, 1],
@@ -145,14 +145,14 @@ impl Builder {
     }
 
     /// The graph, its output the elements of `x` in a row.
-    pub fn finish(mut self, x: ValueId) -> Graph {
+    pub(super) fn finish(mut self, x: ValueId) -> Graph {
         self.graph.output = self.flat(x);
         self.graph
     }
 }
 
 /// A buffer of random images in [0, 1].
-pub fn images(graph: &Graph, count: usize, seed: u32) -> HostImages<f32> {
+pub(super) fn images(graph: &Graph, count: usize, seed: u32) -> HostImages<f32> {
     let shape = graph.input_shape();
     let pixels: Vec<f32> = uniform(count * shape.elements(), seed)
         .into_iter()
@@ -164,7 +164,11 @@ pub fn images(graph: &Graph, count: usize, seed: u32) -> HostImages<f32> {
 }
 
 /// Logits and gradients of the engine on every image, for a loss whose derivative by a logit is random.
-pub fn run(engine: &mut CpuClassifier, images: &HostImages<f32>, count: usize) -> [Vec<f32>; 3] {
+pub(super) fn run(
+    engine: &mut CpuClassifier,
+    images: &HostImages<f32>,
+    count: usize,
+) -> [Vec<f32>; 3] {
     let all: Vec<_> = (0..count).map(|i| At::new(images, i)).collect();
     let logits = engine.logits(&all).unwrap();
     let mut gradients = HostImages::zeroed(engine.input_shape(), count).unwrap();
@@ -183,7 +187,7 @@ pub fn run(engine: &mut CpuClassifier, images: &HostImages<f32>, count: usize) -
 /// Every number is a sum of at most `terms` products at each of a few layers; each rounding loses
 /// 2^-24 of a partial sum, and partial sums stay within a few times the largest result. The functions
 /// lose up to eight times as much.
-pub fn check(name: &str, graph: &Graph, terms: usize) {
+pub(super) fn check(name: &str, graph: &Graph, terms: usize) {
     let images = images(graph, 1, 5);
     let mut engine = CpuClassifier::new(graph, 1).unwrap_or_else(|e| panic!("{name}: {e}"));
     let [logits, again, gradient] = run(&mut engine, &images, 1);
@@ -215,7 +219,7 @@ pub fn check(name: &str, graph: &Graph, terms: usize) {
 
 /// Runs `build` on a picture of `dims` that lies row by row, and on one that lies channel-blocked; each
 /// once with the operation's gradient alone and once added to another's.
-pub fn both_layouts(
+pub(super) fn both_layouts(
     name: &str,
     dims: [usize; 3],
     terms: usize,

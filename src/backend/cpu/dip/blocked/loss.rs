@@ -8,14 +8,14 @@ use crate::backend::cpu::simd::{F32x16, Kernel, LANES, Lanes, dispatch, sigmoid}
 const CHUNK: usize = 1024;
 
 /// Sums that [`sigmoid_loss`] needs room for.
-pub fn partial_len(groups: usize, plane: usize) -> usize {
+pub(super) fn partial_len(groups: usize, plane: usize) -> usize {
     groups * plane.div_ceil(CHUNK)
 }
 
 /// Replaces the network's output before the sigmoid, `x`, by the mean squared error's derivative with
 /// respect to it, and moves the picture: `picture ← keep · picture + (1 − keep) · sigmoid(x)`. Gives
 /// the error. Derivatives in lanes without a channel are zero.
-pub fn sigmoid_loss(
+pub(super) fn sigmoid_loss(
     x: &mut [Lanes],
     target: &[Lanes],
     picture: &mut [Lanes],

@@ -16,7 +16,7 @@ use crate::dip::BN_EPSILON;
 const CHUNK: usize = 2048;
 
 /// What a normalization knows of the tensors that it normalizes, in groups of channels.
-pub struct Statistics {
+pub(super) struct Statistics {
     pub mean: Vec<Lanes>,
     /// `1 / sqrt(variance + ε)`.
     pub inverse: Vec<Lanes>,
@@ -26,7 +26,7 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    pub fn new(groups: usize) -> Statistics {
+    pub(super) fn new(groups: usize) -> Statistics {
         let zeros = || vec![Lanes::ZERO; groups];
         Statistics {
             mean: zeros(),
@@ -37,7 +37,7 @@ impl Statistics {
     }
 
     /// The map of `groups`, for a reader.
-    pub fn affine(&self, groups: Range<usize>, slope: f32) -> Affine<'_> {
+    pub(super) fn affine(&self, groups: Range<usize>, slope: f32) -> Affine<'_> {
         Affine {
             scale: &self.scale[groups.clone()],
             shift: &self.shift[groups],
@@ -46,7 +46,7 @@ impl Statistics {
     }
 
     /// Measures a tensor of `plane` pixels whose groups are those from `first` on.
-    pub fn measure(
+    pub(super) fn measure(
         &mut self,
         first: usize,
         data: &[Lanes],
@@ -92,7 +92,7 @@ impl Statistics {
     /// Turns the gradient of `LeakyReLU(normalized x)` into that of `x`, in place, and writes those
     /// of the weight and bias of the groups from `first` on.
     #[allow(clippy::too_many_arguments)] // One tensor's part of a normalization.
-    pub fn backward(
+    pub(super) fn backward(
         &self,
         first: usize,
         slope: f32,
@@ -157,7 +157,7 @@ impl Statistics {
 }
 
 /// Writes `LeakyReLU(scale · x + shift)` of a tensor.
-pub fn activate(affine: Affine, x: &[Lanes], plane: usize, out: &mut [Lanes]) {
+pub(super) fn activate(affine: Affine, x: &[Lanes], plane: usize, out: &mut [Lanes]) {
     out.par_chunks_exact_mut(plane)
         .zip(x.par_chunks_exact(plane))
         .enumerate()
@@ -176,7 +176,7 @@ pub fn activate(affine: Affine, x: &[Lanes], plane: usize, out: &mut [Lanes]) {
 }
 
 /// Lanes that [`Statistics`] needs to sum a tensor of `groups` groups.
-pub fn partial_len(groups: usize, plane: usize) -> usize {
+pub(super) fn partial_len(groups: usize, plane: usize) -> usize {
     2 * groups * plane.div_ceil(CHUNK)
 }
 

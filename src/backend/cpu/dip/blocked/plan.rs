@@ -9,7 +9,7 @@ use crate::dip::NetSpec;
 use crate::error::Result;
 
 /// One convolution.
-pub struct Conv {
+pub(super) struct Conv {
     pub shape: ConvShape,
     /// Channels of the tensors that its input is made of.
     pub sources: Vec<usize>,
@@ -22,18 +22,18 @@ pub struct Conv {
 
 impl Conv {
     /// Groups of lanes of its packed weights.
-    pub fn packed(&self) -> usize {
+    pub(super) fn packed(&self) -> usize {
         groups(self.shape.out_channels) * self.shape.in_channels * self.shape.taps()
     }
 
     /// Groups of lanes of its output.
-    pub fn output(&self) -> usize {
+    pub(super) fn output(&self) -> usize {
         groups(self.shape.out_channels) * self.shape.output().iter().product::<usize>()
     }
 }
 
 /// One batch normalization.
-pub struct Norm {
+pub(super) struct Norm {
     /// Channels of the tensors that it normalizes together.
     pub tensors: Vec<usize>,
     /// Its parameters in the vector that all backends share.
@@ -43,14 +43,14 @@ pub struct Norm {
 
 impl Norm {
     /// Channel groups of all tensors.
-    pub fn groups(&self) -> usize {
+    pub(super) fn groups(&self) -> usize {
         self.tensors.iter().map(|&c| groups(c)).sum()
     }
 }
 
 /// Numbers of a level's layers. Convolution `i` is followed by normalization `i`; the merge
 /// normalizations come after those.
-pub struct Level {
+pub(super) struct Level {
     pub skip: Option<usize>,
     pub down: usize,
     pub mid: usize,
@@ -64,7 +64,7 @@ pub struct Level {
 }
 
 /// A network that fits pictures of one size.
-pub struct Plan {
+pub(super) struct Plan {
     pub spec: NetSpec,
     /// Height and width of the picture.
     pub size: [usize; 2],
@@ -79,7 +79,12 @@ pub struct Plan {
 impl Plan {
     /// # Errors
     /// The network is impossible or cannot fit that size.
-    pub fn new(spec: &NetSpec, height: usize, width: usize, precision: Precision) -> Result<Plan> {
+    pub(super) fn new(
+        spec: &NetSpec,
+        height: usize,
+        width: usize,
+        precision: Precision,
+    ) -> Result<Plan> {
         spec.check_size(height, width)?;
         let mut builder = Builder {
             places: spec
@@ -139,7 +144,7 @@ impl Plan {
     }
 
     /// The convolution to the picture.
-    pub fn last(&self) -> usize {
+    pub(super) fn last(&self) -> usize {
         self.convs.len() - 1
     }
 }

@@ -32,7 +32,7 @@ fn reach(mode: Upsample, i: usize, n: usize) -> [(usize, f32); 4] {
 }
 
 /// Writes twice as many rows and columns of `LeakyReLU(scale · x + shift)`; `size` is the input's.
-pub fn upsample(
+pub(super) fn upsample(
     mode: Upsample,
     affine: Affine,
     x: &[Lanes],
@@ -57,7 +57,7 @@ pub fn upsample(
 }
 
 /// Writes the gradient of [`upsample`]'s activated input; `size` is the input's.
-pub fn upsample_backward(
+pub(super) fn upsample_backward(
     mode: Upsample,
     gradient: &[Lanes],
     [height, width]: [usize; 2],

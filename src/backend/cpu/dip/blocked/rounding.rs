@@ -20,13 +20,13 @@ const CHUNK: usize = 4096;
 
 /// Memory for a convolution's rounded factors; none where nothing is rounded.
 #[derive(Default)]
-pub struct Rounded {
+pub(super) struct Rounded {
     pub inputs: Vec<Lanes>,
     pub gradient: Vec<Lanes>,
 }
 
 /// Groups of lanes that [`Rounded`] takes: of inputs, and of gradients.
-pub fn lanes(plan: &Plan) -> [usize; 2] {
+pub(super) fn lanes(plan: &Plan) -> [usize; 2] {
     let convs = || plan.convs.iter().filter(|conv| conv.rounded);
     let input = |conv: &Conv| {
         let plane: usize = conv.shape.input.iter().product();
@@ -41,7 +41,7 @@ pub fn lanes(plan: &Plan) -> [usize; 2] {
 impl Rounded {
     /// # Errors
     /// There is too little memory.
-    pub fn new(plan: &Plan) -> Result<Rounded> {
+    pub(super) fn new(plan: &Plan) -> Result<Rounded> {
         let [inputs, gradient] = lanes(plan);
         Ok(Rounded {
             inputs: zeroed(inputs)?,
@@ -51,7 +51,7 @@ impl Rounded {
 }
 
 /// A convolution's input, activated and rounded in `memory`; a source without channels stays as it is.
-pub fn of_sources<'a>(
+pub(super) fn of_sources<'a>(
     memory: &'a mut [Lanes],
     sources: [Source<'a>; 2],
     plane: usize,
@@ -73,7 +73,7 @@ pub fn of_sources<'a>(
 }
 
 /// The gradient of a convolution's output, rounded in `memory`.
-pub fn of_gradient<'a>(memory: &'a mut [Lanes], gradient: &[Lanes]) -> &'a [Lanes] {
+pub(super) fn of_gradient<'a>(memory: &'a mut [Lanes], gradient: &[Lanes]) -> &'a [Lanes] {
     let out = &mut memory[..gradient.len()];
     out.copy_from_slice(gradient);
     round(out);
@@ -81,14 +81,14 @@ pub fn of_gradient<'a>(memory: &'a mut [Lanes], gradient: &[Lanes]) -> &'a [Lane
 }
 
 /// Weights, rounded.
-pub fn of_weights(weights: &PackedWeights) -> PackedWeights {
+pub(super) fn of_weights(weights: &PackedWeights) -> PackedWeights {
     let mut rounded = weights.clone();
     round(rounded.data_mut());
     rounded
 }
 
 /// Rounds to bfloat16, to nearest, halves to even.
-pub fn round(lanes: &mut [Lanes]) {
+pub(super) fn round(lanes: &mut [Lanes]) {
     lanes.par_chunks_mut(CHUNK).for_each(|lanes| {
         for value in lanes.iter_mut().flat_map(|lanes| &mut lanes.0) {
             let bits = value.to_bits();

@@ -16,7 +16,7 @@ const CHUNK: usize = 4096;
 ///
 /// # Errors
 /// It is not to be had.
-pub fn zeroed(n: usize) -> Result<Vec<Lanes>> {
+pub(super) fn zeroed(n: usize) -> Result<Vec<Lanes>> {
     bytemuck::allocation::try_zeroed_vec(n).map_err(|()| {
         Error::invalid(
             "no memory for a DIP network on a picture of this size; use tiles or a smaller network",
@@ -25,7 +25,7 @@ pub fn zeroed(n: usize) -> Result<Vec<Lanes>> {
 }
 
 /// Numbers that Adam moves, their gradient and its moments.
-pub struct Trained {
+pub(super) struct Trained {
     pub values: Vec<Lanes>,
     pub gradient: Vec<Lanes>,
     first: Vec<Lanes>,
@@ -59,7 +59,7 @@ impl Trained {
 }
 
 /// A convolution's weights, the same way.
-pub struct Weights {
+pub(super) struct Weights {
     pub values: PackedWeights,
     pub gradient: PackedWeights,
     first: Vec<Lanes>,
@@ -84,7 +84,7 @@ fn adam(
 }
 
 /// Groups of lanes that an instance takes.
-pub fn lanes(plan: &Plan) -> usize {
+pub(super) fn lanes(plan: &Plan) -> usize {
     let plane = plan.size[0] * plan.size[1];
     let spec = &plan.spec;
     let weights: usize = plan.convs.iter().map(|conv| conv.packed()).sum();
@@ -95,7 +95,7 @@ pub fn lanes(plan: &Plan) -> usize {
 }
 
 /// One instance.
-pub struct State {
+pub(super) struct State {
     /// `None` where the slot is free.
     pub key: Option<RandomKey>,
     /// Iterations behind it.
@@ -120,7 +120,7 @@ pub struct State {
 impl State {
     /// # Errors
     /// There is too little memory.
-    pub fn new(plan: &Plan) -> Result<State> {
+    pub(super) fn new(plan: &Plan) -> Result<State> {
         let plane = plan.size[0] * plan.size[1];
         let picture = layout::groups(plan.spec.output_channels) * plane;
         let input = layout::groups(plan.spec.input_depth) * plane;
@@ -157,7 +157,7 @@ impl State {
     }
 
     /// Starts an instance.
-    pub fn load(&mut self, plan: &Plan, target: &[f32], key: RandomKey) {
+    pub(super) fn load(&mut self, plan: &Plan, target: &[f32], key: RandomKey) {
         let [height, width] = plan.size;
         let plane = height * width;
         self.key = Some(key);
@@ -179,7 +179,7 @@ impl State {
     }
 
     /// Replaces the parameters, in layout order.
-    pub fn set_parameters(&mut self, plan: &Plan, values: &[f32]) {
+    pub(super) fn set_parameters(&mut self, plan: &Plan, values: &[f32]) {
         for (conv, weights) in plan.convs.iter().zip(&mut self.weights) {
             weights.values.set_oihw(&values[conv.weight.clone()]);
         }
@@ -200,7 +200,7 @@ impl State {
     }
 
     /// Parameters, in layout order.
-    pub fn parameters(&self, plan: &Plan) -> Vec<f64> {
+    pub(super) fn parameters(&self, plan: &Plan) -> Vec<f64> {
         let mut out = self.collect(plan, |t| &t.values, |w| &w.values);
         for (conv, bias) in plan.convs.iter().zip(&self.biases) {
             for (out, &bias) in out[conv.bias.clone()].iter_mut().zip(bias) {
@@ -211,7 +211,7 @@ impl State {
     }
 
     /// Gradients of the last iteration, in layout order.
-    pub fn gradients(&self, plan: &Plan) -> Vec<f64> {
+    pub(super) fn gradients(&self, plan: &Plan) -> Vec<f64> {
         self.collect(plan, |t| &t.gradient, |w| &w.gradient)
     }
 
@@ -240,12 +240,12 @@ impl State {
     }
 
     /// Replaces the input, CHW.
-    pub fn set_input(&mut self, pixels: &[f32], plane: usize) {
+    pub(super) fn set_input(&mut self, pixels: &[f32], plane: usize) {
         layout::block(pixels, plane, &mut self.input.values);
     }
 
     /// One step of Adam on everything that is optimized.
-    pub fn step(&mut self, spec: &NetSpec) {
+    pub(super) fn step(&mut self, spec: &NetSpec) {
         self.iteration += 1;
         let rates = Rates::new(spec.learning_rate, [self.iteration; LANES]);
         for w in &mut self.weights {

@@ -23,7 +23,7 @@ use crate::random::{Purpose, RandomKey};
 const SLOPE: f32 = LEAKY_SLOPE as f32;
 
 /// Memory of an iteration, which instances use in turn.
-pub struct Workspace {
+pub(super) struct Workspace {
     /// The input with its jitter; empty without jitter.
     jittered: Vec<Lanes>,
     /// Each convolution's output; the last one's becomes its gradient.
@@ -62,7 +62,7 @@ struct LevelGradients {
 }
 
 /// Groups of lanes that a workspace takes, but for normalizations' sums, which are few.
-pub fn lanes(plan: &Plan) -> usize {
+pub(super) fn lanes(plan: &Plan) -> usize {
     let spec = &plan.spec;
     let levels = plan.levels.iter().enumerate().map(|(k, level)| {
         let (whole, lower) = (plane(level.size), plane(half(level.size)));
@@ -118,7 +118,7 @@ fn out_plane(shape: &ConvShape) -> usize {
 impl Workspace {
     /// # Errors
     /// There is too little memory.
-    pub fn new(plan: &Plan, state: &State) -> Result<Workspace> {
+    pub(super) fn new(plan: &Plan, state: &State) -> Result<Workspace> {
         let spec = &plan.spec;
         let picture = plane(plan.size);
         let jittered = if spec.jitter > 0.0 {
@@ -175,7 +175,12 @@ impl Workspace {
     ///
     /// # Errors
     /// None in a plan that was made.
-    pub fn iterate(&mut self, plan: &Plan, state: &mut State, key: &RandomKey) -> Result<()> {
+    pub(super) fn iterate(
+        &mut self,
+        plan: &Plan,
+        state: &mut State,
+        key: &RandomKey,
+    ) -> Result<()> {
         if plan.spec.jitter > 0.0 {
             self.jitter(plan, state, key);
         }

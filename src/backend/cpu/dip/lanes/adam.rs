@@ -5,7 +5,7 @@ use crate::backend::cpu::simd::{F32x16, Isa, Kernel, LANES, Lanes, dispatch_on};
 use crate::dip::{ADAM_BETA1, ADAM_BETA2, ADAM_EPSILON};
 
 /// Numbers that Adam moves, and its moments.
-pub struct Trained {
+pub(crate) struct Trained {
     pub values: Vec<Lanes>,
     pub first: Vec<Lanes>,
     pub second: Vec<Lanes>,
@@ -13,7 +13,7 @@ pub struct Trained {
 
 /// What Adam multiplies with at one step: each lane's bias corrections.
 #[derive(Clone, Copy, Debug)]
-pub struct Rates {
+pub(crate) struct Rates {
     /// `learning rate / (1 − β₁^t)`.
     step: Lanes,
     /// `1 / sqrt(1 − β₂^t)`.
@@ -22,7 +22,7 @@ pub struct Rates {
 
 impl Rates {
     /// For lanes whose next step is number `t`, from 1.
-    pub fn new(learning_rate: f64, t: [u32; LANES]) -> Self {
+    pub(crate) fn new(learning_rate: f64, t: [u32; LANES]) -> Self {
         let power = |beta: f64, t: u32| beta.powi(i32::try_from(t).unwrap_or(i32::MAX));
         Rates {
             step: Lanes(t.map(|t| (learning_rate / (1.0 - power(ADAM_BETA1, t))) as f32)),
@@ -33,7 +33,7 @@ impl Rates {
 
 impl Trained {
     /// Moves values `first ..` against as many gradients.
-    pub fn step(&mut self, isa: Isa, rates: &Rates, first: usize, gradients: &[Lanes]) {
+    pub(crate) fn step(&mut self, isa: Isa, rates: &Rates, first: usize, gradients: &[Lanes]) {
         let range = first..first + gradients.len();
         let (values, first) = (
             &mut self.values[range.clone()],
@@ -51,7 +51,7 @@ impl Trained {
 }
 
 /// Moves values, and their moments, against as many gradients.
-pub fn step(
+pub(crate) fn step(
     isa: Isa,
     rates: &Rates,
     values: &mut [Lanes],

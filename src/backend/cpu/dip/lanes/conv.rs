@@ -14,7 +14,7 @@ use crate::backend::cpu::simd::{F32x16, Isa, Kernel, Lanes, dispatch_on};
 
 /// A convolution's shape and where its weights `[output][input][row][column]` start.
 #[derive(Clone, Copy, Debug)]
-pub struct Conv {
+pub(super) struct Conv {
     pub weight: usize,
     pub inputs: usize,
     pub outputs: usize,
@@ -64,7 +64,7 @@ struct Correlation {
 
 /// What a correlation adds to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
+pub(super) enum Start {
     Zero,
     /// The biases, from this index of the parameters on.
     Bias(usize),
@@ -307,12 +307,12 @@ impl Conv {
     }
 
     /// Weights of the convolution.
-    pub fn weights(&self) -> usize {
+    pub(super) fn weights(&self) -> usize {
         self.outputs * self.output_weights()
     }
 
     /// Panics unless the maps fit the convolution.
-    pub fn check(&self, x: &View, y: &View) {
+    pub(super) fn check(&self, x: &View, y: &View) {
         assert_eq!((x.channels, y.channels), (self.inputs, self.outputs));
         assert_eq!(
             (x.height, x.width),
@@ -324,7 +324,7 @@ impl Conv {
     /// `y = start + conv(x)`, the border of `x` holding what the padding shows; `sums` gets each output
     /// channel's sum.
     #[allow(clippy::too_many_arguments)] // the operands of a convolution
-    pub fn forward(
+    pub(super) fn forward(
         &self,
         isa: Isa,
         start: Start,
@@ -372,7 +372,7 @@ impl Conv {
     /// The derivative by `x`, given the one by `y`, whose border is zero; on `edge` pixels of the border
     /// of `dx` too, where the padding has let outputs see pixels a second time.
     #[allow(clippy::too_many_arguments)] // the operands of a convolution
-    pub fn input_gradient(
+    pub(super) fn input_gradient(
         &self,
         isa: Isa,
         start: Start,

@@ -14,7 +14,7 @@ const BLOCK_PIXELS: usize = 64;
 impl Conv {
     /// The derivative by the weights, into the same places of `gradients`; the border of `x` holds what
     /// the padding shows.
-    pub fn weight_gradient(
+    pub(super) fn weight_gradient(
         &self,
         isa: Isa,
         memory: &[Lanes],

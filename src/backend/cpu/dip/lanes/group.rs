@@ -10,14 +10,14 @@ use crate::random::{Purpose, RandomKey};
 
 /// The instance in a lane.
 #[derive(Clone, Copy, Debug)]
-pub struct Occupant {
+pub(super) struct Occupant {
     pub key: RandomKey,
     /// Iterations behind it.
     pub iteration: u32,
 }
 
 /// Sixteen instances' state: vectors of one number for each lane.
-pub struct Group {
+pub(super) struct Group {
     pub occupants: [Option<Occupant>; LANES],
     pub parameters: Trained,
     pub gradients: Vec<Lanes>,
@@ -32,7 +32,7 @@ pub struct Group {
 }
 
 /// Writes one lane.
-pub fn put<T: Copy>(to: &mut [Lanes], lane: usize, from: &[T], convert: impl Fn(T) -> f32) {
+pub(super) fn put<T: Copy>(to: &mut [Lanes], lane: usize, from: &[T], convert: impl Fn(T) -> f32) {
     assert_eq!(to.len(), from.len());
     for (to, &from) in to.iter_mut().zip(from) {
         to.0[lane] = convert(from);
@@ -40,14 +40,14 @@ pub fn put<T: Copy>(to: &mut [Lanes], lane: usize, from: &[T], convert: impl Fn(
 }
 
 /// Reads one lane.
-pub fn get(from: &[Lanes], lane: usize) -> impl Iterator<Item = f32> {
+pub(super) fn get(from: &[Lanes], lane: usize) -> impl Iterator<Item = f32> {
     from.iter().map(move |lanes| lanes.0[lane])
 }
 
 impl Group {
     /// # Errors
     /// Gives `None` where there is too little memory.
-    pub fn new(spec: &NetSpec, plan: &Plan) -> Option<Group> {
+    pub(super) fn new(spec: &NetSpec, plan: &Plan) -> Option<Group> {
         let zeroed = |n| bytemuck::allocation::try_zeroed_vec(n).ok();
         let trained = |n, moments| {
             Some(Trained {
@@ -72,7 +72,7 @@ impl Group {
     }
 
     /// Starts an instance in a lane.
-    pub fn load(
+    pub(super) fn load(
         &mut self,
         lane: usize,
         spec: &NetSpec,
@@ -105,12 +105,12 @@ impl Group {
     }
 
     /// Whether any lane holds an instance.
-    pub fn in_use(&self) -> bool {
+    pub(super) fn in_use(&self) -> bool {
         self.occupants.iter().any(Option::is_some)
     }
 
     /// Runs all lanes, those without an instance too: what these hold concerns nobody.
-    pub fn run(
+    pub(super) fn run(
         &mut self,
         isa: Isa,
         spec: &NetSpec,

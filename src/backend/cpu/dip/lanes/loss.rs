@@ -4,14 +4,14 @@ use super::view::{View, lanes, vector};
 use crate::backend::cpu::simd::{F32x16, Isa, Kernel, Lanes, dispatch_on, sigmoid};
 
 /// Where a picture goes: `picture ← keep · picture + (1 − keep) · output`, `[channel][y][x][lane]`.
-pub struct Picture<'a> {
+pub(super) struct Picture<'a> {
     pub pixels: &'a mut [Lanes],
     pub keep: Lanes,
 }
 
 /// Overwrites the network's output `x`, before the sigmoid, with the mean squared error's derivative
 /// by it; `sums` gets the derivative's sum over each channel. Gives the error.
-pub fn sigmoid_loss(
+pub(super) fn sigmoid_loss(
     isa: Isa,
     memory: &mut [Lanes],
     x: &View,

@@ -17,7 +17,7 @@ const CHAINS: usize = 4;
 
 /// One normalization's parameters, a vector a channel.
 #[derive(Clone, Copy)]
-pub struct Norm<'a> {
+pub(super) struct Norm<'a> {
     pub weight: &'a [Lanes],
     pub bias: &'a [Lanes],
     /// Whether LeakyReLU follows.
@@ -26,7 +26,7 @@ pub struct Norm<'a> {
 
 /// What normalization knows of a channel.
 #[derive(Clone, Copy, Debug, bytemuck::Zeroable)]
-pub struct Channel {
+pub(super) struct Channel {
     /// The channel's sum at first.
     pub mean: Lanes,
     /// `1/sqrt(variance + ε)`.
@@ -38,7 +38,7 @@ pub struct Channel {
 }
 
 /// Puts each channel's sum over its pixels where its mean will be.
-pub fn channel_sums(isa: Isa, memory: &mut [Lanes], x: &View, channels: &mut [Channel]) {
+pub(super) fn channel_sums(isa: Isa, memory: &mut [Lanes], x: &View, channels: &mut [Channel]) {
     assert!(x.end() <= memory.len() && channels.len() == x.channels);
     let kernel = Sums {
         memory,
@@ -49,7 +49,7 @@ pub fn channel_sums(isa: Isa, memory: &mut [Lanes], x: &View, channels: &mut [Ch
 }
 
 /// Completes the statistics of every channel of `x`, given the sums.
-pub fn statistics(isa: Isa, memory: &mut [Lanes], x: &View, channels: &mut [Channel]) {
+pub(super) fn statistics(isa: Isa, memory: &mut [Lanes], x: &View, channels: &mut [Channel]) {
     assert!(x.end() <= memory.len() && channels.len() == x.channels);
     let kernel = Moments {
         memory,
@@ -60,7 +60,7 @@ pub fn statistics(isa: Isa, memory: &mut [Lanes], x: &View, channels: &mut [Chan
 }
 
 /// `y = leaky(weight · (x − mean) · scale + bias)`.
-pub fn forward(
+pub(super) fn forward(
     isa: Isa,
     norm: Norm<'_>,
     channels: &[Channel],
@@ -81,7 +81,7 @@ pub fn forward(
 
 /// Overwrites `x` with the derivative by it, given `dy`, and fills the parameters' derivatives.
 #[allow(clippy::too_many_arguments)] // the operands of the derivative
-pub fn backward(
+pub(super) fn backward(
     isa: Isa,
     norm: Norm<'_>,
     channels: &[Channel],

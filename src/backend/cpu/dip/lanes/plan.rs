@@ -13,7 +13,7 @@ use crate::dip::{NetSpec, Padding, Upsample};
 use crate::error::{Error, Result};
 
 /// A network laid out for one image size.
-pub struct Plan {
+pub(super) struct Plan {
     /// In the forward pass's order.
     pub steps: Vec<Step>,
     /// The last convolution and its bias; reads `features`, writes `output`.
@@ -35,14 +35,14 @@ pub struct Plan {
 }
 
 /// What the network consists of.
-pub enum Step {
+pub(super) enum Step {
     Block(Block),
     Merge(Merge),
 }
 
 /// A feature map and the derivative by it, which may share a place.
 #[derive(Clone, Copy)]
-pub struct Map {
+pub(super) struct Map {
     pub value: View,
     pub gradient: View,
 }
@@ -58,7 +58,7 @@ impl Map {
 
 /// Where a normalization's parameters and statistics start.
 #[derive(Clone, Copy)]
-pub struct NormPlace {
+pub(super) struct NormPlace {
     pub weight: usize,
     pub bias: usize,
     pub statistics: usize,
@@ -67,12 +67,12 @@ pub struct NormPlace {
 
 impl NormPlace {
     /// Its channels among all normalized ones.
-    pub fn range(&self) -> std::ops::Range<usize> {
+    pub(super) fn range(&self) -> std::ops::Range<usize> {
         self.statistics..self.statistics + self.channels
     }
 
     /// Its parameters.
-    pub fn norm<'a>(&self, parameters: &'a [Lanes], leaky: bool) -> Norm<'a> {
+    pub(super) fn norm<'a>(&self, parameters: &'a [Lanes], leaky: bool) -> Norm<'a> {
         Norm {
             weight: &parameters[self.weight..][..self.channels],
             bias: &parameters[self.bias..][..self.channels],
@@ -82,7 +82,7 @@ impl NormPlace {
 }
 
 /// Convolution, batch normalization, LeakyReLU.
-pub struct Block {
+pub(super) struct Block {
     pub conv: Conv,
     pub norm: NormPlace,
     pub x: View,
@@ -96,7 +96,7 @@ pub struct Block {
 }
 
 /// Upsampling, concatenation with the skip branch, batch normalization.
-pub struct Merge {
+pub(super) struct Merge {
     pub deeper: Map,
     /// Skip channels first; then the derivative by them.
     pub merged: View,
@@ -107,7 +107,7 @@ pub struct Merge {
 
 impl Merge {
     /// The channels of `merged` that come from the deeper level.
-    pub fn upsampled(&self) -> View {
+    pub(super) fn upsampled(&self) -> View {
         let channels = self.merged.channels - self.skip;
         self.merged.part(self.skip, channels)
     }
@@ -119,7 +119,7 @@ impl Plan {
     /// # Errors
     /// The network is impossible, cannot fit that size, or would need more memory than can be
     /// addressed.
-    pub fn new(spec: &NetSpec, height: usize, width: usize) -> Result<Plan> {
+    pub(super) fn new(spec: &NetSpec, height: usize, width: usize) -> Result<Plan> {
         spec.check_size(height, width)?;
         // No level has more maps than these, none larger than the picture with a border of two.
         let channels: usize = (0..spec.levels())

@@ -6,7 +6,7 @@ use crate::backend::cpu::simd::{F32x16, Isa, Kernel, Lanes, dispatch_on};
 use crate::dip::Upsample;
 
 /// `y` is `x` twice as large on both axes; `sums` gets each channel's sum over `y`.
-pub fn upsample(
+pub(super) fn upsample(
     isa: Isa,
     mode: Upsample,
     memory: &mut [Lanes],
@@ -27,7 +27,13 @@ pub fn upsample(
 }
 
 /// The derivative by `x` of [`upsample`].
-pub fn upsample_gradient(isa: Isa, mode: Upsample, memory: &mut [Lanes], dx: &View, dy: &View) {
+pub(super) fn upsample_gradient(
+    isa: Isa,
+    mode: Upsample,
+    memory: &mut [Lanes],
+    dx: &View,
+    dy: &View,
+) {
     check(memory, dx, dy);
     let kernel = Backward {
         mode,
@@ -176,7 +182,7 @@ unsafe fn column<V: F32x16>(rows: [*mut Lanes; 4], x: usize, near: V, far: V) ->
 }
 
 /// Fills a border of one pixel with the reflection of the rows and columns next to the edge's.
-pub fn reflect_border(memory: &mut [Lanes], view: &View) {
+pub(super) fn reflect_border(memory: &mut [Lanes], view: &View) {
     let (height, width) = (view.height, view.width);
     assert!(view.border == 1 && height > 1 && width > 1);
     for channel in 0..view.channels {
@@ -196,7 +202,7 @@ pub fn reflect_border(memory: &mut [Lanes], view: &View) {
 }
 
 /// The derivative of [`reflect_border`]: adds the border to the pixels that it shows.
-pub fn fold_border(memory: &mut [Lanes], view: &View) {
+pub(super) fn fold_border(memory: &mut [Lanes], view: &View) {
     let (height, width) = (view.height, view.width);
     assert!(view.border == 1 && height > 1 && width > 1);
     let mut add = |from: usize, to: usize| {

@@ -10,7 +10,7 @@ use crate::backend::cpu::simd::{Isa, Lanes};
 use crate::dip::Padding;
 
 /// What a thread computes a group's iteration in; holds nothing between iterations but zero borders.
-pub struct Workspace {
+pub(super) struct Workspace {
     pub memory: Vec<Lanes>,
     /// Of every normalized channel.
     channels: Vec<Channel>,
@@ -19,7 +19,7 @@ pub struct Workspace {
 impl Workspace {
     /// # Errors
     /// Gives `None` where there is too little memory.
-    pub fn new(plan: &Plan) -> Option<Self> {
+    pub(super) fn new(plan: &Plan) -> Option<Self> {
         Some(Workspace {
             memory: bytemuck::allocation::try_zeroed_vec(plan.memory).ok()?,
             channels: bytemuck::allocation::try_zeroed_vec(plan.normalized).ok()?,
@@ -28,7 +28,7 @@ impl Workspace {
 }
 
 /// One iteration's operands.
-pub struct Iteration<'a> {
+pub(super) struct Iteration<'a> {
     pub isa: Isa,
     pub plan: &'a Plan,
     pub workspace: &'a mut Workspace,
@@ -39,7 +39,7 @@ pub struct Iteration<'a> {
 impl Iteration<'_> {
     /// Runs the network on the input that the workspace holds, and back from the loss against
     /// `target`; leaves the parameters' gradients, and the input's in the workspace. Gives the loss.
-    pub fn run(&mut self, target: &[Lanes], picture: Option<Picture<'_>>) -> Lanes {
+    pub(super) fn run(&mut self, target: &[Lanes], picture: Option<Picture<'_>>) -> Lanes {
         let plan = self.plan;
         for step in &plan.steps {
             match step {

@@ -5,7 +5,7 @@ use crate::backend::cpu::simd::{F32x16, Lanes};
 /// A feature map of sixteen instances: `[channel][y][x][lane]`, each channel's plane with a border of
 /// `border` pixels on every side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct View {
+pub(super) struct View {
     /// Index of its first element, border included.
     pub at: usize,
     pub channels: usize,
@@ -17,35 +17,35 @@ pub struct View {
 impl View {
     /// Elements from one row to the next.
     #[inline(always)]
-    pub fn row(&self) -> usize {
+    pub(super) fn row(&self) -> usize {
         self.width + 2 * self.border
     }
 
     /// Elements from one channel to the next.
     #[inline(always)]
-    pub fn channel(&self) -> usize {
+    pub(super) fn channel(&self) -> usize {
         (self.height + 2 * self.border) * self.row()
     }
 
     /// Pixels of a channel, without the border.
     #[inline(always)]
-    pub fn pixels(&self) -> usize {
+    pub(super) fn pixels(&self) -> usize {
         self.height * self.width
     }
 
     /// The element after the last.
-    pub fn end(&self) -> usize {
+    pub(super) fn end(&self) -> usize {
         self.at + self.channels * self.channel()
     }
 
     /// Index of pixel `(y, x)` of a channel.
     #[inline(always)]
-    pub fn index(&self, channel: usize, y: usize, x: usize) -> usize {
+    pub(super) fn index(&self, channel: usize, y: usize, x: usize) -> usize {
         self.at + channel * self.channel() + (y + self.border) * self.row() + x + self.border
     }
 
     /// Channels `first .. first + count` of the map.
-    pub fn part(&self, first: usize, count: usize) -> View {
+    pub(super) fn part(&self, first: usize, count: usize) -> View {
         View {
             at: self.at + first * self.channel(),
             channels: count,
@@ -54,7 +54,7 @@ impl View {
     }
 
     /// Whether `other` has the same channels, height and width.
-    pub fn same_size(&self, other: &View) -> bool {
+    pub(super) fn same_size(&self, other: &View) -> bool {
         (self.channels, self.height, self.width) == (other.channels, other.height, other.width)
     }
 }
@@ -62,7 +62,7 @@ impl View {
 /// # Safety
 /// `from` is valid for reads.
 #[inline(always)]
-pub unsafe fn load<V: F32x16>(from: *const Lanes) -> V {
+pub(super) unsafe fn load<V: F32x16>(from: *const Lanes) -> V {
     // SAFETY: the caller's promise; `Lanes` is sixteen floats.
     unsafe { V::load(from.cast()) }
 }
@@ -70,19 +70,19 @@ pub unsafe fn load<V: F32x16>(from: *const Lanes) -> V {
 /// # Safety
 /// `to` is valid for writes.
 #[inline(always)]
-pub unsafe fn store<V: F32x16>(to: *mut Lanes, value: V) {
+pub(super) unsafe fn store<V: F32x16>(to: *mut Lanes, value: V) {
     // SAFETY: the caller's promise; `Lanes` is sixteen floats.
     unsafe { value.store(to.cast()) }
 }
 
 /// A vector as memory keeps it.
 #[inline(always)]
-pub fn lanes<V: F32x16>(value: V) -> Lanes {
+pub(super) fn lanes<V: F32x16>(value: V) -> Lanes {
     Lanes(value.to_array())
 }
 
 /// A vector from memory.
 #[inline(always)]
-pub fn vector<V: F32x16>(lanes: &Lanes) -> V {
+pub(super) fn vector<V: F32x16>(lanes: &Lanes) -> V {
     V::from_array(lanes.0)
 }

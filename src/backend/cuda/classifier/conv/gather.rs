@@ -19,7 +19,7 @@ const FAR: usize = 1 << 29;
 driver::arguments! {
     /// A term of an output pixel's sum: the input pixel, relative to the sum's anchor.
     #[derive(Pod, Zeroable, Debug, PartialEq)]
-    pub struct Tap {
+    pub(super) struct Tap {
         offset: i32,
         row: i32,
         column: i32,
@@ -28,7 +28,7 @@ driver::arguments! {
 
     /// The output pixels that read by the same taps.
     #[derive(Pod, Zeroable)]
-    pub struct TapClass {
+    pub(super) struct TapClass {
         rows: u32,
         columns: u32,
         first_row: u32,
@@ -38,7 +38,7 @@ driver::arguments! {
     }
 
     /// The shapes of both sides.
-    pub struct Gather {
+    pub(super) struct Gather {
         taps: Address,
         classes: Address,
         pictures: u32,
@@ -58,14 +58,14 @@ driver::arguments! {
 
 /// Which way numbers flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
+pub(super) enum Direction {
     Forward,
     Backward,
 }
 
 /// How weights are laid out.
 #[derive(Clone, Copy)]
-pub struct Padding {
+pub(super) struct Padding {
     /// Terms are padded to a multiple of this,
     pub terms: usize,
     /// and outputs to one of this.
@@ -112,7 +112,7 @@ fn lines(direction: Direction, window: &Window, axis: usize, n: usize) -> Vec<Li
 }
 
 /// What a kernel needs of a convolution, on the host.
-pub struct Tables {
+pub(super) struct Tables {
     /// Without addresses and pictures.
     pub shape: Gather,
     pub taps: Vec<Tap>,
@@ -127,7 +127,7 @@ impl Tables {
     ///
     /// # Errors
     /// The shapes are too large for a GPU.
-    pub fn new(
+    pub(super) fn new(
         direction: Direction,
         conv: &Conv,
         pictures: [&[usize]; 2],
@@ -242,7 +242,7 @@ impl Tables {
     }
 
     /// Whether every pixel reads itself, in all channels of its group.
-    pub fn is_pointwise(&self) -> bool {
+    pub(super) fn is_pointwise(&self) -> bool {
         let shape = &self.shape;
         let itself = |tap: &Tap| (tap.row, tap.column) == (0, 0);
         self.classes.len() == 1
@@ -253,13 +253,13 @@ impl Tables {
     }
 
     /// Between the anchors of neighboring pixels.
-    pub fn steps(&self) -> [u32; 2] {
+    pub(super) fn steps(&self) -> [u32; 2] {
         [self.shape.step_down, self.shape.step_right]
     }
 
     /// The size and the first row and column, relative to the anchor, of the square window that every pixel
     /// reads, if there is one, in one input channel.
-    pub fn window(&self) -> Option<(u32, [i32; 2])> {
+    pub(super) fn window(&self) -> Option<(u32, [i32; 2])> {
         let &[class] = &self.classes[..] else {
             return None;
         };
@@ -282,7 +282,7 @@ impl Tables {
     }
 
     /// Products of each picture's sums.
-    pub fn multiply_adds(&self) -> u64 {
+    pub(super) fn multiply_adds(&self) -> u64 {
         let pixels = |class: &TapClass| u64::from(class.rows) * u64::from(class.columns);
         let terms: u64 = (self.classes.iter())
             .map(|class| pixels(class) * u64::from(class.terms))
@@ -291,7 +291,7 @@ impl Tables {
     }
 
     /// Pixels of a picture's largest class, which is the first one.
-    pub fn pixels(&self) -> usize {
+    pub(super) fn pixels(&self) -> usize {
         self.classes
             .first()
             .map_or(0, |class| class.rows as usize * class.columns as usize)

@@ -270,7 +270,6 @@ fn an_element_has_the_same_bits_in_every_tile() {
                         inputs: &[x.at(0)],
                         activation: None,
                         output: y.at(0),
-                        scratch: Address(0),
                     };
                     operation.forward(pass).unwrap();
                     y.download(0, y.len()).unwrap()

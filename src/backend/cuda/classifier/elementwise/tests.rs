@@ -366,7 +366,6 @@ fn kernels_do_the_work_that_is_said() {
                 inputs: &inputs,
                 activation: None,
                 output: output.at(0),
-                scratch: output.at(0),
             })
             .unwrap();
         emulator.assert_work_is_done();

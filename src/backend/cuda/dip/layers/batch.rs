@@ -3,12 +3,12 @@
 use crate::backend::cuda::driver::{self, Address, Device, Kernel, Launch, Result, Work};
 
 /// Threads of a block where nothing else is said.
-pub const THREADS: u32 = 256;
-pub const WARP: u32 = 32;
+pub(super) const THREADS: u32 = 256;
+pub(super) const WARP: u32 = 32;
 
 driver::arguments! {
     /// Feature maps, parameters or the like of all slots: slot `s` has its own at `data + s · stride`.
-    pub struct Maps {
+    pub(crate) struct Maps {
         data: Address,
         stride: u64,
     }
@@ -16,7 +16,7 @@ driver::arguments! {
 
 impl Maps {
     /// With the first slot's at `data`, and the next one's `stride` elements further on.
-    pub fn new(data: Address, stride: usize) -> Maps {
+    pub(crate) fn new(data: Address, stride: usize) -> Maps {
         Maps {
             data,
             stride: stride as u64,
@@ -24,7 +24,7 @@ impl Maps {
     }
 
     /// With its elements a number of places further on.
-    pub fn skip(self, elements: usize) -> Maps {
+    pub(crate) fn skip(self, elements: usize) -> Maps {
         Maps {
             data: self.data.offset(elements * size_of::<f32>()),
             ..self
@@ -34,14 +34,14 @@ impl Maps {
 
 /// Where a layer has its weight and its bias, or their derivatives.
 #[derive(Clone, Copy)]
-pub struct Parameters {
+pub(crate) struct Parameters {
     pub weight: Maps,
     pub bias: Maps,
 }
 
 /// The instances in use, for which operations are launched.
 #[derive(Clone, Copy)]
-pub struct Batch<'a> {
+pub(crate) struct Batch<'a> {
     pub device: &'a Device,
     /// Their slots.
     pub slots: Address,
@@ -54,7 +54,7 @@ pub struct Batch<'a> {
 
 impl Batch<'_> {
     /// For every instance; the grid's first axis, the block and the work are those of one.
-    pub fn launch<A: driver::Arguments>(
+    pub(crate) fn launch<A: driver::Arguments>(
         &self,
         kernel: &Kernel,
         one: Launch,
@@ -70,7 +70,7 @@ impl Batch<'_> {
 }
 
 /// Work of so many numbers that are read or written, and so many multiply-adds.
-pub fn work(numbers: u64, multiply_adds: u64) -> Work {
+pub(super) fn work(numbers: u64, multiply_adds: u64) -> Work {
     Work {
         bytes: numbers * size_of::<f32>() as u64,
         multiply_adds,
@@ -79,6 +79,6 @@ pub fn work(numbers: u64, multiply_adds: u64) -> Work {
 }
 
 /// A thread to each of `n`.
-pub fn per_thread(n: u32) -> Launch {
+pub(super) fn per_thread(n: u32) -> Launch {
     Launch::new([n.div_ceil(THREADS), 1, 1], THREADS)
 }

@@ -12,7 +12,7 @@ const CHANNELS: u32 = 4;
 const THREADS: u32 = 128;
 
 driver::arguments! {
-    pub struct ConvArgs {
+    pub(super) struct ConvArgs {
         slots: Address,
         x: Maps,
         y: Maps,
@@ -56,7 +56,7 @@ impl Batch<'_> {
     }
 
     /// `y = bias + weight * x`.
-    pub fn conv_forward(
+    pub(crate) fn conv_forward(
         &self,
         conv: &Conv,
         x: Maps,
@@ -79,7 +79,7 @@ impl Batch<'_> {
     }
 
     /// `dx` = the derivative by the input, or that much more.
-    pub fn conv_backward_data(
+    pub(crate) fn conv_backward_data(
         &self,
         conv: &Conv,
         dy: Maps,
@@ -107,7 +107,7 @@ impl Batch<'_> {
     }
 
     /// The derivatives by weight and bias.
-    pub fn conv_backward_weights(
+    pub(crate) fn conv_backward_weights(
         &self,
         conv: &Conv,
         x: Maps,

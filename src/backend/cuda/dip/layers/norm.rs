@@ -10,7 +10,7 @@ use crate::dip::{BN_EPSILON, LEAKY_SLOPE};
 driver::arguments! {
     /// What normalization knows of a channel.
     #[derive(Debug, Pod, Zeroable)]
-    pub struct Statistics {
+    pub(crate) struct Statistics {
         rest: f64,
         precision: f64,
         mean: f32,
@@ -19,13 +19,13 @@ driver::arguments! {
 
     /// A part of the derivative of a channel.
     #[derive(Debug, Pod, Zeroable)]
-    pub struct Line {
+    pub(crate) struct Line {
         slant: f32,
         slant_rest: f32,
         level: f32,
     }
 
-    pub struct NormArgs {
+    pub(super) struct NormArgs {
         slots: Address,
         x: Maps,
         statistics: Address,
@@ -38,7 +38,7 @@ driver::arguments! {
         epsilon: f64,
     }
 
-    pub struct NormBackwardArgs {
+    pub(super) struct NormBackwardArgs {
         slots: Address,
         x: Maps,
         statistics: Address,
@@ -56,7 +56,7 @@ driver::arguments! {
 
 /// A normalization's channels and the pixels of each, and whether LeakyReLU follows.
 #[derive(Clone, Copy, Debug)]
-pub struct Norm {
+pub(crate) struct Norm {
     pub channels: u32,
     pub plane: u32,
     pub leaky: bool,
@@ -93,7 +93,7 @@ const AFFINE: usize = 2 * size_of::<f32>();
 impl Batch<'_> {
     /// Fills `statistics` (a [`Statistics`] for each channel of each slot) from `x`, and `y` with the
     /// normalized `x`.
-    pub fn norm_forward(
+    pub(crate) fn norm_forward(
         &self,
         norm: &Norm,
         x: Maps,
@@ -123,7 +123,7 @@ impl Batch<'_> {
     /// Turns the derivative by the output, `d`, to the one by the input, and gives those by weight and
     /// bias; `lines` is room for a [`Line`] for each channel of each slot.
     #[allow(clippy::too_many_arguments)] // A normalization's numbers, each in its own place.
-    pub fn norm_backward(
+    pub(crate) fn norm_backward(
         &self,
         norm: &Norm,
         x: Maps,

@@ -6,7 +6,7 @@ use crate::dip::Padding;
 
 /// A convolution of kernel 1 or 3, stride 1 or 2, and padding of half the kernel.
 #[derive(Clone, Copy, Debug)]
-pub struct Conv {
+pub(crate) struct Conv {
     pub inputs: u32,
     pub outputs: u32,
     pub kernel: u32,
@@ -18,24 +18,24 @@ pub struct Conv {
 }
 
 impl Conv {
-    pub fn out_height(&self) -> u32 {
+    pub(crate) fn out_height(&self) -> u32 {
         self.height.div_ceil(self.stride)
     }
-    pub fn out_width(&self) -> u32 {
+    pub(crate) fn out_width(&self) -> u32 {
         self.width.div_ceil(self.stride)
     }
     /// Numbers in its weight, `[outputs, inputs, kernel, kernel]`.
-    pub fn weights(&self) -> usize {
+    pub(crate) fn weights(&self) -> usize {
         (self.outputs * self.inputs * self.kernel * self.kernel) as usize
     }
 
     /// Numbers of `x`.
-    pub fn input(&self) -> u64 {
+    pub(crate) fn input(&self) -> u64 {
         u64::from(self.inputs) * u64::from(self.height) * u64::from(self.width)
     }
 
     /// Those of `x` that are read: a 1×1 kernel with a stride leaves some out.
-    pub fn input_read(&self) -> u64 {
+    pub(crate) fn input_read(&self) -> u64 {
         match self.kernel {
             1 => u64::from(self.inputs) * u64::from(self.out_height() * self.out_width()),
             _ => self.input(),
@@ -44,7 +44,7 @@ impl Conv {
 
     /// What each direction cannot do without for one instance: `y`, the weight, and `others`; the taps
     /// that zero padding skips are not counted.
-    pub fn work(&self, others: u64) -> Work {
+    pub(crate) fn work(&self, others: u64) -> Work {
         // Of one axis of n pixels: three taps an output, less one at each end that lies in the padding.
         let taps = |n: u32| {
             let out = n.div_ceil(self.stride);

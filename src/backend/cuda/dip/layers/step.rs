@@ -6,7 +6,7 @@ use crate::backend::cuda::kernels::dip_step;
 use crate::dip::{ADAM_BETA1, ADAM_BETA2, ADAM_EPSILON};
 
 driver::arguments! {
-    pub struct JitterArgs {
+    pub(super) struct JitterArgs {
         slots: Address,
         iterations: Address,
         keys: Address,
@@ -16,7 +16,7 @@ driver::arguments! {
         sigma: f32,
     }
 
-    pub struct LossArgs {
+    pub(super) struct LossArgs {
         slots: Address,
         iterations: Address,
         x: Maps,
@@ -28,7 +28,7 @@ driver::arguments! {
     }
 
     /// The same for every value that Adam moves.
-    pub struct AdamRates {
+    pub(crate) struct AdamRates {
         learning_rate: f32,
         epsilon: f32,
         beta2: f32,
@@ -38,7 +38,7 @@ driver::arguments! {
         one_less_beta2: f32,
     }
 
-    pub struct AdamArgs {
+    pub(super) struct AdamArgs {
         slots: Address,
         iterations: Address,
         values: Maps,
@@ -49,7 +49,7 @@ driver::arguments! {
         rates: AdamRates,
     }
 
-    pub struct IterationsArgs {
+    pub(super) struct IterationsArgs {
         slots: Address,
         iterations: Address,
         count: u32,
@@ -57,7 +57,7 @@ driver::arguments! {
 }
 
 impl AdamRates {
-    pub fn new(learning_rate: f64) -> Self {
+    pub(crate) fn new(learning_rate: f64) -> Self {
         AdamRates {
             learning_rate: learning_rate as f32,
             epsilon: ADAM_EPSILON as f32,
@@ -71,13 +71,13 @@ impl AdamRates {
 }
 
 /// Sums of squared errors that [`Batch::loss`] leaves for pictures of so many elements.
-pub fn error_sums(elements: u32) -> u32 {
+pub(crate) fn error_sums(elements: u32) -> u32 {
     elements.div_ceil(THREADS)
 }
 
 impl Batch<'_> {
     /// `out = z + sigma · N(0, 1)`, drawn from `keys`: three words a slot.
-    pub fn jitter(
+    pub(crate) fn jitter(
         &self,
         sigma: f32,
         elements: u32,
@@ -102,7 +102,7 @@ impl Batch<'_> {
 
     /// `picture` = sigmoid of `x`, or the average of those; `x` = the derivative of the mean squared error
     /// from `target`; `errors` = [`error_sums`] of the squared errors.
-    pub fn loss(
+    pub(crate) fn loss(
         &self,
         elements: u32,
         keep: f32,
@@ -136,7 +136,7 @@ impl Batch<'_> {
     }
 
     /// Moves `count` values of every instance against their gradients.
-    pub fn adam(
+    pub(crate) fn adam(
         &self,
         count: u32,
         learning_rate: f64,
@@ -164,7 +164,7 @@ impl Batch<'_> {
     }
 
     /// Counts an iteration, once it is done.
-    pub fn count_iteration(&self) -> Result<()> {
+    pub(crate) fn count_iteration(&self) -> Result<()> {
         let arguments = IterationsArgs {
             slots: self.slots,
             iterations: self.iterations,

@@ -28,12 +28,12 @@ const STRIPS: u32 = 8;
 
 driver::arguments! {
     /// Packed weights of all slots.
-    pub struct Packed {
+    pub(crate) struct Packed {
         data: Address,
         stride: u64,
     }
 
-    pub struct PackArgs {
+    pub(crate) struct PackArgs {
         slots: Address,
         weight: Maps,
         packed: Packed,
@@ -43,7 +43,7 @@ driver::arguments! {
         backward: u32,
     }
 
-    pub struct ConvTensorArgs {
+    pub(crate) struct ConvTensorArgs {
         slots: Address,
         from: Maps,
         to: Maps,
@@ -60,7 +60,7 @@ driver::arguments! {
         pairs: u32,
     }
 
-    pub struct ConvTensorWeightsArgs {
+    pub(crate) struct ConvTensorWeightsArgs {
         slots: Address,
         x: Maps,
         dy: Maps,
@@ -75,7 +75,7 @@ driver::arguments! {
         parts: u32,
     }
 
-    pub struct AddPartsArgs {
+    pub(crate) struct AddPartsArgs {
         slots: Address,
         sums: Maps,
         weight: Maps,
@@ -88,13 +88,13 @@ driver::arguments! {
 }
 
 /// Whether tensor cores are for this layer. The networks have no 1×1 convolutions with a stride.
-pub fn suits(conv: &Conv) -> bool {
+pub(crate) fn suits(conv: &Conv) -> bool {
     conv.inputs.min(conv.outputs) >= Precision::FEWEST_CHANNELS
         && (conv.kernel == 3 || conv.stride == 1)
 }
 
 /// float32 numbers of room that a layer needs for each instance.
-pub fn room(conv: &Conv) -> usize {
+pub(crate) fn room(conv: &Conv) -> usize {
     let sums = parts(conv) as usize * (conv.weights() + conv.outputs as usize);
     let packed = pieces(conv, false).max(pieces(conv, true)) as usize * PIECE / size_of::<f32>();
     sums.max(packed).next_multiple_of(PIECE / size_of::<f32>())
@@ -129,12 +129,12 @@ fn blocks(conv: &Conv) -> u32 {
 }
 
 /// Strips of the picture: rows of sixteen pixels, four at a time.
-pub fn strips(conv: &Conv) -> u32 {
+pub(crate) fn strips(conv: &Conv) -> u32 {
     conv.out_height().div_ceil(STRIP) * conv.out_width().div_ceil(TILE)
 }
 
 /// Parts of the picture that a derivative by weights is summed over one by one.
-pub fn parts(conv: &Conv) -> u32 {
+pub(crate) fn parts(conv: &Conv) -> u32 {
     (strips(conv) / STRIPS).clamp(1, BLOCKS.div_ceil(blocks(conv)))
 }
 
@@ -158,7 +158,7 @@ fn y_numbers(conv: &Conv) -> usize {
 
 impl Batch<'_> {
     /// `y = bias + weight * x`.
-    pub fn conv_forward_tensor(
+    pub(crate) fn conv_forward_tensor(
         &self,
         room: Maps,
         conv: &Conv,
@@ -175,7 +175,7 @@ impl Batch<'_> {
     }
 
     /// `dx` = the derivative by the input, or that much more.
-    pub fn conv_backward_data_tensor(
+    pub(crate) fn conv_backward_data_tensor(
         &self,
         room: Maps,
         conv: &Conv,
@@ -278,7 +278,7 @@ impl Batch<'_> {
     }
 
     /// The derivatives by weight and bias.
-    pub fn conv_backward_weights_tensor(
+    pub(crate) fn conv_backward_weights_tensor(
         &self,
         room: Maps,
         conv: &Conv,

@@ -6,7 +6,7 @@ use crate::backend::cuda::kernels::dip_upsample;
 use crate::dip::Upsample;
 
 driver::arguments! {
-    pub struct UpsampleArgs {
+    pub(super) struct UpsampleArgs {
         slots: Address,
         x: Maps,
         y: Maps,
@@ -32,7 +32,13 @@ impl Batch<'_> {
     }
 
     /// `y` = `x`, of `size` (channels, height, width), twice as large.
-    pub fn upsample_forward(&self, mode: Upsample, size: [u32; 3], x: Maps, y: Maps) -> Result<()> {
+    pub(crate) fn upsample_forward(
+        &self,
+        mode: Upsample,
+        size: [u32; 3],
+        x: Maps,
+        y: Maps,
+    ) -> Result<()> {
         let arguments = self.upsample_args(mode, size, x, y);
         let elements = size.iter().product::<u32>();
         let multiply_adds = match mode {
@@ -45,7 +51,7 @@ impl Batch<'_> {
     }
 
     /// The derivative by the upsampled picture's source, which has `size`.
-    pub fn upsample_backward(
+    pub(crate) fn upsample_backward(
         &self,
         mode: Upsample,
         size: [u32; 3],

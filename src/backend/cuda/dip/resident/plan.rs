@@ -22,10 +22,10 @@
 
 mod memory;
 mod program;
-pub mod step;
+pub(super) mod step;
 
 use self::program::Network;
-pub use self::program::Plan;
+pub(super) use self::program::Plan;
 use self::step::NOWHERE;
 use crate::dip::NetSpec;
 
@@ -47,7 +47,12 @@ fn blocks(floats: usize, shared_limit: u32) -> usize {
 impl Plan {
     /// The plan for blocks of at most `shared_limit` bytes; `None` where the network does not fit. The
     /// specification fits the size.
-    pub fn new(spec: &NetSpec, height: usize, width: usize, shared_limit: u32) -> Option<Plan> {
+    pub(super) fn new(
+        spec: &NetSpec,
+        height: usize,
+        width: usize,
+        shared_limit: u32,
+    ) -> Option<Plan> {
         // Nothing that is larger than the memory needs to be planned.
         let numbers = spec.output_channels.max(spec.input_depth) * height * width;
         if numbers.max(spec.parameter_count()) * size_of::<f32>() > shared_limit as usize {

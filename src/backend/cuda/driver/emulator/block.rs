@@ -43,7 +43,7 @@ pub(super) struct Plan<'a> {
 unsafe impl Sync for Plan<'_> {}
 
 impl<'a> Plan<'a> {
-    pub fn new(
+    pub(super) fn new(
         kernel: &Kernel,
         launch: Launch,
         arguments: RawArguments<'a>,
@@ -184,7 +184,7 @@ static HOST: Host = Host {
 
 impl<'a> Worker<'a> {
     /// Runs blocks, given by their numbers.
-    pub fn run(plan: &'a Plan<'a>, blocks: &[u32]) -> Result<Counters, Fault> {
+    pub(super) fn run(plan: &'a Plan<'a>, blocks: &[u32]) -> Result<Counters, Fault> {
         let launch = plan.launch;
         let context = backstitch_emulator_context();
         let mut worker = Worker {

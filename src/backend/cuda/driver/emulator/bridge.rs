@@ -6,7 +6,7 @@ use std::ops::AddAssign;
 use super::super::arguments::Layout;
 
 /// A thread of a kernel: runs from its start to its end.
-pub type Entry = unsafe extern "C" fn(*const c_void);
+pub(crate) type Entry = unsafe extern "C" fn(*const c_void);
 
 /// The fields of an argument struct as the host's compiler sees them; the last has no name, and the
 /// struct's size.

@@ -37,7 +37,7 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    pub fn new(limit: u64) -> Self {
+    pub(super) fn new(limit: u64) -> Self {
         let nothing = Region {
             base: std::ptr::null_mut(),
             bytes: 0,
@@ -52,11 +52,11 @@ impl Memory {
         }
     }
 
-    pub fn regions(&self) -> &[Region] {
+    pub(super) fn regions(&self) -> &[Region] {
         &self.regions
     }
 
-    pub fn free_bytes(&self) -> Option<u64> {
+    pub(super) fn free_bytes(&self) -> Option<u64> {
         let left = self.limit - self.used;
         match free_bytes() {
             Some(free) => Some(free.min(left)),
@@ -64,7 +64,7 @@ impl Memory {
         }
     }
 
-    pub fn allocate(&mut self, bytes: usize) -> Option<Address> {
+    pub(super) fn allocate(&mut self, bytes: usize) -> Option<Address> {
         if bytes as u64 > self.free_bytes().unwrap_or(u64::MAX) || bytes >> OFFSET_BITS != 0 {
             return None;
         }
@@ -90,7 +90,7 @@ impl Memory {
         Some(Address((number as u64) << OFFSET_BITS))
     }
 
-    pub fn free(&mut self, address: Address) {
+    pub(super) fn free(&mut self, address: Address) {
         let number = (address.0 >> OFFSET_BITS) as usize;
         let region = &mut self.regions[number];
         let (start, bytes) = (region.base.addr(), region.bytes as usize);
@@ -120,7 +120,7 @@ impl Memory {
         (number, offset)
     }
 
-    pub fn write(&mut self, bytes: &[u8], to: Address) {
+    pub(super) fn write(&mut self, bytes: &[u8], to: Address) {
         let target = self.bytes_mut(to, bytes.len());
         target.copy_from_slice(bytes);
         let start = target.as_ptr().addr();
@@ -132,7 +132,7 @@ impl Memory {
         }
     }
 
-    pub fn read(&self, from: Address, bytes: &mut [u8]) -> Result<(), Fault> {
+    pub(super) fn read(&self, from: Address, bytes: &mut [u8]) -> Result<(), Fault> {
         let source = self.bytes(from, bytes.len());
         // By words, or pairs where they are no whole number of words.
         let unit = if bytes.len().is_multiple_of(4) { 4 } else { 2 };
@@ -147,22 +147,22 @@ impl Memory {
         Ok(())
     }
 
-    pub fn zero(&mut self, at: Address, bytes: usize) {
+    pub(super) fn zero(&mut self, at: Address, bytes: usize) {
         self.bytes_mut(at, bytes).fill(0);
     }
 
     /// Whether a kernel's element that looks unwritten was written.
-    pub fn was_written(&self, element: &[u8]) -> bool {
+    pub(super) fn was_written(&self, element: &[u8]) -> bool {
         was_written(&lock(&self.written), element)
     }
 
     /// Remembers a kernel's element that looks unwritten.
-    pub fn mark(&self, element: &[u8]) {
+    pub(super) fn mark(&self, element: &[u8]) {
         mark(&mut lock(&self.written), element);
     }
 
     /// Forgets what is no longer needed after a launch: marks of elements that were written over.
-    pub fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         let written = self.written.get_mut().unwrap_or_else(|e| e.into_inner());
         if written.is_empty() {
             return;
@@ -179,7 +179,7 @@ impl Memory {
     }
 
     /// The allocation that starts at a place on the host.
-    pub fn number_of(&self, base: *const u8) -> u64 {
+    pub(super) fn number_of(&self, base: *const u8) -> u64 {
         let found = self
             .regions
             .iter()
@@ -188,7 +188,7 @@ impl Memory {
     }
 
     /// What using an address that is no allocation's is.
-    pub fn bad_address(&self, block: [u32; 3], thread: u32, address: u64) -> Fault {
+    pub(super) fn bad_address(&self, block: [u32; 3], thread: u32, address: u64) -> Fault {
         let number = address >> OFFSET_BITS;
         Fault::BadAddress {
             block,
@@ -201,7 +201,7 @@ impl Memory {
     }
 
     /// The first address at which another state of the same memory differs.
-    pub fn difference(&self, other: &Memory) -> Option<Address> {
+    pub(super) fn difference(&self, other: &Memory) -> Option<Address> {
         let pairs = self.storage.iter().zip(&other.storage);
         pairs.enumerate().find_map(|(number, (a, b))| {
             if a == b {

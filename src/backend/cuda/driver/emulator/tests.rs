@@ -291,7 +291,7 @@ fn layouts_that_differ_from_the_kernels_are_refused() {
             struct MultiplyArgs { a: Address, b: Address, n: u32, out: Address }
             struct FaultArgs { input: Address, out: Address }
         }
-        pub const LAYOUTS: [crate::backend::cuda::driver::Layout; 3] = {
+        pub(crate) const LAYOUTS: [crate::backend::cuda::driver::Layout; 3] = {
             use crate::backend::cuda::driver::Arguments;
             [CountArgs::LAYOUT, MultiplyArgs::LAYOUT, FaultArgs::LAYOUT]
         };

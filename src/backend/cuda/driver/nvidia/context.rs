@@ -6,21 +6,21 @@ use cudarc::driver::result::{self, DriverError as Refusal};
 use cudarc::driver::sys;
 
 /// A GPU's primary context, kept as long as this lives.
-pub struct Context {
+pub(super) struct Context {
     device: sys::CUdevice,
     handle: sys::CUcontext,
 }
 
 impl Context {
     /// The context of a device that `result::device::get` gave.
-    pub fn retain(device: sys::CUdevice) -> std::result::Result<Self, Refusal> {
+    pub(super) fn retain(device: sys::CUdevice) -> std::result::Result<Self, Refusal> {
         // SAFETY: the device is one; the context is released when this is dropped.
         let handle = unsafe { result::primary_ctx::retain(device) }?;
         Ok(Context { device, handle })
     }
 
     /// Makes it this thread's.
-    pub fn enter(&self) -> std::result::Result<(), Refusal> {
+    pub(super) fn enter(&self) -> std::result::Result<(), Refusal> {
         // SAFETY: it is retained as long as this lives.
         unsafe { result::ctx::set_current(self.handle) }
     }
@@ -34,7 +34,7 @@ impl Drop for Context {
 }
 
 /// CUDA's own words, and the name to look them up by.
-pub fn explain(refusal: Refusal) -> String {
+pub(super) fn explain(refusal: Refusal) -> String {
     let text = |text: std::result::Result<&CStr, Refusal>| {
         text.map_or("unknown".to_owned(), |text| {
             text.to_string_lossy().into_owned()

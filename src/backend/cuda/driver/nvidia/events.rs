@@ -24,7 +24,7 @@ pub(super) struct Events {
 unsafe impl Send for Events {}
 
 impl Events {
-    pub fn new(gpu: Arc<Nvidia>) -> Result<Self> {
+    pub(super) fn new(gpu: Arc<Nvidia>) -> Result<Self> {
         gpu.enter()?;
         let failed = |refusal| gpu.failed("starting a timeline", refusal);
         let first = event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(failed)?;

@@ -19,7 +19,7 @@ use super::describe::{Description, Unusable, describe, usable};
 const SHARED_UNASKED: u32 = 48 * 1024;
 
 /// One GPU: its primary context and one stream, in which all work is done in order.
-pub struct Nvidia {
+pub(super) struct Nvidia {
     pub name: String,
     context: Context,
     pub stream: sys::CUstream,
@@ -34,14 +34,14 @@ unsafe impl Sync for Nvidia {}
 
 /// Modules and kernels by name, loaded at their first use.
 #[derive(Default)]
-pub struct Loaded {
+pub(super) struct Loaded {
     modules: HashMap<&'static str, sys::CUmodule>,
     kernels: HashMap<&'static str, Function>,
     /// What was launched last, which an error that comes to light later is likely about.
     pub latest: Option<Latest>,
 }
 
-pub enum Latest {
+pub(super) enum Latest {
     Kernel(&'static str, Launch),
     /// What it holds.
     Graph(Arc<str>),
@@ -64,7 +64,7 @@ struct Function {
 }
 
 impl Nvidia {
-    pub fn open(ordinal: usize) -> Result<Self> {
+    pub(super) fn open(ordinal: usize) -> Result<Self> {
         let device = format!("cuda:{ordinal}");
         let absent = |cause: String| DriverError::NoDevice {
             device: device.clone(),
@@ -97,17 +97,17 @@ impl Nvidia {
     }
 
     /// Makes the context this thread's.
-    pub fn enter(&self) -> Result<()> {
+    pub(super) fn enter(&self) -> Result<()> {
         self.context
             .enter()
             .map_err(|refusal| self.failed("entering its context", refusal))
     }
 
-    pub fn loaded(&self) -> MutexGuard<'_, Loaded> {
+    pub(super) fn loaded(&self) -> MutexGuard<'_, Loaded> {
         lock(&self.loaded)
     }
 
-    pub fn failed(&self, operation: &str, refusal: Refusal) -> DriverError {
+    pub(super) fn failed(&self, operation: &str, refusal: Refusal) -> DriverError {
         let operation = match &self.loaded().latest {
             Some(latest) => format!("{operation} after {latest}"),
             None => operation.to_owned(),
@@ -120,7 +120,7 @@ impl Nvidia {
     }
 
     /// Why a kernel was not launched. Where one before it failed, that may be why: so it is named too.
-    pub fn refused(
+    pub(super) fn refused(
         &self,
         loaded: &Loaded,
         kernel: &Kernel,
@@ -148,7 +148,7 @@ impl Nvidia {
     }
 
     /// The kernel, allowed as much shared memory as the launch has.
-    pub fn function(
+    pub(super) fn function(
         &self,
         loaded: &mut Loaded,
         kernel: &Kernel,
@@ -193,7 +193,7 @@ impl Nvidia {
         Ok(function.handle)
     }
 
-    pub fn synchronize(&self, operation: &str) -> Result<()> {
+    pub(super) fn synchronize(&self, operation: &str) -> Result<()> {
         // SAFETY: the stream lives as long as this.
         unsafe { result::stream::synchronize(self.stream) }
             .map_err(|refusal| self.failed(operation, refusal))

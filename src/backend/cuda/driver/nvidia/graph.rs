@@ -26,7 +26,7 @@ unsafe impl Send for Prepared {}
 unsafe impl Sync for Prepared {}
 
 impl Prepared {
-    pub fn new(gpu: Arc<Nvidia>, launches: &[Recorded]) -> Result<Self> {
+    pub(super) fn new(gpu: Arc<Nvidia>, launches: &[Recorded]) -> Result<Self> {
         gpu.enter()?;
         let kernels: Arc<str> = describe(launches).into();
         let failed = |refusal| DriverError::Failed {

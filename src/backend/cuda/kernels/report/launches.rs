@@ -24,7 +24,7 @@ const PICTURE: usize = 224;
 const BATCH: usize = 128;
 
 /// Of every kernel, the launch with the most shared memory, where a block has `shared_limit` bytes.
-pub fn largest(shared_limit: u32) -> Result<BTreeMap<&'static str, Launch>> {
+pub(super) fn largest(shared_limit: u32) -> Result<BTreeMap<&'static str, Launch>> {
     let (device, tally) = Device::tally(shared_limit);
     let backend = CudaBackend::new(device);
     for preset in Preset::ALL {

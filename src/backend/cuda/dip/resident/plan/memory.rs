@@ -22,7 +22,7 @@ pub(super) struct View {
 
 impl View {
     /// From channel `channel` on.
-    pub fn after(self, channel: usize) -> View {
+    pub(super) fn after(self, channel: usize) -> View {
         View {
             offset: self.offset + channel * self.plane,
             ..self
@@ -45,7 +45,7 @@ pub(super) struct Memory {
 
 impl Memory {
     /// New memory of its own from the first step that uses it to the last.
-    pub fn take(&mut self, size: usize) -> View {
+    pub(super) fn take(&mut self, size: usize) -> View {
         self.lives.push(Life {
             size: size.next_multiple_of(ALIGNED),
             first: usize::MAX,
@@ -60,7 +60,12 @@ impl Memory {
     }
 
     /// A new map, with room for a margin of a pixel or without.
-    pub fn map(&mut self, channels: usize, [height, width]: [usize; 2], margin: bool) -> View {
+    pub(super) fn map(
+        &mut self,
+        channels: usize,
+        [height, width]: [usize; 2],
+        margin: bool,
+    ) -> View {
         let around = usize::from(margin);
         let (pitch, rows) = (width + 2 * around, height + 2 * around);
         View {
@@ -72,7 +77,7 @@ impl Memory {
     }
 
     /// Keeps a map to step `now`, or from it on.
-    pub fn use_at(&mut self, view: View, now: usize) {
+    pub(super) fn use_at(&mut self, view: View, now: usize) {
         if let Home::Shared(map) = view.home {
             let life = &mut self.lives[map];
             life.first = life.first.min(now);
@@ -82,7 +87,7 @@ impl Memory {
 
     /// Numbers from 0 up to the last map's end, and where each map starts, none before `start`: the largest
     /// first, each at the lowest place where nothing lies that lives with it.
-    pub fn places(&self, start: usize) -> (usize, Vec<usize>) {
+    pub(super) fn places(&self, start: usize) -> (usize, Vec<usize>) {
         let mut order: Vec<usize> = (0..self.lives.len()).collect();
         order.sort_by_key(|&map| std::cmp::Reverse(self.lives[map].size));
         let mut places = vec![start; self.lives.len()];

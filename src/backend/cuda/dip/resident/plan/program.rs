@@ -13,7 +13,7 @@ use crate::dip::{LEAKY_SLOPE, NetSpec, Padding};
 
 /// The program of an iteration, and the block's memory.
 #[derive(Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     pub steps: Vec<Step>,
     pub threads: u32,
     /// Numbers in the block's memory.
@@ -125,7 +125,7 @@ impl<'a> Network<'a> {
         }
     }
 
-    pub fn trained(&self) -> usize {
+    pub(super) fn trained(&self) -> usize {
         let input = if self.spec.optimize_input {
             self.input
         } else {
@@ -135,7 +135,7 @@ impl<'a> Network<'a> {
     }
 
     /// Numbers of the block's memory, and where each map starts.
-    pub fn places(&self) -> (usize, Vec<usize>) {
+    pub(super) fn places(&self) -> (usize, Vec<usize>) {
         self.memory.places(self.partials_at() + self.partials())
     }
 
@@ -369,7 +369,7 @@ impl<'a> Network<'a> {
     }
 
     /// The program of `blocks` blocks side by side, with moments and target outside.
-    pub fn plan(&self, places: &[usize], blocks: usize) -> Option<Plan> {
+    pub(super) fn plan(&self, places: &[usize], blocks: usize) -> Option<Plan> {
         let pixels = self.height * self.width;
         let threads = (MAX_THREADS / blocks.max(1)).min(pixels.next_multiple_of(WARP));
         if blocks == 0 || self.drafts.len() > MAX_STEPS {

@@ -3,21 +3,21 @@
 use crate::backend::cuda::driver::arguments;
 
 /// Steps that a launch has room for: MAX_STEPS in the kernel's source.
-pub const MAX_STEPS: usize = 192;
+pub(crate) const MAX_STEPS: usize = 192;
 /// The place of what is not there: NOWHERE in the kernel's source.
-pub const NOWHERE: u32 = u32::MAX;
+pub(crate) const NOWHERE: u32 = u32::MAX;
 /// Numbers that are known of a normalized channel: RECORD in the kernel's source.
-pub const RECORD: usize = 8;
+pub(crate) const RECORD: usize = 8;
 /// Numbers of a pair of channels in a packed weight: PACKED in the kernel's source.
-pub const PACKED: usize = 12;
-pub const WARP: usize = 32;
+pub(crate) const PACKED: usize = 12;
+pub(crate) const WARP: usize = 32;
 /// Threads that a multiprocessor has registers for.
-pub const MAX_THREADS: usize = 768;
+pub(crate) const MAX_THREADS: usize = 768;
 
 arguments! {
     /// A feature map in the block's memory.
     #[derive(Debug, Default, PartialEq)]
-    pub struct Map {
+    pub(crate) struct Map {
         at: u32,
         pitch: u32,
         plane: u32,
@@ -25,7 +25,7 @@ arguments! {
 
     /// What all threads of a block do between two barriers, or nearly so.
     #[derive(Debug, Default, PartialEq)]
-    pub struct Step {
+    pub(crate) struct Step {
         op: u32,
         inputs: u32,
         outputs: u32,
@@ -53,7 +53,7 @@ arguments! {
 /// What a step does, numbered as in the kernel's source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Op {
+pub(crate) enum Op {
     JitterInput,
     Stage,
     Convolve,
@@ -73,13 +73,13 @@ pub enum Op {
 }
 
 /// 2^31 / n, rounded down, plus 1.
-pub fn reciprocal(n: usize) -> u32 {
+pub(crate) fn reciprocal(n: usize) -> u32 {
     ((1_u64 << 31) / n as u64 + 1) as u32
 }
 
 impl Step {
     /// Sets how a block's threads share the work; `None` where the kernel's division does not reach.
-    pub fn share(&mut self, threads: usize) -> Option<()> {
+    pub(crate) fn share(&mut self, threads: usize) -> Option<()> {
         let (height, width) = (self.height as usize, self.width as usize);
         let (pixels, channels) = (height * width, self.inputs.max(self.outputs) as usize);
         if (channels + 3) as u64 * (pixels * pixels) as u64 >= 1 << 31 {

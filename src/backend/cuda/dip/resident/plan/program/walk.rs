@@ -20,7 +20,7 @@ struct Level {
 
 impl<'a> Network<'a> {
     /// With the steps of an iteration.
-    pub fn of(spec: &'a NetSpec, height: usize, width: usize) -> Self {
+    pub(crate) fn of(spec: &'a NetSpec, height: usize, width: usize) -> Self {
         let mut network = Network::new(spec, height, width);
         network.iteration();
         network
