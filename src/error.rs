@@ -68,6 +68,14 @@ impl Message {
         }
     }
 
+    /// The same with `start` before its text.
+    pub fn before(self, start: &str) -> Message {
+        Message {
+            text: format!("{start}{}", self.text),
+            ..self
+        }
+    }
+
     /// The line that `spell` makes of it, from each option's name and the value that is advised for it.
     fn spelled(&self, spell: &dyn Fn(&str, Option<&str>) -> String) -> String {
         let mut line = String::new();
@@ -87,7 +95,8 @@ impl Message {
                 }
             }
         }
-        line
+        // Names of files and nodes may have line breaks.
+        line.replace(|c: char| c.is_control(), " ")
     }
 }
 

@@ -240,12 +240,51 @@ impl Op {
     }
 }
 
+/// How a model's file lays its images out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum InputLayout {
+    /// Channels before rows and columns.
+    #[default]
+    Nchw,
+    /// Channels last.
+    Nhwc,
+}
+
+impl InputLayout {
+    /// As options spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            InputLayout::Nchw => "nchw",
+            InputLayout::Nhwc => "nhwc",
+        }
+    }
+}
+
 /// How to load a model.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
     /// Height and width to run at, for a model that leaves them free; one that fixes others is
     /// refused.
     pub image_size: Option<(usize, usize)>,
+    /// Where the model has its channels; by default where its input's shape has 1 or 3.
+    pub input_layout: Option<InputLayout>,
+    /// The output that is the logits, for a model that has several.
+    pub output_name: Option<String>,
+}
+
+/// What of the model's file the graph stands for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Source {
+    /// Name of the output that the logits are.
+    pub output: String,
+    /// How the model lays images out; the graph takes them channels first.
+    pub layout: InputLayout,
+    /// Whether the model takes integers from 0 to 255, of which the graph makes pixels in `[0, 1]`.
+    pub bytes: bool,
+    /// Whether the model has one logit `z`, of which the graph makes the two `(0, z)`.
+    pub binary: bool,
 }
 
 /// A classifier: from an image to a row of logits.
@@ -260,6 +299,7 @@ pub struct Graph {
     pub values: Vec<Value>,
     /// What the user should know about this model, one line each.
     pub warnings: Vec<String>,
+    pub source: Source,
 }
 
 impl Graph {
@@ -288,23 +328,23 @@ impl Graph {
         self.value(self.output).dims[1]
     }
 
-    /// Whether the output is probabilities (a softmax, perhaps in another shape) instead of logits.
-    pub fn output_is_softmax(&self) -> bool {
+    /// The node that makes the output, changes of shape looked through.
+    pub fn last(&self) -> Option<&Node> {
         let mut id = self.output;
-        loop {
-            match self.nodes.iter().find(|node| node.output == id) {
-                Some(node) if node.op == Op::Reshape => id = node.inputs[0],
-                node => {
-                    return matches!(
-                        node,
-                        Some(Node {
-                            op: Op::Softmax { .. },
-                            ..
-                        })
-                    );
-                }
+        for node in self.nodes.iter().rev() {
+            match node.op {
+                _ if node.output != id => {}
+                Op::Reshape => id = node.inputs[0],
+                _ => return Some(node),
             }
         }
+        None
+    }
+
+    /// Whether the output is probabilities (a softmax, perhaps in another shape) instead of logits.
+    pub fn output_is_softmax(&self) -> bool {
+        let last = self.last();
+        last.is_some_and(|node| matches!(node.op, Op::Softmax { .. }))
     }
 
     /// Puts `(x − mean) / std`, by channel, in front of the first layer, so that the graph takes

@@ -17,6 +17,6 @@ pub(crate) mod passes;
 
 pub use function::Function;
 pub use graph::{
-    Binary, Conv, Graph, LoadOptions, Node, Op, PadMode, Pads, Pool, Reduction, Value, ValueId,
-    Window,
+    Binary, Conv, Graph, InputLayout, LoadOptions, Node, Op, PadMode, Pads, Pool, Reduction,
+    Source, Value, ValueId, Window,
 };

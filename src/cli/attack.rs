@@ -114,12 +114,12 @@ impl AttackArgs {
     /// A number that cannot be used, or one that the method has no use for.
     fn options(&self, save: SaveFormat, classes: usize) -> Result<AttackOptions> {
         let AttackArgs { method: name, .. } = *self;
-        let no_use = |option| Error::invalid(format!("{name} has no use for {option}"));
         if self.target.is_some() && !name.takes_target() {
-            return Err(no_use("--target"));
+            return Err(Error::option("target", format!("is no option of {name}")));
         }
         if self.seed.is_some() && !name.is_random() {
-            return Err(no_use("--seed: it draws no random numbers"));
+            let why = format!("is no option of {name}, which draws no random numbers");
+            return Err(Error::option("seed", why));
         }
         let options = AttackOptions {
             method: Method::with(name, &self.given())?,

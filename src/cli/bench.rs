@@ -56,6 +56,7 @@ impl Args {
     fn graph(&self, path: &Path) -> Result<Graph> {
         let options = LoadOptions {
             image_size: self.size.map(|size| (size.height, size.width)),
+            ..LoadOptions::default()
         };
         Graph::load(path, &options)
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::values::{channels, positive_channels, share};
+use crate::classifier::InputLayout;
 use crate::error::Result;
 use crate::picture::Size;
 use crate::picture::preprocess::Overrides;
@@ -14,6 +15,13 @@ pub struct Model {
     /// The classifier, an ONNX file
     #[arg(long, value_name = "FILE")]
     pub classifier: PathBuf,
+    /// Order of the axes of the classifier's input, where its shape leaves that open
+    #[arg(long, value_enum)]
+    pub input_layout: Option<InputLayout>,
+    /// The output that has the logits, where the classifier has several [default: logits or output, or the
+    /// only one of two axes]
+    #[arg(long, value_name = "NAME")]
+    pub output_name: Option<String>,
     #[command(flatten)]
     pub preprocessing: Preprocessing,
 }
@@ -66,6 +74,8 @@ impl Model {
                 mean: flags.mean,
                 std: flags.std,
             },
+            input_layout: self.input_layout,
+            output_name: self.output_name.clone(),
         };
         Classifier::open_with(&self.classifier, &options)
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::classifier::{Graph, LoadOptions};
+use crate::classifier::{Graph, InputLayout, LoadOptions};
 use crate::error::{Error, Result};
 use crate::files::open_regular;
 use crate::picture::preprocess::Overrides;
@@ -29,6 +29,10 @@ pub struct ClassifierOptions {
     pub sidecar: SidecarChoice,
     /// What is said against that description, or without one.
     pub overrides: Overrides,
+    /// The order of the axes of the model's input, where its shape leaves that open.
+    pub input_layout: Option<InputLayout>,
+    /// The name of the output that has the logits, where the model has several.
+    pub output_name: Option<String>,
 }
 
 /// Which preprocessing file belongs to a classifier.
@@ -73,6 +77,8 @@ impl Classifier {
             path,
             &LoadOptions {
                 image_size: size.map(|size| (size.height, size.width)),
+                input_layout: options.input_layout,
+                output_name: options.output_name.clone(),
             },
         )?;
         for warning in &graph.warnings {
@@ -129,10 +135,14 @@ impl Classifier {
         &self.graph
     }
 
-    /// What `run.json` records of it: the file's XXH3 hash, by which a run resumes with the same model only, and
-    /// the preprocessing.
+    /// What `run.json` records of it: the file's XXH3 hash, by which a run resumes with the same model only, what of
+    /// the file it stands for, and the preprocessing.
     pub fn describe(&self) -> serde_json::Value {
-        json!({ "hash": self.hash, "preprocess": self.preprocess })
+        json!({
+            "hash": self.hash,
+            "source": self.graph.source,
+            "preprocess": self.preprocess,
+        })
     }
 }
 

@@ -699,17 +699,20 @@ fn unusable_numbers_are_refused() {
     for (more, said) in [
         (
             "fgsm --steps 3",
-            "fgsm has no use for --steps; its options are --eps",
+            "--steps is no option of fgsm; its options are --eps",
         ),
-        ("bim --no-random-start", "no use for --no-random-start"),
-        ("pgd --norm l2", "no use for --norm"),
-        ("mi-fgsm --queries 9", "no use for --queries"),
-        ("mifgsm --seed 1", "mi-fgsm has no use for --seed"),
+        (
+            "bim --no-random-start",
+            "--no-random-start is no option of bim",
+        ),
+        ("pgd --norm l2", "--norm is no option of pgd"),
+        ("mi-fgsm --queries 9", "--queries is no option of mi-fgsm"),
+        ("mifgsm --seed 1", "--seed is no option of mi-fgsm"),
         (
             "deepfool --eps 4/255",
             "its options are --steps, --overshoot, --candidates",
         ),
-        ("deepfool --target 1", "no use for --target"),
+        ("deepfool --target 1", "--target is no option of deepfool"),
         (
             "cw --step-size 0.1",
             "its options are --c, --confidence, --steps, --learning-rate",
@@ -718,7 +721,7 @@ fn unusable_numbers_are_refused() {
             "apgd-ce --decay 1",
             "its options are --norm, --eps, --steps, --restarts",
         ),
-        ("apgd-t --target 1", "no use for --target"),
+        ("apgd-t --target 1", "--target is no option of apgd-t"),
         (
             "square --steps 9",
             "its options are --norm, --eps, --queries, --restarts",

@@ -291,7 +291,9 @@ fn folders_are_listed_in_order_with_labels() {
     write(folder, "other/y.png", png(2, 2));
     let error = Dataset::open(&[folder.join("other")], None, dataset()).unwrap_err();
     assert!(
-        error.to_string().contains("no folder that --classes names"),
+        error
+            .to_string()
+            .contains("no folder that the list of classes names"),
         "{error}"
     );
 }
@@ -414,14 +416,14 @@ fn an_open_layout_is_refused_and_a_flag_settles_it() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, bytes: Vec<u8>| write(folder.path(), name, bytes);
     let open = write("open.npy", npy_u8(&[2, 3, 5, 3], &[0; 90]));
-    assert!(refusal(&open, None).contains("--layout nchw or --layout nhwc"));
+    assert!(refusal(&open, None).contains("`layout=nchw` or `layout=nhwc`"));
     let shape = |layout| {
         let picture = load(&open, Some(layout)).remove(0).unwrap();
         (picture.shape.height, picture.shape.width)
     };
     assert_eq!(shape(Layout::Nchw), (5, 3));
     assert_eq!(shape(Layout::Nhwc), (3, 5));
-    assert!(refusal(&open, Some(Layout::Chw)).contains("is not --layout chw"));
+    assert!(refusal(&open, Some(Layout::Chw)).contains("is not the layout chw"));
     let flat = write("flat.npy", npy_u8(&[4, 4], &[0; 16]));
     assert!(refusal(&flat, None).contains("[4, 4]"));
     let gray = write("gray.npy", npy_u8(&[4, 4, 4], &[0; 64]));

@@ -48,8 +48,8 @@ fn refusal(more: &[&str]) -> String {
 fn numbers_out_of_range_are_refused_with_the_range() {
     let most = usize::MAX.to_string();
     for (more, wanted) in [
-        (["--restarts", &most], "1 to 65536 restarts"),
-        (["--restarts", "100000"], "1 to 65536 restarts"),
+        (["--restarts", &most], "--restarts must be 1 to 65536"),
+        (["--restarts", "100000"], "--restarts must be 1 to 65536"),
         (["--tile", &most], "at most 65536 pixels a side"),
         (["--tile", "4294967296"], "at most 65536 pixels a side"),
         (["--channels", &most], "1 to 4096 channels"),

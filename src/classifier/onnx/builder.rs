@@ -1,12 +1,12 @@
 //! The graph under construction, and one node's view of it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::fold;
 use super::proto::{self, AttributeKind};
 use super::tensor::{Constant, Data, Files};
-use crate::classifier::graph::{Graph, Node, Op, Value, ValueId};
+use crate::classifier::graph::{Graph, Node, Op, Source, Value, ValueId};
 
 /// What a name stands for.
 #[derive(Clone, Debug)]
@@ -30,8 +30,7 @@ impl Item {
 
     /// A float constant.
     pub fn floats(dims: Vec<usize>, data: impl Into<Arc<[f32]>>) -> Item {
-        let data = Data::Float(data.into());
-        Item::Constant(Constant { dims, data })
+        Item::Constant(Constant::new(dims, Data::Float(data.into())))
     }
 }
 
@@ -59,6 +58,10 @@ pub struct Builder {
     folded: usize,
     /// Multiply-adds that folding may still take.
     work: usize,
+    /// Whether tensors in attributes count as folded: in functions, whose calls all have their own.
+    pub metered: bool,
+    /// Whether an infinity may have come into each of the graph's values, by a constant.
+    infinite: Vec<bool>,
 }
 
 impl Builder {
@@ -76,11 +79,14 @@ impl Builder {
                 nodes: Vec::new(),
                 values: vec![image],
                 warnings: Vec::new(),
+                source: Source::default(),
             },
             files,
             total: 0,
             folded: FOLDED_ELEMENTS.saturating_add(stored.saturating_mul(FOLDED_PER_STORED)),
             work: FOLDED_WORK,
+            metered: false,
+            infinite: vec![false],
         }
     }
 
@@ -91,9 +97,29 @@ impl Builder {
         Item::Value { id, dims }
     }
 
-    /// Decodes a tensor attribute.
+    /// Decodes a tensor of a node or a branch.
     pub fn decode(&mut self, tensor: &proto::Tensor) -> Result<Constant, String> {
+        self.charge(&super::tensor::dims(tensor)?)?;
         self.files.constant(tensor)
+    }
+
+    /// Reserves a constant that the file spells out, where it is in a function.
+    pub fn charge(&mut self, dims: &[usize]) -> Result<(), String> {
+        match self.metered {
+            true => self.reserve(dims),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether an item's numbers are finite for every picture, but for overflow.
+    pub fn is_finite(&self, item: &Item) -> bool {
+        match item {
+            Item::Value { id, .. } => !self.infinite[id.0],
+            Item::Constant(constant) => match &constant.data {
+                Data::Float(data) => data.iter().all(|x| x.is_finite()),
+                Data::Int(_) | Data::Bool(_) => true,
+            },
+        }
     }
 
     /// Takes the elements of a constant of shape `dims` from what folding may make. Layers do so for
@@ -119,6 +145,7 @@ impl Builder {
             Item::Constant(Constant {
                 dims,
                 data: Data::Float(data),
+                ..
             }) => Ok(self.graph.add_value(Value {
                 name: format!("{name}/constant"),
                 dims: dims.clone(),
@@ -168,9 +195,12 @@ impl Builder {
         if self.total > MAX_TOTAL {
             return Err("all tensors together take too much memory for one image".into());
         }
+        let infinite = !inputs.iter().all(|input| self.is_finite(input));
         let inputs: Vec<ValueId> = (inputs.iter())
             .map(|input| self.value(input, name))
             .collect::<Result<_, _>>()?;
+        self.infinite.resize(self.graph.values.len(), false);
+        self.infinite.push(infinite);
         let output = self.graph.add_value(Value {
             name: name.to_string(),
             dims: dims.clone(),
@@ -225,6 +255,20 @@ fn work(op: &Op, inputs: &[&Constant], outputs: usize) -> usize {
     outputs.saturating_mul(each).saturating_add(read)
 }
 
+/// The attributes of a function's call, by name.
+pub(super) type Arguments<'a> = HashMap<&'a str, &'a proto::Attribute>;
+
+/// The attribute, or the argument that it refers to; `None` where the call leaves that out.
+pub(super) fn resolve<'a>(
+    attribute: &'a proto::Attribute,
+    arguments: &Arguments<'a>,
+) -> Option<&'a proto::Attribute> {
+    match attribute.ref_attr_name.as_str() {
+        "" => Some(attribute),
+        name => arguments.get(name).copied(),
+    }
+}
+
 /// A node to translate: its inputs, its attributes, and the graph to add to.
 pub struct Call<'a> {
     pub builder: &'a mut Builder,
@@ -232,6 +276,10 @@ pub struct Call<'a> {
     pub opset: i64,
     /// Name of what it adds to the graph.
     pub name: &'a str,
+    /// The attribute whose graph takes the node's place.
+    pub branch: Option<&'static str>,
+    /// What attributes of a function's nodes may refer to.
+    arguments: &'a Arguments<'a>,
     inputs: Vec<Option<Item>>,
     seen: HashSet<&'static str>,
 }
@@ -246,6 +294,7 @@ impl<'a> Call<'a> {
         node: &'a proto::Node,
         name: &'a str,
         opset: i64,
+        arguments: &'a Arguments<'a>,
         inputs: Vec<Option<Item>>,
     ) -> Self {
         Call {
@@ -253,6 +302,8 @@ impl<'a> Call<'a> {
             node,
             opset,
             name,
+            branch: None,
+            arguments,
             inputs,
             seen: HashSet::new(),
         }
@@ -272,6 +323,11 @@ impl<'a> Call<'a> {
     pub fn input(&self, index: usize) -> Result<Item, String> {
         self.optional(index)
             .ok_or_else(|| format!("input {} is missing", index + 1))
+    }
+
+    /// Puts another item in an input's place.
+    pub fn replace_input(&mut self, index: usize, item: Item) {
+        self.inputs[index] = Some(item);
     }
 
     /// A constant input that may be left out.
@@ -337,7 +393,8 @@ impl<'a> Call<'a> {
         kind: AttributeKind,
     ) -> Result<Option<&'a proto::Attribute>, String> {
         self.seen.insert(name);
-        let Some(found) = self.node.attribute.iter().find(|a| a.name == name) else {
+        let own = self.node.attribute.iter().find(|a| a.name == name);
+        let Some(found) = own.and_then(|a| resolve(a, self.arguments)) else {
             return Ok(None);
         };
         if found.kind == kind as i32 || found.kind == AttributeKind::Undefined as i32 {
@@ -360,22 +417,38 @@ impl<'a> Call<'a> {
 
     /// A list of integers that may be left out.
     pub fn ints(&mut self, name: &'static str) -> Result<Option<Vec<i64>>, String> {
-        let found = self.attribute(name, AttributeKind::Ints)?;
-        Ok(found.map(|a| a.ints.clone()))
+        let Some(list) = self.int_list(name)? else {
+            return Ok(None);
+        };
+        check_list(name, list.len())?;
+        Ok(Some(list.to_vec()))
     }
 
-    /// A list of floats that may be left out.
-    pub fn float_list(&mut self, name: &'static str) -> Result<Option<Vec<f32>>, String> {
+    /// A list of integers of any length.
+    pub fn int_list(&mut self, name: &'static str) -> Result<Option<&'a [i64]>, String> {
+        let found = self.attribute(name, AttributeKind::Ints)?;
+        Ok(found.map(|a| &*a.ints))
+    }
+
+    /// A list of floats of any length.
+    pub fn float_list(&mut self, name: &'static str) -> Result<Option<&'a [f32]>, String> {
         let found = self.attribute(name, AttributeKind::Floats)?;
-        Ok(found.map(|a| a.floats.clone()))
+        Ok(found.map(|a| &*a.floats))
     }
 
     /// A string attribute.
     pub fn string(&mut self, name: &'static str, default: &str) -> Result<String, String> {
-        let found = self.attribute(name, AttributeKind::String)?;
-        Ok(found.map_or(default.into(), |a| {
-            String::from_utf8_lossy(&a.s).into_owned()
-        }))
+        let Some(found) = self.attribute(name, AttributeKind::String)? else {
+            return Ok(default.into());
+        };
+        check_list(name, found.s.len())?;
+        Ok(String::from_utf8_lossy(&found.s).into_owned())
+    }
+
+    /// Whether the node has an attribute.
+    pub fn has(&self, name: &str) -> bool {
+        let mut own = self.node.attribute.iter().filter(|a| a.name == name);
+        own.any(|a| resolve(a, self.arguments).is_some())
     }
 
     /// A tensor attribute that may be left out.
@@ -433,6 +506,14 @@ impl<'a> Call<'a> {
             return Err(format!("{:?} does not reshape to {dims:?}", item.dims()));
         }
         self.apply(Op::Reshape, &[item], dims)
+    }
+}
+
+/// Refuses an attribute that is out of proportion to what it describes.
+fn check_list(name: &str, length: usize) -> Result<(), String> {
+    match length <= MAX_LIST {
+        true => Ok(()),
+        false => Err(format!("attribute {name} has {length} elements, too many")),
     }
 }
 

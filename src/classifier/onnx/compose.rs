@@ -73,20 +73,20 @@ impl Call<'_> {
     /// may be infinite or no number.
     pub fn choose(&mut self, condition: &Constant, a: &Item, b: &Item) -> Result<Item, String> {
         let dims = fold::broadcast(&condition.dims, &fold::broadcast(a.dims(), b.dims())?)?;
-        self.builder.reserve(&dims)?;
-        if let (Item::Constant(a), Item::Constant(b)) = (a, b) {
-            return fold::choose(condition, a, b, &dims).map(Item::Constant);
-        }
         let Data::Bool(chosen) = &condition.data else {
             return Err("its condition is not boolean".into());
         };
-        if let Some(masked) = self.mask(condition, chosen, a, b)? {
-            return self.expand(masked, dims);
-        }
         for (branch, only) in [(a, true), (b, false)] {
             if chosen.iter().all(|&is| is == only) && matches!(branch, Item::Value { .. }) {
                 return self.expand(branch.clone(), dims);
             }
+        }
+        self.builder.reserve(&dims)?;
+        if let (Item::Constant(a), Item::Constant(b)) = (a, b) {
+            return fold::choose(condition, a, b, &dims).map(Item::Constant);
+        }
+        if let Some(masked) = self.mask(condition, chosen, a, b)? {
+            return self.expand(masked, dims);
         }
         // Picked out of both, one after the other.
         let first: usize = a.dims().iter().product();

@@ -56,9 +56,36 @@ pub(super) fn map(call: &mut Call<'_>) -> Outputs {
         };
         let data: Option<_> = data.iter().map(signed).collect();
         let data = Data::Int(data.ok_or("its integer arithmetic overflows")?);
-        return Ok(vec![Item::Constant(Constant { dims, data })]);
+        return Ok(vec![Item::Constant(Constant::new(dims, data))]);
     }
     call.finish(Op::Map(function), &[x], dims)
+}
+
+/// ONNX Runtime's Gelu of a sum with a second input, which is left out where there is none.
+pub(super) fn biased(call: &mut Call<'_>) -> Outputs {
+    let mut x = call.input(0)?;
+    if let Some(bias) = call.optional(1) {
+        x = call.binary(Binary::Add, &x, &bias)?;
+    }
+    let function = match call.node.op_type.as_str() {
+        "FastGelu" => Function::GeluTanh,
+        _ => Function::Gelu,
+    };
+    Ok(vec![call.map(function, &x)?])
+}
+
+/// `x·sigmoid(alpha·x)`: Swish, and ONNX Runtime's QuickGelu.
+pub(super) fn swish(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let default = if call.node.op_type == "Swish" {
+        1.0
+    } else {
+        1.702
+    };
+    let alpha = call.float("alpha", default)?;
+    let scaled = call.with_number(Binary::Mul, &x, alpha)?;
+    let gate = call.map(Function::Sigmoid, &scaled)?;
+    Ok(vec![call.binary(Binary::Mul, &x, &gate)?])
 }
 
 /// Elu of `x/alpha`, times `alpha`.
@@ -206,10 +233,7 @@ fn negated(call: &mut Call<'_>, x: &Item) -> Result<Item, String> {
         Item::Constant(Constant {
             data: Data::Int(_), ..
         }) => {
-            let minus = Item::Constant(Constant {
-                dims: vec![],
-                data: Data::Int([-1].into()),
-            });
+            let minus = Item::Constant(Constant::new(vec![], Data::Int([-1].into())));
             call.binary(Binary::Mul, x, &minus)
         }
         x => call.map(Function::Neg, x),

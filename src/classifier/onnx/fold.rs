@@ -54,6 +54,7 @@ pub(super) fn apply(op: &Op, inputs: &[&Constant], dims: &[usize]) -> Result<Con
     Ok(Constant {
         dims: dims.to_vec(),
         data,
+        kind: x.kind,
     })
 }
 
@@ -234,10 +235,7 @@ pub(super) fn test(test: Test, a: &Constant, b: &Constant) -> Result<Constant, S
         let kinds = (a.data.kind(), b.data.kind());
         format!("{} and {} inputs are not supported", kinds.0, kinds.1)
     })?;
-    Ok(Constant {
-        dims,
-        data: Data::Bool(data),
-    })
+    Ok(Constant::new(dims, Data::Bool(data)))
 }
 
 /// `a` where `condition`, else `b`.
@@ -269,6 +267,7 @@ pub(super) fn choose(
     Ok(Constant {
         dims: dims.to_vec(),
         data,
+        kind: a.kind,
     })
 }
 
@@ -286,8 +285,5 @@ pub(super) fn remainder(a: &Constant, b: &Constant, fmod: bool) -> Result<Consta
         let other_sign = r != 0 && (r < 0) != (y < 0);
         Some(if other_sign && !fmod { r + y } else { r })
     })?;
-    Ok(Constant {
-        dims,
-        data: Data::Int(data),
-    })
+    Ok(Constant::new(dims, Data::Int(data)))
 }

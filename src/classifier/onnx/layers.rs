@@ -10,22 +10,14 @@ use crate::classifier::graph::{Binary, Conv, Op, Pads, Pool, Reduction, Window};
 /// Largest kernel and padding along an axis.
 const MAX_KERNEL: usize = 4096;
 
-/// Height and width from a list attribute of a picture's sizes, or of the width alone of a signal,
-/// which is a picture of height 1.
-fn pair(
-    list: Option<Vec<i64>>,
-    signal: bool,
-    default: [usize; 2],
-    name: &str,
-) -> Result<[usize; 2], String> {
-    let Some(list) = list else { return Ok(default) };
-    match list[..] {
-        [b] if signal && b > 0 => Ok([1, size(b)?]),
-        [a, b] if !signal && a > 0 && b > 0 => Ok([size(a)?, size(b)?]),
-        _ => Err(format!(
-            "{name} {list:?} are not {} positive numbers",
-            if signal { 1 } else { 2 }
-        )),
+/// A list attribute of one positive number for each of `axes` axes; ones where it is left out.
+fn numbers(list: Option<Vec<i64>>, axes: usize, name: &str) -> Result<Vec<usize>, String> {
+    let Some(list) = list else {
+        return Ok(vec![1; axes]);
+    };
+    match list.len() == axes && list.iter().all(|&n| n > 0) {
+        true => list.iter().map(|&n| size(n)).collect(),
+        false => Err(format!("{name} {list:?} are not {axes} positive numbers")),
     }
 }
 
@@ -40,15 +32,56 @@ fn picture(dims: &[usize]) -> Result<[usize; 4], String> {
     }
 }
 
-/// The window attributes that convolutions and pools share, and the output's height and width.
-fn window(
-    call: &mut Call<'_>,
-    signal: bool,
-    kernel: [usize; 2],
-    input: [usize; 2],
-) -> Result<(Window, [usize; 2]), String> {
-    let strides = pair(call.ints("strides")?, signal, [1, 1], "strides")?;
-    let dilations = pair(call.ints("dilations")?, signal, [1, 1], "dilations")?;
+/// How a kernel moves along one axis, and how long the output is.
+#[derive(Clone, Copy)]
+struct Line {
+    kernel: usize,
+    stride: usize,
+    dilation: usize,
+    before: usize,
+    after: usize,
+    output: usize,
+}
+
+impl Line {
+    /// Along an axis of this length, one by one.
+    fn whole(length: usize) -> Self {
+        Line {
+            kernel: 1,
+            stride: 1,
+            dilation: 1,
+            before: 0,
+            after: 0,
+            output: length,
+        }
+    }
+
+    /// Whether it leaves an axis as it is.
+    fn is_whole(&self) -> bool {
+        self.kernel == 1 && self.stride == 1 && self.before + self.after == 0
+    }
+}
+
+/// The window of a kernel that moves like this vertically and horizontally.
+fn window([rows, columns]: [Line; 2]) -> Window {
+    Window {
+        kernel: [rows.kernel, columns.kernel],
+        strides: [rows.stride, columns.stride],
+        dilations: [rows.dilation, columns.dilation],
+        pads: Pads {
+            top: rows.before,
+            left: columns.before,
+            bottom: rows.after,
+            right: columns.after,
+        },
+    }
+}
+
+/// The attributes that convolutions and pools share, for a kernel on an input of these lengths.
+fn lines(call: &mut Call<'_>, kernel: &[usize], input: &[usize]) -> Result<Vec<Line>, String> {
+    let axes = input.len();
+    let strides = numbers(call.ints("strides")?, axes, "strides")?;
+    let dilations = numbers(call.ints("dilations")?, axes, "dilations")?;
     let ceil = call.int("ceil_mode", 0)? != 0;
     let auto = call.string("auto_pad", "NOTSET")?;
     let explicit = call.ints("pads")?;
@@ -58,21 +91,21 @@ fn window(
     if input.contains(&0) {
         return Err("its input is empty".into());
     }
-    let extent = [0, 1].map(|i| (kernel[i] - 1) * dilations[i] + 1);
-    let (mut before, mut after) = ([0, 0], [0, 0]);
+    let extent = |i: usize| (kernel[i] - 1) * dilations[i] + 1;
+    let (mut before, mut after) = (vec![0; axes], vec![0; axes]);
     match (auto.as_str(), explicit) {
         ("NOTSET", None) | ("VALID", _) => {}
         ("NOTSET", Some(pads)) => {
-            let sizes: Result<Vec<usize>, String> = pads.iter().map(|&pad| size(pad)).collect();
-            (before, after) = match sizes?[..] {
-                [left, right] if signal => ([0, left], [0, right]),
-                [top, left, bottom, right] if !signal => ([top, left], [bottom, right]),
-                _ => return Err(format!("pads {pads:?} are not two for each axis")),
-            };
+            if pads.len() != 2 * axes {
+                return Err(format!("pads {pads:?} are not two for each axis"));
+            }
+            let sizes = pads.iter().map(|&pad| size(pad));
+            before = sizes.collect::<Result<_, _>>()?;
+            after = before.split_off(axes);
         }
         ("SAME_UPPER" | "SAME_LOWER", _) => {
-            for i in 0..2 {
-                let reach = (input[i].div_ceil(strides[i]) - 1) * strides[i] + extent[i];
+            for i in 0..axes {
+                let reach = (input[i].div_ceil(strides[i]) - 1) * strides[i] + extent(i);
                 let total = reach.saturating_sub(input[i]);
                 let (less, more) = (total / 2, total.div_ceil(2));
                 (before[i], after[i]) = match auto.as_str() {
@@ -86,36 +119,31 @@ fn window(
     if before.iter().chain(&after).any(|&pad| pad > MAX_KERNEL) {
         return Err(format!("pads {before:?} and {after:?} are not supported"));
     }
-    let mut output = [0; 2];
-    for i in 0..2 {
+    let line = |i: usize| {
         let padded = before[i] + input[i] + after[i];
-        let room = padded.checked_sub(extent[i]).ok_or_else(|| {
+        let room = padded.checked_sub(extent(i)).ok_or_else(|| {
             format!(
                 "its kernel reaches over {} pixels of a padded picture of {padded}",
-                extent[i]
+                extent(i)
             )
         })?;
-        output[i] = 1 + match ceil {
+        let steps = match ceil {
             false => room / strides[i],
             // A window that would start beyond the picture is left out.
             true => room
                 .div_ceil(strides[i])
                 .min((before[i] + input[i] - 1) / strides[i]),
         };
-    }
-    let pads = Pads {
-        top: before[0],
-        left: before[1],
-        bottom: after[0],
-        right: after[1],
+        Ok(Line {
+            kernel: kernel[i],
+            stride: strides[i],
+            dilation: dilations[i],
+            before: before[i],
+            after: after[i],
+            output: 1 + steps,
+        })
     };
-    let window = Window {
-        kernel,
-        strides,
-        dilations,
-        pads,
-    };
-    Ok((window, output))
+    (0..axes).map(line).collect()
 }
 
 pub(super) fn conv(call: &mut Call<'_>) -> Outputs {
@@ -133,9 +161,11 @@ pub(super) fn conv(call: &mut Call<'_>) -> Outputs {
             "weights {weight_dims:?} in {group} groups do not fit {channels} channels"
         ));
     }
-    let kernel = pair(call.ints("kernel_shape")?, signal, [kh, kw], "kernel_shape")?;
-    if kernel != [kh, kw] {
-        return Err(format!("kernel_shape {kernel:?} is not its weights'"));
+    let kernel = &weight_dims[2..];
+    if let Some(shape) = call.ints("kernel_shape")?
+        && numbers(Some(shape.clone()), kernel.len(), "kernel_shape")? != kernel
+    {
+        return Err(format!("kernel_shape {shape:?} is not its weights'"));
     }
     let bias = match call.optional(2) {
         None => vec![0.0; out].into(),
@@ -144,10 +174,15 @@ pub(super) fn conv(call: &mut Call<'_>) -> Outputs {
             (dims, _) => return Err(format!("bias {dims:?} does not fit {out} channels")),
         },
     };
-    let (window, [rows, columns]) = window(call, signal, kernel, [height, width])?;
+    let lines = match lines(call, kernel, &x.dims()[2..])?[..] {
+        [rows, columns] => [rows, columns],
+        [columns] => [Line::whole(1), columns],
+        _ => unreachable!("a picture has two axes, a signal one"),
+    };
+    let [rows, columns] = lines.map(|line| line.output);
     call.builder.reserve(&weight_dims)?;
     let op = Op::Conv(Conv {
-        window,
+        window: window(lines),
         group,
         activation: None,
     });
@@ -285,31 +320,120 @@ pub(super) fn matmul(call: &mut Call<'_>) -> Outputs {
     Ok(vec![call.reshape(product, dropped)?])
 }
 
-/// MaxPool and AveragePool.
+/// MaxPool and AveragePool. A volume is pooled twice: every picture, then in depth.
 pub(super) fn pool(call: &mut Call<'_>) -> Outputs {
-    let x = call.input(0)?;
-    let [images, channels, height, width] = picture(x.dims())?;
-    let signal = x.dims().len() == 3;
-    let kernel = call.ints("kernel_shape")?;
-    let kernel = pair(kernel, signal, [0, 0], "kernel_shape")?;
-    let (window, [rows, columns]) = window(call, signal, kernel, [height, width])?;
-    let op = match call.node.op_type.as_str() {
-        "MaxPool" => {
-            // The order of indices, which are not given.
-            call.ignore("storage_order");
-            Op::MaxPool(Pool {
-                window,
-                count_include_pad: false,
-            })
+    let mut x = call.input(0)?;
+    let dims = x.dims().to_vec();
+    let (images, channels, spatial) = match dims[..] {
+        [images, channels, ref spatial @ ..] if (1..=3).contains(&spatial.len()) => {
+            (images, channels, spatial)
         }
-        _ => Op::AveragePool(Pool {
-            window,
-            count_include_pad: call.int("count_include_pad", 0)? != 0,
-        }),
+        _ => {
+            return Err(format!(
+                "its input has shape {dims:?}; only NCHW pictures, NCL signals and NCDHW volumes are \
+                 supported"
+            ));
+        }
     };
-    let x = call.reshape(x, vec![images, channels, height, width])?;
-    let y = call.apply(op, &[x], vec![images, channels, rows, columns])?;
-    as_it_came(call, y, signal)
+    let kernel = call
+        .ints("kernel_shape")?
+        .ok_or("its kernel_shape is missing")?;
+    let kernel = numbers(Some(kernel), spatial.len(), "kernel_shape")?;
+    let lines = lines(call, &kernel, spatial)?;
+    let average = call.node.op_type == "AveragePool";
+    // Of indices, which are not given.
+    call.ignore("storage_order");
+    let count_include_pad = average && call.int("count_include_pad", 0)? != 0;
+    // How many pictures there are, of which size, and how the kernel moves over them.
+    let passes = match (spatial, &lines[..]) {
+        (&[width], &[columns]) => vec![(channels, [1, width], [Line::whole(1), columns])],
+        (&[depth, height, width], &[planes, rows, columns]) => {
+            let each = rows.output * columns.output;
+            vec![
+                (channels * depth, [height, width], [rows, columns]),
+                (channels, [depth, each], [planes, Line::whole(each)]),
+            ]
+        }
+        (spatial, lines) => vec![(channels, [spatial[0], spatial[1]], [lines[0], lines[1]])],
+    };
+    for (pictures, [height, width], lines) in passes {
+        if lines.iter().all(Line::is_whole) {
+            continue;
+        }
+        let pool = Pool {
+            window: window(lines),
+            count_include_pad,
+        };
+        let op = if average {
+            Op::AveragePool(pool)
+        } else {
+            Op::MaxPool(pool)
+        };
+        let [rows, columns] = lines.map(|line| line.output);
+        x = call.reshape(x, vec![images, pictures, height, width])?;
+        x = call.apply(op, &[x], vec![images, pictures, rows, columns])?;
+    }
+    let outputs = lines.iter().map(|line| line.output);
+    let dims = [images, channels].into_iter().chain(outputs).collect();
+    Ok(vec![call.reshape(x, dims)?])
+}
+
+/// The function that a layer of com.microsoft ends with, its numbers in these attributes.
+fn activation(call: &mut Call<'_>, numbers: [Option<f32>; 2]) -> Result<Option<Function>, String> {
+    let number = |i: usize, default: f32| numbers[i].unwrap_or(default);
+    Ok(Some(match call.string("activation", "")?.as_str() {
+        "" => return Ok(None),
+        "Relu" => Function::Relu,
+        "Sigmoid" => Function::Sigmoid,
+        "Tanh" => Function::Tanh,
+        "LeakyRelu" => Function::LeakyRelu {
+            alpha: number(0, 0.01),
+        },
+        "HardSigmoid" => Function::HardSigmoid {
+            alpha: number(0, 0.2),
+            beta: number(1, 0.5),
+        },
+        "Clip" => Function::Clip {
+            low: number(0, f32::NEG_INFINITY),
+            high: number(1, f32::INFINITY),
+        },
+        other => return Err(format!("activation {other} is not supported")),
+    }))
+}
+
+/// ONNX Runtime's Conv that adds a fourth input and ends with an activation.
+pub(super) fn fused_conv(call: &mut Call<'_>) -> Outputs {
+    let parameters = call.float_list("activation_params")?.unwrap_or_default();
+    let parameters = [0, 1].map(|i| parameters.get(i).copied());
+    let function = activation(call, parameters)?;
+    let mut y = conv(call)?.remove(0);
+    if let Some(residual) = call.optional(3) {
+        y = call.binary(Binary::Add, &y, &residual)?;
+    }
+    ending(call, function, y)
+}
+
+/// ONNX Runtime's Gemm that ends with an activation.
+pub(super) fn fused_gemm(call: &mut Call<'_>) -> Outputs {
+    let mut parameter = |name: &'static str| match call.has(name) {
+        true => call.float(name, 0.0).map(Some),
+        false => Ok(None),
+    };
+    let parameters = [
+        parameter("activation_alpha")?,
+        parameter("activation_beta")?,
+    ];
+    call.ignore("activation_gamma");
+    let function = activation(call, parameters)?;
+    let y = gemm(call)?.remove(0);
+    ending(call, function, y)
+}
+
+fn ending(call: &mut Call<'_>, function: Option<Function>, y: Item) -> Outputs {
+    match function {
+        None => Ok(vec![y]),
+        Some(function) => Ok(vec![call.map(function, &y)?]),
+    }
 }
 
 /// GlobalAveragePool, GlobalMaxPool and GlobalLpPool.

@@ -132,9 +132,10 @@ pub(super) fn concat(call: &mut Call<'_>) -> Outputs {
 pub(super) fn slice(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let rank = x.dims().len();
-    let starts = call.integers(1)?.ok_or("its starts are missing")?;
-    let ends = call.integers(2)?.ok_or("its ends are missing")?;
-    let along = match call.integers(3)? {
+    // Before opset 10 they were attributes.
+    let starts = call.list("starts", 1)?.ok_or("its starts are missing")?;
+    let ends = call.list("ends", 2)?.ok_or("its ends are missing")?;
+    let along = match call.list("axes", 3)? {
         Some(list) => (list.iter())
             .map(|&a| axis(a, rank))
             .collect::<Result<Vec<_>, _>>()?,
@@ -222,10 +223,12 @@ pub(super) fn split(call: &mut Call<'_>) -> Outputs {
 pub(super) fn pad(call: &mut Call<'_>) -> Outputs {
     let mut x = call.input(0)?;
     let rank = x.dims().len();
-    let pads = call.integers(1)?.ok_or("its pads are missing")?;
+    // Before opset 11 pads and value were attributes.
+    let pads = call.list("pads", 1)?.ok_or("its pads are missing")?;
     let mode = call.string("mode", "constant")?;
+    let value = call.float("value", 0.0)?;
     let value = match call.optional_constant(2)?.map(|constant| constant.data) {
-        None => 0.0,
+        None => value,
         Some(Data::Float(data)) if data.len() == 1 => data[0],
         Some(Data::Int(data)) if data.len() == 1 => data[0] as f32,
         Some(_) => return Err("its value is not a single number".into()),
@@ -268,6 +271,9 @@ pub(super) fn pad(call: &mut Call<'_>) -> Outputs {
         .map(|axis| before[axis] + x.dims()[axis] + after[axis])
         .collect();
     let longest = |axis: usize| before[axis].max(after[axis]);
+    if mode == "wrap" {
+        return wrapped(call, x, &before, &dims);
+    }
     let mode = match mode.as_str() {
         "constant" => PadMode::Constant(value),
         "reflect" if (0..rank).all(|axis| longest(axis) < x.dims()[axis].max(1)) => {
@@ -277,6 +283,27 @@ pub(super) fn pad(call: &mut Call<'_>) -> Outputs {
         _ => return Err(format!("mode {mode} with pads {pads:?} is not supported")),
     };
     call.finish(Op::Pad { before, mode }, &[x], dims)
+}
+
+/// `x` repeated beyond its ends, one axis after another, to the shape `dims`.
+fn wrapped(call: &mut Call<'_>, mut x: Item, before: &[usize], dims: &[usize]) -> Outputs {
+    for axis in 0..dims.len() {
+        let (length, output) = (x.dims()[axis], dims[axis]);
+        if output == length {
+            continue;
+        }
+        if length == 0 {
+            return Err("its input is empty".into());
+        }
+        call.builder.reserve(&[output])?;
+        // Counted from a multiple of the length ahead of the first element.
+        let first = length - before[axis] % length;
+        let indices = (0..output).map(|i| (first + i) % length).collect();
+        let mut longer = x.dims().to_vec();
+        longer[axis] = output;
+        x = call.apply(Op::Gather { axis, indices }, &[x], longer)?;
+    }
+    Ok(vec![x])
 }
 
 pub(super) fn expand(call: &mut Call<'_>) -> Outputs {

@@ -41,10 +41,31 @@ pub(super) fn layer(call: &mut Call<'_>) -> Outputs {
     Ok(vec![y])
 }
 
+/// `x` over the root of the mean of its squares, along an axis and all after it, times a scale.
+pub(super) fn by_root_mean_square(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let rank = x.dims().len();
+    let first = axis(call.int("axis", -1)?, rank)?;
+    let epsilon = call.float("epsilon", 1e-5)?;
+    call.ignore("stash_type");
+    let (dims, scale) = call.floats(1)?;
+    let axes: Vec<usize> = (first..rank).collect();
+    let squares = call.binary(Binary::Mul, &x, &x)?;
+    let mean = call.reduce(Reduction::Mean, &axes, true, &squares)?;
+    let mean = call.with_number(Binary::Add, &mean, epsilon)?;
+    let root = call.map(Function::Sqrt, &mean)?;
+    let y = call.binary(Binary::Div, &x, &root)?;
+    Ok(vec![with(call, Binary::Mul, y, Item::floats(dims, scale))?])
+}
+
 pub(super) fn batch(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let epsilon = call.float("epsilon", 1e-5)?;
     call.ignore("momentum");
+    // Until opset 8: whether statistics are of a channel, not of each of its pixels.
+    if call.int("spatial", 1)? == 0 {
+        return Err("spatial 0 is not supported".into());
+    }
     if call.int("training_mode", 0)? != 0 {
         return match x {
             Item::Constant(_) => standardized(call, epsilon),
@@ -138,7 +159,7 @@ fn scaled(call: &mut Call<'_>, y: Item, groups: usize) -> Outputs {
     Ok(vec![with(call, Binary::Add, y, shift)?])
 }
 
-/// GroupNormalization as it was before opset 21: a scale and a shift for each group.
+/// GroupNormalization: a scale and a shift for each channel, or before opset 21 for each group.
 pub(super) fn group(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let epsilon = call.float("epsilon", 1e-5)?;
@@ -155,6 +176,10 @@ pub(super) fn group(call: &mut Call<'_>) -> Outputs {
     let each = channels / groups * rest.iter().product::<usize>();
     let x = call.reshape(x, vec![images, groups, each])?;
     let y = normalized(call, x, 2, epsilon)?;
+    if call.opset >= 21 {
+        let y = call.reshape(y, dims)?;
+        return scaled(call, y, channels);
+    }
     let y = scaled(call, y, groups)?.remove(0);
     Ok(vec![call.reshape(y, dims)?])
 }

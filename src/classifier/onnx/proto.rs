@@ -13,6 +13,8 @@ pub struct Model {
     pub graph: Option<Graph>,
     #[prost(message, repeated, tag = "8")]
     pub opset_import: Vec<OperatorSet>,
+    #[prost(message, repeated, tag = "25")]
+    pub functions: Vec<Function>,
 }
 
 /// Which version of an operator domain a model uses.
@@ -23,6 +25,32 @@ pub struct OperatorSet {
     pub domain: String,
     #[prost(int64, tag = "2")]
     pub version: i64,
+}
+
+/// Nodes that an operator of the file's own stands for. They see the function's inputs only.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Function {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(string, repeated, tag = "4")]
+    pub input: Vec<String>,
+    #[prost(string, repeated, tag = "5")]
+    pub output: Vec<String>,
+    /// Names of attributes without a default.
+    #[prost(string, repeated, tag = "6")]
+    pub attribute: Vec<String>,
+    #[prost(message, repeated, tag = "7")]
+    pub node: Vec<Node>,
+    #[prost(message, repeated, tag = "9")]
+    pub opset_import: Vec<OperatorSet>,
+    #[prost(string, tag = "10")]
+    pub domain: String,
+    /// Attributes with a default, which they hold.
+    #[prost(message, repeated, tag = "11")]
+    pub attribute_proto: Vec<Attribute>,
+    /// Tells functions of one name apart.
+    #[prost(string, tag = "13")]
+    pub overload: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -54,6 +82,9 @@ pub struct Node {
     pub attribute: Vec<Attribute>,
     #[prost(string, tag = "7")]
     pub domain: String,
+    /// Of the function that it calls.
+    #[prost(string, tag = "8")]
+    pub overload: String,
 }
 
 /// A named attribute; `kind` says which field holds it.
@@ -69,12 +100,17 @@ pub struct Attribute {
     pub s: Bytes,
     #[prost(message, optional, tag = "5")]
     pub t: Option<Tensor>,
+    #[prost(message, optional, boxed, tag = "6")]
+    pub g: Option<Box<Graph>>,
     #[prost(float, repeated, tag = "7")]
     pub floats: Vec<f32>,
     #[prost(int64, repeated, tag = "8")]
     pub ints: Vec<i64>,
     #[prost(enumeration = "AttributeKind", tag = "20")]
     pub kind: i32,
+    /// In a function: the attribute of the calling node that this one is.
+    #[prost(string, tag = "21")]
+    pub ref_attr_name: String,
 }
 
 /// Values of [`Attribute::kind`].
@@ -86,6 +122,7 @@ pub enum AttributeKind {
     Int = 2,
     String = 3,
     Tensor = 4,
+    Graph = 5,
     Floats = 6,
     Ints = 7,
 }
@@ -140,6 +177,8 @@ pub enum DataType {
     Complex64 = 14,
     Complex128 = 15,
     Bfloat16 = 16,
+    Uint4 = 21,
+    Int4 = 22,
 }
 
 /// Values of [`Tensor::data_location`].

@@ -85,10 +85,16 @@ impl Resized {
             Coordinates::PytorchHalfPixel | Coordinates::AlignCorners if self.output == 1 => 0.0,
             Coordinates::HalfPixel | Coordinates::PytorchHalfPixel => half_pixel,
             Coordinates::HalfPixelSymmetric => half_pixel + input / 2.0 * (1.0 - output / length),
-            Coordinates::AlignCorners => i * (input - 1.0) / (length - 1.0),
+            // By the output's own length, as PyTorch and ONNX Runtime have it.
+            Coordinates::AlignCorners => i * (input - 1.0) / (output - 1.0),
             Coordinates::Asymmetric => i * down / up,
             Coordinates::TfHalfPixel => half_pixel + 0.5,
         }
+    }
+
+    /// Whether it is more than every element in its place.
+    fn changes(&self) -> bool {
+        self.input != self.output || self.scale[0] != self.scale[1]
     }
 
     /// The input that each output copies.
@@ -98,6 +104,9 @@ impl Resized {
             "round_prefer_ceil" => |x| (x + 0.5).floor(),
             "floor" => f64::floor,
             "ceil" => f64::ceil,
+            // Before opset 11.
+            "" if self.scale[0] < self.scale[1] => f64::ceil,
+            "" => f64::floor,
             _ => return Err(format!("nearest_mode {mode} is not supported")),
         };
         let one = |i| {
@@ -113,24 +122,22 @@ impl Resized {
 
     /// The weight of each input for each output, row by row. A kernel's inputs beyond the ends count as
     /// those at the ends, or not at all; antialiasing widens it to what an output element covers.
-    fn weights(
-        &self,
-        coordinates: Coordinates,
-        kernel: Kernel,
-        antialias: bool,
-        exclude_outside: bool,
-    ) -> Vec<f32> {
+    fn weights(&self, kernel: Kernel, how: &How) -> Vec<f32> {
         let [up, down] = self.scale;
-        let shrink = if antialias { (up / down).min(1.0) } else { 1.0 };
+        let shrink = if how.antialias {
+            (up / down).min(1.0)
+        } else {
+            1.0
+        };
         let reach = kernel.radius() / shrink;
         let last = self.input as f64 - 1.0;
         let mut weights = Vec::with_capacity(self.output * self.input);
         for i in 0..self.output {
-            let x = self.position(coordinates, i);
+            let x = self.position(how.coordinates, i);
             let (from, to) = ((x - reach).floor() as i64, (x + reach).ceil() as i64);
             let taps: Vec<(f64, f64)> = (from..=to)
                 .map(|at| (at as f64, kernel.weight((at as f64 - x) * shrink)))
-                .filter(|&(at, _)| !exclude_outside || (0.0..=last).contains(&at))
+                .filter(|&(at, _)| !how.exclude_outside || (0.0..=last).contains(&at))
                 .collect();
             let sum: f64 = taps.iter().map(|tap| tap.1).sum();
             let sum = if sum == 0.0 { 1.0 } else { sum };
@@ -144,8 +151,52 @@ impl Resized {
     }
 }
 
+/// Upsample, and Resize as it was before opset 11, which is Upsample that makes pictures smaller too.
+fn upsample(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let lengths = x.dims().to_vec();
+    let sides = match call.float_list("scales")? {
+        Some(scales) => by_scales(scales, &lengths)?,
+        None => by_scales(&call.floats(1)?.1, &lengths)?,
+    };
+    let kernel = match call.string("mode", "nearest")?.as_str() {
+        "nearest" => None,
+        "linear" | "bilinear" => Some(Kernel::Linear),
+        mode => return Err(format!("mode {mode} is not supported")),
+    };
+    let axes = sides.into_iter().zip(lengths).enumerate();
+    let axes = axes.map(|(axis, ((output, scale), input))| Resized {
+        axis,
+        input,
+        output,
+        scale,
+    });
+    let how = How {
+        coordinates: Coordinates::Asymmetric,
+        kernel,
+        rounding: String::new(),
+        antialias: false,
+        exclude_outside: false,
+    };
+    along(call, x, axes.filter(Resized::changes).collect(), &how)
+}
+
+/// How positions and their neighbors make an element.
+struct How {
+    coordinates: Coordinates,
+    /// The nearest element where there is none.
+    kernel: Option<Kernel>,
+    /// Which of two elements is nearer.
+    rounding: String,
+    antialias: bool,
+    exclude_outside: bool,
+}
+
 pub(super) fn resize(call: &mut Call<'_>) -> Outputs {
-    let mut x = call.input(0)?;
+    if call.opset < 11 || call.node.op_type == "Upsample" {
+        return upsample(call);
+    }
+    let x = call.input(0)?;
     let mode = call.string("mode", "nearest")?;
     let rounding = call.string("nearest_mode", "round_prefer_floor")?;
     let coordinates = call.string("coordinate_transformation_mode", "half_pixel")?;
@@ -168,6 +219,18 @@ pub(super) fn resize(call: &mut Call<'_>) -> Outputs {
         _ => return Err(format!("mode {mode} is not supported")),
     };
     let axes = resized(call, &x)?;
+    let how = How {
+        coordinates,
+        kernel,
+        rounding,
+        antialias,
+        exclude_outside,
+    };
+    along(call, x, axes, &how)
+}
+
+/// `x` resized along each of these axes.
+fn along(call: &mut Call<'_>, mut x: Item, axes: Vec<Resized>, how: &How) -> Outputs {
     let mut dims = x.dims().to_vec();
     for resized in &axes {
         dims[resized.axis] = resized.output;
@@ -175,17 +238,17 @@ pub(super) fn resize(call: &mut Call<'_>) -> Outputs {
     check_size(&dims)?;
     for resized in axes {
         let Resized { axis, output, .. } = resized;
-        x = match kernel {
+        x = match how.kernel {
             None => {
                 call.builder.reserve(&[output])?;
-                let indices = resized.nearest(coordinates, &rounding)?;
+                let indices = resized.nearest(how.coordinates, &how.rounding)?;
                 let mut dims = x.dims().to_vec();
                 dims[axis] = output;
                 call.apply(Op::Gather { axis, indices }, &[x], dims)?
             }
             Some(kernel) => {
                 call.builder.reserve(&[output, resized.input])?;
-                let weights = resized.weights(coordinates, kernel, antialias, exclude_outside);
+                let weights = resized.weights(kernel, how);
                 call.product_along(axis, output, weights, x)?
             }
         };
@@ -216,7 +279,7 @@ fn resized(call: &mut Call<'_>, x: &Item) -> Result<Vec<Resized>, String> {
         Ok(constant.is_some_and(|constant| !constant.data.is_empty()))
     };
     let sides = match (given(2)?, given(3)?) {
-        (true, false) => by_scales(call, &lengths)?,
+        (true, false) => by_scales(&call.floats(2)?.1, &lengths)?,
         (false, true) => by_sizes(call, &lengths, &policy)?,
         _ => return Err("it needs either scales or sizes".into()),
     };
@@ -228,15 +291,14 @@ fn resized(call: &mut Call<'_>, x: &Item) -> Result<Vec<Resized>, String> {
             output,
             scale,
         })
-        .filter(|resized| resized.input != resized.output || resized.scale[0] != resized.scale[1])
+        .filter(Resized::changes)
         .collect())
 }
 
 /// A new length and its scale for each of `lengths`.
 type Sides = Vec<(usize, [f64; 2])>;
 
-fn by_scales(call: &Call<'_>, lengths: &[usize]) -> Result<Sides, String> {
-    let (_, scales) = call.floats(2)?;
+fn by_scales(scales: &[f32], lengths: &[usize]) -> Result<Sides, String> {
     if scales.len() != lengths.len() {
         return Err(format!("scales {scales:?} do not fit {lengths:?}"));
     }
@@ -248,7 +310,7 @@ fn by_scales(call: &Call<'_>, lengths: &[usize]) -> Result<Sides, String> {
         }
         Ok((output as usize, [f64::from(scale), 1.0]))
     };
-    lengths.iter().zip(&scales[..]).map(side).collect()
+    lengths.iter().zip(scales).map(side).collect()
 }
 
 fn by_sizes(call: &Call<'_>, lengths: &[usize], policy: &str) -> Result<Sides, String> {

@@ -1,45 +1,114 @@
-//! ScatterND: what exporters write for `mask[1:3] = 5`, here on constants.
+//! GatherND and ScatterND by constant indices: what exporters write for `x[:, rows, columns]` and
+//! `mask[1:3] = 5`.
 
 use std::sync::Arc;
 
-use super::builder::{Call, Item, Outputs};
+use super::builder::{Call, Item, Outputs, size};
 use super::tensor::{Constant, Data};
+use crate::classifier::graph::Op;
+
+/// The GatherND operator.
+pub(super) fn gather(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let batch = size(call.int("batch_dims", 0)?)?;
+    let indices = call.constant(1)?;
+    let Data::Int(places) = &indices.data else {
+        return Err(format!("indices are {}", indices.data.kind()));
+    };
+    let misfit = || format!("indices {:?} do not fit {:?}", indices.dims, x.dims());
+    let (&depth, outer) = indices.dims.split_last().ok_or_else(misfit)?;
+    let rank = x.dims().len();
+    if depth == 0 || batch > outer.len() || batch >= rank || depth > rank - batch {
+        return Err(misfit());
+    }
+    let (shared, rest) = x.dims().split_at(batch);
+    if outer[..batch] != *shared {
+        return Err(misfit());
+    }
+    let (named, below) = rest.split_at(depth);
+    let (each, row): (usize, usize) = (named.iter().product(), below.iter().product());
+    let in_batch: usize = outer[batch..].iter().product();
+    call.builder.reserve(outer)?;
+    let rows = (places.chunks_exact(depth).enumerate())
+        .map(|(i, index)| match position(index, named) {
+            Some(position) => Ok(i / in_batch * each + position),
+            None => Err(format!("index {index:?} is beyond {named:?}")),
+        })
+        .collect::<Result<Vec<usize>, _>>()?;
+    let dims = [outer, below].concat();
+    let all = shared.iter().product::<usize>() * each;
+    let y = picked(call, x, [all, row], rows)?;
+    Ok(vec![call.reshape(y, dims)?])
+}
+
+/// Rows of a tensor that has as many, of this length, as `shape` says.
+fn picked(
+    call: &mut Call<'_>,
+    x: Item,
+    shape: [usize; 2],
+    indices: Vec<usize>,
+) -> Result<Item, String> {
+    let [rows, row] = shape;
+    let x = call.reshape(x, vec![1, rows, row])?;
+    let dims = vec![1, indices.len(), row];
+    call.apply(Op::Gather { axis: 1, indices }, &[x], dims)
+}
 
 pub(super) fn scatter(call: &mut Call<'_>) -> Outputs {
     let reduction = call.string("reduction", "none")?;
     if reduction != "none" {
         return Err(format!("reduction {reduction} is not supported"));
     }
-    let (data, indices, updates) = (call.constant(0)?, call.constant(1)?, call.constant(2)?);
-    call.builder.reserve(&data.dims)?;
-    call.builder.reserve(&updates.dims)?;
+    let (data, indices, updates) = (call.input(0)?, call.constant(1)?, call.input(2)?);
+    call.builder.reserve(data.dims())?;
+    call.builder.reserve(updates.dims())?;
     let Data::Int(places) = &indices.data else {
         return Err(format!("indices are {}", indices.data.kind()));
     };
     // An index names the first `depth` axes; what lies below them is one row of updates.
     let (depth, outer) = match indices.dims.split_last() {
-        Some((&depth, outer)) if (1..=data.dims.len()).contains(&depth) => (depth, outer),
+        Some((&depth, outer)) if (1..=data.dims().len()).contains(&depth) => (depth, outer),
         _ => {
             return Err(format!(
                 "indices {:?} do not fit {:?}",
-                indices.dims, data.dims
+                indices.dims,
+                data.dims()
             ));
         }
     };
-    let (named, below) = data.dims.split_at(depth);
-    if updates.dims != [outer, below].concat() {
+    let (named, below) = data.dims().split_at(depth);
+    if updates.dims() != [outer, below].concat() {
         return Err(format!(
             "updates {:?} do not fit indices {:?} into {:?}",
-            updates.dims, indices.dims, data.dims
+            updates.dims(),
+            indices.dims,
+            data.dims()
         ));
     }
-    let row = below.iter().product();
-    let starts = (places.chunks_exact(depth))
+    let row: usize = below.iter().product();
+    let to = (places.chunks_exact(depth))
         .map(|index| match position(index, named) {
-            Some(position) => Ok(position * row),
+            Some(position) => Ok(position),
             None => Err(format!("index {index:?} is beyond {named:?}")),
         })
         .collect::<Result<Vec<usize>, _>>()?;
+    let (Item::Constant(data), Item::Constant(updates)) = (&data, &updates) else {
+        // Picked from the rows of both, one after the other; a row that is replaced twice is the last.
+        let (rows, dims) = (named.iter().product::<usize>(), data.dims().to_vec());
+        let mut from: Vec<usize> = (0..rows).collect();
+        for (i, &to) in to.iter().enumerate() {
+            from[to] = rows + i;
+        }
+        let all = rows + to.len();
+        let parts = [
+            call.reshape(data, vec![1, rows, row])?,
+            call.reshape(updates, vec![1, to.len(), row])?,
+        ];
+        let both = call.apply(Op::Concat { axis: 1 }, &parts, vec![1, all, row])?;
+        let y = picked(call, both, [all, row], from)?;
+        return Ok(vec![call.reshape(y, dims)?]);
+    };
+    let starts: Vec<usize> = to.iter().map(|to| to * row).collect();
     let data = Constant {
         data: match (&data.data, &updates.data) {
             (Data::Float(data), Data::Float(updates)) => {
@@ -59,7 +128,8 @@ pub(super) fn scatter(call: &mut Call<'_>) -> Outputs {
                 ));
             }
         },
-        dims: data.dims,
+        dims: data.dims.clone(),
+        kind: data.kind,
     };
     Ok(vec![Item::Constant(data)])
 }

@@ -10,7 +10,7 @@ use super::tensor::{Constant, Data};
 use crate::classifier::layout;
 
 fn constant(dims: Vec<usize>, data: Data) -> Outputs {
-    Ok(vec![Item::Constant(Constant { dims, data })])
+    Ok(vec![Item::Constant(Constant::new(dims, data))])
 }
 
 pub(super) fn shape(call: &mut Call<'_>) -> Outputs {
@@ -54,19 +54,19 @@ pub(super) fn literal(call: &mut Call<'_>) -> Outputs {
     if let Some(tensor) = call.tensor("value")? {
         return Ok(vec![Item::Constant(call.builder.decode(tensor)?)]);
     }
-    if let Some(list) = call.ints("value_ints")? {
+    if let Some(list) = call.int_list("value_ints")? {
+        call.builder.charge(&[list.len()])?;
         return constant(vec![list.len()], Data::Int(list.into()));
     }
     if let Some(list) = call.float_list("value_floats")? {
+        call.builder.charge(&[list.len()])?;
         return constant(vec![list.len()], Data::Float(list.into()));
     }
-    let has = |name: &str| call.node.attribute.iter().any(|a| a.name == name);
-    let (has_int, has_float) = (has("value_int"), has("value_float"));
-    if has_int {
+    if call.has("value_int") {
         let value = call.int("value_int", 0)?;
         return constant(vec![], Data::Int([value].into()));
     }
-    if has_float {
+    if call.has("value_float") {
         let value = call.float("value_float", 0.0)?;
         return constant(vec![], Data::Float([value].into()));
     }
@@ -107,15 +107,34 @@ pub(super) fn range(call: &mut Call<'_>) -> Outputs {
 }
 
 pub(super) fn cast(call: &mut Call<'_>) -> Outputs {
-    let x = call.input(0)?;
     let to = call.int("to", 0)?;
+    let kind = element_type(to).ok_or_else(|| format!("a cast to type {to} is not supported"))?;
+    cast_to(call, kind)
+}
+
+/// A cast to the type of another tensor. Of those computed from the image all are floats.
+pub(super) fn cast_like(call: &mut Call<'_>) -> Outputs {
+    let kind = match call.input(1)? {
+        Item::Constant(constant) => constant.kind,
+        Item::Value { .. } => DataType::Float,
+    };
+    cast_to(call, kind)
+}
+
+/// The element type of this number.
+fn element_type(number: i64) -> Option<DataType> {
+    let number = i32::try_from(number).ok()?;
+    DataType::try_from(number).ok()
+}
+
+fn cast_to(call: &mut Call<'_>, kind: DataType) -> Outputs {
+    let x = call.input(0)?;
+    // Both are about floats of 8 bits.
     call.ignore("saturate");
-    let kind = i32::try_from(to)
-        .ok()
-        .and_then(|to| DataType::try_from(to).ok());
+    call.ignore("round_mode");
     let float = matches!(
         kind,
-        Some(DataType::Float | DataType::Double | DataType::Float16 | DataType::Bfloat16)
+        DataType::Float | DataType::Double | DataType::Float16 | DataType::Bfloat16
     );
     let Item::Constant(constant) = &x else {
         return match float {
@@ -125,35 +144,76 @@ pub(super) fn cast(call: &mut Call<'_>) -> Outputs {
     };
     call.builder.reserve(&constant.dims)?;
     let data = match (&constant.data, kind) {
-        (Data::Float(_), _) if float => return Ok(vec![x]),
+        (Data::Float(_), _) if float => constant.data.clone(),
         (Data::Int(data), _) if float => Data::Float(data.iter().map(|&x| x as f32).collect()),
         (Data::Bool(data), _) if float => Data::Float(data.iter().map(|&x| x.into()).collect()),
-        (data, Some(DataType::Bool)) => Data::Bool(match data {
+        (data, DataType::Bool) => Data::Bool(match data {
             Data::Float(data) => data.iter().map(|&x| x != 0.0).collect(),
             Data::Int(data) => data.iter().map(|&x| x != 0).collect(),
             Data::Bool(data) => data.clone(),
         }),
         (
             data,
-            Some(
-                DataType::Int32
-                | DataType::Int64
-                | DataType::Uint8
-                | DataType::Int8
-                | DataType::Uint32
-                | DataType::Uint64,
-            ),
+            DataType::Int32
+            | DataType::Int64
+            | DataType::Uint8
+            | DataType::Int8
+            | DataType::Uint16
+            | DataType::Int16
+            | DataType::Uint32
+            | DataType::Uint64,
         ) => Data::Int(match data {
             Data::Float(data) => data.iter().map(|&x| x as i64).collect(),
             Data::Int(data) => data.clone(),
             Data::Bool(data) => data.iter().map(|&x| x.into()).collect(),
         }),
-        _ => return Err(format!("a cast to type {to} is not supported")),
+        _ => return Err(format!("a cast to type {kind:?} is not supported")),
     };
     Ok(vec![Item::Constant(Constant {
         dims: constant.dims.clone(),
         data,
+        kind,
     })])
+}
+
+/// The IsNaN operator. What is computed from the image is a number, unless a constant brought in an
+/// infinity; the condition is one for all elements, and broadcasts.
+pub(super) fn is_nan(call: &mut Call<'_>) -> Outputs {
+    match call.input(0)? {
+        Item::Constant(Constant {
+            dims,
+            data: Data::Float(data),
+            ..
+        }) => {
+            call.builder.reserve(&dims)?;
+            constant(dims, Data::Bool(data.iter().map(|x| x.is_nan()).collect()))
+        }
+        Item::Constant(constant) => Err(format!("its input is {}", constant.data.kind())),
+        x if call.builder.is_finite(&x) => {
+            constant(vec![1; x.dims().len()], Data::Bool([false].into()))
+        }
+        _ => Err("its input may be infinite or no number, by an infinite constant".into()),
+    }
+}
+
+/// The EyeLike operator: ones on a diagonal.
+pub(super) fn diagonal(call: &mut Call<'_>) -> Outputs {
+    let x = call.input(0)?;
+    let [rows, columns] = *x.dims() else {
+        return Err(format!("its input has shape {:?}", x.dims()));
+    };
+    let k = call.int("k", 0)?;
+    let kind = match (call.int("dtype", 0)?, &x) {
+        (0, Item::Constant(constant)) => constant.kind,
+        (0, Item::Value { .. }) => DataType::Float,
+        (kind, _) => element_type(kind).ok_or("its dtype is not supported")?,
+    };
+    call.builder.reserve(&[rows, columns])?;
+    let is_one = |i: usize| (i % columns) as i64 == ((i / columns) as i64).saturating_add(k);
+    let ones = (0..rows * columns).map(|i| i64::from(is_one(i))).collect();
+    let ones = Item::Constant(Constant::new(vec![rows, columns], Data::Int(ones)));
+    call.replace_input(0, ones);
+    cast_to(call, kind)
 }
 
 /// Comparisons, And, Or.
@@ -210,10 +270,8 @@ pub(super) fn triangle(call: &mut Call<'_>) -> Outputs {
             false => column <= diagonal,
         }
     };
-    let condition = Constant {
-        dims: vec![rows, columns],
-        data: Data::Bool((0..rows * columns).map(kept).collect()),
-    };
+    let condition = (0..rows * columns).map(kept).collect();
+    let condition = Constant::new(vec![rows, columns], Data::Bool(condition));
     let zero = match &x {
         Item::Constant(constant) => match constant.data {
             Data::Float(_) => Data::Float([0.0].into()),
@@ -222,10 +280,7 @@ pub(super) fn triangle(call: &mut Call<'_>) -> Outputs {
         },
         Item::Value { .. } => Data::Float([0.0].into()),
     };
-    let zero = Item::Constant(Constant {
-        dims: vec![],
-        data: zero,
-    });
+    let zero = Item::Constant(Constant::new(vec![], zero));
     Ok(vec![call.choose(&condition, &x, &zero)?])
 }
 

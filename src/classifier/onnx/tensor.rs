@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -50,16 +50,25 @@ pub const MAX_RANK: usize = 32;
 pub struct Constant {
     pub dims: Vec<usize>,
     pub data: Data,
+    /// The element type that its numbers are said to have, of those that are held alike.
+    pub kind: DataType,
 }
 
 impl Constant {
+    /// A constant of the widest type that is held like this.
+    pub fn new(dims: Vec<usize>, data: Data) -> Self {
+        let kind = match data {
+            Data::Float(_) => DataType::Float,
+            Data::Int(_) => DataType::Int64,
+            Data::Bool(_) => DataType::Bool,
+        };
+        Constant { dims, data, kind }
+    }
+
     /// A constant of integers along one axis.
     pub fn integers(values: impl IntoIterator<Item = i64>) -> Self {
         let data: Arc<[i64]> = values.into_iter().collect();
-        Constant {
-            dims: vec![data.len()],
-            data: Data::Int(data),
-        }
+        Constant::new(vec![data.len()], Data::Int(data))
     }
 
     /// The product of `dims`, or why it is none. Products of some of them do not overflow either,
@@ -75,6 +84,15 @@ impl Constant {
             .ok_or_else(|| format!("shape {dims:?} overflows"))?;
         Ok(if dims.contains(&0) { 0 } else { whole })
     }
+}
+
+/// The shape that a tensor declares.
+pub fn dims(tensor: &proto::Tensor) -> Result<Vec<usize>, String> {
+    let sizes: Option<Vec<usize>> = (tensor.dims.iter().take(MAX_RANK + 1))
+        .map(|&dim| usize::try_from(dim).ok())
+        .collect();
+    let shown = &tensor.dims[..tensor.dims.len().min(MAX_RANK)];
+    sizes.ok_or_else(|| format!("has shape {shown:?}"))
 }
 
 /// The files that hold a model: its own folder, and the external data read so far.
@@ -112,22 +130,15 @@ impl Files {
     }
 
     fn decode(&mut self, tensor: &proto::Tensor) -> Result<Constant, String> {
-        let sizes: Option<Vec<usize>> = (tensor.dims.iter().take(MAX_RANK + 1))
-            .map(|&dim| usize::try_from(dim).ok())
-            .collect();
-        let dims = sizes.ok_or_else(|| {
-            format!(
-                "has shape {:?}",
-                &tensor.dims[..tensor.dims.len().min(MAX_RANK)]
-            )
-        })?;
+        let dims = dims(tensor)?;
         let elements = Constant::elements(&dims)?;
         let kind = DataType::try_from(tensor.data_type).unwrap_or(DataType::Undefined);
-        let width = match kind {
-            DataType::Bool | DataType::Uint8 | DataType::Int8 => 1,
-            DataType::Float16 | DataType::Bfloat16 | DataType::Uint16 | DataType::Int16 => 2,
-            DataType::Float | DataType::Int32 | DataType::Uint32 => 4,
-            DataType::Double | DataType::Int64 | DataType::Uint64 => 8,
+        let bits = match kind {
+            DataType::Uint4 | DataType::Int4 => 4,
+            DataType::Bool | DataType::Uint8 | DataType::Int8 => 8,
+            DataType::Float16 | DataType::Bfloat16 | DataType::Uint16 | DataType::Int16 => 16,
+            DataType::Float | DataType::Int32 | DataType::Uint32 => 32,
+            DataType::Double | DataType::Int64 | DataType::Uint64 => 64,
             _ => {
                 return Err(format!(
                     "has elements of type {} ({kind:?}), which classifiers do not need",
@@ -135,31 +146,30 @@ impl Files {
                 ));
             }
         };
+        let length = elements.checked_mul(bits).map(|bits| bits.div_ceil(8));
+        let length = length.ok_or_else(|| format!("shape {dims:?} overflows"))?;
         let external;
         let raw: &[u8] = if tensor.data_location == DataLocation::External as i32 {
-            external = self.external(tensor, elements as u64 * width as u64)?;
+            external = self.external(tensor, length as u64)?;
             &external
         } else {
             &tensor.raw_data
         };
         let data = if raw.is_empty() && tensor.data_location == DataLocation::Default as i32 {
-            typed(tensor, kind)
-        } else if raw.len() == elements * width {
-            from_raw(raw, kind)
+            typed(tensor, kind, elements).map_err(|stored| {
+                format!(
+                    "has {stored} elements where its shape {dims:?} needs {elements}; is the file truncated?"
+                )
+            })?
+        } else if raw.len() == length {
+            from_raw(raw, kind, elements)
         } else {
             return Err(format!(
-                "has {} bytes of data where its shape {dims:?} needs {}; is the file truncated?",
+                "has {} bytes of data where its shape {dims:?} needs {length}; is the file truncated?",
                 raw.len(),
-                elements * width
             ));
         };
-        if data.len() != elements {
-            return Err(format!(
-                "has {} elements where its shape {dims:?} needs {elements}; is the file truncated?",
-                data.len()
-            ));
-        }
-        Ok(Constant { dims, data })
+        Ok(Constant { dims, data, kind })
     }
 
     /// Bytes of a tensor in another file of the model's folder.
@@ -208,44 +218,69 @@ impl Files {
         Ok(data)
     }
 
-    /// Opens an external file, which must lie in the model's folder or below it.
+    /// Opens an external file, which must lie in the model's folder or below it. The folder may hold links,
+    /// as those of caches do, whatever they lead to.
     fn open_external(&self, location: &str) -> Result<(File, u64), String> {
-        let outside =
-            || format!("is in external file {location}, outside the model's folder: refused");
         let plain = |part| matches!(part, Component::Normal(_) | Component::CurDir);
         if !Path::new(location).components().all(plain) {
-            return Err(outside());
+            return Err(format!(
+                "is in external file {location}, outside the model's folder: refused"
+            ));
         }
-        let folder = match self.model.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
         let missing = |error| {
             format!(
                 "is in external file {location}, which cannot be read ({error}); put it beside the model"
             )
         };
-        // Symbolic links must not lead out either.
-        let folder = folder.canonicalize().map_err(missing)?;
-        let path = folder.join(location).canonicalize().map_err(missing)?;
-        if !path.starts_with(&folder) {
-            return Err(outside());
-        }
+        let path = self.model.with_file_name(location);
         let metadata = path.metadata().map_err(missing)?;
         if !metadata.is_file() {
             return Err(format!(
                 "is in external file {location}, which is not a file"
             ));
         }
-        let file = File::open(&path).map_err(missing)?;
-        Ok((file, metadata.len()))
+        let mut file = File::open(&path).map_err(missing)?;
+        let mut start = Vec::new();
+        (file.by_ref().take(START).read_to_end(&mut start)).map_err(missing)?;
+        match stand_in(&start) {
+            None => Ok((file, metadata.len())),
+            Some(what) => Err(format!("is in external file {location}, which {what}")),
+        }
     }
 }
 
-/// Elements from the typed fields.
-fn typed(tensor: &proto::Tensor, kind: DataType) -> Data {
+/// Bytes by which [`stand_in`] tells.
+pub const START: u64 = 512;
+
+/// What a file is that begins with these bytes and was got in place of a model's.
+pub fn stand_in(start: &[u8]) -> Option<&'static str> {
+    let text = String::from_utf8_lossy(start).to_ascii_lowercase();
+    let text = text.trim_start_matches('\u{feff}').trim_start();
+    if text.starts_with("version https://git-lfs.github.com/spec/") {
+        return Some(
+            "is a Git LFS pointer, not the file itself; get that with git lfs pull, or download it",
+        );
+    }
+    let page =
+        text.starts_with("<!doctype html") || text.starts_with('<') && text.contains("<html");
+    page.then_some("is an HTML page, not a model; download the file itself")
+}
+
+/// Elements from the typed fields, or how many they hold where that is not `elements`.
+fn typed(tensor: &proto::Tensor, kind: DataType, elements: usize) -> Result<Data, usize> {
     let narrow = &tensor.int32_data;
-    match kind {
+    let stored = match kind {
+        DataType::Float => tensor.float_data.len(),
+        DataType::Double => tensor.double_data.len(),
+        DataType::Int64 => tensor.int64_data.len(),
+        DataType::Uint32 | DataType::Uint64 => tensor.uint64_data.len(),
+        DataType::Uint4 | DataType::Int4 => (2 * narrow.len()).saturating_sub(elements % 2),
+        _ => narrow.len(),
+    };
+    if stored != elements {
+        return Err(stored);
+    }
+    Ok(match kind {
         DataType::Float => Data::Float(tensor.float_data.as_slice().into()),
         DataType::Double => Data::Float(tensor.double_data.iter().map(|&x| x as f32).collect()),
         DataType::Float16 => Data::Float(
@@ -263,17 +298,30 @@ fn typed(tensor: &proto::Tensor, kind: DataType) -> Data {
         DataType::Uint32 | DataType::Uint64 => {
             Data::Int(tensor.uint64_data.iter().map(|&x| x as i64).collect())
         }
+        DataType::Uint4 | DataType::Int4 => {
+            let bytes: Vec<u8> = narrow.iter().map(|&pair| pair as u8).collect();
+            from_raw(&bytes, kind, elements)
+        }
         _ => Data::Int(narrow.iter().map(|&x| x.into()).collect()),
-    }
+    })
 }
 
-/// Elements from little-endian bytes, a whole number of them.
-fn from_raw(raw: &[u8], kind: DataType) -> Data {
+/// Elements from little-endian bytes, as many as needed.
+fn from_raw(raw: &[u8], kind: DataType, elements: usize) -> Data {
     fn each<const N: usize, T>(raw: &[u8], f: impl Fn([u8; N]) -> T) -> Arc<[T]> {
         let (elements, _) = raw.as_chunks::<N>();
         elements.iter().map(|&bytes| f(bytes)).collect()
     }
     match kind {
+        // Two to a byte, the first in its lower half.
+        DataType::Uint4 | DataType::Int4 => {
+            let four = |i: usize| (raw[i / 2] >> (i % 2 * 4)) & 15;
+            let signed = |x: u8| match kind {
+                DataType::Int4 => i64::from((x << 4) as i8 >> 4),
+                _ => i64::from(x),
+            };
+            Data::Int((0..elements).map(|i| signed(four(i))).collect())
+        }
         DataType::Float => Data::Float(each(raw, f32::from_le_bytes)),
         DataType::Double => Data::Float(each(raw, |x| f64::from_le_bytes(x) as f32)),
         DataType::Float16 => Data::Float(each(raw, |x| half::f16::from_le_bytes(x).to_f32())),

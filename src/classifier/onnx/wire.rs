@@ -8,11 +8,14 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 
 /// Messages that a file may hold: several times what the largest exports do.
 const MAX_MESSAGES: usize = 1 << 18;
+/// Messages inside one another: what the decoder follows too.
+const MAX_DEPTH: usize = 100;
 
 /// The messages that hold others, named as in onnx.proto.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Model,
+    Function,
     Graph,
     Node,
     Attribute,
@@ -31,12 +34,15 @@ impl Kind {
         Some(match (self, field) {
             (Kind::Model, 7) => Kind::Graph,
             (Kind::Model, 8) => Kind::Leaf,
-            (Kind::Graph, 1) => Kind::Node,
+            (Kind::Model, 25) => Kind::Function,
+            (Kind::Function, 4..=6 | 9) => Kind::Leaf,
+            (Kind::Graph, 1) | (Kind::Function, 7) => Kind::Node,
             (Kind::Graph, 5) | (Kind::Attribute, 5) => Kind::Tensor,
             (Kind::Graph, 11 | 12) => Kind::ValueInfo,
             // Names count too.
             (Kind::Node, 1 | 2) => Kind::Leaf,
-            (Kind::Node, 5) => Kind::Attribute,
+            (Kind::Node, 5) | (Kind::Function, 11) => Kind::Attribute,
+            (Kind::Attribute, 6) => Kind::Graph,
             (Kind::Tensor, 13) => Kind::Leaf,
             (Kind::ValueInfo, 2) => Kind::Type,
             (Kind::Type, 1) => Kind::TensorType,
@@ -53,10 +59,11 @@ impl Kind {
 /// The file is that, or no protobuf.
 pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
     let mut left = MAX_MESSAGES;
-    count(Kind::Model, bytes, &mut left)
+    count(Kind::Model, bytes, &mut left, MAX_DEPTH)
 }
 
-fn count(kind: Kind, mut bytes: &[u8], left: &mut usize) -> Result<(), String> {
+fn count(kind: Kind, mut bytes: &[u8], left: &mut usize, depth: usize) -> Result<(), String> {
+    let depth = (depth.checked_sub(1)).ok_or("nests graphs deeper than any classifier does")?;
     let damaged = |error: prost::DecodeError| {
         format!("is not an ONNX model, or a truncated or damaged one ({error})")
     };
@@ -73,7 +80,7 @@ fn count(kind: Kind, mut bytes: &[u8], left: &mut usize) -> Result<(), String> {
                 };
                 *left = (left.checked_sub(1)).ok_or("holds more than any classifier does")?;
                 if !matches!(child, Kind::Leaf) {
-                    count(child, message, left)?;
+                    count(child, message, left, depth)?;
                 }
                 bytes = rest;
             }

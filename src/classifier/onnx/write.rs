@@ -98,7 +98,7 @@ impl ModelWriter {
             input: inputs.iter().map(|&name| name.into()).collect(),
             output: outputs.iter().map(|&name| name.into()).collect(),
             attribute: attributes.to_vec(),
-            domain: String::new(),
+            ..Node::default()
         });
         self
     }

@@ -47,7 +47,9 @@ fn functions() {
             .node("Mul", &["x", "scale"], &["a"], &[])
             .node("Add", &["shift", "a"], &["b"], &[])
             .node(op, &["b"], &["t"], &[])
-            .node("Flatten", &["t"], &["y"], &[]);
+            // A model whose last node is a sigmoid is refused.
+            .node("Flatten", &["t"], &["f"], &[])
+            .node("Neg", &["f"], &["y"], &[]);
         check(&model, op);
     }
     check(

@@ -4,7 +4,8 @@ use super::*;
 use crate::classifier::onnx::proto::Attribute;
 use crate::classifier::onnx::write::*;
 
-/// Inputs that nearest neighbors copy of an axis of 6, as `onnx.reference` has them.
+/// Inputs that nearest neighbors copy of an axis of 6, as `onnx.reference` has them; with corners aligned
+/// by a scale, as ONNX Runtime does.
 const NEAREST: &str = "\
 nearest half_pixel round_prefer_floor size 8: 0 1 1 2 3 4 4 5
 nearest half_pixel round_prefer_floor scale 0.75: 0 1 3 4
@@ -23,13 +24,13 @@ nearest pytorch_half_pixel floor scale 0.75: 0 1 2 4
 nearest pytorch_half_pixel ceil size 8: 0 1 2 3 3 4 5 5
 nearest pytorch_half_pixel ceil scale 0.75: 1 2 3 5
 nearest align_corners round_prefer_floor size 8: 0 1 1 2 3 4 4 5
-nearest align_corners round_prefer_floor scale 0.75: 0 1 3 4
+nearest align_corners round_prefer_floor scale 0.75: 0 2 3 5
 nearest align_corners round_prefer_ceil size 8: 0 1 1 2 3 4 4 5
-nearest align_corners round_prefer_ceil scale 0.75: 0 1 3 4
+nearest align_corners round_prefer_ceil scale 0.75: 0 2 3 5
 nearest align_corners floor size 8: 0 0 1 2 2 3 4 5
-nearest align_corners floor scale 0.75: 0 1 2 4
+nearest align_corners floor scale 0.75: 0 1 3 5
 nearest align_corners ceil size 8: 0 1 2 3 3 4 5 5
-nearest align_corners ceil scale 0.75: 0 2 3 5
+nearest align_corners ceil scale 0.75: 0 2 4 5
 nearest asymmetric round_prefer_floor size 8: 0 1 1 2 3 4 4 5
 nearest asymmetric round_prefer_floor scale 0.75: 0 1 3 4
 nearest asymmetric round_prefer_ceil size 8: 0 1 2 2 3 4 5 5
@@ -48,7 +49,8 @@ nearest half_pixel_symmetric ceil size 8: 0 1 2 3 3 4 5 5
 nearest half_pixel_symmetric ceil scale 0.75: 1 2 4 5
 ";
 
-/// What `onnx.reference` makes of [`picture`]'s first 6 elements along one axis.
+/// What `onnx.reference` makes of [`picture`]'s first 6 elements along one axis; with corners aligned by a
+/// scale, what ONNX Runtime does.
 const INTERPOLATED: &str = "\
 linear half_pixel scale 0.6: 0.30723 0.0572183 0.43523
 linear half_pixel scale 1.7: 0 0.352411 0.894582 0.438603 0.130895 0.425604 0.498535 0.390012 0.413607 0.45348
@@ -58,10 +60,10 @@ linear pytorch_half_pixel scale 0.6: 0.30723 0.0572183 0.43523
 linear pytorch_half_pixel scale 1.7: 0 0.352411 0.894582 0.438603 0.130895 0.425604 0.498535 0.390012 0.413607 0.45348
 cubic pytorch_half_pixel size 4: 0.239212 0.232638 0.566461 0.428926
 cubic pytorch_half_pixel scale 1.7: -0.0897504 0.398151 0.918737 0.455754 0.0529929 0.423474 0.553494 0.385237 0.396311 0.457867
-linear align_corners scale 0.6: 0 0.123716 0.402117
-linear align_corners scale 1.7: 0 0.500919 0.846519 0.376697 0.144349 0.416634 0.510095 0.409829 0.401471 0.444811
+linear align_corners scale 0.6: 0 0.30772 0.45348
+linear align_corners scale 1.7: 0 0.51205 0.825638 0.345376 0.168553 0.446888 0.496726 0.394233 0.409176 0.45348
 cubic align_corners size 4: 0 0.324905 0.55138 0.45348
-cubic align_corners scale 1.7: 0 0.593315 0.908211 0.367891 0.0591233 0.410652 0.564891 0.40941 0.379625 0.444866
+cubic align_corners scale 1.7: 0 0.607309 0.898804 0.324905 0.0746813 0.452613 0.55138 0.389562 0.389649 0.45348
 linear asymmetric scale 0.6: 0 0.345376 0.496726
 linear asymmetric scale 1.7: 0 0.542171 0.769136 0.260623 0.234043 0.528752 0.460552 0.383116 0.430025 0.45348
 cubic asymmetric size 4: 0 0.528894 0.558223 0.396311

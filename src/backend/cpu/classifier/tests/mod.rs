@@ -38,6 +38,7 @@ impl Builder {
                 nodes: Vec::new(),
                 values: Vec::new(),
                 warnings: Vec::new(),
+                source: Default::default(),
             },
             seed: 1,
         };

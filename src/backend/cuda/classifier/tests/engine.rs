@@ -25,6 +25,7 @@ impl Builder {
                 nodes: Vec::new(),
                 values: Vec::new(),
                 warnings: Vec::new(),
+                source: Default::default(),
             },
         };
         builder.value(&[1, channels, height, width], None);
