@@ -137,7 +137,7 @@ fn capacity_follows_the_memory_and_results_do_not() {
     let out = folder.path().join("too small");
     let said = refusal(&pictures, &out, &["--device", "cpu", "--memory", "1M"]);
     assert!(
-        said.contains("where a device has 1 MB, its share of --memory"),
+        said.contains("where a device has 1 MB, its share"),
         "{said}"
     );
     let (_, needed) = said.split_once("an image needs ").unwrap();
@@ -169,6 +169,6 @@ fn capacity_follows_the_memory_and_results_do_not() {
     let half = needed - needed / 4;
     let memory = format!("--memory={}M", 2 * half);
     let said = refusal(&pictures, &out, &["--device", "cpu,cpu", &memory]);
-    let allows = format!("where a device has {half} MB, its share of --memory");
+    let allows = format!("where a device has {half} MB, its share");
     assert!(said.contains(&allows), "{said}");
 }
