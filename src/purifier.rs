@@ -1,4 +1,4 @@
-//! The crate's face: a classifier, the defense before it, and the devices that both run on.
+//! The crate's main interface: a classifier, the defense before it, and the devices that both run on.
 //!
 //! ```no_run
 //! use backstitch::{Classifier, Device, Picture, Purifier};
@@ -34,9 +34,9 @@ const CHANNELS: usize = 3;
 
 /// The defense of one classifier on one or more devices.
 ///
-/// It owns everything that it needs and can be kept in a struct and sent to another thread. What becomes of a
-/// picture depends on the picture and the options alone, bit by bit: not on the other pictures of a call, the
-/// number of devices or threads, or what was purified before.
+/// It owns everything that it needs, and can be kept in a struct and sent to another thread. A picture's result
+/// depends, bit by bit, only on the picture and the options: not on the other pictures of a call, the number
+/// of devices or threads, or what was purified before.
 pub struct Purifier {
     classifier: Arc<Classifier>,
     options: Options,
@@ -53,16 +53,16 @@ impl std::fmt::Debug for Purifier {
     }
 }
 
-/// One defense a device, all of one kind.
+/// The defenses of all devices, one for each.
 struct Engines {
     defenses: Vec<Box<dyn DeviceDefense>>,
-    /// By device.
+    /// The plan of each device.
     plans: Vec<Plan>,
     precision: Precision,
 }
 
 impl Purifier {
-    /// Starts to describe the defense of a classifier, with all defaults.
+    /// A builder of the defense of a classifier, with all defaults.
     pub fn builder(classifier: impl Into<Arc<Classifier>>) -> PurifierBuilder {
         PurifierBuilder {
             classifier: classifier.into(),
@@ -78,7 +78,7 @@ impl Purifier {
         &self.classifier
     }
 
-    /// The classifier, to be held beside the purifier.
+    /// The classifier, shared with the purifier.
     pub fn shared_classifier(&self) -> Arc<Classifier> {
         self.classifier.clone()
     }
@@ -113,19 +113,20 @@ impl Purifier {
         defenses.map(|defense| defense.oracle().classified()).sum()
     }
 
-    /// Purifies a picture of any size, which is first made the classifier's input.
+    /// Purifies a picture of any size; it is first preprocessed for the classifier.
     ///
     /// # Errors
-    /// The picture cannot be made to fit, or the classifier's logits for it are not numbers; the device's errors.
+    /// The picture cannot be preprocessed, or the classifier's logits for it are not numbers; the device's
+    /// errors.
     pub fn purify(&mut self, picture: &Picture) -> Result<Purified> {
         let mut purified = self.purify_batch(std::slice::from_ref(picture))?;
         purified.pop().unwrap_or(Err(Error::Interrupted))
     }
 
-    /// Purifies pictures, of any sizes, on all devices together; the results in the pictures' order.
+    /// Purifies pictures of any sizes on all devices together; the results are in the pictures' order.
     ///
     /// # Errors
-    /// The last device failed. Single pictures fail alone, as [`purify`](Self::purify) says.
+    /// The last device failed. Errors of single pictures, as in [`purify`](Self::purify), are in their results.
     pub fn purify_batch(&mut self, pictures: &[Picture]) -> Result<Vec<Result<Purified>>> {
         let results: Vec<Mutex<Option<Result<Purified>>>> =
             pictures.iter().map(|_| Mutex::new(None)).collect();
@@ -146,12 +147,12 @@ impl Purifier {
         Ok(results.collect())
     }
 
-    /// Purifies pictures as they come, with continuous batching: each takes its place when it arrives and leaves
-    /// when it is done, and the next one takes its place while the others run on. See [`scheduler::run`] for
-    /// `stop`, `no_more` and `done`, and for where the time went.
+    /// Purifies a stream of pictures with continuous batching: each begins when it arrives, if there is room, and
+    /// is given to `done` when it is finished, while the others run on. See [`scheduler::run`] for the arguments
+    /// and for the times in the result.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] where `stop` ended it; the first error of `done`; the last device's.
+    /// [`Error::Interrupted`] if `stop` ended it; the first error of `done`; the last device's error.
     pub fn purify_stream<T: Send>(
         &mut self,
         pictures: impl Iterator<Item = (T, Result<Picture>)> + Send,
@@ -167,10 +168,10 @@ impl Purifier {
         scheduler::run(&mut self.engines.defenses, prepared, stop, no_more, done)
     }
 
-    /// What the classifier says of pictures of any size, without purification.
+    /// Classifies pictures of any size, without purification.
     ///
     /// # Errors
-    /// A picture cannot be made to fit, or its logits are not numbers; the device's errors.
+    /// A picture cannot be preprocessed, or its logits are not numbers; the device's errors.
     pub fn classify(&mut self, pictures: &[Picture]) -> Result<Vec<Reading>> {
         let preprocess = self.classifier.preprocess();
         let prepared = pictures
@@ -183,11 +184,11 @@ impl Purifier {
         Ok(readings)
     }
 
-    /// The losses of pictures of the classifier's size, one a picture, and their derivatives by each pixel: of the
-    /// classifier alone, or, where `through` says how, of the classifier behind the defense.
+    /// The loss of each picture, which must have the classifier's size, and its gradient by the pixels: through
+    /// the classifier alone or, if `through` is given, through the classifier behind the defense.
     ///
     /// # Errors
-    /// A picture of another size; no draws; the device's errors.
+    /// A picture of another size; 0 draws; the device's errors.
     pub fn gradient(
         &mut self,
         pictures: &[Picture],
@@ -215,18 +216,18 @@ impl Purifier {
         }
     }
 
-    /// The classifier on the first device, to be asked and attacked without the defense.
+    /// The classifier alone, on the first device.
     pub fn oracle(&mut self) -> &mut dyn Oracle {
         self.defense().oracle_mut()
     }
 
-    /// The defense on the first device, for what goes through it step by step: attacks, evaluations, traces.
+    /// The defense on the first device, for attacks, evaluations and traces.
     pub fn defense(&mut self) -> &mut dyn DeviceDefense {
         &mut *self.engines.defenses[0]
     }
 }
 
-/// The description of a [`Purifier`].
+/// Builds a [`Purifier`].
 #[must_use = "a builder does nothing before build()"]
 pub struct PurifierBuilder {
     classifier: Arc<Classifier>,
@@ -236,7 +237,7 @@ pub struct PurifierBuilder {
     limits: Limits,
 }
 
-/// Where a purifier shall run.
+/// The devices that a purifier runs on.
 enum Place {
     Device(Device),
     Opened(OpenDevices),
@@ -244,7 +245,7 @@ enum Place {
 }
 
 impl PurifierBuilder {
-    /// The DIP networks, by preset; keeps the other options.
+    /// Sets the preset of the DIP networks, and the iterations and tiles that go with it; keeps the other options.
     pub fn preset(mut self, preset: Preset) -> Self {
         let seed = self.options.reconstruct.seed;
         self.options.reconstruct = ReconstructOptions {
@@ -260,7 +261,7 @@ impl PurifierBuilder {
         self
     }
 
-    /// Adam steps a restart, at least 1; the classifier is asked every so many as the preset says, or after all.
+    /// Iterations of each restart, at least 1; the probe interval is at most as many.
     pub fn iterations(mut self, iterations: u32) -> Self {
         let reconstruct = &mut self.options.reconstruct;
         reconstruct.iterations = iterations;
@@ -268,25 +269,25 @@ impl PurifierBuilder {
         self
     }
 
-    /// Restarts a picture, each with its own seed, at least 1.
+    /// Restarts of each picture, each with a seed of its own; at least 1.
     pub fn restarts(mut self, restarts: usize) -> Self {
         self.options.reconstruct.restarts = restarts;
         self
     }
 
-    /// Purify what looks clean too.
+    /// Whether to purify pictures with the verdict `clean` too.
     pub fn always(mut self, always: bool) -> Self {
         self.options.always = always;
         self
     }
 
-    /// Every option of the defense at once, in place of what was said before.
+    /// Sets every option of the defense at once, in place of those set before.
     pub fn options(mut self, options: Options) -> Self {
         self.options = options;
         self
     }
 
-    /// Where to compute.
+    /// The devices to compute on.
     pub fn device(mut self, device: Device) -> Self {
         self.place = Place::Device(device);
         self
@@ -298,41 +299,41 @@ impl PurifierBuilder {
         self
     }
 
-    /// A backend of one's own.
+    /// A backend of the caller, in place of this crate's.
     pub fn backend<B: Backend + 'static>(mut self, backend: B) -> Self {
         self.place = Place::Own(Box::new(backend));
         self
     }
 
-    /// What the DIP networks' wide convolutions compute in; for devices that [`device`](Self::device) names.
+    /// Precision of the DIP networks' wide convolutions; only for devices that [`device`](Self::device) opens.
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self
     }
 
-    /// Pictures in flight on a device, at least 1; as many as keep its instances busy where not said.
+    /// Pictures in flight on each device, at least 1; by default as many as keep its instances busy.
     pub fn pictures(mut self, pictures: usize) -> Self {
         self.limits.pictures = Some(pictures);
         self
     }
 
-    /// DIP instances that run at once on a device, at least 1; as many as it runs well where not said.
+    /// DIP instances that run at once on each device, at least 1; by default as many as it runs well.
     pub fn capacity(mut self, instances: usize) -> Self {
         self.limits.capacity = Some(instances);
         self
     }
 
-    /// Bytes of memory to plan with, shared by the devices; what is free where not said. For the processor: a GPU's
-    /// plan follows its own memory.
+    /// Bytes of memory that the devices share; by default what is free. Only for the processor, because a GPU has
+    /// memory of its own.
     pub fn memory(mut self, bytes: u64) -> Self {
         self.limits.memory = Some(bytes);
         self
     }
 
-    /// Opens the devices, loads the classifier on each and takes the memory for the pictures in flight.
+    /// Opens the devices, loads the classifier on each, and allocates the memory for the pictures in flight.
     ///
     /// # Errors
-    /// An option that cannot be used, a device that is not there, or too little memory for a single picture.
+    /// An option that cannot be used, a device that does not exist, or too little memory for a single picture.
     pub fn build(self) -> Result<Purifier> {
         let PurifierBuilder {
             classifier,
@@ -377,7 +378,7 @@ impl OpenDevices {
     }
 }
 
-/// A backend whose type is not known here.
+/// A caller's backend, without its type.
 trait OwnBackend: Send {
     fn engines(
         &self,
@@ -398,7 +399,7 @@ impl<B: Backend + 'static> OwnBackend for B {
     }
 }
 
-/// A defense on each of `backends`, of which there is one at least.
+/// A defense on each of `backends`, which has at least one.
 fn engines<B: Backend + 'static>(
     backends: &[B],
     classifier: &Classifier,
@@ -421,17 +422,17 @@ fn engines<B: Backend + 'static>(
 }
 
 impl Classifier {
-    /// The classifier on a device, with room for as many images as the device classifies well at once.
+    /// The classifier on a device, with memory for as many images as the device classifies well at once.
     fn prober<B: Backend>(&self, backend: &B) -> Result<Prober<B, B::Classifier>> {
         let batch = backend.classifier_batch();
         let engine = backend.classifier(self.graph(), batch)?;
         Prober::new(backend.clone(), engine, batch)
     }
 
-    /// The classifier alone, on the first of some devices.
+    /// The classifier alone, on the first of `devices`.
     ///
     /// # Errors
-    /// The device's.
+    /// The device's errors.
     pub fn on(&self, devices: &OpenDevices) -> Result<Box<dyn Oracle>> {
         Ok(match &devices.backends {
             Backends::Cpu(backends) => Box::new(self.prober(&backends[0])?),

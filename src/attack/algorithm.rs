@@ -1,4 +1,4 @@
-//! What every attack is, and the checks of its numbers.
+//! The trait of all attacks, and checks of their numbers.
 
 use super::ball::Ball;
 use super::climb::Subject;
@@ -7,14 +7,14 @@ use crate::error::{Error, Result};
 
 /// An attack with its numbers.
 pub trait Attack {
-    /// Checks every number, for a victim of `classes` classes and an attack on the own label or
-    /// (`targeted`) towards another.
+    /// Checks every number, for a victim of `classes` classes. `targeted` says that the attack leads to a
+    /// class, not only away from the picture's.
     ///
     /// # Errors
-    /// One that cannot be used.
+    /// A number that cannot be used.
     fn validate(&self, classes: usize, targeted: bool) -> Result<()>;
 
-    /// What bounds the change; `None` where the attack looks for a small one.
+    /// The ball that bounds the change; `None` where nothing does, because the attack minimizes it.
     fn ball(&self) -> Option<Ball>;
 
     /// The attacked images, CHW in `[0, 1]`, in the subjects' order and inside their balls.

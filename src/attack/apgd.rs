@@ -1,4 +1,4 @@
-//! Auto-PGD: PGD with momentum whose step size follows its progress, on three losses.
+//! Auto-PGD: PGD with momentum and a step size that adapts to its progress, on three losses.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,23 +11,28 @@ use crate::error::{Error, Result};
 
 /// Croce and Hein 2020.
 ///
-/// Starts on the ball's surface with steps of `2·eps`. At checkpoints that come closer together, the
-/// step is halved and the search goes on from the best point, where no more than three quarters of
-/// the steps since the last raised the loss, or where they reached no new best with a step as before.
-/// A restart goes through all its steps and gives the last point that meets the aim; restarts are for
-/// pictures that none before has fooled. Those that stay get the point with the largest loss, and a
-/// picture that needs no attack is left as it is.
+/// The search starts on the ball's surface with steps of `2·eps`. The step size is checked at intervals
+/// that become shorter. It is halved, and the search continues from the best point, in two cases: at most
+/// three quarters of the steps since the last check raised the loss; or the step size was not halved at
+/// the last check, and the best loss has not improved since.
+///
+/// A restart makes all its steps and gives the last point that meets the aim. The next restart is for the
+/// pictures without one. If no restart succeeds, the result is the point with the largest loss. A picture
+/// that meets the aim from the start stays as it is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Apgd {
+    /// Norm in which `eps` measures the change.
     pub norm: Norm,
     /// Radius in this norm, pixels in `[0, 1]`.
     pub eps: f32,
+    /// Gradient steps of each restart.
     pub steps: usize,
+    /// Searches for a picture, each from a random start of its own, until one succeeds; at least 1.
     pub restarts: usize,
 }
 
 impl Apgd {
-    /// AutoAttack's defaults; the radii are torchattacks' (1 is that of its PGD in this norm).
+    /// AutoAttack's defaults, with the radii of torchattacks (in the Euclidean norm that of its PGD, 1).
     pub fn new(norm: Norm) -> Self {
         Apgd {
             norm,
@@ -86,12 +91,12 @@ impl Apgd {
     }
 }
 
-/// What the searches for one picture have found.
+/// What the restarts have found for one picture.
 struct Hunt<'a> {
     subject: &'a Subject<'a>,
     losses: Vec<Loss>,
     image: Vec<f32>,
-    /// The loss of `image`, below all others at first.
+    /// The loss of `image`; −∞ before the first restart.
     loss: f64,
     done: bool,
 }
@@ -108,7 +113,7 @@ impl Hunt<'_> {
     }
 }
 
-/// A point with what its gradient call said.
+/// An image with its loss and gradient.
 #[derive(Clone, Default)]
 struct Point {
     image: Vec<f32>,
@@ -116,10 +121,10 @@ struct Point {
     loss: f64,
 }
 
-/// When the step size is looked at: after 22% of the steps, then in windows that become 3% of the steps
-/// shorter each, down to 6%.
+/// When the step size is checked: after 22% of the steps, then in windows that are each shorter than the
+/// last by 3% of the steps, down to 6%.
 struct Checkpoints {
-    /// Steps of this window.
+    /// Steps of the current window.
     window: usize,
     shorter: usize,
     least: usize,
@@ -140,10 +145,10 @@ impl Checkpoints {
     }
 }
 
-/// A step that was right has a share of this of the steps of its window raise the loss.
+/// The step size is halved unless a larger share of its window's steps raised the loss.
 const RISING: f64 = 0.75;
 
-/// How much of each step is new; the rest repeats the last one.
+/// Share of the gradient step in each step; the rest is the change that the last step made.
 const NEW: f32 = 0.75;
 
 /// One restart for one picture and one loss.
@@ -153,19 +158,19 @@ struct Search<'a> {
     loss: Loss,
     steps: usize,
     image: Vec<f32>,
-    /// Where the last step began; empty before the first.
+    /// The image before the last step; empty before the first.
     before: Vec<f32>,
     step_size: f32,
     /// The point with the largest loss.
     best: Point,
-    /// The last one that met the aim.
+    /// The last image that met the aim.
     fooled: Option<Vec<f32>>,
     /// Steps done.
     done: usize,
     /// The loss after the last step.
     last: f64,
     checkpoints: Checkpoints,
-    /// Steps of the window that are done, and how many of them raised the loss.
+    /// Steps done in this window, and how many of them raised the loss.
     seen: usize,
     rises: usize,
     /// The best loss at the last checkpoint, and whether the step was halved there.
@@ -192,12 +197,12 @@ impl<'a> Search<'a> {
             seen: 0,
             rises: 0,
             best_then: f64::NAN,
-            // As in the authors' code: a best that is not reached in the first window halves nothing.
+            // As in the authors' code: the first check does not halve for want of a new best loss.
             halved_then: true,
         }
     }
 
-    /// Halves the step where it has stopped being of use. Whether it did.
+    /// Halves the step size if it makes too little progress; says whether it did.
     fn check(&mut self) -> bool {
         let few = self.rises as f64 <= RISING * self.checkpoints.window as f64;
         let idle = !self.halved_then && self.best.loss <= self.best_then;
@@ -276,18 +281,19 @@ impl Climber for Search<'_> {
 #[serde(transparent)]
 pub struct ApgdCe(pub Apgd);
 
-/// APGD on the difference of logits ratio; with a target, on that of the target.
+/// APGD on the difference of logits ratio (DLR); with a target, on the targeted one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ApgdDlr(pub Apgd);
 
-/// APGD on the targeted difference of logits ratio, for one class after another until one fools the
-/// classifier: the classes that come next on the clean picture.
+/// APGD on the targeted difference of logits ratio, with one target after another until one succeeds: the
+/// classes with the largest logits on the clean picture after the label.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ApgdT {
+    /// Norm, radius, steps and restarts of the search for each class.
     #[serde(flatten)]
     pub search: Apgd,
-    /// How many classes are tried, at most.
+    /// How many classes are tried, at most; at least 1.
     pub targets: usize,
 }
 

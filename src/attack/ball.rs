@@ -16,14 +16,16 @@ pub enum Norm {
     L2,
 }
 
-/// All images within `eps` of a clean one, pixels in `[0, 1]`.
+/// All images whose distance from a clean one is at most `eps`, with pixels in `[0, 1]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ball {
+    /// Norm in which `eps` measures the change.
     pub norm: Norm,
+    /// Radius, above 0, for pixels in `[0, 1]`.
     pub eps: f32,
 }
 
-/// Keeps a vanishing gradient's norm from being divided by (torchattacks' `eps_for_division`).
+/// Lower bound of norms that are divided by, for gradients of 0 (torchattacks' `eps_for_division`).
 const MIN_NORM: f64 = 1e-10;
 
 /// Euclidean length, summed in float64.
@@ -37,13 +39,13 @@ pub(super) fn distance(a: &[f32], b: &[f32]) -> f64 {
 }
 
 impl Ball {
-    /// Moves an image by `step`, in the ball's norm, the way that raises the loss most. It may be
-    /// outside afterwards.
+    /// Moves an image by `step`, measured in the ball's norm, in the direction that raises the loss most.
+    /// The result may be outside the ball.
     pub(super) fn ascend(&self, image: &mut [f32], gradient: &[f32], step: f32) {
         match self.norm {
             Norm::Linf => {
                 for (pixel, &slope) in image.iter_mut().zip(gradient) {
-                    // torch.sign: nothing moves where the gradient is zero.
+                    // As `torch.sign`: the pixel stays where the gradient is 0.
                     let sign = if slope == 0.0 { 0.0 } else { slope.signum() };
                     *pixel += step * sign;
                 }
@@ -58,7 +60,7 @@ impl Ball {
         }
     }
 
-    /// Brings an image back into the ball around `clean`, and into `[0, 1]`.
+    /// Moves an image into the ball around `clean`, and clips it to `[0, 1]`.
     pub(super) fn project(&self, image: &mut [f32], clean: &[f32]) {
         match self.norm {
             Norm::Linf => {
@@ -77,8 +79,8 @@ impl Ball {
         }
     }
 
-    /// A random point, as PGD starts from: in the maximum norm uniform in each pixel, in the
-    /// Euclidean norm a random direction with a length uniform in `[0, eps]`.
+    /// A random point of the ball, PGD's start: in the maximum norm uniform in each pixel, in the Euclidean
+    /// norm a random direction with a length that is uniform in `[0, eps]`.
     pub(super) fn point(&self, clean: &[f32], key: &RandomKey) -> Vec<f32> {
         let change = match self.norm {
             Norm::Linf => {
@@ -97,7 +99,7 @@ impl Ball {
         moved(clean, &change)
     }
 
-    /// A random point of the ball's surface (before it is cut to `[0, 1]`), as APGD starts from.
+    /// A random point of the ball's surface, clipped to `[0, 1]`: APGD's start.
     pub(super) fn surface(&self, clean: &[f32], key: &RandomKey) -> Vec<f32> {
         moved(clean, &self.direction(clean.len(), key, self.eps))
     }

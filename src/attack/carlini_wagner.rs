@@ -9,25 +9,26 @@ use super::losses::Loss;
 use super::victim::{Slope, Victim};
 use crate::error::Result;
 
-/// Carlini and Wagner 2017: minimizes `‖x' − x‖² + c · max(−margin, −confidence)` with Adam, for `x' =
-/// (tanh w + 1) / 2`, and keeps the nearest image that meets the aim with that confidence (any that
-/// meets it, in torchattacks).
+/// Carlini and Wagner 2017: minimizes `‖x' − x‖² + c · max(−margin, −confidence)` with Adam over `w`, for
+/// `x' = (tanh w + 1) / 2`.
 ///
-/// `c` is fixed, as in torchattacks: there is no search for it. A picture is given up when its
-/// objective rises between tenths of the steps; torchattacks asks that of the batch's sum.
+/// The result is the nearest image that meets the aim with that confidence; torchattacks does not require
+/// the confidence. `c` is fixed, as in torchattacks: there is no search for it. Every tenth of the steps,
+/// a picture whose objective has risen is given up; torchattacks gives up the batch when the sum rises.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CarliniWagner {
-    /// Weight of the margin against the squared distance.
+    /// Weight of the margin relative to the squared distance, above 0.
     pub c: f32,
-    /// The margin that the image must have, in logits (the paper's kappa).
+    /// The margin that the image must have, in logits, at least 0 (the paper's kappa).
     pub confidence: f32,
+    /// Adam steps for each picture that is not given up.
     pub steps: usize,
-    /// Adam's.
+    /// Adam's learning rate, above 0.
     pub learning_rate: f32,
 }
 
 impl Default for CarliniWagner {
-    /// torchattacks'.
+    /// The defaults of torchattacks.
     fn default() -> Self {
         CarliniWagner {
             c: 1.0,
@@ -38,11 +39,11 @@ impl Default for CarliniWagner {
     }
 }
 
-/// Pixels are shrunk towards 1/2 by this before they become `w`, as in the authors' code: those at 0
-/// and 1 would be infinite.
+/// Factor of a pixel's distance from 1/2 before it becomes `w`, as in the authors' code: the `w` of pixels
+/// at 0 and 1 would be infinite.
 const INSIDE: f32 = 0.999_999;
 
-// Adam's, as everywhere.
+// Adam's usual constants.
 const BETA1: f32 = 0.9;
 const BETA2: f32 = 0.999;
 const EPSILON: f32 = 1e-8;
@@ -80,7 +81,7 @@ impl<'a> Descent<'a> {
         }
     }
 
-    /// Keeps the image where it meets the aim and none nearer is known.
+    /// Keeps the image if it meets the aim and no nearer one is known.
     fn keep(&mut self, slope: &Slope, squared: f64) {
         let aim = self.subject.aim;
         let far = self.nearest.as_ref().is_some_and(|(d, _)| *d <= squared);
@@ -90,7 +91,7 @@ impl<'a> Descent<'a> {
         }
     }
 
-    /// Adam's step; `gradient` is the margin's.
+    /// One step of Adam; `gradient` is that of the margin.
     fn step(&mut self, gradient: &[f32]) {
         let CarliniWagner {
             c, learning_rate, ..

@@ -12,11 +12,13 @@ use crate::random::RandomKey;
 /// A picture under attack.
 #[derive(Debug)]
 pub struct Subject<'a> {
+    /// The clean picture.
     pub picture: &'a Picture,
+    /// What the attack wants the victim to say of the picture.
     pub aim: Aim,
     /// What the victim says of the clean picture.
     pub input: Reading,
-    /// Of the random numbers: the run's seed and the picture's content.
+    /// Key of the random numbers: the run's seed and the picture's content.
     pub key: RandomKey,
 }
 
@@ -35,15 +37,15 @@ impl Subject<'_> {
     }
 }
 
-/// One picture's way through an attack.
+/// The state of an attack on one picture.
 pub(super) trait Climber: Send {
-    /// Where it stands.
+    /// The image whose gradient is needed next.
     fn image(&self) -> &[f32];
-    /// What it wants to know there.
+    /// The loss to differentiate there.
     fn loss(&self) -> Loss;
-    /// Goes on from there.
+    /// Makes a step, given the gradient at [`image`](Self::image).
     fn advance(&mut self, slope: Slope);
-    /// Whether it has arrived, and needs no more gradients.
+    /// Whether the attack needs no more gradients.
     fn is_done(&self) -> bool {
         false
     }

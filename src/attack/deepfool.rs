@@ -1,4 +1,4 @@
-//! DeepFool: straight to the nearest boundary of the classifier's linearization.
+//! DeepFool: steps to the nearest decision boundary of the linearized classifier.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,21 +9,23 @@ use super::losses::Loss;
 use super::victim::{Slope, Victim};
 use crate::error::{Error, Result};
 
-/// Moosavi-Dezfooli et al. 2016: linearize, step over the nearest boundary, until the label changes.
+/// Moosavi-Dezfooli et al. 2016: linearizes the classifier and steps over the nearest decision boundary,
+/// until the label changes.
 ///
-/// Looks for a small change in the Euclidean norm, and is bound by none.
+/// The change is small in the Euclidean norm, but has no bound.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeepFool {
+    /// Largest number of steps for a picture; its search ends when the label changes.
     pub steps: usize,
-    /// How much longer each step is than the way to the boundary: 0.02 is 2% longer.
+    /// By how much each step is longer than the distance to the boundary: 0.02 is 2%. At least 0.
     pub overshoot: f32,
-    /// How many classes' boundaries are looked at, the label's own one included: the best on the clean
-    /// picture. Each costs a gradient in each step.
+    /// How many classes are considered, the label included: those with the largest logits on the clean
+    /// picture. Each but the label costs a gradient in each step. At least 2.
     pub candidates: usize,
 }
 
 impl Default for DeepFool {
-    /// torchattacks' steps and overshoot. It looks at all classes; 10 is from the authors' code.
+    /// The steps and overshoot of torchattacks, which considers all classes; 10 is from the authors' code.
     fn default() -> Self {
         DeepFool {
             steps: 50,
@@ -35,11 +37,11 @@ impl Default for DeepFool {
 
 /// A linearized boundary.
 struct Wall {
-    /// Normal, away from the label.
+    /// The normal that points away from the label's side.
     gradient: Vec<f32>,
     /// Euclidean length of the normal.
     steepness: f64,
-    /// Euclidean distance.
+    /// Euclidean distance of the image.
     distance: f64,
 }
 
@@ -47,9 +49,9 @@ struct Walk<'a> {
     subject: &'a Subject<'a>,
     image: Vec<f32>,
     label: usize,
-    /// The classes whose boundaries are looked at, best first.
+    /// The classes that are considered, by falling logit on the clean picture.
     others: Vec<usize>,
-    /// The nearest one known in this step.
+    /// The nearest boundary known in this step.
     nearest: Option<Wall>,
     done: bool,
 }
@@ -75,7 +77,7 @@ impl<'a> Walk<'a> {
         let steepness = length(slope.gradient.iter().copied());
         let distance = slope.loss.abs() / steepness;
         let nearest = self.nearest.as_ref().map_or(f64::INFINITY, |w| w.distance);
-        // False where the gradient is zero: there is no boundary to go to.
+        // False where the gradient is zero, which gives no boundary.
         if distance < nearest {
             self.nearest = Some(Wall {
                 gradient: slope.gradient,
@@ -122,7 +124,7 @@ impl Attack for DeepFool {
             if active.is_empty() {
                 break;
             }
-            // One class of all pictures at a time: a step needs the memory of two gradients a picture.
+            // One class for all pictures at a time, so that only two gradients for each are in memory.
             for place in 0..self.candidates {
                 let looking = active
                     .iter_mut()

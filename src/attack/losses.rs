@@ -1,11 +1,11 @@
-//! What attacks raise: losses of one image's logits, and their derivatives.
+//! The losses that attacks maximize, as functions of one image's logits, and their derivatives.
 
 use crate::defense::Reading;
 
-/// What an attack wants the classifier to say.
+/// What an attack wants the victim's label to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Aim {
-    /// Anything but this class.
+    /// Any class but this one.
     AwayFrom(usize),
     /// This class.
     Towards(usize),
@@ -19,7 +19,7 @@ impl Aim {
         }
     }
 
-    /// Whether the classifier says it.
+    /// Whether the label of `reading` meets the aim.
     pub fn met(self, reading: &Reading) -> bool {
         match self {
             Aim::AwayFrom(class) => reading.label() != class,
@@ -27,7 +27,7 @@ impl Aim {
         }
     }
 
-    /// By how much: the margin, above 0 where it is met, below 0 where it is not.
+    /// The margin by which the aim is met, in logits; below 0 where it is not met.
     pub fn margin(self, reading: &Reading) -> f64 {
         match self {
             Aim::AwayFrom(class) => -reading.margin(class),
@@ -36,27 +36,45 @@ impl Aim {
     }
 }
 
-/// A loss of the logits `z`. Attacks raise it.
+/// A loss as a function of the logits `z`. Attacks maximize it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Loss {
-    /// The cross-entropy of the class to leave, or that of the class to reach, negated.
+    /// The cross-entropy of the class to leave, or the negative cross-entropy of the class to reach.
     CrossEntropy(Aim),
-    /// Carlini and Wagner 2017: the aim's margin, and not more than `confidence`.
-    Margin { aim: Aim, confidence: f32 },
+    /// Carlini and Wagner 2017: the smaller of the aim's margin and `confidence`.
+    Margin {
+        /// Whose margin it is.
+        aim: Aim,
+        /// The largest value of the loss, in logits.
+        confidence: f32,
+    },
     /// Croce and Hein 2020, the difference of logits ratio: `(max_{i≠label} z_i − z_label) /
-    /// (z_1st − z_3rd)`. Neither a shift nor a scale of the logits changes it.
-    Dlr { label: usize },
-    /// The same for a target: `(z_target − z_label) / (z_1st − (z_3rd + z_4th) / 2)`.
-    TargetedDlr { label: usize, target: usize },
-    /// `z_other − z_label`, the height over the boundary between two classes.
-    Difference { label: usize, other: usize },
+    /// (z_1st − z_3rd)`. Shifting or scaling all logits does not change it.
+    Dlr {
+        /// The class to leave.
+        label: usize,
+    },
+    /// The difference of logits ratio with a target: `(z_target − z_label) / (z_1st − (z_3rd + z_4th) / 2)`.
+    TargetedDlr {
+        /// The class to leave.
+        label: usize,
+        /// The class to reach.
+        target: usize,
+    },
+    /// `z_other − z_label`: above 0 on the other class's side of the boundary between the two.
+    Difference {
+        /// The class to leave.
+        label: usize,
+        /// The class to reach.
+        other: usize,
+    },
 }
 
-/// Added to the ratios' denominators, as AutoAttack does: equal logits must not divide by 0.
+/// Added to the ratios' denominators, as in AutoAttack, so that equal logits do not divide by 0.
 const MIN_SPREAD: f64 = 1e-12;
 
 impl Loss {
-    /// What raising it leads to.
+    /// The aim that a larger loss leads to.
     pub fn aim(&self) -> Aim {
         match *self {
             Loss::CrossEntropy(aim) | Loss::Margin { aim, .. } => aim,
@@ -66,10 +84,10 @@ impl Loss {
         }
     }
 
-    /// Its value; its derivative by each logit goes to `derivative`.
+    /// The loss; writes its derivative by each logit to `derivative`.
     ///
-    /// At equal logits, where it has a kink, the derivative is that of one side. The ratios need
-    /// three classes, with a target four.
+    /// Where equal logits make a kink, the derivative is that of one side. `Dlr` needs three classes,
+    /// `TargetedDlr` four.
     pub fn evaluate(&self, reading: &Reading, derivative: &mut [f32]) -> f64 {
         derivative.fill(0.0);
         let z = |class: usize| f64::from(reading.logits()[class]);
@@ -131,12 +149,12 @@ impl Loss {
     }
 }
 
-/// The `N` best classes, best first; of equal ones the lower first.
+/// The `N` classes with the largest logits, by falling logit; of equal ones the lower class first.
 fn best<const N: usize>(reading: &Reading) -> [usize; N] {
     let logits = reading.logits();
     let mut found = [0; N];
     for class in 0..logits.len() {
-        // How many of those found so far keep their place before it.
+        // How many classes are sorted so far.
         let known = class.min(N);
         let place = found[..known]
             .iter()

@@ -47,22 +47,33 @@ pub enum Name {
     Square,
 }
 
-/// An attack with its numbers, as a choice of them all.
+/// Any attack of this crate, with its numbers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "method", rename_all = "kebab-case")]
 pub enum Method {
+    /// One step along the sign of the gradient.
     Fgsm(Fgsm),
+    /// FGSM in several small steps, from the image itself.
     Bim(Bim),
+    /// BIM from a random start.
     Pgd(Pgd),
+    /// PGD in the Euclidean ball.
     #[serde(rename = "pgd-l2")]
     PgdL2(PgdL2),
+    /// BIM along an accumulated gradient (momentum).
     MiFgsm(MiFgsm),
+    /// Steps to the nearest linearized boundary until the label changes.
     #[serde(rename = "deepfool")]
     DeepFool(DeepFool),
+    /// Adam on the squared distance and the margin: Carlini and Wagner's attack in the Euclidean norm.
     Cw(CarliniWagner),
+    /// Auto-PGD on the cross-entropy.
     ApgdCe(ApgdCe),
+    /// Auto-PGD on the difference of logits ratio.
     ApgdDlr(ApgdDlr),
+    /// Auto-PGD on the targeted difference of logits ratio, for one class after another.
     ApgdT(ApgdT),
+    /// Random search with squares, without gradients.
     Square(Square),
 }
 
@@ -82,17 +93,17 @@ impl Name {
         Name::Square,
     ];
 
-    /// Whether it can lead to a class of choice.
+    /// Whether the attack can be targeted.
     pub fn takes_target(self) -> bool {
         !matches!(self, Name::DeepFool | Name::ApgdT)
     }
 
-    /// Whether it asks its victim for gradients.
+    /// Whether the attack asks its victim for gradients.
     pub fn follows_gradients(self) -> bool {
         !matches!(self, Name::Square)
     }
 
-    /// Whether it draws random numbers.
+    /// Whether the attack draws random numbers.
     pub fn is_random(self) -> bool {
         use Name::{ApgdCe, ApgdDlr, ApgdT, Pgd, PgdL2, Square};
         matches!(self, Pgd | PgdL2 | ApgdCe | ApgdDlr | ApgdT | Square)
@@ -106,7 +117,7 @@ impl std::fmt::Display for Name {
 }
 
 impl Method {
-    /// The attack with its defaults, in `norm` where it has a choice of norms.
+    /// The attack with its defaults; `norm` matters only to attacks that take one.
     pub fn new(name: Name, norm: Norm) -> Method {
         match name {
             Name::Fgsm => Method::Fgsm(Fgsm::default()),
@@ -142,7 +153,7 @@ impl Method {
         serde_json::from_value(all).map_err(unusable)
     }
 
-    /// What runs.
+    /// The attack itself.
     pub fn attack(&self) -> &dyn Attack {
         match self {
             Method::Fgsm(attack) => attack,
@@ -164,7 +175,7 @@ fn unusable(error: serde_json::Error) -> Error {
     Error::invalid(format!("an attack's options: {error}"))
 }
 
-/// `option` is none of those in `all`.
+/// The error for an `option` that is not in `all`.
 fn no_use(name: Name, option: &str, all: &Value) -> Error {
     let known = all.as_object().into_iter().flatten().map(|(key, _)| key);
     let known: Vec<String> = known

@@ -1,10 +1,10 @@
-//! Attacks on a classifier: what the defense is measured against.
+//! Attacks on a classifier, alone or behind the defense.
 //!
-//! Meaning and defaults are those of torchattacks and AutoAttack; each file says where it differs.
-//! Attacks see a [`Victim`] only: what it says of images, and its losses' gradients. All pictures of a
-//! batch advance together, and what one gets does not depend on the others. The steps themselves are
-//! simple arithmetic on the host. The classifier alone is a [`Classifier`]; the classifier behind the
-//! whole defense an [`adaptive::Defended`].
+//! Algorithms and defaults are those of torchattacks and AutoAttack; each file says where it differs.
+//! An attack uses its [`Victim`] in two ways only: it asks for the logits of images, and for gradients of
+//! losses. All pictures of a batch advance together, but a picture's result does not depend on the others.
+//! The steps are simple arithmetic on the host. [`Classifier`] is the classifier alone as a victim,
+//! [`adaptive::Defended`] the classifier behind the whole defense.
 
 pub mod adaptive;
 mod algorithm;
@@ -40,24 +40,27 @@ use crate::error::{Error, Result};
 use crate::picture::Picture;
 use crate::random::RandomKey;
 
-/// Which class an attack aims at.
+/// Which class an attack leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Target {
-    /// Any class but the image's own.
+    /// Any class but the true label (the victim's label of the clean picture where no true label is known).
     Untargeted,
     /// This class.
     Class(usize),
-    /// The class that the classifier finds least likely on the clean image.
+    /// The class with the least probability on the clean picture.
     LeastLikely,
 }
 
-/// What to do to pictures.
+/// How to attack pictures.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct AttackOptions {
+    /// The attack and its numbers.
     #[serde(flatten)]
     pub method: Method,
+    /// The class that the attack leads to.
     pub target: Target,
+    /// Seed of the attack's random numbers.
     pub seed: u64,
     /// Round the result to 8 bits.
     pub eight_bit: bool,
@@ -67,7 +70,7 @@ impl AttackOptions {
     /// Checks every number, for a victim of `classes` classes.
     ///
     /// # Errors
-    /// One that cannot be used.
+    /// A number that cannot be used, or a target that is no class of the victim.
     pub fn validate(&self, classes: usize) -> Result<()> {
         match self.target {
             Target::Class(class) if class >= classes => Err(Error::invalid(format!(
@@ -84,28 +87,31 @@ impl AttackOptions {
 /// An attacked picture.
 #[derive(Clone, Debug)]
 pub struct Attacked {
-    /// CHW in `[0, 1]`.
+    /// The attacked picture, CHW in `[0, 1]`.
     pub pixels: Vec<f32>,
-    /// The class the attack drove away from, or towards where it was targeted.
+    /// The class that the attack leads away from or, if it is targeted, to.
     pub aim: usize,
+    /// What the victim says of the clean picture.
     pub input: Reading,
+    /// What the victim says of `pixels`.
     pub output: Reading,
-    /// Largest change of a pixel.
+    /// Largest change of a value, for pixels in `[0, 1]`.
     pub linf: f32,
-    /// Euclidean length of the change.
+    /// Euclidean length of the change, for pixels in `[0, 1]`.
     pub l2: f32,
-    /// Whether the victim now errs: another label than the true one, or the target's.
+    /// Whether the victim's label is no longer the true one or, if the attack is targeted, is the target.
     pub success: bool,
 }
 
-/// Attacks a batch of pictures; `labels[i]` is the true label, else the victim's own is used.
+/// Attacks a batch of pictures. `labels[i]` is picture `i`'s true label; where it is `None`, the victim's
+/// label of the clean picture takes its place.
 ///
-/// Random numbers are keyed by the seed and the picture's content. Where the result is rounded to 8
-/// bits, it is still in the attack's ball; attacks without one get changes just as long as the
-/// rounding makes necessary. What an [`Attacked`] says is of the rounded image.
+/// Random numbers are keyed by the seed and the picture's content. An image that is rounded to 8 bits is
+/// still inside the attack's ball; an attack without a ball gets a change that is long enough to survive
+/// the rounding. Every field of [`Attacked`] is about the rounded image.
 ///
 /// # Errors
-/// Options that cannot be used, a label that is none of the victim's, or a failing device.
+/// Options that cannot be used, a label that is no class of the victim, or a failing device.
 pub fn attack(
     victim: &mut dyn Victim,
     options: &AttackOptions,
@@ -158,7 +164,7 @@ pub fn attack(
         .collect())
 }
 
-/// What an attack with this target wants of a picture.
+/// The aim of an attack with this target on one picture.
 fn aim(target: Target, input: &Reading, label: Option<usize>) -> Result<Aim> {
     let classes = input.classes();
     let aim = match target {

@@ -19,17 +19,22 @@ pub struct Fgsm {
 /// Kurakin et al. 2017: FGSM iterated from the image itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bim {
+    /// Radius in the maximum norm, pixels in `[0, 1]`.
     pub eps: f32,
-    /// Change of each pixel in a step.
+    /// Change of each pixel in a step, pixels in `[0, 1]`.
     pub step_size: f32,
+    /// Gradient steps.
     pub steps: usize,
 }
 
 /// Madry et al. 2018: BIM from a random start.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pgd {
+    /// Radius in the maximum norm, pixels in `[0, 1]`.
     pub eps: f32,
+    /// Change of each pixel in a step, pixels in `[0, 1]`.
     pub step_size: f32,
+    /// Gradient steps.
     pub steps: usize,
     /// Start at a random point of the ball, not at the image.
     pub random_start: bool,
@@ -42,21 +47,26 @@ pub struct PgdL2 {
     pub eps: f32,
     /// Euclidean length of a step.
     pub step_size: f32,
+    /// Gradient steps.
     pub steps: usize,
+    /// Start at a random point of the ball, not at the image.
     pub random_start: bool,
 }
 
 /// Dong et al. 2018: BIM along an accumulated gradient.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MiFgsm {
+    /// Radius in the maximum norm, pixels in `[0, 1]`.
     pub eps: f32,
+    /// Change of each pixel in a step, pixels in `[0, 1]`.
     pub step_size: f32,
+    /// Gradient steps.
     pub steps: usize,
-    /// What remains of the accumulated gradient at each step.
+    /// Factor of the accumulated gradient at each step, at least 0.
     pub decay: f32,
 }
 
-// The defaults are torchattacks'.
+// The defaults are those of torchattacks.
 
 impl Default for Fgsm {
     fn default() -> Self {
@@ -107,13 +117,13 @@ impl Default for MiFgsm {
     }
 }
 
-/// The scheme that they all are.
+/// The scheme that all of them follow.
 struct Scheme {
     ball: Ball,
     step_size: f32,
     steps: usize,
     random_start: bool,
-    /// `None`: steps follow the gradient of the moment.
+    /// Factor of the accumulated gradient at each step; `None` to follow the last gradient alone.
     decay: Option<f32>,
 }
 
@@ -121,7 +131,7 @@ struct Walk<'a> {
     subject: &'a Subject<'a>,
     scheme: &'a Scheme,
     image: Vec<f32>,
-    /// The accumulated gradient; empty without one.
+    /// The accumulated gradient; empty where none is accumulated.
     momentum: Vec<f32>,
 }
 
@@ -148,7 +158,7 @@ impl Climber for Walk<'_> {
     }
 }
 
-/// Adds the gradient, scaled to a mean magnitude of 1, to what remains of those before it.
+/// Multiplies `momentum` by `decay` and adds the gradient, scaled to a mean magnitude of 1.
 fn accumulate(momentum: &mut [f32], gradient: &[f32], decay: f32) {
     let sum: f64 = gradient.iter().map(|x| f64::from(x.abs())).sum();
     let scale = match sum > 0.0 {

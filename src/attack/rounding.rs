@@ -1,16 +1,16 @@
-//! Rounding to 8 bits, without leaving the ball or losing what an attack has reached.
+//! Rounding to 8 bits, inside the ball and without losing an attack's success.
 
 use super::ball::{Ball, Norm, distance};
 use super::climb::Subject;
 use super::victim::Victim;
 use crate::error::Result;
 
-/// Rounds `image` to multiples of 1/255 in such a way that it stays within the ball around `clean`.
+/// Rounds `image` to multiples of 1/255 so that it stays inside the ball around `clean`.
 ///
 /// In the maximum norm each pixel is rounded to the nearest multiple inside its interval. In the
-/// Euclidean norm all are rounded to the nearest; where that is outside, the change is first scaled
-/// down by just as much as brings it inside. A clean pixel that is not a multiple and has none within
-/// reach goes to its own nearest: no 8-bit image is closer.
+/// Euclidean norm every pixel is rounded to the nearest multiple; if the result is outside the ball, the
+/// change is scaled down until the rounded image is inside. If the interval of a pixel holds no multiple,
+/// the pixel becomes the multiple nearest to the clean pixel: no 8-bit image is closer.
 pub fn round_into_ball(image: &mut [f32], clean: &[f32], ball: Ball) {
     let eps = f64::from(ball.eps);
     match ball.norm {
@@ -30,7 +30,7 @@ pub fn round_into_ball(image: &mut [f32], clean: &[f32], ball: Ball) {
             let inside = |image: &[f32]| distance(image, clean) <= eps * (1.0 + 1e-6);
             let mut best = scaled(image, clean, 1.0);
             if !inside(&best) {
-                // Each pixel's rounded change grows with the scale, so their norm does.
+                // Each pixel's rounded change grows with the scale, and so does their norm: bisection works.
                 let (mut least, mut most) = (0.0, 1.0);
                 best = scaled(image, clean, least);
                 for _ in 0..SCALE_BITS {
@@ -48,19 +48,19 @@ pub fn round_into_ball(image: &mut [f32], clean: &[f32], ball: Ball) {
     }
 }
 
-/// How finely the scale that brings an image inside is searched.
+/// Bisections of the scale that brings an image into the ball.
 const SCALE_BITS: u32 = 10;
 
-/// By how much a change that is bound by no ball is lengthened at a time, and how often at most (to
-/// 17 times its length).
+/// An attack without a ball: factor by which its change is lengthened at a time, and how often at most
+/// (to 17 times its length).
 const LONGER: f64 = 1.1;
 const LENGTHENINGS: i32 = 30;
 
-/// Rounds the images of attacks without a ball to multiples of 1/255, and makes up for what that does.
+/// Rounds the images of attacks without a ball to multiples of 1/255, so that they still meet their aims.
 ///
-/// The changes that such attacks find are often smaller than half a level in most pixels, and vanish
-/// when rounded. Where an image no longer meets its aim, its change is lengthened until it does again
-/// when rounded; where no length does, it is the found one rounded.
+/// Such attacks find changes that are smaller than half a level in most pixels, and rounding removes
+/// them. If a rounded image no longer meets its aim, its change is lengthened until the rounded image
+/// does; if no length up to the largest does, the result is the unlengthened image, rounded.
 pub(super) fn round_minimal(
     victim: &mut dyn Victim,
     subjects: &[Subject<'_>],
@@ -110,7 +110,7 @@ fn nearest(x: f64) -> f32 {
     from_level((x * 255.0).round())
 }
 
-/// Float32 pixels of 8-bit files are multiples up to this many levels.
+/// Float32 pixels of 8-bit files differ from multiples of 1/255 by less than this, in levels.
 const SLACK: f64 = 1e-4;
 
 fn level_below(x: f64) -> f64 {

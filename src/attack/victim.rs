@@ -1,29 +1,35 @@
-//! What attacks can ask of what they attack.
+//! What attacks are made on, and what they can ask of it.
 
 use super::losses::Loss;
 use crate::defense::{Oracle, Reading};
 use crate::error::Result;
 
-/// What an image's loss says of where to go.
+/// An image's logits, its loss, and the gradient of the loss.
 #[derive(Clone, Debug)]
 pub struct Slope {
     /// What the victim says of the image.
     pub reading: Reading,
-    /// The loss there.
+    /// The loss of the image.
     pub loss: f64,
-    /// Its derivative by each pixel, CHW; 0 where the victim gives no finite number.
+    /// The derivative of the loss by each pixel, CHW; 0 where the victim gives no finite number.
     pub gradient: Vec<f32>,
 }
 
-/// Something with an opinion of images: a classifier, alone or behind a defense.
+/// What an attack is made on: a classifier, alone or behind a defense.
 ///
-/// What it says of an image must not depend on the other images of a call.
+/// Its answer for an image must not depend on the other images of a call.
 pub trait Victim {
     /// Number of classes.
     fn classes(&self) -> usize;
-    /// What it says of each image (CHW, in `[0, 1]`).
+    /// The logits of each image (CHW, in `[0, 1]`).
+    ///
+    /// # Errors
+    /// The device fails.
     fn read(&mut self, images: &[&[f32]]) -> Result<Vec<Reading>>;
-    /// The same, and how each image's loss changes with its pixels; one loss an image.
+    /// The logits of each image, and the gradient of its loss; `losses[i]` is that of `images[i]`.
+    ///
+    /// # Errors
+    /// The device fails, or the victim has no gradient.
     fn gradient(&mut self, images: &[&[f32]], losses: &[Loss]) -> Result<Vec<Slope>>;
 }
 
@@ -33,7 +39,7 @@ pub struct Classifier<'a> {
 }
 
 impl<'a> Classifier<'a> {
-    /// The victim that is this classifier.
+    /// The classifier that `oracle` runs, as a victim.
     pub fn new(oracle: &'a mut dyn Oracle) -> Self {
         Classifier { oracle }
     }

@@ -66,11 +66,14 @@ pub(crate) fn whole_images(numbers: usize, shape: ImageShape) -> Result<usize> {
 /// One image of a buffer.
 #[derive(Debug)]
 pub struct At<'a, I> {
+    /// The buffer that holds the image.
     pub buffer: &'a I,
+    /// The image's index in the buffer, from 0.
     pub index: usize,
 }
 
 impl<'a, I> At<'a, I> {
+    /// Image `index` of `buffer`.
     pub fn new(buffer: &'a I, index: usize) -> Self {
         At { buffer, index }
     }
@@ -90,8 +93,11 @@ pub type ImagePair<'a, I> = (At<'a, I>, At<'a, I>);
 /// at the second, and negative behind the first.
 #[derive(Debug)]
 pub struct Blend<'a, I> {
+    /// The image at `t` = 0.
     pub from: At<'a, I>,
+    /// The image at `t` = 1.
     pub to: At<'a, I>,
+    /// Position on the line.
     pub t: f32,
 }
 
@@ -106,8 +112,11 @@ impl<I> Copy for Blend<'_, I> {}
 /// from the input.
 #[derive(Debug)]
 pub struct Push<'a, I> {
+    /// The on-boundary image.
     pub boundary: At<'a, I>,
+    /// The input, of the same shape.
     pub input: At<'a, I>,
+    /// Length of the step, in distances of the on-boundary image from the input; at least 0.
     pub beta: f32,
 }
 
@@ -123,8 +132,9 @@ impl<I> Copy for Push<'_, I> {}
 pub struct Viewpoint {
     /// Whether left and right are exchanged.
     pub mirrored: bool,
-    /// How far the view is moved down the image, and to its right; less than its height and width.
+    /// How many rows the view is moved down the image; its magnitude is less than the image's height.
     pub down: i32,
+    /// How many columns the view is moved to the right; its magnitude is less than the image's width.
     pub right: i32,
 }
 
@@ -173,7 +183,9 @@ impl Viewpoint {
 /// An image as it is seen from somewhere.
 #[derive(Debug)]
 pub struct View<'a, I> {
+    /// The image that is seen.
     pub image: At<'a, I>,
+    /// How the image is moved and mirrored.
     pub from: Viewpoint,
 }
 
@@ -201,7 +213,9 @@ impl<I> Copy for View<'_, I> {}
 /// windows extend). Output pixel = Σ_cell window_cell · Σ_image `weights[cell][image]` · image.
 #[derive(Debug)]
 pub struct Stitch<'a, I> {
+    /// The images to blend, all of one shape; at least one.
     pub images: Vec<At<'a, I>>,
+    /// The cells, which cover a picture of the images' height and width.
     pub cells: TileGrid,
     /// `cells.tiles() × images.len()`, row by row; each row sums to 1.
     pub weights: Vec<f32>,

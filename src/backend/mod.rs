@@ -54,6 +54,7 @@ impl Phase {
 ///
 /// Job slices map to outputs in order: job `i` writes image `first + i` of `out`.
 pub trait ImageOps: Send + Sync {
+    /// A buffer of images in this device's memory.
     type Images: ImageBuffer;
 
     /// Starts a phase of the work on this device, for profilers that want to know of it.
@@ -98,18 +99,21 @@ pub trait ImageOps: Send + Sync {
         out: &mut Self::Images,
         index: usize,
     ) -> Result<()>;
+    /// Writes the point of each job's line to `out[first + i]`; see [`Blend`].
     fn blend(
         &self,
         jobs: &[Blend<'_, Self::Images>],
         out: &mut Self::Images,
         first: usize,
     ) -> Result<()>;
+    /// Writes each job's pushed image to `out[first + i]`; see [`Push`].
     fn push(
         &self,
         jobs: &[Push<'_, Self::Images>],
         out: &mut Self::Images,
         first: usize,
     ) -> Result<()>;
+    /// Writes the stitched picture to image `index` of `out`; see [`Stitch`].
     fn stitch(
         &self,
         job: &Stitch<'_, Self::Images>,
@@ -143,6 +147,7 @@ pub struct Instance<'a, I> {
 /// Instances never interact: what one computes depends on its target, key and iteration count alone,
 /// bit by bit, whatever other slots hold.
 pub trait DipEngine: Send {
+    /// The device's image buffers: targets are read from them, reconstructions written to them.
     type Images: ImageBuffer;
 
     /// Slots.
@@ -188,6 +193,7 @@ pub type LossGradient<'f> = dyn FnMut(usize, &[f32], &mut [f32]) + 'f;
 ///
 /// What it says of an image does not depend, bit by bit, on the other images of the call.
 pub trait ClassifierEngine: Send {
+    /// The device's image buffers: images are read from them, gradients written to them.
     type Images: ImageBuffer;
 
     /// Shape of the images it takes.
@@ -215,7 +221,9 @@ pub trait ClassifierEngine: Send {
 
 /// A device: makes engines that share its memory. It is a handle: its clones are the same device.
 pub trait Backend: ImageOps + Clone + 'static {
+    /// The engine that runs DIP instances on this device.
     type Dip: DipEngine<Images = Self::Images>;
+    /// The engine that runs a classifier on this device.
     type Classifier: ClassifierEngine<Images = Self::Images>;
 
     /// What `devices`, `run.json` and reports call it.

@@ -12,12 +12,17 @@ use crate::picture::ImageShape;
 /// the extension).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct TileGrid {
+    /// Height of the image in pixels, at least 1.
     pub height: usize,
+    /// Width of the image in pixels, at least 1.
     pub width: usize,
-    /// Tile height and width; the whole image where a tile is the image.
+    /// Height of a tile in pixels, at least 1; the image's where a tile is the whole image.
     pub tile_height: usize,
+    /// Width of a tile in pixels, at least 1; the image's where a tile is the whole image.
     pub tile_width: usize,
+    /// Rows of the first row of tiles that lie above the image; less than `tile_height`.
     pub top: usize,
+    /// Columns of the first column of tiles that lie to the left of the image; less than `tile_width`.
     pub left: usize,
 }
 

@@ -6,20 +6,27 @@ use std::f64::consts::{FRAC_1_SQRT_2, PI};
 /// An elementwise function of one number; an activation where it follows a layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Function {
+    /// `max(x, 0)`.
     Relu,
     /// `x` above 0, `alpha·x` below.
     LeakyRelu {
+        /// Slope below 0.
         alpha: f32,
     },
     /// To `[low, high]`; either may be infinite.
     Clip {
+        /// The least value; `-∞` for no lower bound.
         low: f32,
+        /// The largest value; `∞` for no upper bound.
         high: f32,
     },
+    /// `1 / (1 + e⁻ˣ)`.
     Sigmoid,
     /// `clip(alpha·x + beta, 0, 1)`.
     HardSigmoid {
+        /// Slope before the clip.
         alpha: f32,
+        /// Value at `x` = 0, before the clip.
         beta: f32,
     },
     /// `x·clip(x/6 + 1/2, 0, 1)`.
@@ -30,26 +37,37 @@ pub enum Function {
     Gelu,
     /// Gelu's approximation by tanh.
     GeluTanh,
+    /// `tanh(x)`.
     Tanh,
     /// `x` above 0, `alpha·(eˣ − 1)` below.
     Elu {
+        /// The negative of the limit at `-∞`.
         alpha: f32,
     },
     /// `gamma` times Elu.
     Selu {
+        /// Elu's `alpha`.
         alpha: f32,
+        /// The factor.
         gamma: f32,
     },
     /// `ln(1 + eˣ)`.
     Softplus,
     /// `x·tanh(softplus(x))`.
     Mish,
+    /// The error function, `2/√π · ∫₀ˣ exp(−t²) dt`.
     Erf,
+    /// `eˣ`.
     Exp,
+    /// The natural logarithm.
     Log,
+    /// The square root.
     Sqrt,
+    /// `1/x`.
     Reciprocal,
+    /// `−x`.
     Neg,
+    /// `|x|`.
     Abs,
 }
 

@@ -39,18 +39,24 @@ impl Value {
 pub struct Node {
     /// The ONNX node's name, or its output's where it has none.
     pub name: String,
+    /// What is computed.
     pub op: Op,
     /// What each stands for is said at the [`Op`].
     pub inputs: Vec<ValueId>,
+    /// The value that the node computes; no other node computes it.
     pub output: ValueId,
 }
 
 /// Rows and columns of zeros (or of nothing, for a pool) around a picture.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pads {
+    /// Rows above the picture.
     pub top: usize,
+    /// Columns to the left of the picture.
     pub left: usize,
+    /// Rows below the picture.
     pub bottom: usize,
+    /// Columns to the right of the picture.
     pub right: usize,
 }
 
@@ -61,23 +67,32 @@ pub struct Pads {
 /// reach beyond the bottom and right padding too (ONNX's `ceil_mode`); the output's shape tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
+    /// Height and width of the kernel in elements, before dilation.
     pub kernel: [usize; 2],
+    /// Input rows and columns between neighboring output elements.
     pub strides: [usize; 2],
+    /// Input rows and columns between neighboring kernel elements; 1 for a dense kernel.
     pub dilations: [usize; 2],
+    /// The padding around the input.
     pub pads: Pads,
 }
 
 /// Attributes of [`Op::Conv`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Conv {
+    /// How the kernel moves over the picture.
     pub window: Window,
+    /// Groups that the input's and the output's channels are split into; group `i` of the output depends on
+    /// group `i` of the input alone.
     pub group: usize,
+    /// The function applied last; `None` for none.
     pub activation: Option<Function>,
 }
 
 /// Attributes of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pool {
+    /// How the pool's window moves over the picture.
     pub window: Window,
     /// Whether the padding counts in an average's divisor. What a window covers beyond the
     /// padding never counts.
@@ -87,20 +102,30 @@ pub struct Pool {
 /// An elementwise function of two tensors, which broadcast as NumPy's do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Binary {
+    /// `a + b`.
     Add,
+    /// `a − b`.
     Sub,
+    /// `a · b`.
     Mul,
+    /// `a / b`.
     Div,
+    /// `a` to the power `b`.
     Pow,
+    /// The smaller of `a` and `b`.
     Min,
+    /// The larger of `a` and `b`.
     Max,
 }
 
 /// What a reduction keeps of the elements it joins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reduction {
+    /// The arithmetic mean.
     Mean,
+    /// The sum.
     Sum,
+    /// The largest element.
     Max,
     /// Square root of the sum of squares.
     L2,
@@ -120,6 +145,7 @@ pub enum Op {
     /// bias `[out]`; and, where there are four, a residual of the output's shape. Output
     /// `activation(x·weightᵀ + bias + residual)`, `[.., out]`.
     Gemm {
+        /// The function applied last; `None` for none.
         activation: Option<Function>,
     },
     /// Matrix products over the last two axes, `[.., m, k] × [.., k, n]`; the axes before them
@@ -127,6 +153,7 @@ pub enum Op {
     MatMul,
     /// `activation(x·scale + shift)` by channel: inputs `[k, c, ..]`, constant `[c]`, constant `[c]`.
     ScaleShift {
+        /// The function applied last; `None` for none.
         activation: Option<Function>,
     },
     /// The function of each element.
@@ -135,42 +162,58 @@ pub enum Op {
     Binary(Binary),
     /// Padding and what lies beyond it never is the maximum.
     MaxPool(Pool),
+    /// The mean of each window; [`Pool::count_include_pad`] says what it is divided by.
     AveragePool(Pool),
     /// Joins the elements along `axes` (ascending). The output's shape keeps them as 1 or drops
     /// them; the order of its elements is the same.
     Reduce {
+        /// What each set of joined elements becomes.
         kind: Reduction,
+        /// Indices of the joined axes, from 0, ascending.
         axes: Vec<usize>,
     },
     /// `(x − mean) / sqrt(variance + epsilon)`, with the statistics of the elements along `axis` and
     /// all axes after it.
     Normalize {
+        /// Index of the first normalized axis, from 0.
         axis: usize,
+        /// Added to the variance, so that nothing is divided by 0.
         epsilon: f32,
     },
+    /// `exp(x) / Σ exp(x)`, with the sum along `axis`.
     Softmax {
+        /// Index of the axis, from 0.
         axis: usize,
     },
+    /// `x − ln Σ exp(x)`, with the sum along `axis`.
     LogSoftmax {
+        /// Index of the axis, from 0.
         axis: usize,
     },
     /// The same elements in a new shape: flatten, squeeze and unsqueeze too.
     Reshape,
     /// Output axis `i` is input axis `perm[i]`.
     Transpose {
+        /// For each output axis, the index of its input axis.
         perm: Vec<usize>,
     },
+    /// The inputs one after another along `axis`; their other axes are equal.
     Concat {
+        /// Index of the axis, from 0.
         axis: usize,
     },
     /// Output index `i` on an axis reads input index `starts + i·steps`.
     Slice {
+        /// For each axis, the first input index that is read.
         starts: Vec<usize>,
+        /// For each axis, the step from one input index to the next; negative to read backwards.
         steps: Vec<isize>,
     },
     /// `before` elements of padding ahead of each axis; the output's shape tells how many follow.
     Pad {
+        /// For each axis, the padding's elements before the input's first.
         before: Vec<usize>,
+        /// What the padding holds.
         mode: PadMode,
     },
     /// The input broadcast to the output's shape.
@@ -178,7 +221,9 @@ pub enum Op {
     /// Output index `i` on `axis` reads input index `indices[i]`. The output's shape may hold the
     /// axis as several, or drop it; the order of its elements is the same.
     Gather {
+        /// Index of the input's axis, from 0.
         axis: usize,
+        /// The input indices that are read, from 0, in the output's order.
         indices: Vec<usize>,
     },
 }
@@ -186,6 +231,7 @@ pub enum Op {
 /// What padding holds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum PadMode {
+    /// This number.
     Constant(f32),
     /// The picture mirrored, its edge not repeated.
     Reflect,
@@ -296,9 +342,11 @@ pub struct Graph {
     pub output: ValueId,
     /// In an order in which every input is computed before it is used.
     pub nodes: Vec<Node>,
+    /// The tensors, indexed by [`ValueId`].
     pub values: Vec<Value>,
     /// What the user should know about this model, one line each.
     pub warnings: Vec<String>,
+    /// What of the model's file the graph stands for.
     pub source: Source,
 }
 

@@ -1,54 +1,58 @@
-//! What was probed of one image, and where it crosses the boundary.
+//! The probes of one image, and where they cross the decision boundary.
 
 use super::reading::Reading;
 use super::trajectory::{Trajectory, TrajectoryPoint};
 
-/// The line from behind a reconstruction to the input, probed.
+/// A segment that was probed: the line from behind a reconstruction to the input.
 #[derive(Clone, Debug)]
 pub struct Segment {
-    /// The reconstruction's place on its trajectory.
+    /// Index of the reconstruction's checkpoint, from 0.
     pub probe: usize,
-    /// From the point furthest behind the reconstruction to the one closest to the input; where only the votes
-    /// were needed, to the reconstruction itself.
+    /// The points by rising position: from the one furthest behind the reconstruction to the one closest to the
+    /// input, or to the reconstruction if only the votes were needed.
     pub points: Vec<SegmentPoint>,
 }
 
 /// A point of a [`Segment`].
 #[derive(Clone, Debug)]
 pub struct SegmentPoint {
-    /// 0 at the reconstruction, 1 at the input, negative behind the reconstruction.
+    /// Position: 0 at the reconstruction, 1 at the input, negative behind the reconstruction.
     pub t: f32,
+    /// What the classifier says of the point.
     pub reading: Reading,
-    /// Of its mirror image; of points that vote alone, where [`MapOptions::mirror`](super::MapOptions::mirror) asks for it.
+    /// What the classifier says of the point's mirror image; only for points that vote, if
+    /// [`MapOptions::mirror`](super::MapOptions::mirror) asks for it.
     pub mirrored: Option<Reading>,
 }
 
-/// Everything probed of one image.
+/// The decision map: all probes of one image.
 ///
-/// What votes is always there. The rest is for images whose boundary is looked for, and for
-/// [`whole_maps`](super::Options::whole_maps).
+/// The votes are always there. Other points are there if the boundary was searched for, or if
+/// [`whole_maps`](super::Options::whole_maps) asks for them.
 #[derive(Clone, Debug)]
 pub struct DecisionMap {
+    /// What the classifier says of the input.
     pub input: Reading,
-    /// Of the input's views: moved a little, and in the mirror. How many there are is for
-    /// [`MapOptions::mirror`](super::MapOptions::mirror) and
-    /// [`MapOptions::view_shift`](super::MapOptions::view_shift) to say.
+    /// What the classifier says of each of the input's views, which are mirrored, or moved by a few pixels, or
+    /// both. [`MapOptions::mirror`](super::MapOptions::mirror) and
+    /// [`MapOptions::view_shift`](super::MapOptions::view_shift) determine how many there are.
     pub views: Vec<Reading>,
-    /// One a path: the restarts', then their consensus'. Empty ones where only the votes were needed.
+    /// The trajectory of each path: those of the restarts, then that of the consensus. Empty if only the votes
+    /// were needed.
     pub trajectories: Vec<Trajectory>,
-    /// One list a path, by rising probe.
+    /// The segments of each path, by rising checkpoint.
     pub segments: Vec<Vec<Segment>>,
 }
 
-/// A cross-boundary pair: two points of one line, the first of the recovered label, the second of
-/// another.
+/// A cross-boundary pair: two neighboring points of one line, the first of the recovered label, the second of
+/// another label.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pair {
-    /// Where the line starts: a reconstruction, as its place on the trajectory.
+    /// Index of the checkpoint whose reconstruction the line starts at.
     pub probe: usize,
-    /// Where the line ends.
+    /// The line's end.
     pub towards: Towards,
-    /// Part of the line between the two points.
+    /// Positions of the two points: 0 at the line's start, 1 at its end.
     pub span: (f32, f32),
 }
 
@@ -62,7 +66,7 @@ pub enum Towards {
 }
 
 impl Segment {
-    /// The point of class `label` closest to the input, as its place among the points.
+    /// Index of the point of label `label` closest to the input.
     pub(super) fn last_of(&self, label: usize) -> Option<usize> {
         self.points
             .iter()
@@ -71,7 +75,7 @@ impl Segment {
 }
 
 impl DecisionMap {
-    /// What the classifier says of the input and its views; nothing of its paths is drawn.
+    /// A map with the readings of the input and its views, and no probes of its paths.
     pub(super) fn new(input: Reading, views: Vec<Reading>, paths: usize) -> Self {
         DecisionMap {
             input,
@@ -81,7 +85,7 @@ impl DecisionMap {
         }
     }
 
-    /// Those of the positions that are not drawn on the line of a path's probe.
+    /// Those of `positions` that were not probed on the segment of a path's checkpoint `probe`.
     pub(super) fn missing(&self, path: usize, probe: usize, positions: &[f32]) -> Vec<f32> {
         let drawn = self.segments[path].iter().find(|line| line.probe == probe);
         let drawn = drawn.map_or(&[][..], |line| &line.points);
@@ -89,13 +93,13 @@ impl DecisionMap {
         positions.iter().copied().filter(missing).collect()
     }
 
-    /// A line's point that was read as a reconstruction of its path's trajectory.
+    /// The reading of the segment's point at `t`, if that point is a reconstruction of the path's trajectory.
     pub(super) fn on_trajectory(&self, path: usize, probe: usize, t: f32) -> Option<&Reading> {
         let point = self.trajectories[path].get(probe);
         point.filter(|_| t == 0.0).map(|point| &point.reading)
     }
 
-    /// Adds points to a line.
+    /// Adds points to the segment of a path's checkpoint `probe`.
     pub(super) fn add(&mut self, path: usize, probe: usize, points: Vec<SegmentPoint>) {
         let segments = &mut self.segments[path];
         let at = segments.partition_point(|segment| segment.probe < probe);
@@ -128,7 +132,7 @@ impl DecisionMap {
         Some(trajectory[crossing].iteration)
     }
 
-    /// Probe before the trajectory's last crossing from `label` to the input label.
+    /// Index of the checkpoint before the trajectory's last crossing from `label` to the input label.
     fn trajectory_crossing(&self, path: usize, label: usize) -> Option<usize> {
         let trajectory = &self.trajectories[path];
         let crosses = |pair: &[TrajectoryPoint]| {
@@ -137,12 +141,15 @@ impl DecisionMap {
         trajectory.windows(2).rposition(crosses)
     }
 
-    /// The cross-boundary pair of a path: the point of class `label` closest to the input on the
-    /// latest segment that has one, and its neighbor towards the input; else the trajectory's last
-    /// crossing; else its last point of the class, and the input.
+    /// The cross-boundary pair of a path; `None` if the path has no point of label `label`. It is the first
+    /// of these that exists:
     ///
-    /// The segment comes first because its boundary point is the picture closest to the input that
-    /// this path can give.
+    /// 1. on the latest segment with a point of the label, the one closest to the input and its neighbor
+    ///    towards the input;
+    /// 2. the two reconstructions at the trajectory's last crossing from the label to the input label;
+    /// 3. the trajectory's last reconstruction of the label, and the input.
+    ///
+    /// Segments come first because their on-boundary images are the closest to the input.
     pub fn pair(&self, path: usize, label: usize) -> Option<Pair> {
         for segment in self.segments[path].iter().rev() {
             let points = &segment.points;

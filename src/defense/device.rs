@@ -1,11 +1,11 @@
-//! The defense on one device as its callers know it, whatever the device.
+//! The interface of the defense on one device of any kind.
 
 use super::{DecisionMap, Options, Oracle, Outcome};
 use crate::backend::{ImageShape, Phase, Viewpoint};
 use crate::error::Result;
 use crate::picture::Picture;
 
-/// Where a defense's time went, in seconds.
+/// How long a defense's phases took, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Times {
     /// Iterations of the DIP networks.
@@ -18,9 +18,9 @@ pub struct Times {
 
 /// The defense on a device of any kind, for images of one size.
 ///
-/// Images are taken in by [`admit`](Self::admit) whenever there are [`vacancies`](Self::vacancies), and
-/// all that are in flight go on together by [`advance`](Self::advance). An outcome depends on its
-/// picture alone.
+/// [`admit`](Self::admit) puts images in flight whenever there are [`vacancies`](Self::vacancies), and
+/// [`advance`](Self::advance) advances all images in flight together. An outcome depends only on its
+/// picture.
 pub trait DeviceDefense: Send {
     /// The device's name.
     fn name(&self) -> String;
@@ -31,13 +31,13 @@ pub trait DeviceDefense: Send {
     /// Every stage's options.
     fn options(&self) -> &Options;
 
-    /// Gives restart `r` of the pictures to come the seed `seed + r`.
+    /// Sets the seed of pictures admitted from now on; restart `r` has `seed + r`.
     fn set_seed(&mut self, seed: u64);
 
-    /// The classifier that it protects.
+    /// The classifier that is protected.
     fn oracle(&self) -> &dyn Oracle;
 
-    /// The classifier, to be asked.
+    /// The classifier that is protected, to classify images with.
     fn oracle_mut(&mut self) -> &mut dyn Oracle;
 
     /// Shape of the images that it takes.
@@ -45,36 +45,36 @@ pub trait DeviceDefense: Send {
         self.oracle().shape()
     }
 
-    /// Places: images that can be in flight together.
+    /// Number of places: images that can be in flight together. A place is an index below it.
     fn places(&self) -> usize;
 
-    /// Places that are free.
+    /// Number of places that are free.
     fn vacancies(&self) -> usize;
 
-    /// Takes pictures in, no more than there are [`vacancies`](Self::vacancies); the place of each.
+    /// Puts pictures in flight, at most [`vacancies`](Self::vacancies); gives the place of each.
     ///
     /// # Errors
     /// A picture that does not have the classifier's shape, or too many; the device's errors.
     fn admit(&mut self, pictures: &[&Picture]) -> Result<Vec<usize>>;
 
-    /// Runs all images in flight to their next probe. Those that end there leave, with the place that
-    /// each had.
+    /// Runs all images in flight to their next checkpoint. Gives the outcomes of those that are finished, with
+    /// their places, which are free again.
     ///
     /// # Errors
-    /// The device's errors. The images in flight are then lost: only [`clear`](Self::clear) and
-    /// [`purify`](Self::purify) are of use.
+    /// The device's errors. The images in flight are then lost: call [`clear`](Self::clear) or
+    /// [`purify`](Self::purify) next.
     fn advance(&mut self) -> Result<Vec<(usize, Outcome)>>;
 
-    /// Forgets the images in flight.
+    /// Drops the images in flight.
     ///
     /// # Errors
     /// The device's errors.
     fn clear(&mut self) -> Result<()>;
 
-    /// Purifies pictures; outcomes in their order. Images that were in flight are forgotten.
+    /// Purifies pictures; the outcomes are in their order. Images that were in flight are dropped.
     ///
     /// # Errors
-    /// As [`admit`](Self::admit) and [`advance`](Self::advance).
+    /// Those of [`admit`](Self::admit) and [`advance`](Self::advance).
     fn purify(&mut self, pictures: &[&Picture]) -> Result<Vec<Outcome>> {
         self.clear()?;
         let mut outcomes: Vec<Option<Outcome>> = pictures.iter().map(|_| None).collect();
@@ -94,25 +94,26 @@ pub trait DeviceDefense: Send {
         Ok(outcomes.into_iter().flatten().collect())
     }
 
-    /// Where the time went since this was last asked.
+    /// The time of each phase since the last call.
     fn take_times(&mut self) -> Times;
 
-    /// Where the views that its maps have readings of are taken from, in their order.
+    /// The viewpoints of [`DecisionMap::views`], in that order.
     fn viewpoints(&self) -> Vec<Viewpoint> {
         self.options().map.viewpoints(self.shape())
     }
 
-    /// The images behind [`DecisionMap::views`], in that order: CHW in `[0, 1]`. They are of picture `image` of
-    /// the last call of [`purify`](Self::purify), which must have had no more than [`places`](Self::places)
-    /// pictures.
+    /// The images that [`DecisionMap::views`] are readings of, in that order, CHW in `[0, 1]`: the views of
+    /// picture `image` of the last call of [`purify`](Self::purify). That call must have had at most
+    /// [`places`](Self::places) pictures.
     ///
     /// # Errors
     /// The device's errors.
     fn views(&self, image: usize) -> Result<Vec<Vec<f32>>>;
 
-    /// The images behind [`DecisionMap::votes`], mirror images included, in that order: CHW in `[0, 1]`.
-    /// `map` is that of picture `image` of the last call of [`purify`](Self::purify), which must have had
-    /// no more than [`places`](Self::places) pictures: their reconstructions are still there.
+    /// The images that [`DecisionMap::votes`] are readings of, mirror images included, in that order, CHW in
+    /// `[0, 1]`. `map` is the decision map of picture `image` of the last call of [`purify`](Self::purify). That
+    /// call must have had at most [`places`](Self::places) pictures, so that their reconstructions are still
+    /// in memory.
     ///
     /// # Errors
     /// The device's errors.

@@ -1,4 +1,4 @@
-//! Stage C: decision maps are drawn, no further than they are needed.
+//! Stage C: decision maps are probed, as far as they are needed.
 
 use super::Oracle;
 use super::decision_map::{DecisionMap, Pair, SegmentPoint, Towards};
@@ -10,29 +10,30 @@ use super::votes::votes;
 use crate::backend::{At, Blend, ClassifierEngine, ImageOps, View};
 use crate::error::Result;
 
-/// Segments that are probed together: enough to fill launches, while the reconstructions at their ends
-/// stay few.
+/// Segments that are probed together: enough to fill launches, few enough to keep the memory for the
+/// reconstructions at their ends small.
 pub(super) const SEGMENTS_PER_BATCH: usize = 64;
 
-/// Draws maps: probes segments. Maps are in the order of their images everywhere.
+/// Probes the segments of decision maps. In every call, map `i` is that of image `i`.
 pub(super) struct Drawing<'d, O: ImageOps, C: ClassifierEngine<Images = O::Images>> {
     prober: &'d mut Prober<O, C>,
     options: &'d Options,
     reconstructions: &'d mut Reconstructions<O::Images>,
 }
 
-/// A segment to draw.
+/// A segment to probe.
 #[derive(Clone, Copy)]
 struct Line {
-    /// Which of the maps it belongs to, and which of its paths.
+    /// Index of the map.
     map: usize,
+    /// Index of the path in the map.
     path: usize,
-    /// The reconstruction's place on its trajectory.
+    /// Index of the reconstruction's checkpoint.
     probe: usize,
 }
 
 impl<'d, O: ImageOps, C: ClassifierEngine<Images = O::Images>> Drawing<'d, O, C> {
-    /// Draws with the prober, of images whose reconstructions are there.
+    /// Probes with `prober` on the segments of `reconstructions`.
     pub(super) fn new(
         prober: &'d mut Prober<O, C>,
         options: &'d Options,
@@ -45,7 +46,7 @@ impl<'d, O: ImageOps, C: ClassifierEngine<Images = O::Images>> Drawing<'d, O, C>
         }
     }
 
-    /// Draws what votes on the line of each image's latest reconstruction.
+    /// Probes the points that vote on the segment of each image's latest reconstruction.
     pub(super) fn latest_votes(
         &mut self,
         images: &[Placed<'_, O::Images>],
@@ -61,7 +62,7 @@ impl<'d, O: ImageOps, C: ClassifierEngine<Images = O::Images>> Drawing<'d, O, C>
         self.draw(images, &lines, &self.options.map.voting_positions(), maps)
     }
 
-    /// Draws what votes, and nothing else does from then on.
+    /// Probes the points that vote, and removes the segments that were probed to stop early only.
     pub(super) fn votes(
         &mut self,
         images: &[Placed<'_, O::Images>],
@@ -78,7 +79,7 @@ impl<'d, O: ImageOps, C: ClassifierEngine<Images = O::Images>> Drawing<'d, O, C>
         self.draw(images, &lines, &self.options.map.voting_positions(), maps)
     }
 
-    /// Probes all reconstructions of those images that are `traced`.
+    /// Probes all reconstructions of the images for which `traced` is true.
     pub(super) fn trajectories(
         &mut self,
         images: &[Placed<'_, O::Images>],
@@ -96,8 +97,8 @@ impl<'d, O: ImageOps, C: ClassifierEngine<Images = O::Images>> Drawing<'d, O, C>
         Ok(())
     }
 
-    /// Draws what the boundary is looked for on, for images of which a label is wanted: each path's last
-    /// segment, and the earlier ones where the last has no point of the label.
+    /// Probes the segments on which the boundary is searched, for images with a `wanted` label: each path's
+    /// last segment, and the earlier ones if the last has no point of the label.
     pub(super) fn boundaries(
         &mut self,
         images: &[Placed<'_, O::Images>],
@@ -126,8 +127,8 @@ impl<'d, O: ImageOps, C: ClassifierEngine<Images = O::Images>> Drawing<'d, O, C>
         self.draw(images, &earlier, &positions, maps)
     }
 
-    /// Draws what is there to look at, of all images: the segments that vote to their ends, and each other
-    /// path's last one.
+    /// Probes what is drawn for people: all segments of the path that votes, and the last segment of each
+    /// other path.
     pub(super) fn whole(
         &mut self,
         images: &[Placed<'_, O::Images>],
@@ -153,7 +154,7 @@ impl<'d, O: ImageOps, C: ClassifierEngine<Images = O::Images>> Drawing<'d, O, C>
         (self.options.map).segment_probes(image.probes, total)
     }
 
-    /// Probes lines at those of the positions that their maps do not have, and adds these.
+    /// Probes `lines` at the positions that their maps do not have yet, and adds the points to the maps.
     fn draw(
         &mut self,
         images: &[Placed<'_, O::Images>],
@@ -170,7 +171,7 @@ impl<'d, O: ImageOps, C: ClassifierEngine<Images = O::Images>> Drawing<'d, O, C>
         for lines in lines.chunks(SEGMENTS_PER_BATCH) {
             let shape = self.prober.shape();
             let mut ends = self.prober.ops().allocate(shape, lines.len())?;
-            // The lines with points that are read in the mirror too, with their inputs' mirror images.
+            // The segments with points whose mirror images vote, with the mirror images of their inputs.
             let mut to_mirror = vec![];
             for (end, (line, missing)) in lines.iter().enumerate() {
                 let id = ReconstructionId {
@@ -196,7 +197,7 @@ impl<'d, O: ImageOps, C: ClassifierEngine<Images = O::Images>> Drawing<'d, O, C>
                     to_probe.map(move |&t| Blend { from, to, t })
                 })
                 .collect();
-            // A point's mirror image is on the line between the ends' mirror images.
+            // A point's mirror image lies between the mirror images of the segment's ends.
             let mut mirrored = self.prober.ops().allocate(shape, to_mirror.len())?;
             let from = to_mirror.iter().map(|of| View::mirror(At::new(ends, of.0)));
             let from: Vec<_> = from.collect();
@@ -230,9 +231,9 @@ impl<'d, O: ImageOps, C: ClassifierEngine<Images = O::Images>> Drawing<'d, O, C>
         Ok(())
     }
 
-    /// Each path's pair for `label`. Where no path of the map has a point of it, it is looked for further
-    /// behind the reconstructions: the input's views can speak for a label that is second everywhere on the
-    /// map.
+    /// Each path's cross-boundary pair for `label`. If no path of the map has a point of the label, points
+    /// further behind the reconstructions are probed: the evidence of the input's views can be for a label
+    /// that no point of the map has.
     pub(super) fn pairs(
         &mut self,
         image: &Placed<'_, O::Images>,

@@ -1,9 +1,9 @@
-//! Stage A under way: which instance of which image each slot of the DIP engine holds.
+//! Stage A: which instance of which image each slot of the DIP engine holds.
 //!
-//! Slots are a pool. An image's instances take the slots that are free, wait for others where these are
-//! too few, and leave them when they are done, so that images that began at different times run
-//! together. An engine counts each slot's iterations, and instances do not interact: when an image
-//! begins, in which slots and beside which others changes nothing in its reconstructions.
+//! Slots are a pool. An image's instances take free slots, wait if there are too few, and free them when they
+//! are done; images that began at different times run together. The engine counts each slot's iterations, and
+//! instances do not interact, so an image's reconstructions do not depend on when it begins, in which slots
+//! it runs, or which other images run.
 
 use std::collections::VecDeque;
 
@@ -14,39 +14,38 @@ use crate::random::RandomKey;
 
 /// The instances of the images in flight.
 pub(super) struct Fitting<I> {
-    /// The pictures to fit: all instances of every place.
+    /// The pictures to fit: one for each instance of each place.
     targets: I,
     slots: Vec<Option<Fit>>,
-    /// By place.
+    /// The image at each place.
     images: Vec<Option<Fitted>>,
-    /// Places with instances that wait for slots, the longest wait first.
+    /// Places whose instances wait for slots, in order of arrival.
     waiting: VecDeque<usize>,
-    /// Whether an image's instances begin together, where there are slots enough for all.
+    /// Whether all of an image's instances begin at the same time, if the engine has slots for all.
     together: bool,
 }
 
-/// What a slot holds.
+/// The instance that a slot holds.
 #[derive(Clone, Copy)]
 struct Fit {
     place: usize,
     instance: usize,
 }
 
-/// How far an image is.
+/// The progress of an image.
 struct Fitted {
     hash: u64,
     /// The first instance that waits for a slot.
     next: usize,
-    /// Probes of each instance.
+    /// Checkpoints that each instance has reached.
     probes: Vec<usize>,
 }
 
 impl<I: ImageBuffer> Fitting<I> {
-    /// Nothing yet, for an engine of `capacity` slots and images in the first `places` places of
-    /// `reconstructions`.
+    /// No images, for an engine of `capacity` slots and the first `places` places of `reconstructions`.
     ///
-    /// Where images may end before their last iteration they should begin with all their instances
-    /// `together`: one that is ahead of the others runs further than its image needs.
+    /// If images may stop early, their instances should begin `together`: an instance ahead of the others
+    /// makes iterations that the image does not need.
     pub(super) fn new<O: ImageOps<Images = I>>(
         ops: &O,
         reconstructions: &Reconstructions<I>,
@@ -64,7 +63,7 @@ impl<I: ImageBuffer> Fitting<I> {
         })
     }
 
-    /// Begins with an image of content hash `hash` at a free place.
+    /// Adds an image with content hash `hash` at a free place.
     pub(super) fn begin<O: ImageOps<Images = I>>(
         &mut self,
         ops: &O,
@@ -87,14 +86,14 @@ impl<I: ImageBuffer> Fitting<I> {
         Ok(())
     }
 
-    /// Probes that all instances of the image at `place` have reached; 0 for a free place.
+    /// Checkpoints that all instances of the image at `place` have reached; 0 for a free place.
     pub(super) fn probes(&self, place: usize) -> usize {
         let image = self.images[place].as_ref();
         image.map_or(0, |image| image.probes.iter().copied().min().unwrap_or(0))
     }
 
-    /// Runs all loaded instances to their next probe, after those that wait have taken the free slots,
-    /// and keeps the reconstructions.
+    /// Gives free slots to waiting instances, runs all instances in slots to their next checkpoint, and keeps
+    /// their reconstructions.
     pub(super) fn advance<O: ImageOps<Images = I>>(
         &mut self,
         ops: &O,
@@ -126,7 +125,7 @@ impl<I: ImageBuffer> Fitting<I> {
         engine.release(&ended)
     }
 
-    /// Gives free slots, the lowest first, to the instances that wait.
+    /// Gives free slots, the lowest first, to waiting instances.
     fn load<D: DipEngine<Images = I>>(
         &mut self,
         engine: &mut D,
@@ -171,7 +170,7 @@ impl<I: ImageBuffer> Fitting<I> {
         engine.load(&instances)
     }
 
-    /// Frees a place and the slots that its image still has.
+    /// Frees a place and its image's slots.
     pub(super) fn leave(
         &mut self,
         engine: &mut impl DipEngine<Images = I>,
@@ -191,10 +190,9 @@ impl<I: ImageBuffer> Fitting<I> {
 }
 
 /// Fits all restarts of `images` (with their content hashes) and keeps the reconstruction at every
-/// probe, in the place of the image's number.
+/// checkpoint; image `i` is at place `i`.
 ///
-/// Instances that the engine has no slot for wait for one. They do not interact, so this changes
-/// nothing in the result.
+/// Instances without a slot wait for one. Instances do not interact, so waiting does not change the result.
 pub fn reconstruct<O: ImageOps>(
     ops: &O,
     engine: &mut impl DipEngine<Images = O::Images>,

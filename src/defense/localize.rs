@@ -9,11 +9,11 @@ use super::{Prober, Reading};
 /// How the boundary is searched for.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct LocalizeOptions {
-    /// Points of a pair's segment probed in each round; the remaining interval shrinks by one more
-    /// than this factor.
+    /// Points probed between a pair in each round, at least 1; a round divides the interval by `fan + 1`.
     pub fan: usize,
-    /// Length, as a part of the whole line, at which the search ends. The default is a fifth of a level of an
-    /// 8-bit picture, root mean square, on the line to a reconstruction of 20 dB, and less to better ones.
+    /// Length of the interval, as a share of the whole segment, at which the search ends; in `[1e-6, 1]`. If
+    /// the reconstruction has a PSNR of 20 dB, the default is a fifth of a level of an 8-bit picture (root mean
+    /// square); the better the reconstruction, the less.
     pub tolerance: f32,
 }
 
@@ -33,7 +33,7 @@ impl LocalizeOptions {
             let wrong = format!("must be 1 to {MAX_POINTS} points a round, not {}", self.fan);
             return Err(Error::option("fan", wrong));
         }
-        // Below 2^-20 neighboring float32 blends are the same picture.
+        // At distances below 2^-20, two blends in float32 are the same picture.
         if !(1e-6..=1.0).contains(&self.tolerance) {
             return Err(Error::invalid(format!(
                 "the localization tolerance must be in [1e-6, 1], not {}",
@@ -44,22 +44,22 @@ impl LocalizeOptions {
     }
 }
 
-/// A pair to search: part of the line between two images on the device.
+/// A pair to search between: two points of the line between two images on the device.
 pub(super) struct Search<'a, I> {
     pub from: At<'a, I>,
     pub to: At<'a, I>,
-    /// Where on the line the pair lies: the first of class `label`, the second not.
+    /// Positions of the pair on the line; the first point has the label `label`, the second has not.
     pub span: (f32, f32),
     pub label: usize,
 }
 
 impl<'a, I> Search<'a, I> {
-    /// Where on the line a point between the pair lies.
+    /// The position on the line of the point at `alpha` between the pair.
     fn place(&self, alpha: f32) -> f32 {
         self.span.0 + alpha * (self.span.1 - self.span.0)
     }
 
-    /// A point of the line, as an image to make.
+    /// The point of the line at position `t`, as an image to make.
     pub(super) fn point(&self, t: f32) -> Blend<'a, I> {
         Blend {
             from: self.from,
@@ -69,20 +69,19 @@ impl<'a, I> Search<'a, I> {
     }
 }
 
-/// Where a search ended.
+/// The on-boundary image that a search found.
 #[derive(Clone, Debug)]
 pub struct Boundary {
-    /// The on-boundary image's place between the pair, from 0 at the recovered side to 1 at the
-    /// input side.
+    /// Where it lies between the pair: 0 at the first point, of the recovered label, 1 at the second.
     pub alpha: f32,
-    /// Its place on the line.
+    /// Its position on the line.
     pub t: f32,
-    /// What the classifier says of its outer neighbor, at most the tolerance further on; `None`
-    /// where no probe lay between it and the pair's second image.
+    /// Label of the next point that was probed towards the pair's second point, at most the tolerance away;
+    /// `None` if no point between was probed.
     pub neighbor: Option<usize>,
 }
 
-/// The interval that still holds a boundary, in parts of the pair's segment.
+/// The interval that contains the boundary: 0 at the pair's first point, 1 at its second.
 struct Interval {
     inner: f32,
     outer: f32,
@@ -90,25 +89,24 @@ struct Interval {
 }
 
 impl Interval {
-    /// All between the pair.
+    /// The whole interval between the pair.
     const WHOLE: Interval = Interval {
         inner: 0.0,
         outer: 1.0,
         neighbor: None,
     };
 
-    /// The part that it is of the line on which the pair lies at `span`.
+    /// Its length as a share of the line on which the pair's positions are `span`.
     fn length(&self, span: (f32, f32)) -> f32 {
         (self.outer - self.inner) * (span.1 - span.0)
     }
 }
 
-/// Finds each pair's last point of its label by K-section, all pairs together, a round of probes at a
-/// time.
+/// Finds each pair's last point of the recovered label by K-section; a round of probes is for all pairs
+/// together.
 ///
-/// Classes along a segment need not be monotone, so in each round the last point of the label is
-/// kept: the returned point has itself been classified as the label, and its outer neighbor as
-/// another class.
+/// The line may cross the boundary several times, so each round keeps the last point of the label: the
+/// result was itself classified as the label, and the next point as another.
 pub(super) fn localize<O: ImageOps, C: ClassifierEngine<Images = O::Images>>(
     prober: &mut Prober<O, C>,
     options: &LocalizeOptions,

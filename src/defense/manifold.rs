@@ -10,7 +10,7 @@ use crate::backend::{At, Backend, ClassifierEngine};
 use crate::error::Result;
 
 impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
-    /// Stages D and E: localizes every pair and pushes what was found.
+    /// Runs stages D and E: localizes the on-boundary image of every pair, and pushes it.
     pub(super) fn on_manifold(&mut self, judged: &[Judged]) -> Result<Manifold<B::Images>> {
         let paths = self.options.reconstruct.paths();
         let mut found = Vec::new();
@@ -30,7 +30,7 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
             }
         }
         let shape = self.shape();
-        // The start of each pair's line and, where it follows the trajectory, its end.
+        // The start of each pair's segment and, if it ends at the next reconstruction, that end.
         let mut ends = self.prober.ops().allocate(shape, 2 * found.len())?;
         for (i, of) in found.iter().enumerate() {
             let mut assemble = |probe, index| {
@@ -102,19 +102,19 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
 
 /// A path's cross-boundary pair.
 pub(super) struct Found {
-    /// The image's number among those that end.
+    /// Index of the image among those that finish together.
     pub image: usize,
     pub place: usize,
     pub path: ReconstructionPath,
     pub pair: Pair,
-    /// Of the reconstruction at which the pair's line starts.
+    /// PSNR, in dB, of the reconstruction at which the pair's segment starts.
     pub psnr: f64,
     pub label: usize,
 }
 
-/// A path's way from its cross-boundary pair to its on-manifold image.
+/// A path's cross-boundary pair, with its on-boundary and its on-manifold image.
 pub(super) struct OnManifold {
-    /// Place among the on-manifold images.
+    /// Index of the on-manifold image in [`Manifold::images`].
     pub index: usize,
     pub found: Found,
     pub boundary: Boundary,
@@ -122,7 +122,7 @@ pub(super) struct OnManifold {
 }
 
 impl OnManifold {
-    /// How far the image is from the input, root mean square, where no value is clipped.
+    /// Distance of the image from the input (root mean square), if no value is clipped.
     fn distance(&self) -> f64 {
         let to_boundary = match self.found.pair.towards {
             Towards::Input => 1.0 - f64::from(self.boundary.t),
@@ -133,8 +133,8 @@ impl OnManifold {
     }
 }
 
-/// Which of an image's paths is shown alone: of those that reach the wanted margin the one closest to the
-/// input, else the one with the largest margin.
+/// Which on-manifold image becomes the output alone: of those that reach the wanted margin the one closest
+/// to the input, else the one with the largest margin.
 pub(super) fn shown_alone<'a>(members: &[&'a OnManifold], wanted: f64) -> Option<&'a OnManifold> {
     let mut closest_first = members.to_vec();
     closest_first.sort_by(|a, b| a.distance().total_cmp(&b.distance()));
@@ -149,7 +149,7 @@ pub(super) struct Manifold<I> {
 }
 
 impl<I> Manifold<I> {
-    /// Those of one image.
+    /// The members of one image.
     pub(super) fn of(&self, image: usize) -> Vec<&OnManifold> {
         let members = self.members.iter();
         members.filter(|m| m.found.image == image).collect()

@@ -1,34 +1,35 @@
-//! How decision maps are drawn and read.
+//! Which points of a decision map are probed.
 
 use super::probe::MAX_POINTS;
 use super::votes::votes;
 use crate::backend::{ImageShape, Viewpoint};
 use crate::error::{Error, Result};
 
-/// How the decision map is drawn and read.
+/// Which points of a decision map are probed.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct MapOptions {
-    /// Part of a trajectory, from its start, that does not vote: the prediction has not settled.
+    /// Share of a trajectory, from its start, that does not vote because the classifier's label has not
+    /// settled; in `[0, 1)`.
     pub warm_up: f64,
-    /// Reconstructions of a path whose line to the input is probed, evenly spaced over the settled
-    /// part, the last included. The path that votes does so on all of them. The rest is probed of
-    /// `adversarial` images alone, of the earlier ones only where the last has no point of the recovered
-    /// label.
+    /// Number of segments of a path, at least 1: of reconstructions evenly spaced after the warm-up, the
+    /// last included. All segments of the path that votes are probed at the points that vote. The other
+    /// points are probed for `adversarial` images only: on the last segment of each path, and on the earlier
+    /// ones if the last has no point of the recovered label.
     pub segments: usize,
-    /// Points of a line between the reconstruction and the input.
+    /// Points of a segment between the reconstruction and the input, at least 1.
     pub segment_points: usize,
-    /// How far behind the reconstruction, away from the input, a line is probed too, as a part of
-    /// the distance between the two. A reconstruction keeps part of the adversarial noise; a step in
-    /// the direction that leads away from the input takes that part back.
+    /// How far a segment extends behind the reconstruction, as a multiple of the distance between the
+    /// reconstruction and the input; in `[0, 4]`. A reconstruction keeps part of the adversarial noise, and a
+    /// step away from the input removes some of it.
     pub reach: f32,
-    /// Points behind the reconstruction.
+    /// Points of a segment behind the reconstruction.
     pub reach_points: usize,
-    /// Whether points that vote are read in the mirror too, left and right exchanged, and vote with both; and
-    /// whether the input's views are mirrored. Not for classifiers of what is another thing there: text,
+    /// Whether the mirror images (left and right exchanged) of points that vote are probed and vote too, and
+    /// whether the input's views are mirrored. Turn it off for classifiers of what mirroring changes: text,
     /// digits, traffic signs.
     pub mirror: bool,
-    /// How far the input's views are moved, as a part of its height and width, in `[0, 0.25]`: the nearest odd
-    /// number of pixels. At 0 they are not.
+    /// How far the input's views are moved, as a share of the input's height and width in `[0, 0.25]`, rounded
+    /// to the nearest odd number of pixels; 0 for views that are not moved.
     pub view_shift: f64,
 }
 
@@ -83,16 +84,17 @@ impl MapOptions {
         Ok(())
     }
 
-    /// Beyond this a line's points show little but clipped differences.
+    /// Further behind the reconstruction most values are clipped, and the points are no pictures anymore.
     const MAX_REACH: f32 = 4.0;
 
-    /// Beyond this a view shows too much that is not in the picture.
+    /// A view that is moved further shows too much reflected border.
     const MAX_VIEW_SHIFT: f64 = 0.25;
 
-    /// Where the input's views are taken from: up, down, to either side and between, and where it stands,
-    /// all in the mirror; without the mirror, all but the input itself.
+    /// The viewpoints of the input's views: the eight directions (diagonals included) and no move at all,
+    /// all mirrored; without `mirror` they are not mirrored, and the input itself is left out.
     pub(super) fn viewpoints(&self, shape: ImageShape) -> Vec<Viewpoint> {
-        // An odd number: strides are even, and what is moved by a whole stride is seen as it was.
+        // Odd, because strides are even: a picture moved by a whole stride gives the classifier the same
+        // features.
         let pixels = |n: usize| {
             let odd = 2.0 * ((self.view_shift * n as f64 - 1.0) / 2.0).round() + 1.0;
             let most = n.saturating_sub(1) as i32;
@@ -114,7 +116,7 @@ impl MapOptions {
         moved.filter(|view| *view != Viewpoint::default()).collect()
     }
 
-    /// Where a line is probed, rising: `t` is 0 at the reconstruction and 1 at the input.
+    /// The positions at which a segment is probed, in rising order.
     pub(super) fn positions(&self) -> Vec<f32> {
         let behind = (1..=self.reach_points).rev();
         let behind = behind.map(|i| -self.reach * i as f32 / self.reach_points as f32);
@@ -123,7 +125,7 @@ impl MapOptions {
         behind.chain([0.0]).chain(between).collect()
     }
 
-    /// Where a line goes on behind its positions, each with the next one towards the input.
+    /// Positions further behind the reconstruction, each with the next position towards the input.
     pub(super) fn positions_behind(&self) -> Vec<(f32, f32)> {
         let furthest = self.positions()[0].min(0.0);
         let further = [0.5, 1.0, 2.0].map(|reach: f32| furthest - reach);
@@ -136,13 +138,13 @@ impl MapOptions {
         self.positions().into_iter().filter(|&t| votes(t)).collect()
     }
 
-    /// First probe that votes, of a trajectory that has `total` probes at its end.
+    /// Index of the first checkpoint that votes, if a trajectory has `total` checkpoints at its end.
     pub(super) fn first_voting_probe(&self, total: usize) -> usize {
         ((total as f64 * self.warm_up) as usize).min(total - 1)
     }
 
-    /// Probes whose segments are drawn, in order, of a trajectory that ended after `probes` of `total`
-    /// probes.
+    /// Indices of the checkpoints whose segments are probed, in rising order, for a trajectory that ended
+    /// after `probes` of `total` checkpoints.
     pub(super) fn segment_probes(&self, probes: usize, total: usize) -> Vec<usize> {
         let settled = probes - self.first_voting_probe(total).min(probes - 1);
         let count = self.segments.min(settled);

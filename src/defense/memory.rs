@@ -1,4 +1,4 @@
-//! What images in flight keep in memory, and which option to lower where that is too much.
+//! How much memory the images in flight take, and which option to lower if that is too much.
 
 use crate::backend::ImageShape;
 use crate::error::Result;
@@ -10,19 +10,20 @@ use super::push;
 /// A part of the memory that images in flight take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryPart {
+    /// Size in bytes.
     pub bytes: u128,
-    /// What lies there.
+    /// What the memory holds.
     pub purpose: &'static str,
-    /// What makes it smaller.
+    /// Which options make it smaller.
     pub hint: &'static str,
 }
 
 impl Options {
-    /// The memory of `images` images of shape `image` in flight and a classifier of `classes` classes,
-    /// without the engines'.
+    /// The memory of `images` images of shape `image` in flight, with a classifier of `classes` classes and
+    /// without the engines' own memory.
     ///
     /// # Errors
-    /// As [`ReconstructOptions::grids`](super::ReconstructOptions::grids).
+    /// Those of [`ReconstructOptions::grids`](super::ReconstructOptions::grids).
     pub fn memory(
         &self,
         image: ImageShape,
@@ -42,25 +43,25 @@ impl Options {
         let segments = probes.min(self.map.segments as u128);
         let points = (self.map.reach_points + 1 + self.map.segment_points) as u128;
         let mirror = u128::from(self.map.mirror);
-        // Of the path that votes; of images that may end early, at every probe.
+        // Votes of the path that votes; at every checkpoint, if images may stop early.
         let votes = (1 + mirror) * self.map.voting_positions().len() as u128;
         let voting = if self.stop_early.is_some() {
             probes
         } else {
             segments
         };
-        // Logits, and the job and bookkeeping of a probe.
+        // The logits of a probe, and 192 bytes for its job and bookkeeping.
         let reading = floats(classes) + 192;
         let readings_of_a_path = images * reading;
         let readings = paths * readings_of_a_path;
-        // The input and the output; every path's ends, on-boundary and on-manifold image. In the mirror the
-        // input and the ends that vote.
+        // The input and the output; every path's segment ends, on-boundary and on-manifold image; the mirror
+        // images of the input and of the ends that vote.
         let ends = (images * paths * segments).min(SEGMENTS_PER_BATCH as u128);
         let mirrored_ends = mirror * ends.min(images * segments);
         let pictures = images * (2 + mirror + 4 * paths) + restarts + ends + mirrored_ends;
         Ok([
             MemoryPart {
-                // As many readings again belong to outcomes that wait to be written.
+                // Twice, because outcomes that wait to be written have readings too.
                 bytes: instances * (probes + 1) * tile + 2 * readings * probes,
                 purpose: "reconstructions",
                 hint: "lower `restarts`, `iterations` or `tile`, or raise `probe_interval`",

@@ -1,13 +1,13 @@
-//! The defense: one file per stage, joined here.
+//! The defense: one file for each stage.
 //!
 //! ```text
 //! reconstruct ─► trajectory ─► decision_map ─► verdict ─► localize ─► push ─► stitch ─► output
 //!      A             B              C             C           D         E        F         G
 //! ```
 //!
-//! The four steps are those of Ding et al. 2021: map the reconstructions to the decision space,
-//! localize on-boundary images, perturb them in the reverse direction to the adversarial image,
-//! stitch. How each is done, and every default, is this project's choice.
+//! The four steps are those of Ding et al. 2021: map the reconstructions to the decision space, localize
+//! on-boundary images, push them away from the adversarial image, stitch. The details of each step and all
+//! defaults are this project's own.
 
 mod decision_map;
 mod device;

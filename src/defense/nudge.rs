@@ -1,19 +1,19 @@
-//! Where no path has a point of the recovered label: a reconstruction is changed a little until it has it.
+//! If no path has a point of the recovered label, a reconstruction is nudged until it has the label.
 //!
-//! The input's views can speak for a label that is second everywhere on the map. A picture of that label is
-//! then made as an anti-adversary is (Alfarra et al. 2022, "Combating Adversaries with Anti-Adversaries"): by
-//! small steps along the classifier's own gradient, which raise the label's margin.
+//! This happens when the evidence of the input's views is for a label that no point of the map has. A
+//! picture of that label is then made by small steps along the classifier's gradient that raise the label's
+//! margin, as in Alfarra et al. 2022, "Combating Adversaries with Anti-Adversaries".
 
 use super::{Oracle, Reading};
 use crate::error::Result;
 
-/// How far a step moves each pixel: one level of an 8-bit picture.
+/// Change of each value in a step: one level of an 8-bit picture.
 const STEP: f32 = 1.0 / 255.0;
 
-/// More steps would draw a new picture rather than nudge one.
+/// Bounds the change to 8/255, so that the picture still looks like the reconstruction.
 const MAX_STEPS: usize = 8;
 
-/// Moves an image until the margin of `label` reaches `wanted`, or the steps are spent.
+/// Changes an image until the margin of `label` reaches `wanted` logits, for at most [`MAX_STEPS`] steps.
 pub(super) fn nudge(
     oracle: &mut dyn Oracle,
     (label, wanted): (usize, f64),

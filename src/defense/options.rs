@@ -12,34 +12,39 @@ use crate::error::Result;
 /// Every stage's options.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Options {
+    /// How the input is reconstructed: network, tiles, restarts, iterations.
     pub reconstruct: ReconstructOptions,
+    /// What of the decision map is probed.
     pub map: MapOptions,
+    /// How the verdict is reached from the evidence.
     pub verdict: VerdictOptions,
-    /// Recorded under the name that runs of earlier versions have, so that they can be resumed.
+    /// How on-boundary images are searched for. Recorded under the name in runs of earlier versions, so that
+    /// those can be resumed.
     #[serde(rename = "localise")]
     pub localize: LocalizeOptions,
+    /// How far on-boundary images are pushed away from the input.
     pub push: PushOptions,
+    /// How on-manifold images become one picture.
     pub stitch: StitchOptions,
-    /// When an image's verdict is settled before its last iteration, so that it ends there; `None`: all
-    /// images run to their end.
+    /// When a verdict is settled, so that the image stops before its last iteration; `None`: no image stops
+    /// early.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_early: Option<SettlingOptions>,
-    /// Purify what looks clean too.
+    /// Purify pictures with the verdict `clean` too.
     pub always: bool,
-    /// Round outputs to 8 bits before they are judged, as an 8-bit file will.
+    /// Round outputs to 8 bits, as an 8-bit file does, before they are classified.
     pub eight_bit: bool,
-    /// Draw the whole decision map of every picture, to be looked at: trajectories of what is clean, and lines
-    /// to the input of what is not adversarial, too. Changes no result.
+    /// Probe the whole decision map of every picture, for people to look at: trajectories and whole segments of
+    /// clean and undecided pictures too. Changes no result.
     #[serde(skip)]
     pub whole_maps: bool,
-    /// Show what shorter versions of the method would have given too, which draws whole maps. Changes no
-    /// result.
+    /// Compute the outputs of the method's ablations too, which probes whole maps. Changes no result.
     #[serde(skip)]
     pub ablations: bool,
 }
 
 impl Options {
-    /// The defaults for a way to reconstruct.
+    /// These options of the reconstruction, with the defaults of all other stages.
     pub fn new(reconstruct: ReconstructOptions) -> Self {
         Options {
             reconstruct,

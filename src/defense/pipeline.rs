@@ -1,4 +1,4 @@
-//! The stages, joined: images in flight, from their arrival to their outcomes.
+//! All stages together: images in flight, from their arrival to their outcomes.
 
 use std::time::Instant;
 
@@ -17,7 +17,7 @@ use crate::backend::{Backend, ClassifierEngine, ImageOps, Phase, View, Viewpoint
 use crate::error::{Error, Result};
 use crate::picture::Picture;
 
-/// The defense on a device, for images of one size: what it can do is [`DeviceDefense`]'s.
+/// The defense on a device, for images of one size; used as a [`DeviceDefense`].
 pub struct Defense<
     B: Backend,
     C: ClassifierEngine<Images = <B as ImageOps>::Images> = <B as Backend>::Classifier,
@@ -25,35 +25,35 @@ pub struct Defense<
     pub(super) options: Options,
     pub(super) prober: Prober<B, C>,
     pub(super) room: Room<B>,
-    /// By place.
+    /// The image in flight at each place.
     flights: Vec<Option<Flight>>,
     times: Times,
 }
 
 /// An image in flight.
 struct Flight {
-    /// What is known of it: the input and its views, and, where it may end early, votes.
+    /// The map so far: the input, its views and, if the image may stop early, votes.
     map: DecisionMap,
     settling: Settling,
-    /// Probes that all its instances have reached.
+    /// Checkpoints that all its instances have reached.
     probes: usize,
-    /// Whether it goes no further.
+    /// Whether its reconstructions are complete.
     finished: bool,
 }
 
-/// A map and what stage C decided.
+/// An image's decision map and what stage C decided.
 pub(super) struct Judged {
     pub place: usize,
-    /// Probes of a path.
+    /// Checkpoints of a path.
     pub probes: usize,
     pub map: DecisionMap,
     pub judgment: Judgment,
-    /// One a path.
+    /// The cross-boundary pair of each path.
     pub pairs: Vec<Option<Pair>>,
 }
 
 impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
-    /// The defense in the room that was made for the same options and the prober's images.
+    /// The defense with a `room` that was made for the same options and the prober's image shape.
     pub(crate) fn new(prober: Prober<B, C>, options: Options, room: Room<B>) -> Self {
         Defense {
             options,
@@ -69,7 +69,7 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
         self.room.fitting.leave(&mut self.room.dip, place)
     }
 
-    /// Marks the images that are finished: those that ran to their last probe, and those whose verdict is
+    /// Marks the images that are finished: those at their last checkpoint, and those whose verdict is
     /// settled.
     fn mark_finished(&mut self) -> Result<()> {
         let (inputs, options) = (&self.room.inputs, &self.options);
@@ -124,7 +124,7 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
         let judgments: Vec<Judgment> = drawn.iter().map(judge).collect();
         let wanted: Vec<_> = judgments.iter().map(Judgment::wanted).collect();
         let whole = options.whole_maps || options.ablations;
-        // What is shown as it came in needs no more than a verdict.
+        // A picture that becomes its own output needs no trajectories.
         let traced =
             |judgment: &Judgment| whole || options.always || judgment.verdict != Verdict::Clean;
         let traced: Vec<_> = judgments.iter().map(traced).collect();
@@ -206,7 +206,7 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> DeviceDefense for Defe
             room.inputs.put(self.prober.ops(), &picture.pixels, place)?;
         }
         let inputs: Vec<_> = places.iter().map(|&place| room.inputs.at(place)).collect();
-        // As they are, and then the views of each: one launch for all.
+        // The images themselves, then the views of each, in one call.
         let viewpoints = self.options.map.viewpoints(shape);
         let upright = Viewpoint::default();
         let as_they_are = inputs.iter().map(|&image| (image, upright));

@@ -1,4 +1,4 @@
-//! Probing: many images through the classifier, a batch a launch.
+//! Probing: many images are classified, in batches.
 
 use rayon::prelude::*;
 
@@ -6,20 +6,20 @@ use super::{Oracle, Reading};
 use crate::backend::{At, Blend, ClassifierEngine, ImageOps, ImageShape, LossGradient, Push, View};
 use crate::error::{Error, Result};
 
-/// The most points that are probed between two images: more are hardly different pictures.
+/// The most points that are probed between two images; neighbors among more would be nearly equal.
 pub(super) const MAX_POINTS: usize = 1 << 16;
 
-/// Logits that a thread reads at a time: with fewer, handing rows from thread to thread takes longer than
-/// reading them.
+/// Logits that a thread processes at a time: for fewer, distributing rows to threads takes longer than
+/// processing them.
 const MIN_LOGITS_PER_THREAD: usize = 1 << 14;
 
-/// Makes images on the device, a batch at a time, and reads what the classifier says of them.
+/// Makes images on the device, a batch at a time, and classifies them.
 pub struct Prober<O: ImageOps, C: ClassifierEngine<Images = O::Images>> {
     ops: O,
     classifier: C,
     /// Where a batch's images are made.
     scratch: O::Images,
-    /// As many gradients; `None` before the first is asked for.
+    /// The gradients of a batch; `None` before the first call that needs them.
     gradients: Option<O::Images>,
     batch: usize,
     classified: u64,
@@ -40,13 +40,13 @@ impl<O: ImageOps, C: ClassifierEngine<Images = O::Images>> Prober<O, C> {
         })
     }
 
-    /// What moves its images.
+    /// The operations that make its images.
     pub(crate) fn ops(&self) -> &O {
         &self.ops
     }
 
-    /// Readings of images that `make` writes: for each chunk of `jobs`, job `i` of the chunk to
-    /// image `i` of the buffer.
+    /// The readings of the images that `make` writes. `make` gets a chunk of `jobs` and writes the chunk's job
+    /// `i` to image `i` of the buffer.
     pub fn probe<J>(
         &mut self,
         jobs: &[J],
@@ -61,7 +61,7 @@ impl<O: ImageOps, C: ClassifierEngine<Images = O::Images>> Prober<O, C> {
                 .collect();
             let logits = self.classifier.logits(&images)?;
             let classes = self.classifier.classes();
-            // A GPU has nothing to do meanwhile: all threads read.
+            // A GPU waits here, so all threads share the work.
             let rows = logits.par_chunks_exact(classes);
             let rows = rows.with_min_len(MIN_LOGITS_PER_THREAD.div_ceil(classes));
             readings.par_extend(rows.map(Reading::new));

@@ -1,4 +1,4 @@
-//! Stage E: from on-boundary to on-manifold images, a step further away from the input.
+//! Stage E: on-boundary images are pushed away from the input and become on-manifold images.
 
 use crate::backend::{At, ClassifierEngine, ImageOps, Push};
 use crate::error::{Error, Result};
@@ -8,10 +8,11 @@ use super::Prober;
 /// How far on-boundary images are pushed.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct PushOptions {
-    /// The strengths β to choose from, rising.
+    /// The strengths β to choose from, at least 0 and rising: lengths of the push in distances of the
+    /// on-boundary image from the input.
     pub strengths: Vec<f32>,
-    /// Wanted margin of the recovered label, in logits: the smallest strength that reaches it is
-    /// taken.
+    /// Margin of the recovered label that is wanted, in logits: the smallest strength that reaches it is
+    /// chosen, or the one with the largest margin if none does.
     pub margin: f64,
 }
 
@@ -52,7 +53,7 @@ pub(super) struct OnBoundary<'a, I> {
 }
 
 impl<'a, I> OnBoundary<'a, I> {
-    /// The image pushed by `beta`, to make.
+    /// The image pushed with strength `beta`, as an image to make.
     pub(super) fn pushed(&self, beta: f32) -> Push<'a, I> {
         Push {
             boundary: self.boundary,
@@ -65,16 +66,17 @@ impl<'a, I> OnBoundary<'a, I> {
 /// The push that was chosen for an image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ChosenPush {
+    /// Length of the step, in distances of the on-boundary image from the input; at least 0.
     pub beta: f32,
-    /// Margin of the recovered label there.
+    /// Margin of the recovered label at the pushed image, in logits.
     pub margin: f64,
 }
 
-/// Strengths that are tried in one launch. The first ones suffice for most images.
+/// Strengths that are tried in one round; for most images the first round suffices.
 pub(super) const STRENGTHS_PER_BATCH: usize = 2;
 
-/// Chooses each image's β: the smallest of the strengths whose margin reaches the wanted one, else the one
-/// with the largest margin. All images together, a few strengths at a time.
+/// Chooses each image's β: the smallest strength whose margin reaches the wanted one, else the one with the
+/// largest margin. A round tries a few strengths for all images together.
 pub(super) fn push<O: ImageOps, C: ClassifierEngine<Images = O::Images>>(
     prober: &mut Prober<O, C>,
     options: &PushOptions,
@@ -106,7 +108,7 @@ pub(super) fn push<O: ImageOps, C: ClassifierEngine<Images = O::Images>>(
         .collect())
 }
 
-/// The first that reaches the margin `wanted`, else the one with the largest.
+/// The first of `tried` whose margin reaches `wanted`, else the one with the largest margin.
 pub(super) fn choose<T: Copy>(
     tried: impl IntoIterator<Item = T>,
     margin: impl Fn(&T) -> f64,

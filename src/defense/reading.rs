@@ -2,11 +2,11 @@
 
 use crate::error::{Error, Result};
 
-/// A class that is as good as ruled out: logarithms end here, so that one can count with them. A
-/// classifier's own may be −∞.
+/// Lower bound of the log-probabilities that are added up. A classifier may rule a class out with −∞, which
+/// would make sums and differences useless.
 pub(crate) const MIN_LOG_PROB: f64 = -1e4;
 
-/// One row of logits, read.
+/// The logits of one image, with the label and the probabilities that follow from them.
 #[derive(Clone, Debug)]
 pub struct Reading {
     logits: Box<[f32]>,
@@ -16,7 +16,7 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Reads a row of logits. Where two are equal the first is the label.
+    /// The reading of a row of logits. Of equal largest logits the first gives the label.
     pub fn new(logits: &[f32]) -> Reading {
         let mut label = 0;
         for (class, logit) in logits.iter().enumerate() {
@@ -33,8 +33,8 @@ impl Reading {
         }
     }
 
-    /// Refuses logits that say nothing: NaN, or infinity where a class has it for itself (−∞ rules a
-    /// class out, and is fine).
+    /// Refuses logits that give no probabilities: NaN, +∞, or −∞ for every class. A single −∞ rules its class
+    /// out and is valid.
     pub fn check(&self) -> Result<()> {
         if self.normalizer.is_finite() {
             return Ok(());
@@ -50,28 +50,28 @@ impl Reading {
         self.label
     }
 
-    /// Softmax probability of the label.
+    /// Softmax probability of the label, from 0 to 1.
     pub fn confidence(&self) -> f64 {
         self.probability(self.label)
     }
 
-    /// Softmax probability of a class.
+    /// Softmax probability of a class, from 0 to 1.
     pub fn probability(&self, class: usize) -> f64 {
         self.log_probability(class).exp()
     }
 
-    /// Its natural logarithm, which is finite where the probability itself is too small for a number.
+    /// Natural logarithm of the softmax probability, accurate even if the probability itself underflows to 0.
     pub fn log_probability(&self, class: usize) -> f64 {
         f64::from(self.logits[class]) - self.normalizer
     }
 
-    /// The same, no less than can be counted with.
+    /// Natural logarithm of the softmax probability, at least [`MIN_LOG_PROB`].
     pub(crate) fn floored_log_probability(&self, class: usize) -> f64 {
         self.log_probability(class).max(MIN_LOG_PROB)
     }
 
-    /// The class other than `class` with the largest logit, of equal ones the first; `None` where there is no
-    /// other.
+    /// The class other than `class` with the largest logit, the first of equal ones; `None` if there is only
+    /// one class.
     pub fn rival(&self, class: usize) -> Option<usize> {
         let others = (0..self.classes()).filter(|other| *other != class);
         others.reduce(|best, next| match self.logits[next] > self.logits[best] {
@@ -80,7 +80,7 @@ impl Reading {
         })
     }
 
-    /// `f_c − max_{j≠c} f_j`: above 0 exactly where `c` is the only class with the largest logit.
+    /// The margin `f_c − max_{j≠c} f_j` in logits: above 0 exactly if class `c` alone has the largest logit.
     pub fn margin(&self, class: usize) -> f64 {
         let others = self.logits.iter().enumerate().filter(|(c, _)| *c != class);
         let runner_up = others.fold(f32::NEG_INFINITY, |largest, (_, &x)| largest.max(x));
@@ -92,7 +92,7 @@ impl Reading {
         self.logits.len()
     }
 
-    /// The row itself.
+    /// The logits, one for each class.
     pub fn logits(&self) -> &[f32] {
         &self.logits
     }

@@ -1,4 +1,4 @@
-//! Stage A: every restart of every image is fitted by DIP instances, a tile each.
+//! Stage A: DIP instances, one for each tile, fit every restart of every image.
 
 use std::ops::Range;
 
@@ -6,21 +6,22 @@ use crate::backend::{At, DipEngine, ImageBuffer, ImageOps, ImageShape, Stitch, T
 use crate::dip::{NetSpec, Preset};
 use crate::error::{Error, Result};
 
-/// What is fitted, and how long.
+/// How images are reconstructed: the network, the tiles, the restarts, the iterations.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct ReconstructOptions {
+    /// The DIP network and its optimization.
     pub spec: NetSpec,
-    /// Tile size in pixels; `None`: the whole image, extended to the next size that the network can
-    /// halve evenly.
+    /// Height and width of a tile in pixels; `None`: one tile is the whole image, extended to the next size
+    /// that the network can halve evenly.
     pub tile: Option<usize>,
-    /// Restarts an image.
+    /// Restarts of each image, 1 to 65,536.
     pub restarts: usize,
-    /// Whether each restart's tiles lie elsewhere on the image, so that no seam is in all of them
-    /// (as cycle spinning does for wavelets: Coifman and Donoho 1995).
+    /// Whether each restart's tiles are shifted differently, so that no seam is in all restarts (cycle
+    /// spinning does this for wavelets: Coifman and Donoho 1995).
     pub shift: bool,
-    /// Adam steps a restart.
+    /// Iterations of each restart, at least `probe_interval`.
     pub iterations: u32,
-    /// Iterations between probes.
+    /// Iterations from one checkpoint to the next, at least 1.
     pub probe_interval: u32,
     /// Seed of restart 0; restart `r` has `seed + r`.
     pub seed: u64,
@@ -45,9 +46,9 @@ impl ReconstructOptions {
         }
     }
 
-    /// Tile numbers take 16 bits of a random sequence's place.
+    /// The most tiles of a restart; a shifted grid may have four times those of the unshifted one.
     const MAX_TILES: usize = 1 << 16;
-    /// Far more than help, few enough to count with.
+    /// Far more restarts than help, and few enough that sizes do not overflow.
     const MAX_RESTARTS: usize = 1 << 16;
 
     /// Checks every number.
@@ -66,7 +67,7 @@ impl ReconstructOptions {
         Ok(())
     }
 
-    /// Where the instances of each restart of an image lie.
+    /// The tiles of each restart of an image.
     ///
     /// # Errors
     /// A tile size that the network cannot halve evenly, or more tiles than 65,536.
@@ -96,19 +97,19 @@ impl ReconstructOptions {
         Ok((0..self.restarts).map(grid).collect())
     }
 
-    /// Probes a restart; the last is after the last iteration that the interval reaches.
+    /// Checkpoints of each restart: `iterations / probe_interval`, rounded down.
     pub fn probes(&self) -> usize {
         (self.iterations / self.probe_interval) as usize
     }
 
-    /// Iteration of a probe.
+    /// Iteration of checkpoint `probe`, which counts from 0.
     pub fn iteration(&self, probe: usize) -> u32 {
         (probe as u32 + 1) * self.probe_interval
     }
 }
 
-/// How far restart `restart`'s tiles of `size` pixels are shifted: Halton's sequence to `base`, which
-/// spreads any number of restarts evenly and starts at 0.
+/// How many pixels the tiles of `size` pixels of a restart are shifted: Halton's sequence to `base`, which
+/// distributes any number of restarts evenly and starts at 0.
 fn shift(restart: usize, base: usize, size: usize) -> usize {
     let (mut digits, mut place_value, mut shift) = (restart, 1.0, 0.0);
     while digits > 0 {
@@ -119,25 +120,28 @@ fn shift(restart: usize, base: usize, size: usize) -> usize {
     (shift * size as f64) as usize
 }
 
-/// Names one reconstruction.
+/// Identifies one reconstruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReconstructionId {
-    /// The image's place in [`Reconstructions`].
+    /// Place of the image in [`Reconstructions`].
     pub image: usize,
+    /// The path that the reconstruction belongs to.
     pub path: ReconstructionPath,
+    /// Index of the checkpoint, from 0.
     pub probe: usize,
 }
 
-/// Whose reconstructions follow one another on a trajectory.
+/// A path: the reconstructions of one restart, or of the consensus, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReconstructionPath {
+    /// The reconstructions of one restart, by its index from 0.
     Restart(usize),
-    /// The mean of all restarts: what each of them got wrong in its own way averages out.
+    /// The means of all restarts' reconstructions, in which the flaws of single restarts average out.
     Consensus,
 }
 
 impl ReconstructOptions {
-    /// The paths of an image: its restarts, and their consensus where there are several.
+    /// The paths of an image: its restarts, then their consensus if there are several.
     pub fn paths(&self) -> Vec<ReconstructionPath> {
         let restarts = (0..self.restarts).map(ReconstructionPath::Restart);
         restarts
@@ -146,33 +150,34 @@ impl ReconstructOptions {
     }
 }
 
-/// An image whose reconstructions are there.
+/// An image with its reconstructions.
 pub struct Placed<'a, I> {
-    /// Where they are in [`Reconstructions`].
+    /// Place of the reconstructions in [`Reconstructions`].
     pub place: usize,
+    /// The input.
     pub input: At<'a, I>,
-    /// The input's mirror image; where votes are read mirrored too.
+    /// The input's mirror image; `None` if mirror images do not vote.
     pub mirrored: Option<At<'a, I>>,
-    /// How many there are of each path.
+    /// Number of each path's reconstructions.
     pub probes: usize,
 }
 
-/// The reconstructions of several images at every probe, kept on the device as tiles. An image has a
-/// place, which another one takes when it is done.
+/// The reconstructions of several images at every checkpoint, kept on the device as tiles. Each image has a
+/// place, which another image takes when the first is finished.
 pub struct Reconstructions<I> {
-    /// One a restart.
+    /// The tiles of each restart.
     grids: Vec<TileGrid>,
-    /// Where each restart's tiles start among an image's, and how many those are.
+    /// Index of each restart's first tile among an image's tiles, and at the end the number of tiles.
     starts: Vec<usize>,
-    /// Tiles of a probe, all images.
+    /// Tiles of one checkpoint, of all images.
     instances: usize,
     tiles: I,
-    /// Where a consensus' restarts are put together.
+    /// The restarts' reconstructions that a consensus is the mean of.
     restarts: I,
 }
 
 impl<I: ImageBuffer> Reconstructions<I> {
-    /// Places for `images` images.
+    /// Memory for `images` images of shape `image`.
     pub fn allocate<O: ImageOps<Images = I>>(
         ops: &O,
         options: &ReconstructOptions,
@@ -204,33 +209,33 @@ impl<I: ImageBuffer> Reconstructions<I> {
         self.starts[self.grids.len()]
     }
 
-    /// Places.
+    /// Number of places.
     pub fn places(&self) -> usize {
         self.instances / self.instances_per_image()
     }
 
-    /// Where the tiles of each restart lie on an image.
+    /// The tiles of each restart.
     pub(super) fn grids(&self) -> &[TileGrid] {
         &self.grids
     }
 
-    /// The instances of an image that are restart `restart`'s.
+    /// Indices of the instances of restart `restart` among an image's instances.
     pub(super) fn instances_of(&self, restart: usize) -> Range<usize> {
         self.starts[restart]..self.starts[restart + 1]
     }
 
-    /// A tile's picture at every probe.
+    /// Shape of a tile.
     pub(super) fn tile_shape(&self) -> ImageShape {
         self.tiles.shape()
     }
 
-    /// Where instance `instance` of the image at `place` is kept at `probe`.
+    /// Index of the tile that holds instance `instance` of the image at `place` at checkpoint `probe`.
     pub(super) fn index(&self, place: usize, instance: usize, probe: usize) -> usize {
         probe * self.instances + place * self.instances_per_image() + instance
     }
 
-    /// Keeps the reconstructions of an engine's slots, each at the index that comes with it. Those that
-    /// follow one another are written together.
+    /// Keeps the reconstructions of an engine's slots; `slots` has an index and a slot for each. Runs of
+    /// consecutive indices are written together.
     pub(super) fn keep(
         &mut self,
         engine: &mut impl DipEngine<Images = I>,
@@ -244,7 +249,7 @@ impl<I: ImageBuffer> Reconstructions<I> {
         Ok(())
     }
 
-    /// Writes one reconstruction, tiles put together, to image `index` of `out`.
+    /// Puts the tiles of one reconstruction together, in image `index` of `out`.
     pub fn assemble<O: ImageOps<Images = I>>(
         &mut self,
         ops: &O,

@@ -1,4 +1,4 @@
-//! Stages F and G for the images that finish together: what is shown of each.
+//! Stages F and G for the images that finish together: the output of each.
 
 use super::decision_map::Towards;
 use super::device::DeviceDefense;
@@ -13,11 +13,11 @@ use super::verdict::Verdict;
 use crate::backend::{At, Backend, ClassifierEngine};
 use crate::error::Result;
 
-/// Classes listed in [`Outcome::support`].
+/// Number of classes listed in [`Outcome::support`].
 const SUPPORT_LISTED: usize = 5;
 
 impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
-    /// Stages D to G.
+    /// Runs stages D to G.
     pub(super) fn restore(&mut self, judged: Vec<Judged>) -> Result<Vec<Outcome>> {
         let manifold = self.on_manifold(&judged)?;
         let made = self.outputs(&judged, &manifold)?;
@@ -36,7 +36,7 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
         Ok(outcomes)
     }
 
-    /// What shorter versions of the method give for one image; `whole` is what the method itself gives.
+    /// The outputs of the method's ablations for one image; `whole` is the whole method's output.
     fn ablate(
         &mut self,
         judged: &Judged,
@@ -57,7 +57,7 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
         let trajectory = &judged.map.trajectories[0];
         let last = reconstruction(self, trajectory.len() - 1)?;
         let early_stop = reconstruction(self, smoothed_psnr_maximum(trajectory))?;
-        // The consensus' is the last.
+        // The last member is the consensus', if the consensus has one.
         let mut of_path = |defense: &mut Self, images| match members.last() {
             None => Ok(whole.clone()),
             Some(member) => {
@@ -74,7 +74,8 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
         })
     }
 
-    /// Stages F and G: what is shown of each image, and why where that is not what its verdict asks for.
+    /// Runs stages F and G: the output of each image, and the fallback if the output is not what the verdict
+    /// asks for.
     fn outputs(
         &mut self,
         judged: &[Judged],
@@ -138,7 +139,7 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
         Ok(results)
     }
 
-    /// Nudges an output towards a label, until it has the margin that goes with it.
+    /// Nudges an output to a label until the label's margin is large enough; `wanted` is both.
     fn nudge(&mut self, wanted: (usize, f64), output: &mut B::Images, image: usize) -> Result<()> {
         let mut pixels = (self.prober.ops()).download(At::new(&*output, image))?;
         nudge(&mut self.prober, wanted, &mut pixels)?;
@@ -174,7 +175,7 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
             )?;
             return Ok(Source::Stitched);
         }
-        // The consensus' where there is one: it is the most faithful path.
+        // The last path is the consensus, if there is one: its reconstructions are the closest to the input.
         let paths = self.options.reconstruct.paths();
         let last = paths.len() - 1;
         let id = ReconstructionId {
@@ -186,7 +187,7 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
         Ok(Source::Reconstruction)
     }
 
-    /// These images as they will be stored, and what the classifier says of that.
+    /// These images as they will be stored (rounded to 8 bits, if asked for), with their readings.
     fn finish(&mut self, output: &mut B::Images, images: &[usize]) -> Result<Vec<Shown>> {
         let mut pixels = Vec::with_capacity(images.len());
         for &image in images {
@@ -207,7 +208,7 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
             .collect())
     }
 
-    /// The same for the only image.
+    /// Does what [`finish`](Self::finish) does, for image 0.
     fn finish_only(&mut self, output: &mut B::Images) -> Result<Shown> {
         Ok(self.finish(output, &[0])?.swap_remove(0))
     }
@@ -265,7 +266,7 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
     }
 }
 
-/// What the output of an image is made of.
+/// What an output is made from.
 #[derive(Clone, Copy, PartialEq)]
 enum Source {
     Input,

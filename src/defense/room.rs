@@ -1,4 +1,4 @@
-//! What images in flight take on a device: the DIP engine, their inputs and their reconstructions.
+//! What images in flight need on a device: the DIP engine, their inputs and their reconstructions.
 
 use super::fitting::Fitting;
 use super::options::Options;
@@ -6,7 +6,7 @@ use super::reconstruct::{Placed, Reconstructions};
 use crate::backend::{At, Backend, ImageOps, ImageShape, View};
 use crate::error::{Error, Result};
 
-/// What the images in flight need on a device.
+/// The DIP engine and the buffers for the images in flight.
 pub(crate) struct Room<B: Backend> {
     pub(super) dip: B::Dip,
     pub(super) inputs: Inputs<B::Images>,
@@ -53,15 +53,15 @@ impl<B: Backend> Room<B> {
     }
 }
 
-/// The pictures that came in, by place.
+/// The inputs in flight, by place.
 pub(super) struct Inputs<I> {
     images: I,
-    /// Their mirror images, where votes are read mirrored.
+    /// Their mirror images; `None` if mirror images do not vote.
     mirrored: Option<I>,
 }
 
 impl<I> Inputs<I> {
-    /// Takes a picture in.
+    /// Copies a picture to a place.
     pub(super) fn put<O: ImageOps<Images = I>>(
         &mut self,
         ops: &O,
@@ -79,12 +79,12 @@ impl<I> Inputs<I> {
         }
     }
 
-    /// The picture at a place.
+    /// The input at a place.
     pub(super) fn at(&self, place: usize) -> At<'_, I> {
         At::new(&self.images, place)
     }
 
-    /// The same, with `probes` reconstructions of each path.
+    /// The image at a place, with `probes` reconstructions of each path.
     pub(super) fn placed(&self, place: usize, probes: usize) -> Placed<'_, I> {
         let mirrored = self.mirrored.as_ref();
         Placed {

@@ -1,10 +1,10 @@
-//! Early stopping: when an image's verdict is settled, so that more iterations would not change it.
+//! Early stopping: an image stops when its verdict is settled, that is, when more iterations are unlikely to
+//! change it.
 //!
-//! Each time all of an image's instances have run another interval, past the warm-up, the consensus
-//! (the restart, where there is only one) is probed at the points that vote in the decision map, and
-//! judged as the whole map would be. The image ends when so many of these
-//! judgments in a row agree, each with a score well inside its verdict's range. They are made from the
-//! image's own reconstructions alone, so that company and capacity cannot change where it ends.
+//! At every checkpoint after the warm-up, the points that vote on the segment of the consensus (of the
+//! restart, if there is only one) are probed and judged like a whole map. The image stops after a number of
+//! judgments in a row that agree, with scores that are far enough from the thresholds. The judgments use the
+//! image's own reconstructions only, so other images and the engine's capacity do not change when it stops.
 
 use super::verdict::{Judgment, Verdict, VerdictOptions};
 use crate::error::{Error, Result};
@@ -12,9 +12,9 @@ use crate::error::{Error, Result};
 /// When a verdict is settled.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct SettlingOptions {
-    /// Judgments in a row that must agree.
+    /// Number of judgments in a row that must agree, at least 1.
     pub probes: usize,
-    /// How far the scores of all of them must be from both thresholds.
+    /// Least distance of their scores from both thresholds, in `[0, 1]`.
     pub margin: f64,
 }
 
@@ -44,15 +44,15 @@ impl SettlingOptions {
 /// The judgments of one image so far.
 #[derive(Debug, Default)]
 pub(super) struct Settling {
-    /// What the last ones say: the verdict and, where it names the picture adversarial, the recovered
-    /// label. A clean picture's second best label is of no consequence.
+    /// The last judgment's verdict and, if that is `adversarial`, its recovered label. The recovered label of
+    /// other verdicts changes no output and need not agree.
     last: Option<(Verdict, Option<usize>)>,
-    /// How many of them say so.
+    /// How many judgments in a row agree with it.
     agree: usize,
 }
 
 impl Settling {
-    /// Takes the next judgment; whether the verdict is settled now.
+    /// Adds the next judgment, and says whether the verdict is settled now.
     pub(super) fn add(
         &mut self,
         options: &SettlingOptions,

@@ -3,20 +3,21 @@
 use crate::backend::{At, ImageOps, Stitch, TileGrid};
 use crate::error::{Error, Result};
 
-/// What each part of the picture is taken from.
+/// Which on-manifold images each part of the picture is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum StitchMode {
     /// The mean of all restarts.
     Average,
-    /// In each cell, the restart most faithful to the input.
+    /// In each cell, the restart with the least squared error against the input.
     Mosaic,
 }
 
 /// How on-manifold images are joined.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct StitchOptions {
+    /// Which blend of the on-manifold images is made.
     pub mode: StitchMode,
     /// Cell size of the mosaic's raised-cosine windows, in pixels.
     pub cell: usize,
@@ -41,9 +42,9 @@ impl StitchOptions {
     }
 }
 
-/// Joins one image's on-manifold images into image `index` of `out`.
+/// Stitches one image's on-manifold images into image `index` of `out`.
 ///
-/// `height × width` is the images' size; `images` is not empty.
+/// `height × width` is the images' size; `images` must not be empty.
 pub(super) fn stitch<O: ImageOps>(
     ops: &O,
     options: &StitchOptions,
@@ -80,8 +81,8 @@ pub(super) fn stitch<O: ImageOps>(
     )
 }
 
-/// Weight 1 for the image with the smallest error in each cell. `errors` is images × cells; the result
-/// cells × images.
+/// Gives weight 1 to the image with the smallest error in each cell. `errors` is images × cells, the result
+/// is cells × images.
 fn most_faithful(errors: &[f64], cells: usize, images: usize) -> Vec<f32> {
     let mut weights = vec![0.0; cells * images];
     for cell in 0..cells {

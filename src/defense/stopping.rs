@@ -1,18 +1,18 @@
-//! DIPDefend's stopping rule: which reconstruction to show when the map decides nothing.
+//! DIPDefend's stopping rule: which reconstruction becomes the output when none can be stitched.
 //!
-//! Dai et al. 2020 watch the PSNR of the reconstruction against the input, the least of all tiles,
-//! smooth it with level and trend (Holt's double exponential smoothing, λ = 0.002 an iteration) and
-//! keep the output at the smoothed curve's maximum. Here it sees one value a probe.
+//! Dai et al. 2020 measure the PSNR of the reconstruction against the input (the smallest of all tiles),
+//! smooth it by Holt's double exponential smoothing with λ = 0.002 an iteration, and stop at the smoothed
+//! curve's maximum. Here the rule gets one value for each checkpoint.
 
 use super::TrajectoryPoint;
 
-/// Smoothing of level and trend an iteration, as published.
+/// Weight of a new value in the smoothing of level and trend, for one iteration, as published.
 const LAMBDA: f64 = 0.002;
 
-/// The point of the trajectory at which the smoothed PSNR is largest.
+/// Index of the trajectory's point with the largest smoothed PSNR.
 ///
-/// The smoothing an iteration is carried over to the probe interval: a weight `(1 − λ)^interval` for
-/// the past.
+/// The smoothing is converted from one iteration to the probe interval: the past has the weight
+/// `(1 − λ)^interval`.
 pub fn smoothed_psnr_maximum(trajectory: &[TrajectoryPoint]) -> usize {
     let psnr: Vec<f64> = trajectory.iter().map(|p| p.least_tile_psnr).collect();
     let interval = trajectory.first().map_or(1, |p| p.iteration);

@@ -9,22 +9,24 @@ use super::{
     Reconstructions,
 };
 
-/// A reconstruction, probed.
+/// A reconstruction that was probed.
 #[derive(Clone, Debug)]
 pub struct TrajectoryPoint {
-    /// Adam steps before the forward pass that gave the reconstruction, plus one.
+    /// Iteration of the forward pass that gave the reconstruction, from 1.
     pub iteration: u32,
+    /// What the classifier says of the reconstruction.
     pub reading: Reading,
-    /// Of the reconstruction against the input, in dB.
+    /// PSNR of the reconstruction against the input, in dB.
     pub psnr: f64,
-    /// Smallest PSNR of a tile against the input's, in dB: what DIPDefend's stopping rule watches.
+    /// The smallest PSNR of a tile against the same part of the input, in dB; DIPDefend's stopping rule uses
+    /// it.
     pub least_tile_psnr: f64,
 }
 
-/// The probes of one path, in iteration order.
+/// The probes of one path's reconstructions, by checkpoint.
 pub type Trajectory = Vec<TrajectoryPoint>;
 
-/// Probes all reconstructions of images: trajectories by image, then path.
+/// Probes all reconstructions of `images`; the result has a trajectory for each image and path.
 pub fn trace<O: ImageOps, C: ClassifierEngine<Images = O::Images>>(
     prober: &mut Prober<O, C>,
     options: &ReconstructOptions,
@@ -32,7 +34,7 @@ pub fn trace<O: ImageOps, C: ClassifierEngine<Images = O::Images>>(
     reconstructions: &mut Reconstructions<O::Images>,
 ) -> Result<Vec<Vec<Trajectory>>> {
     let shape = prober.shape();
-    // The same tiles for every path, so that their least PSNRs compare.
+    // The same tiles for every path, so that their smallest PSNRs can be compared.
     let grid = options.grids(shape)?[0];
     let paths = options.paths();
     let mut ids = Vec::new();

@@ -1,22 +1,23 @@
-//! Which label speaks against an input's own, and whether the input is adversarial: one number and one
-//! word.
+//! Which label the evidence recovers, and whether the input is adversarial: the score and the verdict.
 
 use crate::error::{Error, Result};
 
 use super::Reading;
 
-/// What the map says of the input.
+/// Whether the evidence says that an input is adversarial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
+    /// The evidence says that the input label is wrong: the picture was attacked.
     Adversarial,
+    /// The evidence confirms the input label.
     Clean,
-    /// The evidence points neither way.
+    /// The evidence decides for neither label.
     Undecided,
 }
 
 impl Verdict {
-    /// The word in results.
+    /// The verdict's name in results: `adversarial`, `clean` or `undecided`.
     pub fn name(self) -> &'static str {
         match self {
             Verdict::Adversarial => "adversarial",
@@ -26,26 +27,27 @@ impl Verdict {
     }
 }
 
-/// Where the score's thresholds lie.
+/// The thresholds of the score, and the weights of the evidence.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct VerdictOptions {
-    /// Scores up to this are `clean`.
+    /// Largest score with the verdict `clean`, in `[0, 1]`.
     pub clean_below: f64,
-    /// Scores from this on are `adversarial`; between the two, `undecided`.
+    /// Smallest score with the verdict `adversarial`, in `[0, 1]`; scores between the two thresholds are
+    /// `undecided`.
     pub adversarial_from: f64,
+    /// How the evidence is weighed; recorded only if it differs from the default.
     #[serde(skip_serializing_if = "EvidenceOptions::is_default")]
     pub evidence: EvidenceOptions,
 }
 
-/// How the evidence for another label than the input's is weighed. A run's description has them only where
-/// they are not the defaults.
+/// How the evidence for another label than the input label is weighed.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct EvidenceOptions {
-    /// Weight of what the views change against the support.
+    /// Weight of the views' change of the odds, relative to the support.
     pub view_weight: f64,
-    /// How much of their standard deviation is taken from the views' mean.
+    /// Multiple of the views' standard deviation that is subtracted from their mean.
     pub view_std_penalty: f64,
-    /// The lead of the recovered label over the input label's that speaks for neither verdict, in nats.
+    /// The lead of the recovered label at which the score is ½, in nats.
     pub neutral_lead_nats: f64,
 }
 
@@ -105,7 +107,7 @@ impl VerdictOptions {
         )))
     }
 
-    /// The word for a score.
+    /// The verdict for a score in `[0, 1]`.
     pub fn verdict(&self, score: f64) -> Verdict {
         if score >= self.adversarial_from {
             Verdict::Adversarial
@@ -116,7 +118,7 @@ impl VerdictOptions {
         }
     }
 
-    /// Judges an input by what the classifier says of it and of its views, and by the
+    /// Judges an input by its reading, the readings of its views, and the
     /// [support](super::DecisionMap::support) of all classes.
     pub fn judge(&self, input: &Reading, views: &[Reading], support: &[f64]) -> Judgment {
         let label = input.label();
@@ -137,41 +139,43 @@ impl VerdictOptions {
     }
 }
 
-/// What is said of an input.
+/// The judgment of an input: recovered label, score and verdict.
 #[derive(Clone, Debug)]
 pub struct Judgment {
-    /// By class, in sum 1.
+    /// The support of each class; the sum is 1.
     pub support: Vec<f64>,
-    /// The label other than the input label that most speaks for; `None` where the classifier has but
-    /// one.
+    /// The label, other than the input label, with the most evidence; `None` if the classifier has only one
+    /// class.
     pub recovered: Option<usize>,
-    /// How strongly the evidence speaks for the recovered label against the input label, in `[0, 1]`; ½
-    /// is the even point.
+    /// How strongly the evidence speaks for the recovered label against the input label, in `[0, 1]`; ½ at
+    /// the neutral lead.
     pub score: f64,
+    /// The verdict that the thresholds give for the score.
     pub verdict: Verdict,
 }
 
 impl Judgment {
-    /// The label that the output must have; `None` where the input is not adversarial.
+    /// The label that the output must have; `None` if the verdict is not `adversarial`.
     pub fn wanted(&self) -> Option<usize> {
         self.recovered
             .filter(|_| self.verdict == Verdict::Adversarial)
     }
 }
 
-/// The logarithms of one class's probability to another's, in nats.
+/// The log-odds of one class to another: the logarithms of the ratios of their probabilities, in nats.
 #[derive(Clone, Debug)]
 pub(crate) struct Odds {
-    /// Of their support.
+    /// Log-odds of their support.
     pub support: f64,
-    /// At the input.
+    /// Log-odds at the input.
     pub input: f64,
-    /// In each of the input's views.
+    /// Log-odds in each of the input's views.
     pub views: Vec<f64>,
 }
 
 impl Odds {
-    /// Those of `class` to `other`; `support` as [`DecisionMap::support`](super::DecisionMap::support) has it.
+    /// The log-odds of `class` to `other`; `support` is that of
+    /// [`DecisionMap::support`](super::DecisionMap::support).
     pub(crate) fn new(
         input: &Reading,
         views: &[Reading],
@@ -190,16 +194,21 @@ impl Odds {
     }
 }
 
-/// How much more speaks for a class than for the input's, in nats, and its derivatives by the odds of the
-/// support, of the input and of each view.
+/// The lead of a class over the input label, in nats, and its derivatives by the log-odds of the support, of
+/// the input and of each view.
 ///
-/// Two things count. The class's support: behind the reconstructions an adversarial label fades, and what
-/// comes forward is mostly the true one. And how much more of the class the input's views show than the
-/// input itself: an attack that lowers the true label's logit does so for the picture as it stands, and
-/// moved by a few pixels and in the mirror the label comes back, while the adversarial one loses. A
-/// photograph is as good either way, and where it is not, its views differ: hence their mean less a part of
-/// their standard deviation. Only logarithms show all this: under a strong attack the true label's
-/// probability is 1e-20 at the input and 1e-10 in the views. What was measured: docs/tuning.md.
+/// The lead has two parts:
+///
+/// - The support: behind the reconstructions the probability of an adversarial label falls, and mostly that
+///   of the true label rises.
+/// - By how much the views raise the class's log-odds above those at the input. An attack lowers the true
+///   label's logit for one exact picture; if that picture is moved by a few pixels or mirrored, the true
+///   label's logit rises again and the adversarial label's falls. The views of a clean photograph have the
+///   same log-odds as the photograph; if they do not, they differ among each other too, so a multiple of
+///   their standard deviation is subtracted from their mean.
+///
+/// Logarithms are needed because a strong attack changes the true label's probability to 1e-20 at the input
+/// and 1e-10 in the views. Measurements: docs/tuning.md.
 pub(crate) fn lead(odds: &Odds, weights: &EvidenceOptions) -> (f64, [f64; 2], Vec<f64>) {
     if odds.views.is_empty() {
         return (odds.support, [1.0, 0.0], vec![]);
@@ -223,8 +232,8 @@ pub(crate) fn lead(odds: &Odds, weights: &EvidenceOptions) -> (f64, [f64; 2], Ve
     )
 }
 
-/// The class other than `input` with the most of something, the first of equals; `None` where there is
-/// but one class.
+/// The class other than `input` with the largest value, the first of equal ones; `None` if there is only one
+/// class.
 fn best_other(of_classes: &[f64], input: usize) -> Option<usize> {
     let others = of_classes
         .iter()
@@ -235,7 +244,7 @@ fn best_other(of_classes: &[f64], input: usize) -> Option<usize> {
         .map(|(class, _)| class)
 }
 
-/// Probabilities in sum 1, from their logarithms up to a constant.
+/// Probabilities with sum 1, from their logarithms up to a common constant.
 fn probabilities(logs: &[f64]) -> Vec<f64> {
     let most = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let shares: Vec<f64> = logs.iter().map(|log| (log - most).exp()).collect();

@@ -1,4 +1,4 @@
-//! The images behind a map's readings, for attacks through the defense.
+//! The images that a map's readings are of, for attacks through the defense.
 
 use super::decision_map::DecisionMap;
 use super::device::DeviceDefense;

@@ -1,46 +1,47 @@
-//! Which points of a decision map vote, and what they support.
+//! Which points of a decision map vote, and which classes the votes support.
 //!
-//! The points are on the lines of the consensus (of the restart, where there is only one): the
-//! reconstructions and what lies behind them. Towards the input the adversarial label wins by
-//! construction, and a single restart's flaws mislead the classifier where the mean of several does not.
+//! The points that vote are on the segments of the consensus (of the restart, if there is only one): the
+//! reconstructions and the points behind them. Points towards the input do not vote, because the input has
+//! the adversarial label by construction. Single restarts do not vote, because their flaws mislead the
+//! classifier more than those of their mean.
 //!
-//! A point votes with what the classifier sees in it and in its mirror image
-//! ([`MapOptions::mirror`](super::MapOptions::mirror)). Photographs are as good mirrored, and what is left of
-//! the noise in a reconstruction was made for the picture as it stands. In a map these are two votes of
-//! equal weight.
+//! The mirror image of a point votes too, with equal weight
+//! ([`MapOptions::mirror`](super::MapOptions::mirror)). Mirroring does not change what a photograph shows,
+//! but the adversarial noise left in a reconstruction was made for the unmirrored picture.
 //!
-//! The support is the votes' geometric mean: a class that one vote all but rules out has little of it. Of
-//! clean pictures fewer were named adversarial with it than with the arithmetic one (docs/tuning.md).
+//! The support is the geometric mean of the votes: a class that one vote almost rules out has little
+//! support. It gave fewer false alarms than the arithmetic mean (docs/tuning.md).
 
 use super::{DecisionMap, Reading};
 
-/// Whether the point at `t` of a line votes: 0 is the reconstruction, 1 the input, and what is negative
-/// lies behind the reconstruction.
+/// Whether the point at position `t` of a segment votes: the reconstruction (0) and what is behind it
+/// (below 0) do.
 pub(super) fn votes(t: f32) -> bool {
     t <= 0.0
 }
 
-/// What one point, or the mirror image of one, has to say.
+/// The classifier's logits for a point that votes, or for its mirror image.
 #[derive(Clone, Copy, Debug)]
 pub struct Vote<'a> {
-    /// The place of its path among the map's.
+    /// Index of the path in the map.
     pub path: usize,
-    /// The reconstruction whose line it is on, as its place on the trajectory.
+    /// Index of the checkpoint whose reconstruction the segment starts at.
     pub probe: usize,
-    /// Its place on the line: 0 at the reconstruction, negative behind it.
+    /// Position on the segment: 0 at the reconstruction, negative behind it.
     pub t: f32,
-    /// Whether it is the mirror image of the point.
+    /// Whether this is the vote of the point's mirror image.
     pub mirrored: bool,
+    /// What the classifier says of the point, or of its mirror image.
     pub reading: &'a Reading,
 }
 
 impl DecisionMap {
-    /// Whether points of a path's lines vote: those of the last one.
+    /// Whether a path's points vote: those of the last path do, which is the consensus if there is one.
     pub(super) fn votes_on(&self, path: usize) -> bool {
         path + 1 == self.segments.len()
     }
 
-    /// All votes: line by line, on each line by rising place, a point before its mirror image.
+    /// All votes, ordered by segment, by position, and each point before its mirror image.
     pub fn votes(&self) -> impl Iterator<Item = Vote<'_>> {
         let last = self.segments.iter().enumerate().next_back().into_iter();
         let lines = last.flat_map(|(path, lines)| lines.iter().map(move |line| (path, line)));
@@ -65,13 +66,13 @@ impl DecisionMap {
         })
     }
 
-    /// ln of each class's support: the mean of the logarithms of its probability over the votes.
+    /// The natural logarithm of each class's support: the mean of its log-probabilities over the votes.
     pub fn support(&self) -> Vec<f64> {
         support(self.input.classes(), self.votes().map(|vote| vote.reading))
     }
 }
 
-/// ln of each class's support: the mean of the logarithms of its probability over the votes.
+/// The natural logarithm of each class's support: the mean of its log-probabilities over the votes.
 pub(crate) fn support<'r>(
     classes: usize,
     votes: impl IntoIterator<Item = &'r Reading>,

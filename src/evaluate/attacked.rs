@@ -1,4 +1,4 @@
-//! From a picture and a case to the attacked picture.
+//! Attacks pictures by a case.
 
 use crate::attack::{Ball, Loss, Norm, Slope, Victim, attack, round_into_ball};
 use crate::defense::Reading;
@@ -8,11 +8,11 @@ use crate::random::{Purpose, RandomKey};
 
 use super::case::Kind;
 
-/// What a case of this program's makes of each picture with its true label, in their order; `victim` is
-/// what it attacks.
+/// Attacks each picture, given its true label, by a case of this program; `victim` is what the attack is made
+/// on.
 ///
 /// # Errors
-/// A failing device, or [`Error::Interrupted`] where `stop` says so in the middle of an attack.
+/// A failing device, or [`Error::Interrupted`] if `stop` ends an attack.
 pub(super) fn make(
     kind: &Kind,
     pictures: &[Picture],
@@ -46,7 +46,7 @@ pub(super) fn make(
     }
 }
 
-/// Every value moved by `eps`, up or down by a coin, within `[0, 1]`.
+/// The picture with every value moved by `eps` up or down at random, clipped to `[0, 1]`.
 fn noisy(picture: &Picture, eps: f32, seed: u64, eight_bit: bool) -> Vec<f32> {
     let key = RandomKey {
         seed,
@@ -68,7 +68,7 @@ fn noisy(picture: &Picture, eps: f32, seed: u64, eight_bit: bool) -> Vec<f32> {
     pixels
 }
 
-/// A victim that ends the attack on it when the user wants to stop.
+/// A victim that ends an attack with an error when the user wants to stop.
 struct Stoppable<'a> {
     victim: &'a mut dyn Victim,
     stop: &'a dyn Fn() -> bool,

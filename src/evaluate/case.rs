@@ -1,4 +1,4 @@
-//! One column of the table: what was done to each picture.
+//! One attack of an evaluation: what is done to each picture before the defenses get it.
 
 use std::fmt::Write;
 
@@ -9,13 +9,15 @@ use super::row::{BACKSTITCH, NONE};
 use crate::attack::adaptive::{Adaptive, Rule, Seeds};
 use crate::attack::{AttackOptions, Ball, Method, Norm, Target};
 
-/// One column of attacked pictures: what is done to each picture before the defenses see it.
+/// One attack of an evaluation, also noise and no attack at all: what is done to each picture before the
+/// defenses get it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Case {
     /// Short and unique: `pgd-linf-4`.
     pub name: String,
     /// For people: `PGD-20, L∞ 4/255`.
     pub title: String,
+    /// How the pictures are made.
     #[serde(flatten)]
     pub kind: Kind,
 }
@@ -26,41 +28,51 @@ pub struct Case {
 pub enum Kind {
     /// The pictures themselves.
     Clean,
-    /// Random noise: each value moves by `eps` up or down, by a coin of its own.
-    Noise { eps: f32, seed: u64 },
+    /// Random noise: each value moves by `eps` up or down, at random.
+    Noise {
+        /// Change of each value, for pixels in `[0, 1]`.
+        eps: f32,
+        /// Seed of the random numbers.
+        seed: u64,
+    },
     /// An attack on the classifier alone.
-    Static { attack: AttackOptions },
+    Static {
+        /// The attack and its numbers.
+        attack: AttackOptions,
+    },
     /// An attack on the classifier behind the whole defense.
     Adaptive {
+        /// The attack and its numbers.
         attack: AttackOptions,
+        /// How the attack gets through the defense.
         through: Adaptive,
     },
     /// An attack that others made.
     Given,
 }
 
-/// What the attack that made a picture knew of the defense that is judged.
+/// What an attack knew of the defense whose accuracy is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Threat {
     /// There was no attack.
     Clean,
-    /// There was no attack, but noise.
+    /// There was no attack, only random noise.
     Noise,
-    /// The attack followed the gradients of what is judged.
+    /// The attack followed gradients of this defense.
     WhiteBox,
-    /// The attack asked what is judged for its answers.
+    /// The attack used this defense's answers, without gradients.
     BlackBox,
-    /// The attack was made for what is judged, along an approximation of its gradient.
+    /// The attack was made on this defense, along an approximation of its gradient.
     Adaptive,
-    /// The attack was made on something else than what is judged.
+    /// The attack was made on another victim than this defense.
     Transfer,
-    /// Others made the attack: what it knew is not known here.
+    /// Others made the attack, and it is not known what it knew.
     Unknown,
 }
 
 impl Threat {
-    /// The word in results.
+    /// The threat's name in results.
     pub fn name(self) -> &'static str {
         match self {
             Threat::Clean => "clean",
@@ -84,7 +96,7 @@ impl Case {
         }
     }
 
-    /// The attack that others call so.
+    /// The pictures that others attacked, by the name `attack`.
     pub fn given(attack: &str) -> Case {
         Case {
             name: format!("given:{attack}"),
@@ -153,7 +165,7 @@ impl Case {
         Case { name, title, kind }
     }
 
-    /// What bounds the change; `None` where nothing does.
+    /// The ball that bounds the change; `None` if there is no bound.
     pub fn budget(&self) -> Option<Ball> {
         match &self.kind {
             Kind::Clean | Kind::Given => None,
@@ -167,7 +179,7 @@ impl Case {
         }
     }
 
-    /// The attack's method.
+    /// The attack's method; `None` for clean pictures, noise, and attacks that others made.
     pub fn method(&self) -> Option<&Method> {
         match &self.kind {
             Kind::Static { attack } | Kind::Adaptive { attack, .. } => Some(&attack.method),
@@ -190,7 +202,7 @@ impl Case {
         matches!(self.kind, Kind::Given)
     }
 
-    /// Whether the attack went through the whole defense.
+    /// Whether the attack was made on the classifier behind the whole defense.
     pub fn is_adaptive(&self) -> bool {
         matches!(self.kind, Kind::Adaptive { .. })
     }
@@ -214,7 +226,7 @@ impl Case {
     }
 }
 
-/// How an attack goes through the defense: for names and for people.
+/// How an attack gets through the defense: a tag for names, and words for people.
 fn way(through: Adaptive) -> (String, String) {
     let rule = match through.rule {
         Rule::Queries => "queries",
@@ -255,7 +267,7 @@ fn short(eps: f32) -> String {
     format!("{}", (levels * 1000.0).round() / 1000.0)
 }
 
-/// The same as a fraction: `4/255`.
+/// A change of pixels as a fraction: `4/255`.
 pub(super) fn fraction(eps: f32) -> String {
     format!("{}/255", short(eps))
 }

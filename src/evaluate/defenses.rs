@@ -6,8 +6,8 @@ use super::row::{BACKSTITCH, DIPDEFEND, NONE, Row};
 use crate::baseline::{self, Baseline};
 use crate::defense::{Options, Outcome, Shown};
 
-/// Every row, in the order of the table: no defense, the baselines, DIPDefend, what shorter versions of
-/// the method give, the method.
+/// Every row, in the order of the table: no defense, the baselines, DIPDefend, the ablations, the whole
+/// method.
 pub fn rows(baselines: &[baseline::Method], options: &Options) -> Vec<Row> {
     let of_baseline = |baseline: &baseline::Method| Row {
         name: baseline.name(),
@@ -55,7 +55,7 @@ const RECONSTRUCTION: &str = "reconstruction";
 const BOUNDARY: &str = "boundary";
 const PUSH: &str = "push";
 
-/// The outputs of an outcome's shorter versions, by row; takes them out of it.
+/// Takes the outputs of DIPDefend and the ablations out of an outcome, with their rows' names.
 pub(super) fn ablations(outcome: &mut Outcome) -> Vec<(&'static str, Shown)> {
     let Some(ablations) = outcome.ablations.take() else {
         return Vec::new();

@@ -1,8 +1,9 @@
-//! Signs that a result is too good to be true, raised without being asked.
+//! Flags: signs that a result looks wrong, which every evaluation checks for.
 //!
 //! The checks are those of Athalye, Carlini and Wagner, "Obfuscated gradients give a false sense of
 //! security" (2018), section 3.1, and of Carlini et al., "On evaluating adversarial robustness" (2019).
-//! A flag is no proof, and one that is not raised none either: each comes with its numbers.
+//! A raised flag does not prove that a result is wrong, and one that is not raised does not prove that it is
+//! right, so each comes with its numbers.
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -17,23 +18,27 @@ use crate::attack::{Ball, Method, Norm};
 /// One check.
 #[derive(Clone, Debug, Serialize)]
 pub struct Flag {
-    /// `black-box-beats-white-box`.
+    /// Short and unique: `black-box-beats-white-box`.
     pub id: &'static str,
-    /// What it says where it is raised.
+    /// What was found, if the flag is raised.
     pub title: &'static str,
     /// Why that is a bad sign.
     pub reason: &'static str,
+    /// Whether the flag is raised.
     pub state: State,
-    /// Where it is not checked, what it needs.
+    /// What the check needs in an evaluation.
     pub needs: &'static str,
-    /// What raised it; where it is not raised, what was looked at and found in order.
+    /// The comparisons that raise the flag; all comparisons if none does.
     pub findings: Vec<Finding>,
 }
 
+/// Result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
+    /// The check found what it looks for.
     Raised,
+    /// The check was made and found nothing.
     NotRaised,
     /// The evaluation lacks what the check needs.
     NotChecked,
@@ -42,16 +47,19 @@ pub enum State {
 /// One comparison of a check.
 #[derive(Clone, Debug, Serialize)]
 pub struct Finding {
-    /// Absent where it is about the classifier's gradients or the pictures.
+    /// Name of the defense; absent if the comparison is about the classifier's gradients or the pictures.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub defense: Option<String>,
+    /// Whether this comparison raises the flag.
     pub raised: bool,
     /// One sentence with the numbers.
     pub text: String,
+    /// The numbers compared, by name; the fields depend on the check.
     pub numbers: Value,
 }
 
 impl Flag {
+    /// Whether the check found what it looks for.
     pub fn is_raised(&self) -> bool {
         self.state == State::Raised
     }
@@ -89,64 +97,64 @@ pub(super) fn raise(view: &View<'_>) -> Vec<Flag> {
         Flag::new(
             "black-box-beats-white-box",
             "an attack without gradients beats those with them",
-            "An attack that sees gradients can do all that one without them can. Where it does less, the \
-             gradients mislead it (masked gradients), and the accuracy under it says nothing. Of a row \
-             that the attacks were not made for: what they find does not carry over to it.",
+            "An attack with gradients can do all that an attack without them can. If it fools less often, the \
+             gradients mislead it (masked gradients), and the accuracy under it means nothing. For a row \
+             that the attacks were not made on, it can also mean that they do not transfer to it.",
             "Square and a gradient attack of the same size, both made on the same",
             black_box(view),
         ),
         Flag::new(
             "one-step-as-good-as-many",
             "one step does as well as many",
-            "Iterated attacks contain the one step. Where they are not stronger, they are stuck, or what \
-             they find does not carry over to the row.",
+            "An iterated attack can do all that a single step can. If it does not fool more often, it is stuck, \
+             or it does not transfer to the row.",
             "FGSM and PGD of the same size",
             one_step(view),
         ),
         Flag::new(
             "not-chance-at-large-eps",
             "accuracy does not fall to chance at a large size",
-            "A change of this size can remove all that the picture shows. Accuracy above chance means that \
-             the attack fails, not that the row is robust.",
+            "A change of this size can remove everything that the picture shows. Accuracy above chance means \
+             that the attack fails, not that the row is robust.",
             "PGD of size 32/255 or more",
             large_eps(view),
         ),
         Flag::new(
             "accuracy-rises-with-eps",
             "a larger attack does less",
-            "A larger ball contains the smaller one. Where accuracy rises with the size, the attack is not \
-             the strongest of its size.",
+            "A larger ball contains the smaller one. If accuracy rises with the size, a stronger attack of \
+             the larger size exists.",
             "one attack at two sizes",
             rising(view),
         ),
         Flag::new(
             "zero-gradients",
             "gradients vanish",
-            "Attacks that follow a gradient of zero go nowhere. What they leave unharmed is not robust.",
+            "An attack that follows a gradient of zero does not move. Accuracy under it does not show robustness.",
             "clean pictures that count",
             zero_gradients(view),
         ),
         Flag::new(
             "noise-beats-attack",
             "random noise does more than an attack",
-            "An attack of the same size that does less than coins do is broken, or what it finds does not \
-             carry over to the row.",
+            "An attack that fools less often than random noise of the same size is broken, or does not \
+             transfer to the row.",
             "noise and an attack of the same size",
             noise(view),
         ),
         Flag::new(
             "adaptive-beats-static",
             "attacks that know the defense do far better",
-            "The accuracy under attacks on the classifier alone then rests on the attacker's ignorance; only \
-             the accuracy under adaptive attacks describes the defense.",
+            "The accuracy under attacks on the classifier alone is then only valid for attackers who do not \
+             know the defense; only the accuracy under adaptive attacks describes the defense.",
             "adaptive attacks and attacks on the classifier alone, of the same size",
             adaptive(view),
         ),
         Flag::new(
             "too-few-pictures",
             "too few pictures for the digits shown",
-            "Accuracies are shown to a whole point. Where the 95% interval is wider than ten, differences of \
-             a few points between rows are chance.",
+            "Accuracies are shown in whole points. If the 95% interval is wider than ten points, a difference \
+             of a few points between rows can be chance.",
             "pictures that count",
             too_few(view),
         ),
@@ -165,7 +173,7 @@ fn count_of(count: usize, of: usize) -> String {
     format!("{count} of {of}")
 }
 
-/// What a comparison of two attacks found.
+/// The finding of a comparison of two attacks.
 fn compare(
     raised: bool,
     defense: &str,
@@ -192,8 +200,8 @@ fn compare(
     }
 }
 
-/// All pairs of cases that `fit`, against every defense; `raised` says which pairs are a bad sign. An attack
-/// through a defense says something of that defense alone.
+/// All pairs of cases that `fit`, against every defense; `raised` says which pairs are a bad sign. Adaptive
+/// attacks are compared against the defense that they were made on only.
 fn pairs(
     view: &View<'_>,
     fit: impl Fn(&Case, &Case) -> bool,
@@ -239,7 +247,7 @@ fn one_step(view: &View<'_>) -> Vec<Finding> {
             let same_victim = a.is_adaptive() == b.is_adaptive();
             is(a, true) && is(b, false) && same_size(a, b) && same_victim
         },
-        // Where both fool all pictures, or none, neither is stuck for all that is known.
+        // If both fool all pictures, or none, nothing shows that one is stuck.
         |paired| {
             let [one, many] = paired.right;
             one <= many && many > 0 && one < paired.pictures
@@ -265,7 +273,7 @@ fn large_eps(view: &View<'_>) -> Vec<Finding> {
                 defense: Some(row.name.clone()),
                 raised: low > chance.max(LEAST_CHANCE),
                 text: format!(
-                    "{} ({}): right under {} {}, {:.0}% at the least; chance is {:.1}%",
+                    "{} ({}): right under {} {}, at least {:.0}%; chance is {:.1}%",
                     row.name,
                     threat.name(),
                     case.name,
@@ -280,7 +288,7 @@ fn large_eps(view: &View<'_>) -> Vec<Finding> {
     findings
 }
 
-/// Accuracies up to this are as good as chance, whatever the number of classes.
+/// Accuracies up to this count as chance, for any number of classes.
 const LEAST_CHANCE: f64 = 0.05;
 
 fn rising(view: &View<'_>) -> Vec<Finding> {
@@ -316,9 +324,9 @@ fn rising(view: &View<'_>) -> Vec<Finding> {
     )
 }
 
-/// A gradient has vanished where more of it than this is zero.
+/// A gradient counts as vanished if a larger share of it is zero.
 const VANISHED: f64 = 0.5;
-/// The share of pictures from which on vanished gradients are many.
+/// Share of the pictures with vanished gradients from which on the flag is raised.
 const MANY: f64 = 0.05;
 
 fn zero_gradients(view: &View<'_>) -> Vec<Finding> {
@@ -332,8 +340,8 @@ fn zero_gradients(view: &View<'_>) -> Vec<Finding> {
         defense: None,
         raised: share >= MANY,
         text: format!(
-            "the classifier's cross-entropy has a gradient that is zero or no number in more than half of \
-             the values for {} clean pictures",
+            "the gradient of the classifier's cross-entropy is zero or not a number in more than half of the \
+             values for {} clean pictures",
             count_of(vanished.count, vanished.of)
         ),
         numbers: json!({ "pictures": vanished }),
@@ -348,7 +356,8 @@ fn noise(view: &View<'_>) -> Vec<Finding> {
     )
 }
 
-/// How far adaptive accuracy may be below static accuracy, as a share of the pictures.
+/// How far the accuracy under an adaptive attack may be below that under a static one, as a share of the
+/// pictures.
 const FAR: f64 = 0.1;
 
 fn adaptive(view: &View<'_>) -> Vec<Finding> {
@@ -375,7 +384,7 @@ fn adaptive(view: &View<'_>) -> Vec<Finding> {
     findings
 }
 
-/// The widest interval that whole points are shown for.
+/// The widest 95% interval for which whole points are meaningful.
 const WIDEST: f64 = 0.1;
 
 fn too_few(view: &View<'_>) -> Vec<Finding> {

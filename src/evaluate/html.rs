@@ -8,7 +8,7 @@ use crate::markup::escaped;
 /// The page around the tables.
 const PAGE: &str = include_str!("page.html");
 
-/// A document as a page with tables that a click sorts.
+/// A document as a page whose tables are sorted by a click on a column.
 pub(super) fn render(document: &Document) -> String {
     let mut body = format!("<h1>{}</h1>\n", escaped(&document.title));
     for paragraph in &document.lead {

@@ -1,4 +1,4 @@
-//! `OUT/cells.jsonl`: what is done, kept line by line, and gone on with.
+//! The journal of an evaluation, `OUT/cells.jsonl`, from which it resumes.
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
@@ -13,13 +13,13 @@ use crate::files::jsonl;
 use crate::files::replace::{replace, write_error};
 use crate::run::{self, CELLS, Existing, RunDescription, RunState};
 
-/// An evaluation's folder, held by this process alone, and its cells.
+/// An evaluation's run folder, locked by this process, and its cells.
 ///
 /// ```text
 /// OUT/cells.jsonl      one line a picture and attack; appended to
 /// OUT/run.json         configuration, versions, state
 /// OUT/evaluation.*     the results, as JSON, Markdown and HTML
-/// OUT/attacked/…       the attacked pictures, where they are kept
+/// OUT/attacked/…       the attacked pictures, if they are kept
 /// OUT/.lock            held while a run writes
 /// ```
 #[derive(Debug)]
@@ -28,17 +28,17 @@ pub struct Journal {
     description: RunDescription,
     file: File,
     cells: Vec<Cell>,
-    /// Pictures and attacks of the cells.
+    /// The picture and the attack of each cell.
     done: HashSet<(String, String)>,
     _lock: File,
 }
 
 impl Journal {
-    /// Makes, or goes on with, the evaluation in `folder`.
+    /// Starts or resumes the evaluation in `folder`.
     ///
     /// # Errors
     /// The folder cannot be written, another process writes it, it holds a run and `existing` does not
-    /// allow that, or the run to resume is not the same.
+    /// allow that, or the run to resume has another configuration.
     pub fn open(folder: &Path, existing: Existing, description: RunDescription) -> Result<Journal> {
         let identity = run::identity(&description, Value::Null, Value::Null);
         let taken = run::take_folder(folder, existing, CELLS, &identity)?;
@@ -66,21 +66,21 @@ impl Journal {
         &self.folder
     }
 
-    /// What is done, in the order in which it was.
+    /// The cells, in the order in which they were recorded.
     pub fn cells(&self) -> &[Cell] {
         &self.cells
     }
 
-    /// Whether a picture has its cell of an attack.
+    /// Whether there is a cell of this picture and this attack.
     pub fn has(&self, image: &str, attack: &str) -> bool {
-        // Two short strings are nothing against what a cell costs.
+        // Copying two short strings costs nothing compared with computing a cell.
         self.done.contains(&(image.to_owned(), attack.to_owned()))
     }
 
-    /// Adds a cell; when this returns, it is on disk.
+    /// Adds a cell, and returns when it is on disk.
     ///
     /// # Errors
-    /// The disk is full or fails; what was recorded before stays whole.
+    /// The disk is full or fails; cells recorded before stay whole.
     pub fn record(&mut self, cell: Cell) -> Result<()> {
         let path = self.folder.join(CELLS);
         let mut line = serde_json::to_vec(&cell).expect("a cell is plain data");
@@ -117,7 +117,7 @@ fn key(cell: &Cell) -> (String, String) {
     (cell.image.clone(), cell.attack.clone())
 }
 
-/// The cells of a journal. What a crash tore is cut off; failed pictures are taken out, to be tried
+/// The cells of a journal. Removes a line that a crash cut short, and the failed pictures, which are tried
 /// again.
 fn read(path: &Path) -> Result<Vec<Cell>> {
     let mut cells = Vec::new();

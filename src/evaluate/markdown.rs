@@ -17,7 +17,7 @@ pub(super) fn render(document: &Document) -> String {
     let _ = write!(
         text,
         "\n## Configuration\n\n```json\n{}\n```\n",
-        // Only strings have these, and there an escape means the same.
+        // In JSON only strings contain backquotes, and there the escape means the same.
         document.configuration.replace('`', "\\u0060")
     );
     text
@@ -35,7 +35,7 @@ fn table(text: &mut String, sheet: &Sheet) {
     }
 }
 
-/// Text that Markdown shows as it is, on one line.
+/// Escapes text, so that Markdown shows it unchanged and on one line.
 fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {

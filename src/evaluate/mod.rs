@@ -5,8 +5,8 @@
 //!             (else excluded)      (a case)    (a row)          (journal)         └► JSON, Markdown, HTML
 //! ```
 //!
-//! Each attacked picture costs one purification, of which DIPDefend and the ablations are parts; all
-//! defenses see the same one. The tables are a function of the cells and the configuration alone.
+//! All defenses get the same attacked picture. It costs one purification, which computes DIPDefend and the
+//! ablations too. The tables depend on the cells and the configuration only.
 
 mod attacked;
 mod case;
@@ -47,7 +47,7 @@ impl Evaluation {
     /// Writes `evaluation.json`, `.md` and `.html` into the run folder.
     ///
     /// # Errors
-    /// The disk is full or fails; each file is then whole or as it was.
+    /// The disk is full or fails; each file is then either complete or unchanged.
     pub fn write(&self, journal: &Journal) -> Result<()> {
         let json = serde_json::to_string_pretty(self).expect("it is plain data") + "\n";
         journal.write("evaluation.json", json.as_bytes())?;

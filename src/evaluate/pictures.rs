@@ -1,4 +1,4 @@
-//! The pictures of an evaluation, from data sets and from what others' attacks left.
+//! The pictures of an evaluation, from data sets and from sets that others attacked.
 
 use std::collections::HashMap;
 
@@ -7,14 +7,15 @@ use crate::error::{Error, Result};
 use crate::input::{Attacked, AttackedSet, Item};
 use crate::picture::Picture;
 
-/// A picture, and where it and its attacked versions are.
+/// A picture, with where it and its attacked versions are.
 #[derive(Clone, Debug)]
 pub struct Entry {
+    /// The picture's id, unique among the evaluation's pictures.
     pub id: String,
-    /// In the data set; `None` where only sets of attacked pictures have it. Such a picture is not
-    /// attacked again.
+    /// The picture in the data set; `None` if only sets of attacked pictures have it. Such a picture is not
+    /// attacked here.
     pub item: Option<Item>,
-    /// What others made of it.
+    /// Its versions that others attacked.
     pub given: Vec<Given>,
 }
 
@@ -23,12 +24,13 @@ pub struct Entry {
 pub struct Given {
     /// The case's name.
     pub case: String,
-    /// Which set, and its place there.
+    /// Index of the set of attacked pictures, from 0.
     pub set: usize,
+    /// The picture's index in the set, from 0.
     pub index: usize,
 }
 
-/// Reads pictures, in the classifier's size.
+/// Reads pictures in the classifier's size.
 pub trait Load: Sync {
     /// A picture of the data set.
     ///
@@ -54,8 +56,8 @@ impl Entry {
 
 /// The pictures of a data set, then those that only the sets have, and the sets' cases.
 ///
-/// A set's picture belongs to the one with the id that remains of its own without the attack's folder:
-/// `pgd/a/x.png` to `a/x.png`.
+/// A set's picture belongs to the picture whose id is its own without the attack's folder: `pgd/a/x.png`
+/// belongs to `a/x.png`.
 ///
 /// # Errors
 /// A picture has two versions of one attack.
@@ -111,7 +113,7 @@ pub fn entries(
     Ok((entries, cases))
 }
 
-/// An id without what leads to the attack's folder, and that folder.
+/// An id without the attack's folder and the folders above it.
 fn without_folder<'i>(id: &'i str, attack: &str) -> &'i str {
     let folder = format!("{attack}/");
     let start = match id.starts_with(&folder) {

@@ -7,14 +7,16 @@ use serde_json::Value;
 pub const NONE: &str = "none";
 /// The name of the whole defense.
 pub const BACKSTITCH: &str = "backstitch";
-/// The name of the baseline that is a part of its run.
+/// The name of the baseline that is computed as a part of the whole defense's run.
 pub const DIPDEFEND: &str = "dipdefend";
 
 /// One row of the table.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
+    /// Short and unique: `jpeg-75`.
     pub name: String,
+    /// What the defense does, in a few words.
     pub description: &'static str,
-    /// Its options; those of DIPDefend and of the ablations are the whole defense's.
+    /// The defense's options; DIPDefend and the ablations have those of the whole defense.
     pub parameters: Value,
 }

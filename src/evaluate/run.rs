@@ -27,9 +27,11 @@ use crate::run::{ATTACKED, SaveFormat, save_picture};
 
 /// What an evaluation runs on a device.
 pub struct Evaluator<'a> {
-    /// With [`ablations`](crate::defense::Options::ablations).
+    /// The whole defense, with the option [`ablations`](crate::defense::Options::ablations).
     pub defense: &'a mut dyn DeviceDefense,
+    /// Baselines to compare with.
     pub baselines: &'a [baseline::Method],
+    /// The attacks, the clean pictures first.
     pub cases: &'a [Case],
     /// Round attacked pictures and outputs to 8 bits.
     pub eight_bit: bool,
@@ -39,31 +41,32 @@ pub struct Evaluator<'a> {
     pub chunk: usize,
 }
 
-/// What is told of a run while it goes on.
+/// Gets the progress of a run, and may stop it.
 pub trait Watch {
     /// Whether the user wants to stop.
     fn stop(&self) -> bool;
-    /// So many cells are done, or not needed.
+    /// `cells` more cells are done, or turned out not to be needed.
     fn done(&self, cells: usize);
     /// A picture failed.
     fn failed(&self, error: &Error);
 }
 
-/// A picture that counts: the classifier is right about it when it is clean, for all that is known.
+/// A picture that counts: the classifier labels it correctly when it is clean, or its clean version is not
+/// known.
 struct Subject {
     entry: Entry,
     label: usize,
-    /// `None` where only its attacked versions are known.
+    /// The clean picture; `None` if only attacked versions are known.
     clean: Option<Picture>,
 }
 
-/// An attacked picture on its way through the defenses.
+/// An attacked picture that the defenses are tried on.
 struct Attacked<'s> {
     subject: &'s Subject,
-    /// What it was before the attack, where that is known.
+    /// The clean picture, if it is known.
     clean: Option<Cow<'s, Picture>>,
     picture: Picture,
-    /// The attack's time, where it was made here.
+    /// Seconds that the attack took, if it was made here.
     seconds: Option<f64>,
 }
 
@@ -73,8 +76,8 @@ struct Known {
     clean: Option<Picture>,
 }
 
-/// Reads a picture and its label, from the data set or, where it has none of it, from the first set of
-/// attacked ones.
+/// Reads a picture and its true label from the data set or, if the data set does not have it, from its first
+/// attacked version.
 fn know(entry: &Entry, load: &dyn Load) -> Result<Known> {
     match (&entry.item, entry.given.first()) {
         (Some(item), _) => Ok(Known {
@@ -92,7 +95,7 @@ fn know(entry: &Entry, load: &dyn Load) -> Result<Known> {
     }
 }
 
-/// What others made of the subjects; those that cannot be read are recorded.
+/// The subjects' versions that others attacked; those that cannot be read are recorded as failed.
 fn given<'s>(
     case: &Case,
     subjects: &[&'s Subject],
@@ -141,7 +144,7 @@ fn read_given<'s>(subject: &'s Subject, given: &Given, load: &dyn Load) -> Resul
     })
 }
 
-/// A defense's output on its way to be judged.
+/// A defense's output and its reading.
 struct Shown {
     name: String,
     pixels: Vec<f32>,
@@ -150,13 +153,13 @@ struct Shown {
 }
 
 impl Evaluator<'_> {
-    /// Runs every open case of every picture.
+    /// Runs every case of every picture that the journal does not have yet.
     ///
-    /// Pictures that fail are recorded as such; those that do not count, with the reason.
+    /// Pictures that fail are recorded as failed, and pictures that do not count with the reason.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] where the user stopped it; a failing device or disk. What is in the
-    /// journal then is whole.
+    /// [`Error::Interrupted`] if the user stopped it; a failing device or disk. The journal is whole in any
+    /// case.
     pub fn run(
         &mut self,
         entries: Vec<Entry>,
@@ -319,7 +322,7 @@ impl Evaluator<'_> {
         Ok(())
     }
 
-    /// What a case of this program's makes of the subjects.
+    /// Attacks the subjects by a case of this program.
     fn attack<'s>(
         &mut self,
         case: &Case,
@@ -327,7 +330,7 @@ impl Evaluator<'_> {
         watch: &dyn Watch,
     ) -> Result<Vec<Attacked<'s>>> {
         let clock = Instant::now();
-        // Those without a clean picture have cases of others' alone.
+        // A subject without a clean picture has only cases that others made.
         let subjects: Vec<(&Subject, &Picture)> = subjects
             .iter()
             .filter_map(|&subject| Some((subject, subject.clean.as_ref()?)))
@@ -364,7 +367,7 @@ impl Evaluator<'_> {
             .collect())
     }
 
-    /// For each picture the share of values by which the loss does not change.
+    /// For each picture the share of values by which the derivative of the loss is zero.
     fn zero_gradients(&mut self, batch: &[Attacked<'_>]) -> Result<Vec<f64>> {
         let images: Vec<&[f32]> = batch.iter().map(|a| &a.picture.pixels[..]).collect();
         let losses: Vec<Loss> = batch
@@ -390,7 +393,8 @@ impl Evaluator<'_> {
             let clock = Instant::now();
             let mut pixels = baseline.apply(picture)?;
             let seconds = clock.elapsed().as_secs_f64();
-            // What is stored is what is judged; no defense stores nothing.
+            // Outputs are rounded as a file would, before they are classified; without a defense nothing is
+            // stored.
             if self.eight_bit && baseline.name() != NONE {
                 for pixel in &mut pixels {
                     *pixel = (*pixel * 255.0).round() / 255.0;
@@ -443,7 +447,7 @@ impl Evaluator<'_> {
             .collect())
     }
 
-    /// The line of `cells.jsonl` of an attacked picture.
+    /// The line of `cells.jsonl` for an attacked picture.
     fn cell(
         &self,
         case: &Case,
@@ -498,7 +502,7 @@ impl Evaluator<'_> {
         })
     }
 
-    /// Stores an attacked picture, where that is wanted; gives its path in the run folder.
+    /// Stores an attacked picture, if that is wanted; gives its path in the run folder.
     fn keep(&self, case: &Case, attacked: &Attacked<'_>, folder: &Path) -> Result<Option<String>> {
         let (Some(names), false) = (&self.keep, case.is_given()) else {
             return Ok(None);
@@ -513,7 +517,7 @@ impl Evaluator<'_> {
     }
 }
 
-/// The largest change of a value, and the change's Euclidean length.
+/// The largest change of a value, and the Euclidean length of the change.
 fn change(attacked: &[f32], clean: &[f32]) -> [f64; 2] {
     let pixels = attacked.iter().zip(clean);
     let change = || pixels.clone().map(|(a, b)| f64::from(*a) - f64::from(*b));
@@ -523,7 +527,7 @@ fn change(attacked: &[f32], clean: &[f32]) -> [f64; 2] {
     ]
 }
 
-/// The form of attacked pictures that loses nothing.
+/// The format that stores attacked pictures without loss.
 pub fn save_format(eight_bit: bool) -> SaveFormat {
     match eight_bit {
         true => SaveFormat::Png,

@@ -4,7 +4,7 @@ use super::flags::State;
 use super::statistics::Proportion;
 use super::summary::{AttackSummary, Evaluation, STATIC};
 
-/// A report, before it has a form.
+/// An evaluation's report, independent of its format.
 #[derive(Clone, Debug)]
 pub(super) struct Document {
     pub title: String,
@@ -28,7 +28,7 @@ pub(super) struct Sheet {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Entry {
     pub text: String,
-    /// What it is sorted by; text where there is none.
+    /// The number that the column is sorted by; `None` to sort by text.
     pub number: Option<f64>,
 }
 
@@ -132,7 +132,7 @@ fn lead(evaluation: &Evaluation) -> Vec<String> {
     lead
 }
 
-/// What a row's attack is, in a word.
+/// The kind of a row's attack, in one or two words.
 fn kind(attack: &AttackSummary) -> &'static str {
     match (attack.case.is_attack(), attack.case.is_adaptive()) {
         (false, _) => "no attack",
@@ -146,7 +146,7 @@ fn names(evaluation: &Evaluation) -> impl Iterator<Item = String> + '_ {
     evaluation.defenses.iter().map(|d| d.row.name.clone())
 }
 
-/// A head of `first` and the defenses.
+/// A table's head: `first`, then the defenses' names.
 fn head(first: &[&str], evaluation: &Evaluation) -> Vec<String> {
     let first = first.iter().map(|name| (*name).to_owned());
     first.chain(names(evaluation)).collect()

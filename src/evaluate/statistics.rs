@@ -1,27 +1,31 @@
-//! Numbers that say how far counts can be trusted.
+//! Shares with their confidence intervals, ROC areas and means.
 
 use serde::Serialize;
 
 /// 97.5% quantile of the standard normal: two-sided 95%.
 const Z: f64 = 1.959_963_984_540_054;
 
-/// How many of how many, as a share with its 95% interval.
+/// A count as a share of a total, with its 95% confidence interval.
 ///
 /// The interval is Wilson's score interval ("Probable inference, the law of succession, and statistical
 /// inference", JASA 22, 1927): unlike the normal approximation it holds for few pictures and for shares
 /// near 0 and 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Proportion {
+    /// How many have the property.
     pub count: usize,
+    /// How many there are in total.
     pub of: usize,
-    /// `count / of`; `None` of nothing, as the two ends are.
+    /// `count / of`; `None` if `of` is 0, as the interval's ends are.
     pub share: Option<f64>,
+    /// Lower end of the interval, in `[0, 1]`.
     pub low: Option<f64>,
+    /// Upper end of the interval, in `[0, 1]`.
     pub high: Option<f64>,
 }
 
 impl Proportion {
-    /// `count` of `of`, which is not smaller.
+    /// The proportion `count / of`; `count` is at most `of`.
     pub fn new(count: usize, of: usize) -> Proportion {
         if of == 0 {
             return Proportion::default();
@@ -30,7 +34,7 @@ impl Proportion {
         let scale = 1.0 + Z * Z / n;
         let center = (share + Z * Z / (2.0 * n)) / scale;
         let half = Z / scale * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
-        // The ends are exactly 0 and 1 there; rounding would leave them beside it.
+        // There the ends are exactly 0 and 1, which rounding errors would miss.
         let low = if count == 0 { 0.0 } else { center - half };
         let high = if count == of { 1.0 } else { center + half };
         Proportion {
@@ -52,7 +56,7 @@ impl Proportion {
         Proportion::new(count, of)
     }
 
-    /// Width of the interval; 1 of nothing.
+    /// Width of the interval, from 0 to 1; 1 if `of` is 0.
     pub fn width(&self) -> f64 {
         self.high.unwrap_or(1.0) - self.low.unwrap_or(0.0)
     }
@@ -60,9 +64,9 @@ impl Proportion {
 
 /// Area under the ROC curve of a score that is higher for `positive` than for `negative`.
 ///
-/// That is Mann and Whitney's statistic ("On a test of whether one of two random variables is
-/// stochastically larger than the other", 1947): the share of pairs in which the positive one is higher,
-/// equal ones counting half. `None` where one of the two is empty.
+/// This is Mann and Whitney's statistic ("On a test of whether one of two random variables is
+/// stochastically larger than the other", 1947): the share of pairs in which the positive score is higher,
+/// with equal scores counted half. `None` if one of the two is empty.
 pub fn roc_area(positive: &[f64], negative: &[f64]) -> Option<f64> {
     if positive.is_empty() || negative.is_empty() {
         return None;
@@ -75,7 +79,7 @@ pub fn roc_area(positive: &[f64], negative: &[f64]) -> Option<f64> {
     Some(won as f64 / 2.0 / (positive.len() * negative.len()) as f64)
 }
 
-/// The mean; `None` of nothing.
+/// The mean; `None` if there are no numbers.
 pub(super) fn mean(all: impl IntoIterator<Item = f64>) -> Option<f64> {
     let (mut sum, mut of) = (0.0, 0);
     for one in all {

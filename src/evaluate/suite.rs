@@ -23,7 +23,7 @@ pub enum Suite {
 }
 
 impl Suite {
-    /// Pictures that it is meant for; `None` for all.
+    /// How many pictures it is meant for; `None` for all.
     pub fn limit(self) -> Option<usize> {
         match self {
             Suite::Quick => Some(32),
@@ -32,48 +32,49 @@ impl Suite {
     }
 }
 
-/// An attack that is asked for.
+/// An attack that the user asks for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Wanted {
     /// `None` for random noise.
     pub method: Option<Name>,
-    /// How it goes through the defense; `None` for an attack on the classifier alone.
+    /// How it gets through the defense; `None` for an attack on the classifier alone.
     pub through: Option<Adaptive>,
     /// Its size; `None` for the usual one.
     pub eps: Option<f32>,
 }
 
 impl Wanted {
-    /// Whether it takes a size: DeepFool and C&W look for a small one.
+    /// Whether it takes a size; DeepFool and C&W minimize theirs.
     pub fn takes_eps(&self) -> bool {
         !matches!(self.method, Some(Name::DeepFool | Name::Cw))
     }
 }
 
-/// What the command line changes of a suite.
+/// A suite, with the user's changes to it.
 #[derive(Clone, Debug, Default)]
 pub struct Choice {
+    /// The suite that is changed.
     pub suite: Suite,
     /// Attacks in place of the suite's; empty for the suite's.
     pub attacks: Vec<Wanted>,
-    /// Sizes of the attacks in the maximum norm that name none, in place of the suite's; empty for those.
+    /// Sizes, in place of the suite's, of attacks in the maximum norm that name none; empty for the suite's.
     pub eps: Vec<f32>,
     /// Images that Square may ask the classifier about.
     pub queries: usize,
     /// Images that Square may ask the defended system about.
     pub defended_queries: usize,
-    /// Steps of PGD through the defense; each costs a purification or, in expectation, several.
+    /// Steps of PGD through the defense; each costs one purification for each draw.
     pub defended_steps: usize,
-    /// Of every attack's random numbers.
+    /// Seed of every attack's random numbers.
     pub seed: u64,
     /// Round attacked pictures to 8 bits.
     pub eight_bit: bool,
 }
 
 const LEVEL: f32 = 1.0 / 255.0;
-/// The size of attacks in the maximum norm where nothing else is said: AutoAttack's for ImageNet.
+/// The default size of attacks in the maximum norm: AutoAttack's for ImageNet.
 const EPS: f32 = 4.0 * LEVEL;
-/// A size at which nothing that a picture shows survives an attack that works.
+/// A size at which a working attack can remove everything that a picture shows.
 pub(super) const LARGE: f32 = 64.0 * LEVEL;
 
 impl Choice {
@@ -131,7 +132,7 @@ impl Choice {
             options.insert("eps".into(), json!(eps));
         }
         if name == Name::Pgd {
-            // 20 steps of torchattacks' size; longer ones where these would not reach the ball's edge.
+            // 20 steps of torchattacks' size, or larger ones if those would not reach the ball's edge.
             let eps = eps.unwrap_or(EPS);
             let steps = through.map_or(20, |_| self.defended_steps);
             let step_size = (2.0 * LEVEL).max(2.5 * eps / steps.max(1) as f32);

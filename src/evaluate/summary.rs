@@ -1,4 +1,4 @@
-//! From cells to tables.
+//! The numbers of an evaluation's tables, computed from its cells.
 
 use std::collections::BTreeMap;
 
@@ -14,103 +14,126 @@ use super::view::{Source, View};
 use crate::attack::Norm;
 use crate::defense::Verdict;
 
-/// What results of attacks on the classifier alone say of a defense, wherever they are shown.
+/// The statement beside all results of attacks on the classifier alone.
 pub const STATIC: &str =
     "transfer from the undefended classifier: an upper bound of robustness, not a robustness claim";
 
 /// An evaluation: `evaluation.json`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Evaluation {
+    /// The program's version.
     pub backstitch: &'static str,
-    /// `done`, or `interrupted`: what there is then is of the pictures so far.
+    /// `done`, or `interrupted` if the results are of the pictures so far.
     pub state: &'static str,
     /// Everything that the results depend on.
     pub configuration: Value,
+    /// The device that computed.
     pub device: String,
+    /// Which pictures count, and which do not.
     pub pictures: Pictures,
+    /// The defenses that are compared, in the order of the table's rows.
     pub defenses: Vec<DefenseSummary>,
+    /// The attacks, each with every defense against it; clean pictures first.
     pub attacks: Vec<AttackSummary>,
+    /// The worst cases of several attacks.
     pub worst_cases: Vec<WorstCase>,
+    /// How well the score tells attacked pictures from clean ones.
     pub detection: Detection,
+    /// Every check, raised or not.
     pub flags: Vec<Flag>,
 }
 
 /// Which pictures count.
 #[derive(Clone, Debug, Serialize)]
 pub struct Pictures {
-    /// Looked at so far.
+    /// Pictures so far, whether they count or not.
     pub seen: usize,
-    /// Those that the classifier labels correctly when clean: all numbers are about these.
+    /// Pictures that count, because the classifier labels them correctly when clean: all results are about
+    /// these.
     pub counted: usize,
-    /// Of these, those whose clean version is not known: they count on trust.
+    /// Pictures that count although their clean version is not known.
     pub without_clean: usize,
+    /// Pictures that the classifier mislabels when clean; they do not count.
     pub wrong_when_clean: usize,
+    /// Pictures without a true label; they do not count.
     pub without_label: usize,
+    /// Pictures that could not be read, attacked or purified.
     pub failed: usize,
-    /// Those that do not count, with the reason.
+    /// The pictures that do not count, with the reason.
     pub excluded: Vec<NotCounted>,
 }
 
 /// A picture that does not count.
 #[derive(Clone, Debug, Serialize)]
 pub struct NotCounted {
+    /// The picture's id.
     pub image: String,
+    /// The true label, where it is known.
     pub label: Option<usize>,
+    /// Why the picture does not count.
     #[serde(flatten)]
     pub reason: Excluded,
 }
 
+/// A defense, and how long it takes.
 #[derive(Clone, Debug, Serialize)]
 pub struct DefenseSummary {
+    /// The table's row: name, description and options.
     #[serde(flatten)]
     pub row: Row,
-    /// Mean time for an image, without classifying the output; `None` for a part of another's run.
+    /// Mean seconds for a picture, without classifying the output; `None` for a part of another defense's run.
     pub seconds: Option<f64>,
 }
 
 /// One attack, and each defense against it.
 #[derive(Clone, Debug, Serialize)]
 pub struct AttackSummary {
+    /// The attack: name, title and numbers.
     #[serde(flatten)]
     pub case: Case,
     /// How the numbers of the defenses are to be read.
     pub statement: &'static str,
-    /// Pictures of it.
+    /// Number of attacked pictures.
     pub pictures: usize,
-    /// How many of them the classifier without defense gets wrong.
+    /// How many of them the classifier mislabels without a defense.
     pub fooled: Proportion,
-    /// Mean of the largest change of a value.
+    /// Mean over the pictures of the largest change of a value, for pixels in `[0, 1]`.
     pub mean_linf: Option<f64>,
-    /// Mean Euclidean length of the change.
+    /// Mean over the pictures of the change's Euclidean length, for pixels in `[0, 1]`.
     pub mean_l2: Option<f64>,
-    /// Mean time to attack a picture.
+    /// Mean seconds to attack a picture; `None` if others attacked them.
     pub seconds: Option<f64>,
+    /// Each defense against the attack, in the order of the table's rows.
     pub defenses: Vec<Defended>,
 }
 
 /// A defense against an attack.
 #[derive(Clone, Debug, Serialize)]
 pub struct Defended {
+    /// Name of the defense.
     pub defense: String,
+    /// Whether the attack was made against this defense or transferred to it.
     pub threat: Threat,
-    /// True labels.
+    /// How many outputs have their true labels.
     pub right: Proportion,
-    /// True labels, of the pictures that fool the classifier without defense.
+    /// How many outputs have their true labels, of the pictures that fool the classifier without a defense.
     pub right_of_fooled: Proportion,
-    /// Mean PSNR in dB of the output against the clean picture, without those that are equal to it.
+    /// Mean PSNR, in dB, of the outputs against the clean pictures, without outputs that are equal to them.
     pub psnr: Option<f64>,
-    /// Outputs that are equal to the clean picture.
+    /// Number of outputs that are equal to the clean picture.
     pub equal_to_clean: usize,
-    /// Mean SSIM of the output against the clean picture.
+    /// Mean SSIM of the outputs against the clean pictures.
     pub ssim: Option<f64>,
 }
 
-/// Pictures that a defense has right under each of several attacks.
+/// The worst case of several attacks: how often a defense gives the true label under all of them.
 #[derive(Clone, Debug, Serialize)]
 pub struct WorstCase {
+    /// Which attacks the worst case is of.
     pub title: String,
+    /// Names of the attacks.
     pub attacks: Vec<String>,
-    /// By defense.
+    /// How many pictures have their true label under every one of the attacks, by the defense's name.
     pub right: BTreeMap<String, Proportion>,
 }
 
@@ -121,22 +144,26 @@ pub struct Detection {
     pub false_alarms: Proportion,
     /// Clean pictures with the verdict `undecided`.
     pub undecided: Proportion,
+    /// How well each attack is detected.
     pub attacks: Vec<Detected>,
 }
 
+/// How well one attack is detected.
 #[derive(Clone, Debug, Serialize)]
 pub struct Detected {
+    /// Name of the attack.
     pub attack: String,
-    /// ROC area of the score, attacked against clean.
+    /// Area under the ROC curve of the score, attacked pictures against clean ones.
     pub area: Option<f64>,
-    /// The same of the attacked pictures that fool the classifier.
+    /// Area under the ROC curve, only of attacked pictures that fool the classifier against clean ones.
     pub area_of_fooled: Option<f64>,
-    /// Attacked pictures with the verdict `adversarial`.
+    /// How many attacked pictures have the verdict `adversarial`.
     pub detected: Proportion,
+    /// How many attacked pictures that fool the classifier have the verdict `adversarial`.
     pub detected_of_fooled: Proportion,
 }
 
-/// The tables of what is done so far.
+/// Summarizes the cells so far.
 pub fn summarize(
     source: &Source<'_>,
     configuration: Value,
@@ -256,8 +283,8 @@ fn statement(case: &Case) -> &'static str {
     }
 }
 
-/// The worst cases: of each ball in the maximum norm the attacks that stay in it, of these the adaptive
-/// ones alone, and of all attacks.
+/// The worst cases: for each size in the maximum norm of all attacks within the ball, and of the adaptive ones
+/// among them; then of all attacks.
 fn worst_cases(view: &View<'_>) -> Vec<WorstCase> {
     let attacks: Vec<&Case> = view.cases.iter().filter(|case| case.is_attack()).collect();
     let size = |case: &Case| match case.budget() {
@@ -282,7 +309,7 @@ fn worst_cases(view: &View<'_>) -> Vec<WorstCase> {
     }
     groups.push(("worst case, every attack".into(), attacks));
     groups.retain(|(_, cases)| cases.len() > 1);
-    // Each set of attacks once.
+    // No set of attacks is shown twice.
     let mut shown: Vec<Vec<&str>> = Vec::new();
     groups.retain(|(_, cases)| {
         let names = cases.iter().map(|case| case.name.as_str()).collect();
@@ -331,13 +358,13 @@ fn detection(view: &View<'_>) -> Detection {
 }
 
 impl Evaluation {
-    /// How a defense did against an attack.
+    /// The results of a defense against an attack, by their names.
     pub fn find(&self, attack: &str, defense: &str) -> Option<&Defended> {
         let attack = self.attacks.iter().find(|a| a.case.name == attack)?;
         attack.defenses.iter().find(|d| d.defense == defense)
     }
 
-    /// The line that a run ends with.
+    /// The line that `evaluate` prints at its end.
     pub fn line(&self) -> String {
         let raised = self.flags.iter().filter(|flag| flag.is_raised()).count();
         let clean = self.find("clean", BACKSTITCH).map(|d| d.right);

@@ -1,4 +1,4 @@
-//! An evaluation's cells, by attack and picture, and what they say of an attack and a defense.
+//! An evaluation's cells by attack and picture, and counts over them.
 
 use std::collections::HashMap;
 
@@ -9,15 +9,18 @@ use super::cell::Cell;
 use super::row::Row;
 use super::statistics::Proportion;
 
-/// What a summary is made of.
+/// What a summary is computed from.
 #[derive(Clone, Debug)]
 pub struct Source<'a> {
+    /// Every result so far: one cell for each picture and attack.
     pub cells: &'a [Cell],
+    /// The attacks, the clean pictures first.
     pub cases: &'a [Case],
+    /// The defenses, in the order of the table's rows.
     pub rows: &'a [Row],
     /// The pictures' ids, in order.
     pub order: &'a [String],
-    /// Of the classifier.
+    /// Number of the classifier's classes.
     pub classes: usize,
 }
 
@@ -26,17 +29,17 @@ pub(super) struct View<'a> {
     pub cases: &'a [Case],
     pub rows: &'a [Row],
     pub classes: usize,
-    /// By attack, in the pictures' order.
+    /// The cells of each attack, in the pictures' order.
     cells: HashMap<&'a str, Vec<&'a Cell>>,
 }
 
-/// How two attacks did against one defense, on the pictures that have both.
+/// The results of two attacks against one defense, on the pictures that have both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Paired {
     pub pictures: usize,
-    /// Right under the first, and under the second.
+    /// Pictures with their true label under the first attack, and under the second.
     pub right: [usize; 2],
-    /// Wrong under the first alone, and under the second alone.
+    /// Pictures that are wrong under the first attack only, and under the second only.
     pub only_wrong: [usize; 2],
 }
 
@@ -70,7 +73,7 @@ impl<'a> View<'a> {
         self.cells.get(attack).map_or(&[], Vec::as_slice)
     }
 
-    /// Pictures that a defense has right under an attack.
+    /// How many pictures have their true label under an attack, with a defense.
     pub(super) fn right(&self, attack: &str, defense: &str) -> Proportion {
         Proportion::of(
             self.cells(attack)
@@ -79,7 +82,7 @@ impl<'a> View<'a> {
         )
     }
 
-    /// Two attacks against one defense.
+    /// Compares two attacks against one defense.
     pub(super) fn paired(&self, attacks: [&str; 2], defense: &str) -> Paired {
         let second: HashMap<&str, bool> = self
             .cells(attacks[1])
@@ -101,7 +104,7 @@ impl<'a> View<'a> {
         paired
     }
 
-    /// Pictures that a defense has right under all of `attacks`, of those that have all.
+    /// How many pictures have their true label under all of `attacks`, of those that have all attacks.
     pub(super) fn worst(&self, attacks: &[&Case], defense: &str) -> Proportion {
         let mut all: HashMap<&str, (usize, bool)> = HashMap::new();
         for case in attacks {

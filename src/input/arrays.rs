@@ -14,7 +14,9 @@ use crate::picture::{Picture, check_size, rgb};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Layout {
+    /// Several pictures, channels first.
     Nchw,
+    /// Several pictures, channels last.
     Nhwc,
     /// One picture.
     Chw,

@@ -44,6 +44,7 @@ pub struct Attacked {
     pub predicted: Option<usize>,
     /// The picture before the attack, of the same size, where the input has it.
     pub clean: Option<Picture>,
+    /// The attacked picture.
     pub adversarial: Picture,
 }
 

@@ -8,7 +8,9 @@ use super::check_size;
 /// Height and width, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Size {
+    /// Rows, at least 1.
     pub height: usize,
+    /// Columns, at least 1.
     pub width: usize,
 }
 
@@ -39,7 +41,9 @@ impl std::str::FromStr for Size {
 /// Pixels here stay in `[0, 1]`; the classifier applies this in front of its first layer.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Normalization {
+    /// What is subtracted from the red, green and blue channel.
     pub mean: [f32; 3],
+    /// What the red, green and blue channel is then divided by; never 0.
     pub std: [f32; 3],
 }
 

@@ -14,10 +14,13 @@ use crate::error::{Error, Result};
 pub struct Preprocess {
     /// What the classifier takes.
     pub size: Size,
+    /// How the picture is resized before the crop.
     pub resize: Resize,
     /// Whether the crop is taken, or padding added, after resizing.
     pub crop: bool,
+    /// Where the crop or the padding goes when the margin is odd.
     pub centering: Centering,
+    /// The filter that resizes.
     pub filter: Filter,
     /// The color of padding, in `[0, 1]`.
     pub fill: [f32; 3],
@@ -28,11 +31,15 @@ pub struct Preprocess {
 /// What the command line says against, or without, a sidecar.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Overrides {
+    /// The size that the classifier takes.
     pub size: Option<Size>,
     /// The crop's share of the resized picture's side, above 0 and at most 1.
     pub crop_pct: Option<f64>,
+    /// The filter that resizes.
     pub filter: Option<Filter>,
+    /// The mean to subtract from red, green and blue, pixels in `[0, 1]`.
     pub mean: Option<[f32; 3]>,
+    /// The standard deviation to divide red, green and blue by, pixels in `[0, 1]`.
     pub std: Option<[f32; 3]>,
 }
 

@@ -15,9 +15,13 @@ use crate::backend::ImageShape;
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Filter {
+    /// The nearest pixel.
     Nearest,
+    /// The mean of the pixels that an output pixel covers.
     Box,
+    /// A triangle: linear interpolation.
     Bilinear,
+    /// A sinc under a Hamming window, as wide as the triangle.
     Hamming,
     /// Keys' cubic with a = −1/2.
     Bicubic,

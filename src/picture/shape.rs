@@ -3,8 +3,11 @@
 /// Channels, height and width of an image, in this order in memory too (CHW).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct ImageShape {
+    /// Number of channels: 1 or 3 for pictures.
     pub channels: usize,
+    /// Height in pixels.
     pub height: usize,
+    /// Width in pixels.
     pub width: usize,
 }
 

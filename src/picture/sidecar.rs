@@ -22,9 +22,13 @@ const IMAGENET_STD: [f64; 3] = [0.229, 0.224, 0.225];
 /// What a sidecar says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sidecar {
+    /// The file that it was read from.
     pub path: PathBuf,
+    /// The size that pictures get, and how.
     pub geometry: Geometry,
+    /// The filter that resizes.
     pub filter: Filter,
+    /// Mean and standard deviation of each channel; `None` where the file has none.
     pub normalization: Option<Normalization>,
 }
 

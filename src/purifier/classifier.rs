@@ -1,4 +1,4 @@
-//! An ONNX classifier with what its pictures must look like.
+//! An ONNX classifier with the preprocessing of its pictures.
 
 use std::path::{Path, PathBuf};
 
@@ -12,11 +12,11 @@ use crate::picture::preprocess::Overrides;
 use crate::picture::sidecar::Sidecar;
 use crate::picture::{ImageShape, Normalization, Preprocess, Size};
 
-/// A classifier, loaded, with its preprocessing; on no device yet.
+/// A loaded classifier with its preprocessing, independent of any device.
 #[derive(Debug)]
 pub struct Classifier {
     path: PathBuf,
-    /// Takes pixels in `[0, 1]`: the normalization is inside.
+    /// The graph, which takes pixels in `[0, 1]`: it contains the normalization.
     graph: Graph,
     preprocess: Preprocess,
     hash: String,
@@ -25,9 +25,9 @@ pub struct Classifier {
 /// How a classifier is opened.
 #[derive(Clone, Debug, Default)]
 pub struct ClassifierOptions {
-    /// Where the preprocessing is described.
+    /// The file that describes the preprocessing.
     pub sidecar: SidecarChoice,
-    /// What is said against that description, or without one.
+    /// What overrides that description, or replaces it.
     pub overrides: Overrides,
     /// The order of the axes of the model's input, where its shape leaves that open.
     pub input_layout: Option<InputLayout>,
@@ -38,12 +38,12 @@ pub struct ClassifierOptions {
 /// Which preprocessing file belongs to a classifier.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum SidecarChoice {
-    /// `preprocessor_config.json`, or else `config.json`, in the classifier's folder, where there is one.
+    /// `preprocessor_config.json`, or else `config.json`, in the classifier's folder, if it exists.
     #[default]
     Beside,
     /// This file.
     File(PathBuf),
-    /// None.
+    /// No file.
     Ignore,
 }
 
@@ -52,15 +52,15 @@ impl Classifier {
     /// (timm) beside it describes.
     ///
     /// # Errors
-    /// The model cannot be run, takes other than RGB pictures, or its preprocessing contradicts it.
+    /// The model cannot be run, does not take RGB pictures, or contradicts its preprocessing.
     pub fn open(path: impl AsRef<Path>) -> Result<Classifier> {
         Classifier::open_with(path, &ClassifierOptions::default())
     }
 
-    /// The same with options.
+    /// Opens an ONNX file like [`open`](Self::open), with options.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// Those of [`open`](Self::open); a sidecar that cannot be read.
     pub fn open_with(path: impl AsRef<Path>, options: &ClassifierOptions) -> Result<Classifier> {
         let path = path.as_ref();
         let sidecar = match &options.sidecar {
@@ -110,22 +110,22 @@ impl Classifier {
         })
     }
 
-    /// The file.
+    /// The ONNX file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Shape of the pictures that it takes: three channels, height, width.
+    /// Shape of the input: three channels, height and width in pixels.
     pub fn shape(&self) -> ImageShape {
         self.graph.input_shape()
     }
 
-    /// Number of classes: labels are below it.
+    /// Number of classes; labels are from 0 to one less.
     pub fn classes(&self) -> usize {
         self.graph.classes()
     }
 
-    /// How pictures become its input.
+    /// How pictures are made its input.
     pub fn preprocess(&self) -> &Preprocess {
         &self.preprocess
     }

@@ -1,4 +1,4 @@
-//! Where to compute: what a user names, and the backends that this opens.
+//! The devices that a user names, and the backends that compute on them.
 
 use std::str::FromStr;
 
@@ -17,21 +17,21 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Device {
-    /// The first GPU, where there is one that this build has kernels for; else the processor.
+    /// The first GPU, if there is one that this build has kernels for, else the processor.
     #[default]
     Auto,
-    /// So many that share the processor's threads.
+    /// This number of devices that share the processor's threads.
     Cpu(usize),
-    /// An engine on the GPU of each of these numbers. All GPUs have equally many: with two on each, one computes
-    /// while the host decides about the other's pictures.
+    /// A device on the GPU of each of these numbers. Each GPU must be named equally often: if each is named twice,
+    /// one of its devices computes while the host works on the other's pictures.
     Cuda(Vec<usize>),
     /// Every GPU that this build can use.
     AllCuda,
-    /// So many of the GPU's kernels on the processor, for tests.
+    /// This number of emulators, which run the GPU's kernels on the processor, for tests.
     Emulator(usize),
 }
 
-/// Beyond this a list of devices is a mistake.
+/// A longer list of devices is taken for a mistake.
 const MAX_DEVICES: usize = 64;
 
 impl FromStr for Device {
@@ -75,12 +75,12 @@ impl FromStr for Device {
     }
 }
 
-/// How often a list of GPUs names one.
+/// How often a list of GPUs names this one.
 fn times(gpu: usize, ordinals: &[usize]) -> usize {
     ordinals.iter().filter(|&&other| other == gpu).count()
 }
 
-/// Engines on each GPU of a list that names all of them equally often, at least 1.
+/// Devices on each GPU, if the list names all GPUs equally often; at least 1.
 fn engines_per_gpu(ordinals: &[usize]) -> usize {
     ordinals.first().map_or(1, |&gpu| times(gpu, ordinals))
 }
@@ -88,9 +88,9 @@ fn engines_per_gpu(ordinals: &[usize]) -> usize {
 /// Devices of one kind, ready to use.
 #[derive(Clone, Debug)]
 pub struct OpenDevices {
-    /// One a device, and one at least.
+    /// The backend of each device; at least one.
     pub backends: Backends,
-    /// Bytes that each may plan with; all that are free on it where `None`.
+    /// Bytes of memory for each device; `None` for all that are free.
     pub memory: Option<u64>,
 }
 
@@ -106,7 +106,7 @@ pub enum Backends {
 }
 
 impl OpenDevices {
-    /// Their names.
+    /// The devices' names.
     pub fn names(&self) -> Vec<String> {
         match &self.backends {
             Backends::Cpu(backends) => backends.iter().map(Backend::name).collect(),
@@ -115,7 +115,7 @@ impl OpenDevices {
         }
     }
 
-    /// Refuses several devices, for `command`, which runs on one.
+    /// Refuses several devices, for a `command` that runs on one.
     ///
     /// # Errors
     /// There are several.
@@ -131,11 +131,12 @@ impl OpenDevices {
 }
 
 impl Device {
-    /// Opens the devices: DIP networks compute in `precision`, and devices in the machine's own memory share
-    /// `memory` bytes, or what is free where that is `None`.
+    /// Opens the devices. DIP networks compute in `precision`. Devices in the machine's main memory share `memory`
+    /// bytes, or what is free if that is `None`.
     ///
     /// # Errors
-    /// A device is not there, or this build cannot use it; `memory` for GPUs, whose plans follow their own.
+    /// A device does not exist, or this build cannot use it; `memory` is given for GPUs, which have memory of
+    /// their own.
     pub fn open(&self, precision: Precision, memory: Option<u64>) -> Result<OpenDevices> {
         match self {
             Device::Auto if gpu_is_usable() => open_gpus(&[0], precision, memory),
@@ -156,8 +157,8 @@ fn open_cpu(count: usize, precision: Precision, memory: Option<u64>) -> Result<O
     })
 }
 
-/// What each of `count` devices in the machine's own memory may plan with: they share what the user
-/// allows or, without a word, what is free.
+/// Bytes for each of `count` devices in the machine's main memory: an equal share of the user's limit or, if
+/// there is none, of what is free.
 fn share_of_memory(count: usize, memory: Option<u64>) -> Option<u64> {
     let all = match (memory, count) {
         (None, 1) => None,
@@ -167,7 +168,7 @@ fn share_of_memory(count: usize, memory: Option<u64>) -> Option<u64> {
     all.map(|bytes| bytes / count as u64)
 }
 
-/// Whether this machine has a GPU that this build can use. Where it has one that it cannot, says why.
+/// Whether this machine has a GPU that this build can use. If it has only others, says why they are not used.
 fn gpu_is_usable() -> bool {
     #[cfg(feature = "cuda")]
     match nvidia::usable() {

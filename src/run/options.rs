@@ -48,8 +48,11 @@ impl SaveFormat {
 /// How a run folder is made.
 #[derive(Debug, Default)]
 pub struct RunOptions {
+    /// The run folder.
     pub path: PathBuf,
+    /// What to do where the folder exists.
     pub existing: Existing,
+    /// Format of the output pictures.
     pub save: SaveFormat,
     /// Output pictures go to tar shards of this size instead of files.
     pub tar: Option<TarSize>,
@@ -65,6 +68,7 @@ pub struct RunOptions {
 pub struct ResultsCopy {
     /// What errors are about.
     pub name: PathBuf,
+    /// What the lines are written to.
     pub out: Box<dyn Write + Send>,
 }
 
@@ -101,7 +105,9 @@ pub struct RunDescription {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RunState {
+    /// The run has not ended.
     Running,
+    /// Every picture has a result.
     Done,
     /// By the user, or by an error that stopped the whole run.
     Interrupted,

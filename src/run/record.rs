@@ -19,18 +19,22 @@ pub struct ImageRecord {
     pub image: String,
     /// The true label, where the input gives one.
     pub label: Option<usize>,
+    /// What the classifier says of the input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_label: Option<usize>,
     /// Probability of `input_label` at the input, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_confidence: Option<f32>,
+    /// What the classifier says of the output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_label: Option<usize>,
     /// Probability of `output_label` at the output, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_confidence: Option<f32>,
+    /// Whether the input is held to be adversarial.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
+    /// How strongly the evidence speaks for the recovered label against the input label, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<f32>,
     /// Of the output against the input, in dB; infinite, which JSON writes as null, where they are
@@ -40,10 +44,13 @@ pub struct ImageRecord {
     /// Of the output against the input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssim: Option<f64>,
+    /// Iterations of all restarts together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iterations: Option<u64>,
+    /// Seconds that the device spent on the picture.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
+    /// What each restart contributed, in the restarts' order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restarts: Option<Vec<PathOutcome>>,
     /// The output picture's file, relative to the run folder.
@@ -137,6 +144,7 @@ impl ImageRecord {
 /// A picture before and after.
 #[derive(Clone, Copy, Debug)]
 pub struct Pixels<'a> {
+    /// The shape of both.
     pub shape: ImageShape,
     /// CHW, in `[0, 1]`.
     pub input: &'a [f32],

@@ -51,6 +51,7 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// Every phase, in the order of a picture's way through a run.
     pub const ALL: [Phase; 9] = [
         Phase::Decode,
         Phase::Compute,
@@ -84,6 +85,7 @@ impl Phase {
 pub struct Status {
     /// The subcommand.
     pub command: &'static str,
+    /// The part of the data set that this run works on; `None` for all of it.
     pub shard: Option<Shard>,
     /// `None` for a stream.
     total: Option<usize>,

@@ -9,9 +9,13 @@ use crate::run::record::ImageRecord;
 /// Results by what they say; failed pictures have none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
+    /// Pictures with a result.
     pub pictures: usize,
+    /// Pictures with the verdict `adversarial`.
     pub adversarial: usize,
+    /// Pictures with the verdict `clean`.
     pub clean: usize,
+    /// Pictures with the verdict `undecided`.
     pub undecided: usize,
     /// Attacked pictures that fool the classifier.
     pub fooled: usize,

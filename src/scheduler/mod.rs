@@ -1,4 +1,4 @@
-//! From a stream of pictures to their outcomes: which images share a device, and when.
+//! Purifies a stream of pictures: which images are in flight on which device, and when.
 //!
 //! ```text
 //! reader ─► queue ─► a thread a device ─► queue ─► writers
@@ -6,13 +6,13 @@
 //!             └── images of a device that fails
 //! ```
 //!
-//! Batching is continuous: an image takes its instances' slots of the DIP engine, runs on beside images
-//! that began before or after it, and leaves when it is done; the next one takes its place. Images that
-//! end at the same time share the classifier's launches. Preprocessing has given all of them the
-//! classifier's one size, so that images of different sizes share a batch like any others.
+//! Batching is continuous: an image takes slots of the DIP engine for its instances, runs beside images that
+//! began before or after it, and frees the slots when it is finished; the next image takes them. Images that
+//! finish at the same time share the classifier's launches. Preprocessing has made all pictures the same
+//! size, so pictures of different sizes share batches.
 //!
-//! Reading and writing have threads of their own, with as many pictures between them and the devices as
-//! these have in flight.
+//! Reading and writing have threads of their own. Each queue holds as many pictures as the devices have in
+//! flight.
 
 mod plan;
 mod purified;
@@ -32,7 +32,7 @@ use crate::defense::DeviceDefense;
 use crate::error::{Error, Result};
 use crate::picture::Picture;
 
-/// Threads that hand results on. They wait for the disk most of the time, each for a file of its own.
+/// Threads that call `done`. Most of the time each waits for the disk.
 const WRITERS: usize = 8;
 
 /// A picture on its way to the writers.
@@ -44,18 +44,18 @@ struct Ended<T> {
 
 /// Purifies a stream of pictures on one or more devices.
 ///
-/// `pictures` gives each picture with its name, or why it could not be read; it is drawn on a thread
-/// of its own. `done` gets every outcome, in any order and from several threads, with the image's part of
-/// the seconds that its device worked; it may fail to end the run.
+/// `pictures` gives each picture with its name, or why it could not be read; a thread of its own reads it.
+/// `done` gets every outcome, in any order and from several threads, with the image's share of the seconds
+/// that its device worked; an error of `done` ends the run.
 ///
-/// A device that fails is dropped, and its images go to the others. When the last one fails, so does the
-/// run. When `stop` says so, the images in flight are finished and the rest is left. `intake_ended` is called
-/// when no device takes a picture any more: `pictures` must then end, even if it waits for one.
+/// A device that fails is dropped, and its images go to the other devices. When the last device fails, the run
+/// fails. When `stop` is true, the images in flight are finished and the rest is left. `intake_ended` is
+/// called when no device takes pictures anymore: `pictures` must then end, even if it waits for one.
 ///
-/// Gives where the time went, also of a run that failed.
+/// The first result is the time of each phase, also for a run that failed.
 ///
 /// # Errors
-/// [`Error::Interrupted`] where `stop` ended the run; the first error of `done`; the last device's.
+/// [`Error::Interrupted`] if `stop` ended the run; the first error of `done`; the last device's error.
 pub fn run<T: Send>(
     defenses: &mut [Box<dyn DeviceDefense>],
     pictures: impl Iterator<Item = (T, Result<Picture>)> + Send,
@@ -114,8 +114,8 @@ pub fn run<T: Send>(
     (usage, ended)
 }
 
-/// The threads of each of several devices, whose part they are of all threads; a single device has them
-/// all without a pool of its own.
+/// A thread pool for each of several devices, with an equal share of all threads; a single device needs no
+/// pool and uses all threads.
 fn pools(devices: usize) -> Result<Vec<rayon::ThreadPool>> {
     if devices == 1 {
         return Ok(vec![]);
@@ -137,7 +137,7 @@ fn read<T>(
     queue: &Queue<'_, T>,
     writers: &mpsc::SyncSender<Ended<T>>,
 ) {
-    /// Closes the queue, also where a decoder panics.
+    /// Closes the queue, even if a decoder panics.
     struct Closing<'q, 's, T>(&'q Queue<'s, T>);
     impl<T> Drop for Closing<'_, '_, T> {
         fn drop(&mut self) {
@@ -171,7 +171,7 @@ fn read<T>(
     drop(closing);
 }
 
-/// A writer's thread. When writing fails, the run does, and what is left goes unwritten.
+/// A writer's thread. An error of `done` ends the run, and the remaining results are not written.
 fn write<T>(
     results: &Mutex<mpsc::Receiver<Ended<T>>>,
     queue: &Queue<'_, T>,
@@ -194,11 +194,11 @@ fn write<T>(
 /// An image in flight on a device.
 struct Flying<T> {
     job: Job<T>,
-    /// Its part of the device's time.
+    /// Its share of the device's time, in seconds.
     seconds: f64,
 }
 
-/// Fails where a test says that the device does: the fail point `device`.
+/// Fails if a test asks for it: the fail point `device`.
 fn fault() -> Result<()> {
     #[cfg(feature = "faults")]
     fail::fail_point!("device", |_| Err(Error::Device(
@@ -265,7 +265,7 @@ fn work<T>(
                 }),
                 seconds,
             };
-            // The writers' end is the run's.
+            // Sending fails only if the writers have ended, which ends the run.
             let _ = writers.send(result);
             in_flight -= 1;
             queue.done(1);

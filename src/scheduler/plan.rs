@@ -13,26 +13,26 @@ pub struct Plan {
     pub capacity: usize,
 }
 
-/// More images fill no launch better, but hold more reconstructions in memory.
+/// More images would not fill launches better, but take more memory for reconstructions.
 const MAX_IMAGES: usize = 1024;
 
-/// What the user lets a device have.
+/// The user's limits for a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Pictures in flight; as many as keep the instances busy where `None`.
+    /// Pictures in flight; `None` for as many as keep the instances busy.
     pub pictures: Option<usize>,
-    /// DIP instances that run at once; the backend's choice where `None`.
+    /// DIP instances that run at once; `None` for the backend's choice.
     pub capacity: Option<usize>,
-    /// Bytes of memory; all that are free where `None`.
+    /// Bytes of memory; `None` for all that are free.
     pub memory: Option<u64>,
 }
 
 impl Plan {
-    /// As many instances as the limits allow, and as many images as keep them all busy; fewer where the
-    /// memory is too small for so many.
+    /// As many instances as the limits allow, and as many images as keep them all busy; fewer if the memory is
+    /// too small.
     ///
-    /// A capacity below one image's instances is kept: its instances then run in turns. `classes` is
-    /// the length of the classifier's rows; what the classifier itself holds is not counted.
+    /// A capacity below one image's instances is kept: the instances then run in turns. `classes` is the number
+    /// of the classifier's classes; the classifier's own memory is not counted.
     ///
     /// # Errors
     /// An option that cannot be used, or more memory for a single image than there is.
@@ -56,12 +56,12 @@ impl Plan {
             )?,
         };
         let per_image: usize = grids.iter().map(|grid| grid.tiles()).sum();
-        // Where images do not fill the engine evenly, one more has the instances for what is left.
+        // If whole images do not fill the engine, one more image has instances for the remaining slots.
         let images = match instances % per_image {
             0 => instances / per_image,
             _ => instances / per_image + 2,
         };
-        // More instances than the images have would be idle.
+        // Slots beyond the images' instances would be idle.
         let busy = |plan: Plan| Plan {
             capacity: plan.capacity.min(plan.images * per_image),
             ..plan
@@ -96,8 +96,8 @@ impl Plan {
         }
     }
 
-    /// A defense with this plan's memory on the prober's device. Where the device turns out to have less than it said, the plan
-    /// is made smaller, with a warning; the plan that came of it is returned too.
+    /// A defense with this plan's memory on the prober's device, and the plan that it has. If the device has less
+    /// free memory than it reported, the plan is made smaller, with a warning.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`]: not even one image and one instance fit. An option that cannot be used;
@@ -115,7 +115,7 @@ impl Plan {
         Ok((plan, Defense::new(prober, options, room)))
     }
 
-    /// What `make` makes of this plan, or of the largest smaller one that the device's memory allows.
+    /// The result of `make` for this plan, or for the largest smaller plan that fits the device's memory.
     fn make<T>(self, make: impl Fn(Plan) -> Result<T>) -> Result<T> {
         let mut plan = self;
         loop {
@@ -138,7 +138,7 @@ impl Plan {
         }
     }
 
-    /// With half the images or, where there is only one, half the instances.
+    /// A plan with half the images or, if there is only one, half the instances.
     fn smaller(self) -> Option<Plan> {
         let Plan { images, capacity } = self;
         match (images, capacity) {
@@ -155,17 +155,17 @@ impl Plan {
     }
 }
 
-/// The memory that a plan has to do with, in bytes.
+/// The memory for a plan, in bytes.
 #[derive(Clone, Copy)]
 enum Memory {
-    /// What is free on the device.
+    /// All that is free on the device.
     Free(u64),
-    /// Less than that: the device's share.
+    /// The device's share of the user's limit, which is less than what is free.
     Share(u64),
 }
 
 impl Memory {
-    /// `None` where there is no limit and the device does not say what is free.
+    /// The memory for a plan; `None` if there is no limit and the device does not report what is free.
     fn of(backend: &impl Backend, share: Option<u64>) -> Option<Memory> {
         match (backend.free_bytes(), share) {
             (Some(free), Some(share)) if free <= share => Some(Memory::Free(free)),
@@ -180,9 +180,9 @@ impl Memory {
     }
 }
 
-/// What a single image that does not fit the memory gives.
+/// The error if not even a single image fits the memory.
 fn memory_error(parts: &[MemoryPart], memory: Memory) -> Error {
-    // Rounded so that a memory of what is said to be needed suffices.
+    // What is needed is rounded up, so that a memory of that size suffices.
     let (up, down) = (f64::ceil, f64::floor);
     let needed = size(parts.iter().map(|part| part.bytes).sum(), up);
     let there = match memory {

@@ -1,4 +1,4 @@
-//! A picture and what became of it.
+//! A picture and its purification.
 
 use std::path::Path;
 
@@ -10,9 +10,9 @@ use crate::picture::{Picture, write_png};
 /// A purified picture.
 #[derive(Clone, Debug)]
 pub struct Purified {
-    /// What was purified, of the classifier's size.
+    /// The input, in the classifier's size.
     pub input: Picture,
-    /// What the defense found and made of it, with every number that it decided by.
+    /// The defense's result, with every number that it decided by.
     pub outcome: Outcome,
 }
 
@@ -22,28 +22,30 @@ impl Purified {
         self.outcome.verdict
     }
 
-    /// How much speaks for an attack, from 0 to 1.
+    /// How strongly the evidence speaks for the recovered label against the input label, from 0 (clean) to 1
+    /// (adversarial).
     pub fn score(&self) -> f64 {
         self.outcome.score
     }
 
-    /// What the classifier says of the input.
+    /// The input label: the classifier's label of the input.
     pub fn input_label(&self) -> usize {
         self.outcome.input.label()
     }
 
-    /// What the classifier says of the output.
+    /// The output label: the classifier's label of the output.
     pub fn output_label(&self) -> usize {
         self.outcome.output.label()
     }
 
-    /// The output, of the classifier's size.
+    /// The output, in the classifier's size.
     pub fn picture(&self) -> Picture {
         let pixels = self.outcome.pixels.clone();
         Picture::new(self.input.shape, pixels)
     }
 
-    /// Writes the output as an 8-bit RGB PNG; a file of this name is replaced once the new one is whole.
+    /// Writes the output as an 8-bit RGB PNG. An existing file of this name is replaced when the new one is
+    /// complete.
     ///
     /// # Errors
     /// The file cannot be written.

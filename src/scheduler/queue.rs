@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::picture::Picture;
 
-/// How often those that wait ask whether the run shall stop.
+/// How often a waiting thread checks whether the run should stop.
 const POLL: Duration = Duration::from_millis(50);
 
 /// A picture to purify, with its caller's name for it.
@@ -16,12 +16,12 @@ pub(super) struct Job<T> {
     pub picture: Picture,
 }
 
-/// The queue that all devices share. It ends the run when its source is exhausted and no device has
-/// images in flight that may come back, when the user stops it, or with the first error.
+/// The queue that all devices share. It ends the run when its source has no more pictures and no device has
+/// images in flight that may come back, when the user stops it, or at the first error.
 pub(super) struct Queue<'s, T> {
     state: Mutex<State<T>>,
     changed: Condvar,
-    /// Jobs that the source may be ahead.
+    /// Jobs that the queue may hold.
     limit: usize,
     stop: &'s (dyn Fn() -> bool + Sync),
 }
@@ -54,7 +54,7 @@ impl<'s, T> Queue<'s, T> {
         }
     }
 
-    /// Appends a job when there is room; whether the run goes on.
+    /// Waits for room and appends a job; gives whether the run continues.
     pub(super) fn put(&self, job: Job<T>) -> bool {
         let mut state = self.lock();
         while !self.ends(&state) {
@@ -74,8 +74,8 @@ impl<'s, T> Queue<'s, T> {
         self.changed.notify_all();
     }
 
-    /// Up to `most` jobs for one device, its share of those that are there. Where there are none and
-    /// `wait`, waits for some: none then means that there will be no more.
+    /// Up to `most` jobs for one device: its share of the queue. If the queue is empty and `wait` is true, waits
+    /// for jobs; none then means that there will be no more.
     pub(super) fn take(&self, most: usize, wait: bool) -> Vec<Job<T>> {
         let mut state = self.lock();
         loop {
@@ -100,8 +100,8 @@ impl<'s, T> Queue<'s, T> {
         self.changed.notify_all();
     }
 
-    /// A device is lost: its jobs go back to the front. The last device's loss is the run's failure;
-    /// otherwise says so with a warning.
+    /// A device is lost: its jobs go back to the front of the queue. The loss of the last device ends the run;
+    /// that of another gives a warning.
     pub(super) fn lose_device(&self, device: &str, error: Error, jobs: Vec<Job<T>>) {
         let mut state = self.lock();
         state.devices -= 1;

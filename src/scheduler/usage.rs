@@ -1,18 +1,18 @@
-//! Where a run's time went.
+//! How much time a run's phases took.
 
-/// Seconds of all devices' threads, by what they did.
+/// Seconds of each phase, summed over the devices' threads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Phases {
-    /// No picture was ready.
+    /// Waiting, because no picture was ready.
     pub waiting_for_pictures: f64,
-    /// Iterations of the DIP networks. A GPU works on while its thread prepares what is next: its
-    /// time counts where the thread waits for a result.
+    /// Iterations of the DIP networks. A GPU works while its thread prepares the next work: its time is counted
+    /// in the phase in which the thread waits for a result.
     pub dip: f64,
     /// Probes of inputs, trajectories and decision maps.
     pub probing: f64,
     /// Localizing, pushing and stitching.
     pub restoring: f64,
-    /// The writers were behind.
+    /// Waiting, because the writers were behind.
     pub waiting_for_writers: f64,
 }
 
@@ -31,9 +31,10 @@ impl std::iter::Sum for Phases {
 /// How busy the devices were.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Usage {
+    /// Seconds of each phase, summed over the devices' threads.
     pub seconds_by_phase: Phases,
-    /// Part of the run's time, from 0 to 1, in which the devices' engines worked: DIP networks and
-    /// classifier. The mean of all devices.
+    /// Share of the run's time, from 0 to 1, in which the devices' engines (DIP networks and classifier) worked:
+    /// the mean of all devices.
     pub engine_busy: f64,
 }
 

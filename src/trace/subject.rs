@@ -14,6 +14,7 @@ pub struct Trace<'a> {
     pub picture: &'a Picture,
     /// Its true label, where it is known.
     pub truth: Option<usize>,
+    /// What the defense found and made of the picture, the decision map included.
     pub outcome: &'a Outcome,
     /// Names for labels.
     pub classes: Option<&'a Classes>,

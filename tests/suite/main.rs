@@ -7,6 +7,7 @@ mod common;
 mod docs;
 mod emulator;
 mod evaluate;
+mod exports;
 mod failing_devices;
 mod golden_dip;
 mod imports;

@@ -1,35 +1,35 @@
 //! The decision-aware loss: how far the defense's own decision is from a wrong one.
 //!
-//! The defended system says the input label where its verdict is `clean`, the recovered label where it
-//! is `adversarial`, and what the classifier sees in a reconstruction where it is `undecided`. Each
-//! way to the wrong answer is a list of conditions on a few log-probabilities: at the input, in its views, in
-//! the map's support, and at the reconstruction that is shown. This is a loss of what the defense reads,
-//! so that its gradient moves the label and the score at once, as Tramèr et al. 2020 advise: attack
-//! the quantity that decides.
+//! The defended system gives the input label where its verdict is `clean`, the recovered label where it
+//! is `adversarial`, and the classifier's label of a reconstruction where it is `undecided`. Each way to
+//! a wrong answer is a list of conditions on log-probabilities: of the input, its views, the support, and
+//! the reconstruction that is the output. The loss is a function of these log-probabilities, so its
+//! gradient moves the label and the score together. Tramèr et al. 2020 advise this: attack the quantity
+//! that decides.
 
 use crate::attack::losses::{Aim, Loss};
 use crate::defense::{MIN_LOG_PROB, Odds, Reading, VerdictOptions, lead, support};
 
-/// What the defense read of a picture.
+/// The readings by which the defense decides about a picture.
 pub(super) struct Decision<'a> {
     pub verdict: &'a VerdictOptions,
-    /// Whether what looks clean is purified too.
+    /// Whether pictures with the verdict `clean` are purified too.
     pub always: bool,
     pub input: &'a Reading,
-    /// Of the input's views.
+    /// Readings of the input's views.
     pub views: &'a [Reading],
-    /// The map's votes.
+    /// The decision map's votes.
     pub votes: Vec<&'a Reading>,
-    /// Of the reconstruction, where one is the output.
+    /// Reading of the reconstruction, where one is the output.
     pub shown: Option<&'a Reading>,
-    /// ln of each class's support.
+    /// The natural logarithm of each class's support.
     support: Vec<f64>,
 }
 
-/// A loss of a [`Decision`], with its derivatives by every reading's logits.
+/// The loss of a [`Decision`], with its derivatives by every reading's logits.
 #[derive(Debug)]
 pub(super) struct Ascent {
-    /// Above 0 where the decision is the wrong one, in nats.
+    /// Above 0 where the decision is wrong, in nats.
     pub loss: f64,
     pub input: Vec<f32>,
     /// One row a view.
@@ -39,35 +39,35 @@ pub(super) struct Ascent {
     pub shown: Option<Vec<f32>>,
 }
 
-/// Where log-probabilities are read.
+/// What a log-probability is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Input,
-    /// One of them.
+    /// One view of the input.
     View(usize),
     Support,
     Shown,
 }
 
-/// By what classes are compared.
+/// The quantity by which classes are compared.
 #[derive(Clone, Copy, Debug)]
 enum Measure {
     /// Their log-probability at the input.
     Input,
-    /// What speaks for them against this label, were it the input's.
+    /// Their lead over this label, if it is the input label.
     Evidence(usize),
-    /// Their log-probability at what is shown.
+    /// Their log-probability at the reconstruction that is the output.
     Shown,
 }
 
-/// A sum of log-probabilities: its value, and its derivative by each of them that counts.
+/// A function of log-probabilities: its value, and its derivative by each that it depends on.
 #[derive(Clone, Debug)]
 struct Term {
     value: f64,
     slopes: Vec<(Place, usize, f64)>,
 }
 
-/// Scores of 0 and 1 as logits that one can count with.
+/// Scores of 0 and 1 have infinite logits; these finite ones stand for them.
 const MAX_LOGIT: f64 = 30.0;
 
 fn logit(score: f64) -> f64 {
@@ -92,8 +92,8 @@ impl Term {
         self
     }
 
-    /// What is missing of conditions that hold at 0 and above, in sum; where nothing is, the smallest
-    /// of them.
+    /// Joins conditions that hold at 0 and above: the sum of the negative ones, or the smallest one if
+    /// all hold.
     fn all(conditions: Vec<Term>) -> Option<Term> {
         if conditions.iter().any(|condition| condition.value < 0.0) {
             let missing = conditions.into_iter().filter(|c| c.value < 0.0);
@@ -127,10 +127,10 @@ impl<'a> Decision<'a> {
         }
     }
 
-    /// The distance of the decision from what `loss` aims at, along the nearest way: the sum of what
-    /// its conditions lack. Where it is reached: by how much.
+    /// How far the decision is from the aim of `loss`, on the nearest way to it: below 0, the sum of the
+    /// conditions that do not hold; above 0, by how much all of them hold.
     ///
-    /// Where `loss` is a margin it is bounded by its confidence.
+    /// If `loss` is a margin, the result is at most its confidence.
     pub(super) fn ascent(&self, loss: &Loss) -> Ascent {
         let ways = self.ways(loss.aim()).into_iter().filter_map(Term::all);
         let nearest = ways.max_by(|a, b| a.value.total_cmp(&b.value));
@@ -160,7 +160,7 @@ impl<'a> Decision<'a> {
                     let other = on_map.filter(|_| on_map != at_input);
                     ways.extend(other.and_then(|wrong| self.clean(wrong)));
                 }
-                // A false alarm, and an alarm that recovers a third label.
+                // An alarm whose input label is the true one, and one that recovers a third label.
                 ways.extend(on_map.map(|wrong| self.adversarial(label, wrong)));
                 ways.extend(at_input.and_then(|wrong| {
                     let third = self.best(Evidence(wrong), &[label, wrong])?;
@@ -179,7 +179,7 @@ impl<'a> Decision<'a> {
         ways
     }
 
-    /// The input label is `label`, and the verdict `clean`.
+    /// Conditions for the input label `label` and the verdict `clean`.
     fn clean(&self, label: usize) -> Option<Vec<Term>> {
         let recovered = self.best(Measure::Evidence(label), &[label])?;
         let below = logit(self.verdict.clean_below);
@@ -188,7 +188,8 @@ impl<'a> Decision<'a> {
         Some(way)
     }
 
-    /// The input label is `input`, the recovered one `recovered`, and the verdict `adversarial`.
+    /// Conditions for the input label `input`, the recovered label `recovered` and the verdict
+    /// `adversarial`.
     fn adversarial(&self, input: usize, recovered: usize) -> Vec<Term> {
         let from = logit(self.verdict.adversarial_from);
         let mut way = vec![self.score(input, recovered).scaled(1.0, -from)];
@@ -197,8 +198,8 @@ impl<'a> Decision<'a> {
         way
     }
 
-    /// A reconstruction stays the output, and reads as the aim wants. Looked at only where one is:
-    /// which one it would be is not known elsewhere.
+    /// Conditions for a reconstruction that is the output to stay it and to meet the aim; `None` where
+    /// the output is no reconstruction, because it is not known which one would become it.
     fn undecided(&self, aim: Aim) -> Option<Vec<Term>> {
         self.shown?;
         let input = self.input.label();
@@ -210,7 +211,7 @@ impl<'a> Decision<'a> {
         }
         way.extend(match aim {
             Aim::AwayFrom(label) => self.lead(Measure::Shown, label, None).map(|lead| {
-                // The lead of the best other class over this one.
+                // The best other class's log-probability less this one's.
                 lead.scaled(-1.0, 0.0)
             }),
             Aim::Towards(target) => self.lead(Measure::Shown, target, None),
@@ -218,20 +219,20 @@ impl<'a> Decision<'a> {
         Some(way)
     }
 
-    /// The logit of the score that the map would have with these two labels.
+    /// The logit of the score if these are the input label and the recovered label.
     fn score(&self, input: usize, recovered: usize) -> Term {
         let lead = self.measured(Measure::Evidence(input), recovered);
         lead.scaled(1.0, -self.verdict.evidence.neutral_lead_nats)
     }
 
-    /// By how much `class` leads all others but `except`; `None` where there are no others.
+    /// By how much `class` exceeds the best of the others without `except`; `None` where there is none.
     fn lead(&self, measure: Measure, class: usize, except: Option<usize>) -> Option<Term> {
         let rival = self.best(measure, &[class, except.unwrap_or(class)])?;
         let of = |class| self.measured(measure, class);
         Some(of(class).minus(of(rival)))
     }
 
-    /// The class with the most that is none of `except`; of equal ones the first.
+    /// The class with the largest measure that is not in `except`; the first of equal ones.
     fn best(&self, measure: Measure, except: &[usize]) -> Option<usize> {
         let of = |class| self.measured(measure, class).value;
         let classes = (0..self.input.classes()).filter(|class| !except.contains(class));
@@ -271,7 +272,7 @@ impl<'a> Decision<'a> {
         }
     }
 
-    /// The chain rule, from log-probabilities to logits.
+    /// The derivatives by log-probabilities, as derivatives by logits: the chain rule.
     fn by_logits(&self, term: &Term) -> Ascent {
         let at = |place: Place| term.slopes.iter().filter(move |slope| slope.0 == place);
         let weights = |place: Place| at(place).map(|&(_, class, slope)| (class, slope)).collect();

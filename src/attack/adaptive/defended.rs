@@ -11,41 +11,40 @@ use crate::picture::Picture;
 
 /// A classifier and the whole defense before it.
 ///
-/// [`read`](Victim::read) says what a user of the defended system sees: the classifier's logits of the
-/// defense's output, by the defense's own seed. [`gradient`](Victim::gradient) is the attacker's
-/// approximation, by the seeds that the attacker has; a [`Slope`]'s reading is the mean of the
-/// logits over the draws, so that of one draw is what the defense says by its seed.
+/// [`read`](Victim::read) gives what a user of the defended system sees: the classifier's logits of the
+/// defense's output, computed with the defense's own seed. [`gradient`](Victim::gradient) gives the
+/// attacker's approximation, computed with the attacker's seeds; a [`Slope`]'s reading is the mean of the
+/// logits over the draws.
 ///
-/// A purification's random numbers depend on its picture's content too: from one step of an attack to
-/// the next they are drawn anew, also with the same seed.
+/// A purification's random numbers depend on the picture's content too: each step of an attack draws new
+/// ones, even with the same seed.
 ///
-/// A reading costs a purification an image, a gradient as many as there are draws. Images of a call
-/// share the defense's launches: call with [`batch`](Self::batch) images or more.
+/// Reading an image costs one purification, its gradient one for each draw. The images of a call share
+/// the defense's launches: call with [`batch`](Self::batch) images or more.
 ///
-/// What the rules take for granted:
+/// What the rules approximate:
 ///
-/// - identity: where the verdict is `clean` the output is the picture itself, and the gradient the
-///   classifier's.
-/// - trajectory: points lie at `(1 − t)·x_t + t·x` on the line from the reconstruction `x_t` to the
-///   picture `x`. With `x_t` taken for the identity of `x`, its derivative is `(1 − t) + t = 1` for
-///   each of them, and each counts as much as its vote. Clipping to `[0, 1]` is taken for the
-///   identity too. The derivative of a vote in the mirror, by the pixels of the point's mirror image,
-///   is mirrored back: by the chain rule, exactly.
-/// - decision: the votes as in trajectory, the input and its views by their true gradients.
+/// - identity: the defense has the derivative 1. Where the verdict is `clean`, the output is the picture
+///   itself, and the gradient is exactly the classifier's.
+/// - trajectory: a point of a segment is `(1 − t)·x_t + t·x`, with the reconstruction `x_t` and the
+///   picture `x`. The derivative of `x_t` by `x` is taken to be 1, so that of every point is
+///   `(1 − t) + t = 1`; each point counts as its vote does. Clipping to `[0, 1]` is ignored. The
+///   gradient of a mirrored vote is mirrored back, which is exact.
+/// - decision: votes as in trajectory; the input and its views have their exact gradients.
 pub struct Defended<'a> {
     defense: &'a mut dyn DeviceDefense,
     adaptive: Adaptive,
-    /// The defense's own.
+    /// The defense's own seed.
     seed: u64,
     purifications: u64,
     classified: u64,
 }
 
 impl<'a> Defended<'a> {
-    /// The victim that `defense` protects, which goes on with its own seed afterwards.
+    /// The classifier behind `defense`. After each call the defense has its own seed again.
     ///
     /// # Errors
-    /// No draws.
+    /// `adaptive.draws` is 0.
     pub fn new(defense: &'a mut dyn DeviceDefense, adaptive: Adaptive) -> Result<Self> {
         adaptive.validate()?;
         Ok(Defended {
@@ -67,7 +66,7 @@ impl<'a> Defended<'a> {
         self.purifications
     }
 
-    /// Images that its purifications have classified so far; gradients come on top.
+    /// Images classified by its purifications so far, without those classified for gradients.
     pub fn classified(&self) -> u64 {
         self.classified
     }
@@ -158,7 +157,7 @@ impl<'a> Defended<'a> {
         let viewpoints = self.defense.viewpoints();
         let shape = self.defense.shape();
         let seen = self.defense.views(place)?;
-        // What is asked, how it is seen, and the derivative by its logits.
+        // Each image to differentiate, its viewpoint, and the derivative of the loss by its logits.
         let upright = Viewpoint::default();
         let of_vote = |vote: Vote<'_>| match vote.mirrored {
             true => Viewpoint::MIRROR,
@@ -216,7 +215,7 @@ impl Victim for Defended<'_> {
     }
 }
 
-/// The slope over draws; there is one at least.
+/// The mean slope of one or more draws.
 fn expectation(draws: Vec<Slope>) -> Slope {
     let mut logits = vec![0.0; draws[0].reading.classes()];
     for draw in &draws {
@@ -231,7 +230,7 @@ fn expectation(draws: Vec<Slope>) -> Slope {
     }
 }
 
-/// The means of the slopes' losses and gradients; there is one at least.
+/// The mean loss and the mean gradient of one or more slopes.
 fn mean(slopes: Vec<Slope>) -> (f64, Vec<f32>) {
     let count = slopes.len();
     let mut gradient = vec![0.0; slopes[0].gradient.len()];
@@ -248,7 +247,8 @@ fn views(images: &[Vec<f32>]) -> Vec<&[f32]> {
     images.iter().map(|image| &image[..]).collect()
 }
 
-/// Adds a derivative by a view's pixels, as one by the image's: the transpose of taking the view.
+/// Turns a derivative by a view's pixels into one by the image's, and adds it to `sum`: the transpose of
+/// making the view.
 fn add_seen(sum: &mut [f32], by_view: &[f32], from: Viewpoint, shape: ImageShape) {
     let (height, width) = (shape.height, shape.width);
     for (i, slope) in by_view.iter().enumerate() {

@@ -1,9 +1,8 @@
-//! Attacks through the defense: the classifier and all of the defense before it as one [`Victim`].
+//! Attacks through the defense: the classifier and the whole defense before it as one [`Victim`].
 //!
-//! A purification has no gradient that could be followed: it fits networks, searches for boundaries,
-//! and decides. What an attack uses in its place is a [`Rule`]; [`Defended`] applies it, so that every
-//! attack of this crate runs against the whole system. What counts in the end is what the real
-//! defense, with its own seed, says of the attacked picture.
+//! A purification has no gradient to follow: it fits networks, searches for boundaries, and decides. A
+//! [`Rule`] says what an attack uses instead; [`Defended`] applies it, so that every attack of this crate
+//! runs against the whole system. The attack's success is decided by the real defense with its own seed.
 
 mod decision;
 mod defended;
@@ -16,12 +15,12 @@ pub use defended::Defended;
 use super::Victim;
 use crate::error::{Error, Result};
 
-/// What an attack takes for the gradient of the defended system.
+/// What an attack uses in place of the gradient of the defended system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
-    /// No gradient: what the defended system says of the pictures it is asked about. For square
+    /// No gradient: only the defended system's logits for the pictures it is asked about. For square
     Queries,
     /// BPDA (Athalye et al. 2018): the gradient at the output, as if purification changed nothing
     Identity,
@@ -46,15 +45,17 @@ pub enum Seeds {
 /// How an attack gets through the defense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Adaptive {
+    /// What the attack follows in place of the defended system's gradient.
     pub rule: Rule,
     /// Purifications of different seeds over which each gradient is averaged: expectation over
     /// transformation (Athalye et al. 2018). Draws share no restart's seed.
     pub draws: u32,
+    /// Seeds of the attack's own purifications.
     pub seeds: Seeds,
 }
 
 impl Adaptive {
-    /// One draw, with the defense's seed.
+    /// An attack by `rule`, with one draw and the defense's seed.
     pub fn new(rule: Rule) -> Self {
         Adaptive {
             rule,
@@ -63,10 +64,10 @@ impl Adaptive {
         }
     }
 
-    /// Checks the draws.
+    /// Checks the number of draws.
     ///
     /// # Errors
-    /// There are none.
+    /// `draws` is 0.
     pub fn validate(&self) -> Result<()> {
         match self.draws {
             0 => Err(Error::option("draws", "must be 1 or more")),
@@ -84,5 +85,6 @@ impl Adaptive {
     }
 }
 
-/// Restart `r` of a draw has the draw's seed plus `r`: more than there can be restarts.
+/// Distance of the draws' seeds. Restart `r` of a draw has the draw's seed plus `r`, and there are fewer
+/// restarts than this.
 const SEED_STRIDE: u64 = 1 << 32;

@@ -1,17 +1,17 @@
-//! Proposals in the Euclidean norm: the change of one window moves to another, under a new peak.
+//! Proposals in the Euclidean norm: the change of one window moves to another, with a peak added.
 
 use super::super::ball::{Ball, Norm, length};
 use super::super::climb::Subject;
 use super::super::rounding::round_into_ball;
 use super::{Proposals, draw, place, sign};
 
-/// The ball's radius.
+/// The ball around a picture.
 pub(super) struct Euclidean {
     ball: Ball,
     eight_bit: bool,
 }
 
-/// Keeps an empty window's norm from being divided by.
+/// Lower bound of a window's norm, so that an empty window does not divide by 0.
 const LEAST: f64 = 1e-12;
 
 impl Euclidean {
@@ -25,7 +25,7 @@ impl Euclidean {
         }
     }
 
-    /// The clean picture, changed along `change` by the radius.
+    /// The clean picture, moved along `change` by the radius.
     fn image(&self, clean: &[f32], change: &[f32]) -> Vec<f32> {
         let mut image = clean.to_vec();
         self.ball.ascend(&mut image, change, self.ball.eps);
@@ -52,15 +52,15 @@ impl Window {
             && (self.left..self.left + self.side).contains(&x)
     }
 
-    /// Its elements' places in a plane of this width, row by row.
+    /// The indices of its pixels in a plane of this width, row by row.
     fn places(self, width: usize) -> impl Iterator<Item = usize> {
         let rows = self.top..self.top + self.side;
         rows.flat_map(move |y| (0..self.side).map(move |x| y * width + self.left + x))
     }
 }
 
-/// A hill and a hollow side by side, of Euclidean length 1: the authors' η. Row by row; the hill lies
-/// above, or to the left where `turned`.
+/// A hill and a hollow side by side, with Euclidean length 1 together: the authors' η, row by row. The
+/// hill is above, or to the left if `turned`.
 fn peak(side: usize, turned: bool) -> Vec<f32> {
     let half = side / 2;
     let mut peak = vec![0.0; side * side];
@@ -79,8 +79,7 @@ fn peak(side: usize, turned: bool) -> Vec<f32> {
     peak
 }
 
-/// The height at a place of a hill on `rows × columns`: concentric rectangles, the innermost the
-/// heaviest.
+/// The height of a hill of `rows × columns` at a pixel: concentric rectangles, the innermost the highest.
 fn hill(y: usize, x: usize, rows: usize, columns: usize) -> f32 {
     let from_center = (rows / 2).abs_diff(y).max((columns / 2).abs_diff(x));
     let rings = from_center..=(rows / 2).max(columns / 2);
@@ -98,7 +97,7 @@ impl Proposals for Euclidean {
         let (rows, columns) = (height / side, width / side);
         let (top, left) = ((height - rows * side) / 2, (width - columns * side) / 2);
         let cells = rows * columns;
-        // A sign for each channel's cell, and which way the cell's peaks lie.
+        // For each cell, whether its peaks are turned, and a sign in each channel.
         let drawn = draw(subject, run, 0, (shape.channels + 1) * cells);
         let mut change = vec![0.0; shape.elements()];
         for cell in 0..cells {
@@ -118,8 +117,8 @@ impl Proposals for Euclidean {
         self.image(subject.clean(), &change)
     }
 
-    /// Takes the change out of one window and puts its length into another, which keeps the direction
-    /// of its own and gets a peak added.
+    /// Removes the change in one window and gives its length to another window, whose change keeps its
+    /// direction and gets a peak added.
     fn next(
         &self,
         subject: &Subject<'_>,
@@ -130,7 +129,7 @@ impl Proposals for Euclidean {
     ) -> Vec<f32> {
         let shape = subject.picture.shape;
         let (height, width) = (shape.height, shape.width);
-        // Odd, and 3 or more, where the picture is.
+        // Odd and at least 3, unless the picture is smaller.
         let side = (area * (height * width) as f64).sqrt().round() as usize;
         let side = (side.max(3) | 1).min(height.min(width));
         let drawn = draw(subject, run, query, 5 + shape.channels);
@@ -143,7 +142,7 @@ impl Proposals for Euclidean {
         let peak = peak(side, drawn[4] < 0.5);
         let clean = subject.clean();
         let mut change: Vec<f32> = image.iter().zip(clean).map(|(x, c)| x - c).collect();
-        // What the radius leaves unused is shared by the channels.
+        // The channels share the part of the radius that the change does not use.
         let squared = length(change.iter().copied()).powi(2);
         let unused = (f64::from(self.ball.eps).powi(2) - squared).max(0.0) / shape.channels as f64;
         for (channel, plane) in change.chunks_exact_mut(height * width).enumerate() {

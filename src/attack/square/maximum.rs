@@ -1,4 +1,4 @@
-//! Proposals in the maximum norm: every pixel lies on an edge of its interval.
+//! Proposals in the maximum norm: every pixel is at one end of its interval.
 
 use super::super::ball::{Ball, Norm};
 use super::super::climb::Subject;
@@ -6,9 +6,9 @@ use super::super::rounding::round_into_ball;
 use super::{Proposals, draw, place, sign};
 use crate::random::Purpose;
 
-/// A picture's ball.
+/// The ball around a picture.
 pub(super) struct Maximum {
-    /// The clean pixels minus the radius, and plus it, in `[0, 1]`.
+    /// The clean pixels less the radius, and plus the radius, clipped to `[0, 1]`.
     edges: [Vec<f32>; 2],
 }
 
@@ -54,7 +54,7 @@ impl Proposals for Maximum {
         image
     }
 
-    /// A square of one random sign in each channel.
+    /// A square, with one random sign in each channel.
     fn next(
         &self,
         subject: &Subject<'_>,

@@ -1,4 +1,4 @@
-//! The Square attack: random search with squares, from what the victim says alone.
+//! The Square attack: random search with squares, which needs no gradients.
 
 mod euclidean;
 mod maximum;
@@ -14,24 +14,26 @@ use super::climb::Subject;
 use super::victim::Victim;
 use crate::error::{Error, Result};
 
-/// Andriushchenko et al. 2020: black-box.
+/// Andriushchenko et al. 2020: a black-box attack.
 ///
-/// Each query changes a square at a random place; the change stays where it raises the aim's margin.
-/// The squares begin with 80% of the area and become smaller on the authors' schedule, stretched to
-/// `queries`. A picture is done with its first success; restarts are for the others. Where the result
-/// will be rounded to 8 bits, each query is: what is found is what is stored.
+/// Each query changes a square at a random position; the change stays if it raises the aim's margin. The
+/// squares begin with 80% of the picture's area and become smaller on the authors' schedule, stretched to
+/// `queries`. A picture is done with its first success; restarts are for the others. If the result will be
+/// rounded to 8 bits, every query is rounded too, so that the stored picture is the one that succeeded.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Square {
+    /// Norm in which `eps` measures the change.
     pub norm: Norm,
     /// Radius in this norm, pixels in `[0, 1]`.
     pub eps: f32,
-    /// Images that each restart may ask the victim about.
+    /// Images that each restart may ask the victim about, at least 1.
     pub queries: usize,
+    /// Searches for a picture, each with random numbers of its own, until one succeeds; at least 1.
     pub restarts: usize,
 }
 
 impl Square {
-    /// torchattacks' defaults (1 is the radius of its PGD in the Euclidean norm).
+    /// The defaults of torchattacks; the radius in the Euclidean norm is that of its PGD, 1.
     pub fn new(norm: Norm) -> Self {
         Square {
             norm,
@@ -45,24 +47,24 @@ impl Square {
     }
 }
 
-/// The area of the first squares, of the picture's.
+/// Area of the first squares as a share of the picture's.
 const FIRST_AREA: f64 = 0.8;
 
-/// The queries of 10,000 after which the area is halved.
+/// The area is halved after these queries, if there are 10,000.
 const HALVED_AFTER: [usize; 9] = [10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000];
 
-/// The area of the squares of query `query` of `queries`, of the picture's.
+/// Area of the squares of query `query` of `queries`, as a share of the picture's.
 fn area(query: usize, queries: usize) -> f64 {
     let query = (query as u128 * 10_000 / queries.max(1) as u128) as usize;
     let halved = HALVED_AFTER.iter().filter(|&&after| query > after).count();
     FIRST_AREA / f64::from(1 << halved)
 }
 
-/// How images of a norm's ball are proposed.
+/// Proposes images inside the ball of a norm.
 trait Proposals: Sync + Send {
     /// The first image of restart `run`.
     fn first(&self, subject: &Subject<'_>, run: usize) -> Vec<f32>;
-    /// A change of `image` in squares of a share `area` of the picture.
+    /// `image`, changed in a square whose area is the share `area` of the picture's.
     fn next(
         &self,
         subject: &Subject<'_>,
@@ -152,7 +154,7 @@ fn images(searches: Vec<Search<'_>>) -> Vec<Vec<f32>> {
     searches.into_iter().map(|search| search.image).collect()
 }
 
-/// The first `count` random numbers, uniform in `[0, 1)`, of a query.
+/// The first `count` random numbers of a query, uniform in `[0, 1)`.
 fn draw(subject: &Subject<'_>, run: usize, query: usize, count: usize) -> Vec<f32> {
     let mut drawn = vec![0.0; count];
     let purpose = crate::random::Purpose::AttackSearch;
@@ -161,13 +163,13 @@ fn draw(subject: &Subject<'_>, run: usize, query: usize, count: usize) -> Vec<f3
     drawn
 }
 
-/// A place for `size` pixels on an axis of `n`.
+/// Where `size` pixels start on an axis of `n`, for a random number `u` in `[0, 1)`.
 fn place(u: f32, size: usize, n: usize) -> usize {
     let places = n - size + 1;
     ((f64::from(u) * places as f64) as usize).min(places - 1)
 }
 
-/// -1 or 1.
+/// −1 or 1, each for half of the random numbers in `[0, 1)`.
 fn sign(u: f32) -> f32 {
     if u < 0.5 { -1.0 } else { 1.0 }
 }

@@ -10,6 +10,7 @@ pub enum Role {
     Input,
     /// The recovered label.
     Recovered,
+    /// None of these.
     Other,
 }
 
@@ -33,7 +34,9 @@ impl Role {
 pub struct Labels {
     /// The true label, where it is known.
     pub truth: Option<usize>,
+    /// The input label.
     pub input: usize,
+    /// The recovered label, where there is one.
     pub recovered: Option<usize>,
 }
 
