@@ -88,7 +88,7 @@ mod tests {
             .keys()
             .map(|key| &**key)
             .collect();
-        let want = "reconstruct map verdict localize push stitch always eight_bit";
+        let want = "reconstruct map verdict localise push stitch always eight_bit";
         assert_eq!(keys.join(" "), want);
     }
 }

@@ -173,9 +173,13 @@ fn real_models_agree_with_the_reference() {
         );
         println!("{name}: logits {logits_error:.1e}, gradient {gradient_error:.1e}");
         assert!(logits_error < 1e-5, "{name}: logits {logits_error:.1e}");
-        // An activation within rounding of its kink takes the other side's slope.
+        // An activation within rounding of a kink takes the other side's slope; ReLU6 has two kinks.
+        let bound = match name {
+            "efficientnet-lite0" => 2e-3,
+            _ => 1e-3,
+        };
         assert!(
-            gradient_error < 1e-3,
+            gradient_error < bound,
             "{name}: gradient {gradient_error:.1e}"
         );
         if name == "efficientnet-lite0" {
