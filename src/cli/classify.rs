@@ -12,8 +12,7 @@ use super::run_folder::FollowArgs;
 use super::{Global, Outcome, device, interrupt, messages};
 use crate::defense::{Oracle, Reading};
 use crate::error::{Error, Result};
-use crate::input::npy::RowWriter;
-use crate::input::{Dataset, Item};
+use crate::input::{Dataset, Item, RowWriter};
 use crate::purifier::Classifier;
 use crate::run::{Exporter, Phase, RunState, Status, Tally};
 

@@ -87,7 +87,7 @@ pub enum Command {
     /// Purify images
     Purify(Box<purify::Args>),
     /// Print labels and confidences, without purification
-    Classify(classify::Args),
+    Classify(Box<classify::Args>),
     /// Make adversarial images, to test a defense with
     Attack(Box<attack::Args>),
     /// Draw one image's trajectories and its path through the decision space

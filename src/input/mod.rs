@@ -25,4 +25,5 @@ pub use attacked::{Attacked, AttackedSet};
 pub use classes::Classes;
 pub use dataset::{Dataset, Layout};
 pub use item::Item;
+pub use npy::RowWriter;
 pub use shard::Shard;

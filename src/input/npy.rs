@@ -152,7 +152,7 @@ fn le_bytes(values: &[f32]) -> Vec<u8> {
 
 /// A float32 `.npy` file that is filled row by row, its number of rows known only at the end: the
 /// logits of a classification.
-pub(crate) struct RowWriter {
+pub struct RowWriter {
     file: Replacement,
     columns: usize,
     rows: usize,
@@ -163,7 +163,7 @@ impl RowWriter {
     const HEADER: usize = 128;
 
     /// Starts `path` with rows of `columns` numbers; the file appears when it is finished.
-    pub(crate) fn create(path: &std::path::Path, columns: usize) -> Result<RowWriter> {
+    pub fn create(path: &std::path::Path, columns: usize) -> Result<RowWriter> {
         // Renaming would put a file in a device's place.
         if path.exists() && !path.is_file() {
             return Err(Error::file(path, "is not a regular file; name another"));
@@ -181,7 +181,7 @@ impl RowWriter {
     ///
     /// # Errors
     /// `row` has another length than the first promised, or the file cannot be written.
-    pub(crate) fn push(&mut self, row: &[f32]) -> Result<()> {
+    pub fn push(&mut self, row: &[f32]) -> Result<()> {
         if row.len() != self.columns {
             return Err(Error::invalid(format!(
                 "a row of {} numbers where {} are needed",
@@ -194,7 +194,7 @@ impl RowWriter {
     }
 
     /// Writes the header and gives the file its name.
-    pub(crate) fn finish(mut self) -> Result<()> {
+    pub fn finish(mut self) -> Result<()> {
         let header = header_f32(&format!("{}, {}", self.rows, self.columns));
         debug_assert_eq!(header.len(), Self::HEADER);
         self.file.write_at_start(&header)?;

@@ -140,7 +140,7 @@ fn a_run_leaves_pictures_results_and_a_description() {
             "run.json"
         ]
     );
-    let picture = Picture::open(&fixture.out().join("images/n1/b.png")).unwrap();
+    let picture = Picture::open(fixture.out().join("images/n1/b.png")).unwrap();
     assert_eq!(picture.to_rgb8(), [179; 12]);
     let results = fixture.results();
     assert_eq!(results[1]["image"], "n1/b.png");

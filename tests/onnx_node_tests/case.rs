@@ -168,7 +168,7 @@ impl Case {
     ///
     /// # Errors
     /// Why there is none.
-    pub fn wrap(&self, run: &Run<'_>) -> Result<Wrapped, String> {
+    pub(crate) fn wrap(&self, run: &Run<'_>) -> Result<Wrapped, String> {
         let mut expected = numbers(run.logits)?;
         // The image of a run without one is a pixel that changes nothing.
         let pixel = floats("pixel", &[1, 1], vec![1.0]);

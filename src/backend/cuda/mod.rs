@@ -16,6 +16,7 @@ pub mod dip;
 pub mod driver;
 pub(crate) mod images;
 pub(crate) mod kernels;
+#[cfg(any(feature = "cli", test))]
 pub(crate) mod model;
 
 pub use self::backend::CudaBackend;

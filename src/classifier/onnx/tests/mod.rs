@@ -37,13 +37,13 @@ fn oracle(path: &Path, graph: &Graph, pixels: &[f64]) -> Vec<f64> {
 }
 
 /// Logits of a graph on the test picture.
-pub fn logits(graph: &Graph) -> Vec<f64> {
+pub(crate) fn logits(graph: &Graph) -> Vec<f64> {
     let pixels = picture(graph.input_shape().elements());
     ReferenceClassifier::new(graph).logits_f64(&pixels).unwrap()
 }
 
 /// Asserts that two rows of logits differ by less than `tolerance`, relative to the largest.
-pub fn assert_close(logits: &[f64], expected: &[f64], tolerance: f64, what: &str) {
+pub(crate) fn assert_close(logits: &[f64], expected: &[f64], tolerance: f64, what: &str) {
     assert_eq!(logits.len(), expected.len(), "{what}");
     let finite = expected.iter().filter(|x| x.is_finite());
     let largest = finite.fold(1e-3f64, |m, x| m.max(x.abs()));

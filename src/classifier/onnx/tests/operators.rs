@@ -6,7 +6,7 @@ use crate::classifier::onnx::proto::Attribute;
 use crate::classifier::onnx::write::*;
 
 /// A 1×3×6×5 picture through one node of the inputs `x` and `others`, then flattened.
-pub fn one(opset: i64, op: &str, others: &[&str], attributes: &[Attribute]) -> ModelWriter {
+pub(crate) fn one(opset: i64, op: &str, others: &[&str], attributes: &[Attribute]) -> ModelWriter {
     let inputs = [&["x"], others].concat();
     ModelWriter::new(opset, &[FREE, 3, 6, 5])
         .node(op, &inputs, &["t"], attributes)
