@@ -69,9 +69,17 @@ say "Rust: the oldest that Cargo.toml declares"
 cargo metadata --locked --format-version 1 --all-features \
     --filter-platform "$(rustc --print host-tuple)" | "$python" scripts/oldest_rust.py
 
+say "Rust: the library alone, as a program of someone else's uses it"
+scratch=$(mktemp -d)
+"$python" -c "from PIL import Image; Image.linear_gradient('L').resize((32, 32)).save('$scratch/picture.png')"
+cargo run --locked --no-default-features --example purify_file \
+    --config 'profile.dev.package.backstitch.opt-level=1' \
+    -- tests/fixtures/toy.onnx "$scratch/picture.png" "$scratch/purified.png"
+[ -s "$scratch/purified.png" ]
+
 say "Rust: tests"
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+trap 'rm -rf "$log" "$scratch"' EXIT
 {
     cargo test --doc --features emulator,faults --locked
     cargo test --all-targets --features emulator,faults --locked
