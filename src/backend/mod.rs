@@ -15,12 +15,12 @@ pub mod cuda;
 #[doc(hidden)] // for the crate's own tests, benchmarks and binary
 pub mod host;
 mod images;
+mod liveness;
 mod memory;
 mod placement;
 mod precision;
 #[doc(hidden)] // for the crate's own tests, benchmarks and binary
 pub mod reference;
-mod schedule;
 mod tiles;
 
 pub use self::images::{At, Blend, ImageBuffer, ImagePair, Push, Stitch, View, Viewpoint};

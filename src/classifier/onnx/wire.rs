@@ -13,7 +13,7 @@ const MAX_DEPTH: usize = 100;
 
 /// The messages that hold others, named as in onnx.proto.
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+enum WireKind {
     Model,
     Function,
     Graph,
@@ -28,26 +28,26 @@ enum Kind {
     Leaf,
 }
 
-impl Kind {
+impl WireKind {
     /// The message in a field, if the field holds one.
-    fn child(self, field: u32) -> Option<Kind> {
+    fn child(self, field: u32) -> Option<WireKind> {
         Some(match (self, field) {
-            (Kind::Model, 7) => Kind::Graph,
-            (Kind::Model, 8) => Kind::Leaf,
-            (Kind::Model, 25) => Kind::Function,
-            (Kind::Function, 4..=6 | 9) => Kind::Leaf,
-            (Kind::Graph, 1) | (Kind::Function, 7) => Kind::Node,
-            (Kind::Graph, 5) | (Kind::Attribute, 5) => Kind::Tensor,
-            (Kind::Graph, 11 | 12) => Kind::ValueInfo,
+            (WireKind::Model, 7) => WireKind::Graph,
+            (WireKind::Model, 8) => WireKind::Leaf,
+            (WireKind::Model, 25) => WireKind::Function,
+            (WireKind::Function, 4..=6 | 9) => WireKind::Leaf,
+            (WireKind::Graph, 1) | (WireKind::Function, 7) => WireKind::Node,
+            (WireKind::Graph, 5) | (WireKind::Attribute, 5) => WireKind::Tensor,
+            (WireKind::Graph, 11 | 12) => WireKind::ValueInfo,
             // Names count too.
-            (Kind::Node, 1 | 2) => Kind::Leaf,
-            (Kind::Node, 5) | (Kind::Function, 11) => Kind::Attribute,
-            (Kind::Attribute, 6) => Kind::Graph,
-            (Kind::Tensor, 13) => Kind::Leaf,
-            (Kind::ValueInfo, 2) => Kind::Type,
-            (Kind::Type, 1) => Kind::TensorType,
-            (Kind::TensorType, 2) => Kind::Shape,
-            (Kind::Shape, 1) => Kind::Leaf,
+            (WireKind::Node, 1 | 2) => WireKind::Leaf,
+            (WireKind::Node, 5) | (WireKind::Function, 11) => WireKind::Attribute,
+            (WireKind::Attribute, 6) => WireKind::Graph,
+            (WireKind::Tensor, 13) => WireKind::Leaf,
+            (WireKind::ValueInfo, 2) => WireKind::Type,
+            (WireKind::Type, 1) => WireKind::TensorType,
+            (WireKind::TensorType, 2) => WireKind::Shape,
+            (WireKind::Shape, 1) => WireKind::Leaf,
             _ => return None,
         })
     }
@@ -59,10 +59,10 @@ impl Kind {
 /// The file is that, or no protobuf.
 pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
     let mut left = MAX_MESSAGES;
-    count(Kind::Model, bytes, &mut left, MAX_DEPTH)
+    count(WireKind::Model, bytes, &mut left, MAX_DEPTH)
 }
 
-fn count(kind: Kind, mut bytes: &[u8], left: &mut usize, depth: usize) -> Result<(), String> {
+fn count(kind: WireKind, mut bytes: &[u8], left: &mut usize, depth: usize) -> Result<(), String> {
     let depth = (depth.checked_sub(1)).ok_or("nests graphs deeper than any classifier does")?;
     let damaged = |error: prost::DecodeError| {
         format!("is not an ONNX model, or a truncated or damaged one ({error})")
@@ -79,7 +79,7 @@ fn count(kind: Kind, mut bytes: &[u8], left: &mut usize, depth: usize) -> Result
                     return Err("is not an ONNX model, or a truncated one".into());
                 };
                 *left = (left.checked_sub(1)).ok_or("holds more than any classifier does")?;
-                if !matches!(child, Kind::Leaf) {
+                if !matches!(child, WireKind::Leaf) {
                     count(child, message, left, depth)?;
                 }
                 bytes = rest;

@@ -20,12 +20,12 @@ pub struct Trajectories {
     /// Where segments are probed, in hundredths: 0 at the reconstruction, 100 at the input.
     places: Vec<i32>,
     /// The restarts', then their consensus'.
-    paths: Vec<Path>,
+    paths: Vec<ShownPath>,
 }
 
 /// One path: its trajectory, and the segment that its on-boundary image lies on, or else its last.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-struct Path {
+struct ShownPath {
     #[serde(flatten)]
     trajectory: Strip,
     /// Of each probe against the input, in tenths of a dB.
@@ -83,7 +83,7 @@ impl Trajectories {
         let all: Vec<&PathOutcome> = paths(outcome).collect();
         let paths = kept(all.len()).map(|path| {
             let segment = shown_segment(outcome, path, all[path]);
-            Path::new(&map.trajectories[path], segment, all[path], &labels)
+            ShownPath::new(&map.trajectories[path], segment, all[path], &labels)
         });
         Some(Trajectories {
             every: interval.saturating_mul(thinning(first.len()) as u32),
@@ -93,17 +93,17 @@ impl Trajectories {
     }
 }
 
-impl Path {
+impl ShownPath {
     fn new(
         trajectory: &Trajectory,
         segment: &Segment,
         outcome: &PathOutcome,
         labels: &Labels,
-    ) -> Path {
+    ) -> ShownPath {
         let shown = thinned(trajectory.iter());
         let tenths = |psnr: f64| (10.0 * psnr.clamp(0.0, MOST_DECIBELS)).round() as u32;
         let points = thinned(segment.points.iter());
-        Path {
+        ShownPath {
             trajectory: Strip::new(shown.iter().map(|point| &point.reading), labels),
             psnr: shown.iter().map(|point| tenths(point.psnr)).collect(),
             segment: Strip::new(points.iter().map(|point| &point.reading), labels),

@@ -1,7 +1,7 @@
 //! The cpu backend's classifier engine.
 //!
 //! A graph becomes a plan of steps over buffers ([`plan`]), whose places in one arena per image in
-//! flight are fixed by their lifetimes ([`schedule`](crate::backend::schedule)). Steps are operations with their
+//! flight are fixed by their lifetimes ([`schedule`](crate::backend::liveness)). Steps are operations with their
 //! constants packed once, one file per family. Images run side by side, one a thread; what is left of
 //! a batch, and a single image, is shared out within the steps.
 
@@ -27,11 +27,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use self::operation::{Backward, Inputs, numbers, numbers_mut};
-use self::plan::Plan;
+use self::plan::ClassifierPlan;
 use crate::backend::checks::{check_classified, check_gradients};
 use crate::backend::cpu::simd::Lanes;
 use crate::backend::host::HostImages;
-use crate::backend::schedule::{Place, Schedule};
+use crate::backend::liveness::{Place, Schedule};
 use crate::backend::{At, ClassifierEngine, ImageShape, LossGradient};
 use crate::classifier::Graph;
 use crate::error::{Error, Result};
@@ -43,7 +43,7 @@ pub struct CpuClassifier {
     shape: ImageShape,
     classes: usize,
     batch: usize,
-    plan: Plan,
+    plan: ClassifierPlan,
     logits: Schedule,
     /// Made when a gradient is first asked for.
     gradient: Option<Schedule>,
@@ -57,7 +57,7 @@ impl CpuClassifier {
     /// # Errors
     /// Shapes beyond what this machine can address; the message names the node.
     pub fn new(graph: &Graph, batch: usize) -> Result<Self> {
-        let plan = Plan::new(graph)?;
+        let plan = ClassifierPlan::new(graph)?;
         let logits = Schedule::new(&plan.outline(), false)?;
         Ok(CpuClassifier {
             shape: graph.input_shape(),

@@ -8,8 +8,8 @@
 use rayon::prelude::*;
 
 use crate::backend::cpu::simd::{F32x16, LANES, Lanes};
-use crate::backend::schedule::Place;
-pub(super) use crate::backend::schedule::Reads;
+use crate::backend::liveness::Place;
+pub(super) use crate::backend::liveness::Reads;
 use crate::classifier::Function;
 use crate::error::Result;
 

@@ -19,13 +19,13 @@ use super::reduce::Reduce;
 use super::scale_shift::ScaleShift;
 use super::softmax::Softmax;
 use crate::backend::cpu::simd::LANES;
-use crate::backend::schedule::{self, BufferId, Outline};
+use crate::backend::liveness::{self, BufferId, Outline};
 use crate::classifier::layout::tables;
 use crate::classifier::{Conv, Function, Graph, Node, Op, PadMode, Pads, ValueId, Window};
 use crate::error::{Error, Result};
 
 /// One operation on buffers.
-pub(super) struct Step {
+pub(super) struct ClassifierStep {
     pub operation: Box<dyn Operation>,
     pub inputs: Vec<BufferId>,
     pub output: BufferId,
@@ -34,8 +34,8 @@ pub(super) struct Step {
 }
 
 /// A graph as steps.
-pub(super) struct Plan {
-    pub steps: Vec<Step>,
+pub(super) struct ClassifierPlan {
+    pub steps: Vec<ClassifierStep>,
     /// Groups of lanes of every buffer.
     pub buffers: Vec<usize>,
     /// The image and the logits, row-major.
@@ -43,12 +43,12 @@ pub(super) struct Plan {
     pub output: BufferId,
 }
 
-impl Plan {
+impl ClassifierPlan {
     /// Plans `graph`.
     ///
     /// # Errors
     /// Shapes beyond what can be addressed; the message names the node.
-    pub(super) fn new(graph: &Graph) -> Result<Plan> {
+    pub(super) fn new(graph: &Graph) -> Result<ClassifierPlan> {
         let mut planner = Planner {
             graph,
             steps: Vec::new(),
@@ -67,7 +67,7 @@ impl Plan {
             })?;
         }
         let output = planner.get(graph.output, Layout::Rows)?;
-        Ok(Plan {
+        Ok(ClassifierPlan {
             steps: planner.steps,
             buffers: planner.buffers,
             input,
@@ -76,10 +76,10 @@ impl Plan {
     }
 }
 
-impl Plan {
+impl ClassifierPlan {
     /// What a schedule is made of.
     pub(super) fn outline(&self) -> Outline<'_> {
-        let steps = self.steps.iter().map(|step| schedule::Step {
+        let steps = self.steps.iter().map(|step| liveness::LiveStep {
             inputs: &step.inputs,
             output: step.output,
             activation: step.activation,
@@ -113,7 +113,7 @@ impl Planned {
 
 struct Planner<'a> {
     graph: &'a Graph,
-    steps: Vec<Step>,
+    steps: Vec<ClassifierStep>,
     buffers: Vec<usize>,
     /// Of each value, its buffers: row-major and blocked.
     places: Vec<[Option<BufferId>; 2]>,
@@ -171,7 +171,7 @@ impl Planner<'_> {
             (Box::new(relayout), vec![from])
         };
         let output = self.buffer(len);
-        self.steps.push(Step {
+        self.steps.push(ClassifierStep {
             operation,
             inputs,
             output,
@@ -232,7 +232,7 @@ impl Planner<'_> {
             &channels.dims(),
             Layout::Blocked,
         )?);
-        self.steps.push(Step {
+        self.steps.push(ClassifierStep {
             operation: Box::new(moves),
             inputs: vec![image],
             output: rearranged,
@@ -280,7 +280,7 @@ impl Planner<'_> {
     ) -> Result<()> {
         let value = self.graph.value(node.output);
         let output = self.buffer(lanes(&value.name, &value.dims, layout)?);
-        self.steps.push(Step {
+        self.steps.push(ClassifierStep {
             operation,
             inputs,
             output,
@@ -309,12 +309,15 @@ impl Planner<'_> {
             }
             (Op::MaxPool(pool), Some(picture)) if blocked => {
                 let size = [output[2], output[3]];
-                Planned::new(Pool::new(pool::Kind::Max, pool, picture.size, size), &[x])
+                Planned::new(
+                    Pool::new(pool::PoolKind::Max, pool, picture.size, size),
+                    &[x],
+                )
             }
             (Op::AveragePool(pool), Some(picture)) if blocked => {
                 let size = [output[2], output[3]];
                 Planned::new(
-                    Pool::new(pool::Kind::Average, pool, picture.size, size),
+                    Pool::new(pool::PoolKind::Average, pool, picture.size, size),
                     &[x],
                 )
             }

@@ -8,7 +8,7 @@ use crate::classifier::{Function, Window};
 
 /// What a pool makes of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum PoolKind {
     Max,
     Average,
 }
@@ -26,7 +26,7 @@ struct Span {
 
 /// A maximum or average over windows.
 pub(super) struct Pool {
-    kind: Kind,
+    kind: PoolKind,
     input: [usize; 2],
     output: [usize; 2],
     spans: [Vec<Span>; 2],
@@ -36,7 +36,7 @@ pub(super) struct Pool {
 impl Pool {
     /// A pool of pictures of `input` height and width.
     pub(super) fn new(
-        kind: Kind,
+        kind: PoolKind,
         pool: &crate::classifier::Pool,
         input: [usize; 2],
         output: [usize; 2],
@@ -138,8 +138,8 @@ impl Operation for Pool {
                     by_input.fill(Lanes::ZERO);
                 }
                 let known = match self.kind {
-                    Kind::Average => None,
-                    Kind::Max => Some((
+                    PoolKind::Average => None,
+                    PoolKind::Max => Some((
                         &pass.inputs.get(0)[plane * from..][..from],
                         &pass.output[plane * to..][..to],
                     )),
@@ -154,7 +154,7 @@ impl Operation for Pool {
     }
 
     fn reads(&self) -> Reads {
-        let maximum = self.kind == Kind::Max;
+        let maximum = self.kind == PoolKind::Max;
         Reads {
             inputs: maximum,
             output: maximum,
@@ -176,7 +176,7 @@ impl Kernel for Forward<'_> {
         let Forward { pool, from, to } = self;
         let [step_down, step_across] = pool.dilations;
         let width = pool.input[1];
-        let maximum = pool.kind == Kind::Max;
+        let maximum = pool.kind == PoolKind::Max;
         pool.windows(|pixel, first, down, across, scale| {
             let mut joined = V::splat(if maximum { f32::NEG_INFINITY } else { 0.0 });
             for ky in 0..down {

@@ -175,7 +175,7 @@ impl Operand {
     }
 }
 
-enum Kind {
+enum ChainKind {
     Map,
     ScaleShift {
         scale: Buffer<f32>,
@@ -192,7 +192,7 @@ enum Kind {
 
 /// What a chain's value goes through: the kind, then the function.
 struct Link {
-    kind: Kind,
+    kind: ChainKind,
     function: Option<Function>,
 }
 
@@ -200,8 +200,8 @@ impl Link {
     /// Whether its derivative depends on the chain's value, or on a computed operand's.
     fn bends(&self) -> bool {
         let by_kind = match &self.kind {
-            Kind::Map | Kind::ScaleShift { .. } => false,
-            Kind::Binary { op, right, operand } => match op {
+            ChainKind::Map | ChainKind::ScaleShift { .. } => false,
+            ChainKind::Binary { op, right, operand } => match op {
                 Binary::Add | Binary::Sub => false,
                 Binary::Mul => operand.is_computed(),
                 Binary::Div => *right || operand.is_computed(),
@@ -212,7 +212,7 @@ impl Link {
     }
 
     fn multiply_adds(&self) -> u64 {
-        let by_kind = matches!(self.kind, Kind::ScaleShift { .. }).into();
+        let by_kind = matches!(self.kind, ChainKind::ScaleShift { .. }).into();
         self.function
             .map_or(by_kind, |f| by_kind + function::multiply_adds(f))
     }
@@ -228,13 +228,13 @@ impl Link {
             axes: Axes::dense(),
         };
         match &self.kind {
-            Kind::Map => {}
-            Kind::ScaleShift { scale, shift, axes } => {
+            ChainKind::Map => {}
+            ChainKind::ScaleShift { scale, shift, axes } => {
                 link.kind = 1;
                 (link.first, link.second) = (scale.at(0), shift.at(0));
                 link.axes = **axes;
             }
-            Kind::Binary { op, right, operand } => {
+            ChainKind::Binary { op, right, operand } => {
                 link.kind = match op {
                     Binary::Add => 2,
                     Binary::Sub => 3,
@@ -282,7 +282,7 @@ impl Elementwise {
         })
     }
 
-    fn push(&mut self, kind: Kind, function: Option<Function>) -> Result<()> {
+    fn push(&mut self, kind: ChainKind, function: Option<Function>) -> Result<()> {
         if self.links.len() == LINKS {
             return Err(Error::invalid(format!(
                 "a chain of more than {LINKS} elementwise operations"
@@ -302,7 +302,7 @@ impl Elementwise {
                 link.function = Some(function);
                 Ok(())
             }
-            _ => self.push(Kind::Map, Some(function)),
+            _ => self.push(ChainKind::Map, Some(function)),
         }
     }
 
@@ -328,7 +328,7 @@ impl Elementwise {
         }
         let plane = output.iter().skip(2).product();
         let axes = [Axis::images(0), Axis::new(channels, 1), Axis::new(plane, 0)];
-        let kind = Kind::ScaleShift {
+        let kind = ChainKind::ScaleShift {
             scale: device.allocate_with(scale)?,
             shift: device.allocate_with(shift)?,
             axes: Box::new(Axes::new(&merged(axes))?),
@@ -351,13 +351,13 @@ impl Elementwise {
     ) -> Result<()> {
         let operand = Operand::new(device, operand, output, &mut self.inputs)?;
         let operand = Box::new(operand);
-        self.push(Kind::Binary { op, right, operand }, None)
+        self.push(ChainKind::Binary { op, right, operand }, None)
     }
 
     /// The head and the links' operands, by the kernels' numbers for them.
     fn operands(&self) -> impl Iterator<Item = (u32, &Operand)> {
         let links = self.links.iter().map(|link| match &link.kind {
-            Kind::Binary { operand, .. } => Some(&**operand),
+            ChainKind::Binary { operand, .. } => Some(&**operand),
             _ => None,
         });
         let all = (0..).zip([Some(&self.head)].into_iter().chain(links));
@@ -367,7 +367,7 @@ impl Elementwise {
     fn layout(&self, inputs: &[Address], known: bool) -> Chain {
         let (head, head_known) = self.head.at(inputs, known);
         let nothing = Link {
-            kind: Kind::Map,
+            kind: ChainKind::Map,
             function: None,
         };
         let mut links = [nothing.layout(&[], false); LINKS];
@@ -394,7 +394,7 @@ impl Elementwise {
     /// Numbers of the scales and shifts.
     fn channels(&self) -> usize {
         let channels = self.links.iter().map(|link| match &link.kind {
-            Kind::ScaleShift { scale, shift, .. } => scale.len() + shift.len(),
+            ChainKind::ScaleShift { scale, shift, .. } => scale.len() + shift.len(),
             _ => 0,
         });
         channels.sum()
@@ -501,7 +501,7 @@ pub(super) fn apply(
             spread: None,
         },
         links: vec![Link {
-            kind: Kind::Map,
+            kind: ChainKind::Map,
             function: Some(function),
         }],
         elements: n,

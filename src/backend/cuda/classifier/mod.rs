@@ -1,7 +1,7 @@
 //! The cuda backend's classifier engine.
 //!
 //! A graph becomes a plan of steps over buffers ([`plan`]), whose places in one arena for a batch of
-//! images are fixed by their lifetimes ([`schedule`](crate::backend::schedule)). Steps are operations
+//! images are fixed by their lifetimes ([`schedule`](crate::backend::liveness)). Steps are operations
 //! with their constants on the device, one file per family.
 //!
 //! Values lie row-major, as the graph has them: for `n` images `n` blocks of a value's elements, one
@@ -30,12 +30,12 @@ mod transpose;
 mod tests;
 
 use self::operation::{Backward, Forward};
-use self::plan::Plan;
+use self::plan::ClassifierPlan;
 use super::backend::CudaBackend;
 use super::driver::{self, Address, Buffer, DriverError};
 use super::images::DeviceImages;
 use crate::backend::checks::{check_classified, check_gradients};
-use crate::backend::schedule::{Place, Schedule};
+use crate::backend::liveness::{Place, Schedule};
 use crate::backend::{At, ClassifierEngine, ImageOps, ImageShape, LossGradient};
 use crate::classifier::Graph;
 use crate::error::{Error, Result};
@@ -49,7 +49,7 @@ pub struct CudaClassifier {
     classes: usize,
     /// Images that run at once.
     batch: usize,
-    plan: Plan,
+    plan: ClassifierPlan,
     logits: Schedule,
     /// Made when a gradient is first asked for.
     gradient: Option<Schedule>,
@@ -65,7 +65,7 @@ impl CudaClassifier {
     /// Shapes beyond what the kernels can address, or no memory for the constants; the message names the
     /// node.
     pub fn new(backend: &CudaBackend, graph: &Graph, batch: usize) -> Result<Self> {
-        let plan = Plan::new(&backend.device, graph)?;
+        let plan = ClassifierPlan::new(&backend.device, graph)?;
         let logits = Schedule::new(&plan.outline(), false)?;
         let largest = plan.buffers.iter().copied().max().unwrap_or_default();
         Ok(CudaClassifier {

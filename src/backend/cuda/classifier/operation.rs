@@ -1,7 +1,7 @@
 //! What the engine asks of an operation.
 
 use super::super::driver::{Address, Device, Result};
-pub(crate) use crate::backend::schedule::Reads;
+pub(crate) use crate::backend::liveness::Reads;
 use crate::classifier::Function;
 
 /// A forward pass.

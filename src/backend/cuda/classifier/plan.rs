@@ -16,7 +16,7 @@ use super::operation::Operation;
 use super::pool::{self, Pool};
 use super::reduce::Reduce;
 use super::softmax::Softmax;
-use crate::backend::schedule::{self, BufferId, Outline};
+use crate::backend::liveness::{self, BufferId, Outline};
 use crate::classifier::{Function, Graph, Node, Op, ValueId};
 use crate::error::{Error, Result};
 
@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 const ALIGNMENT: usize = 32;
 
 /// One operation on buffers.
-pub(super) struct Step {
+pub(super) struct ClassifierStep {
     pub operation: Box<dyn Operation>,
     pub inputs: Vec<BufferId>,
     pub output: BufferId,
@@ -35,8 +35,8 @@ pub(super) struct Step {
 }
 
 /// A graph as steps.
-pub(super) struct Plan {
-    pub steps: Vec<Step>,
+pub(super) struct ClassifierPlan {
+    pub steps: Vec<ClassifierStep>,
     /// Numbers of every buffer, for each image.
     pub buffers: Vec<usize>,
     /// The image and the logits.
@@ -44,13 +44,13 @@ pub(super) struct Plan {
     pub output: BufferId,
 }
 
-impl Plan {
+impl ClassifierPlan {
     /// Plans `graph`, its constants on `device`.
     ///
     /// # Errors
     /// Shapes beyond what the kernels can address, or no memory for the constants; the message names the
     /// node.
-    pub(super) fn new(device: &Device, graph: &Graph) -> Result<Plan> {
+    pub(super) fn new(device: &Device, graph: &Graph) -> Result<ClassifierPlan> {
         let mut planner = Planner {
             device,
             graph,
@@ -67,7 +67,7 @@ impl Plan {
             })?;
         }
         let output = planner.computed(graph.output)?;
-        Ok(Plan {
+        Ok(ClassifierPlan {
             steps: planner.steps,
             buffers: planner.buffers,
             input,
@@ -77,7 +77,7 @@ impl Plan {
 
     /// What a schedule is made of.
     pub(super) fn outline(&self) -> Outline<'_> {
-        let steps = self.steps.iter().map(|step| schedule::Step {
+        let steps = self.steps.iter().map(|step| liveness::LiveStep {
             inputs: &step.inputs,
             output: step.output,
             activation: step.activation,
@@ -143,7 +143,7 @@ fn chains(graph: &Graph) -> Vec<Link> {
 struct Planner<'a> {
     device: &'a Device,
     graph: &'a Graph,
-    steps: Vec<Step>,
+    steps: Vec<ClassifierStep>,
     buffers: Vec<usize>,
     /// Of each value, its buffer.
     places: Vec<Option<BufferId>>,
@@ -179,7 +179,7 @@ impl Planner<'_> {
     ) -> Result<BufferId> {
         let elements = self.graph.value(output).elements();
         let buffer = self.buffer(elements)?;
-        self.steps.push(Step {
+        self.steps.push(ClassifierStep {
             operation,
             inputs,
             output: buffer,
@@ -263,8 +263,8 @@ impl Planner<'_> {
                 let [left, right] = [0, 1].map(|i| self.part(node.inputs[i]));
                 Box::new(MatMul::new(self.device, left, right, output)?)
             }
-            Op::MaxPool(pool) => Box::new(Pool::new(pool::Kind::Max, pool, x, output)?),
-            Op::AveragePool(pool) => Box::new(Pool::new(pool::Kind::Average, pool, x, output)?),
+            Op::MaxPool(pool) => Box::new(Pool::new(pool::PoolKind::Max, pool, x, output)?),
+            Op::AveragePool(pool) => Box::new(Pool::new(pool::PoolKind::Average, pool, x, output)?),
             Op::Reduce { kind, axes } => Box::new(Reduce::new(*kind, axes, x)?),
             Op::Normalize { axis, epsilon } => Box::new(Normalize::new(*axis, *epsilon, x)?),
             Op::Softmax { axis } => Box::new(Softmax::new(false, *axis, x)?),

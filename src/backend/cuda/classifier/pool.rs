@@ -36,7 +36,7 @@ driver::arguments! {
 
 /// What a pool makes of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum PoolKind {
     Max,
     Average,
 }
@@ -44,7 +44,7 @@ pub(super) enum Kind {
 /// A maximum or average over windows.
 #[derive(Debug)]
 pub(super) struct Pool {
-    kind: Kind,
+    kind: PoolKind,
     down: PoolAxis,
     across: PoolAxis,
     count_include_pad: bool,
@@ -59,7 +59,7 @@ impl Pool {
     /// # Errors
     /// The sizes are beyond what kernels count, or there are no windows.
     pub(super) fn new(
-        kind: Kind,
+        kind: PoolKind,
         pool: &classifier::Pool,
         input: &[usize],
         output: &[usize],
@@ -113,7 +113,7 @@ impl Pool {
             down: self.down,
             across: self.across,
             elements,
-            maximum: (self.kind == Kind::Max).into(),
+            maximum: (self.kind == PoolKind::Max).into(),
             count_include_pad: self.count_include_pad.into(),
             accumulate: 0,
         }
@@ -140,7 +140,7 @@ impl Operation for Pool {
     }
 
     fn backward(&self, pass: Backward<'_>) -> Result<()> {
-        let maximum = self.kind == Kind::Max;
+        let maximum = self.kind == PoolKind::Max;
         let largest = self.input.max(self.output);
         for (part, elements) in parts(pass.images, largest, self.input) {
             let mut arguments = PoolArgs {
@@ -166,7 +166,7 @@ impl Operation for Pool {
     }
 
     fn reads(&self) -> Reads {
-        let maximum = self.kind == Kind::Max;
+        let maximum = self.kind == PoolKind::Max;
         Reads {
             inputs: maximum,
             output: maximum,
@@ -214,8 +214,8 @@ mod tests {
                 count_include_pad,
             };
             for (kind, op) in [
-                (Kind::Max, Op::MaxPool(pool)),
-                (Kind::Average, Op::AveragePool(pool)),
+                (PoolKind::Max, Op::MaxPool(pool)),
+                (PoolKind::Average, Op::AveragePool(pool)),
             ] {
                 let name = format!("{op:?} of {dims:?}");
                 let operation = Pool::new(kind, &pool, &dims, &output).unwrap();
@@ -366,7 +366,7 @@ mod tests {
             count_include_pad: true,
         };
         let new = |pool: &classifier::Pool, height| {
-            Pool::new(Kind::Max, pool, &[1, 1, height, 1], &[1, 1, 1, 1]).map(|_| ())
+            Pool::new(PoolKind::Max, pool, &[1, 1, height, 1], &[1, 1, 1, 1]).map(|_| ())
         };
         assert!(new(&pool(3, 1 << 29), 1).is_ok());
         assert!(new(&pool(3, 1 << 30), 1).is_err());

@@ -3,7 +3,7 @@
 
 mod plan;
 
-use self::plan::Plan;
+use self::plan::ResidentPlan;
 use self::plan::step::{MAX_STEPS, NOWHERE, Step};
 use super::super::driver::{Address, Device, Launch, Result, Work, arguments, shared_bytes};
 use super::super::kernels::resident::RESIDENT_STEP;
@@ -73,7 +73,7 @@ pub(super) struct State {
 /// The resident step of a network whose working set fits.
 pub(super) struct Resident {
     spec: NetSpec,
-    plan: Plan,
+    plan: ResidentPlan,
 }
 
 impl Resident {
@@ -86,7 +86,7 @@ impl Resident {
         shared_limit: u32,
     ) -> Option<Resident> {
         Some(Resident {
-            plan: Plan::new(spec, height, width, shared_limit)?,
+            plan: ResidentPlan::new(spec, height, width, shared_limit)?,
             spec: spec.clone(),
         })
     }

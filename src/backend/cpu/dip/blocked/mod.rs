@@ -16,7 +16,7 @@ mod step;
 #[cfg(test)]
 mod tests;
 
-use self::plan::Plan;
+use self::plan::BlockedPlan;
 use self::state::State;
 use self::step::Workspace;
 use crate::backend::checks::{
@@ -31,7 +31,7 @@ use crate::error::Result;
 
 /// The engine of few large networks.
 pub struct BlockedDip {
-    plan: Plan,
+    plan: BlockedPlan,
     shape: ImageShape,
     slots: Vec<State>,
     workspace: Workspace,
@@ -49,7 +49,7 @@ impl BlockedDip {
         capacity: usize,
         precision: Precision,
     ) -> Result<Self> {
-        let plan = Plan::new(spec, height, width, precision)?;
+        let plan = BlockedPlan::new(spec, height, width, precision)?;
         let slots: Vec<State> = (0..capacity.max(1))
             .map(|_| State::new(&plan))
             .collect::<Result<_>>()?;
@@ -75,7 +75,7 @@ impl BlockedDip {
         width: usize,
         precision: Precision,
     ) -> Result<bool> {
-        let plan = Plan::new(spec, height, width, precision)?;
+        let plan = BlockedPlan::new(spec, height, width, precision)?;
         Ok(plan.convs.iter().any(|conv| conv.rounded))
     }
 
@@ -89,7 +89,7 @@ impl BlockedDip {
         width: usize,
         precision: Precision,
     ) -> Result<(usize, usize)> {
-        let plan = Plan::new(spec, height, width, precision)?;
+        let plan = BlockedPlan::new(spec, height, width, precision)?;
         let lanes = [state::lanes(&plan), step::lanes(&plan)];
         let [instance, shared] = lanes.map(|n| n.saturating_mul(size_of::<Lanes>()));
         Ok((instance, shared))

@@ -64,7 +64,7 @@ pub(super) struct Level {
 }
 
 /// A network that fits pictures of one size.
-pub(super) struct Plan {
+pub(super) struct BlockedPlan {
     pub spec: NetSpec,
     /// Height and width of the picture.
     pub size: [usize; 2],
@@ -76,7 +76,7 @@ pub(super) struct Plan {
     pub parameters: usize,
 }
 
-impl Plan {
+impl BlockedPlan {
     /// # Errors
     /// The network is impossible or cannot fit that size.
     pub(super) fn new(
@@ -84,7 +84,7 @@ impl Plan {
         height: usize,
         width: usize,
         precision: Precision,
-    ) -> Result<Plan> {
+    ) -> Result<BlockedPlan> {
         spec.check_size(height, width)?;
         let mut builder = Builder {
             places: spec
@@ -133,7 +133,7 @@ impl Plan {
                 .collect();
             level.merge = builder.norm(&format!("level{k}.merge"), &merged);
         }
-        Ok(Plan {
+        Ok(BlockedPlan {
             spec: spec.clone(),
             size,
             convs: builder.convs,

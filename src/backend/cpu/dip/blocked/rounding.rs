@@ -8,7 +8,7 @@ use std::mem::take;
 use rayon::prelude::*;
 
 use super::norm::activate;
-use super::plan::{Conv, Plan};
+use super::plan::{BlockedPlan, Conv};
 use super::state::zeroed;
 use crate::backend::cpu::blocked::layout::groups;
 use crate::backend::cpu::blocked::{PackedWeights, Source};
@@ -26,7 +26,7 @@ pub(super) struct Rounded {
 }
 
 /// Groups of lanes that [`Rounded`] takes: of inputs, and of gradients.
-pub(super) fn lanes(plan: &Plan) -> [usize; 2] {
+pub(super) fn lanes(plan: &BlockedPlan) -> [usize; 2] {
     let convs = || plan.convs.iter().filter(|conv| conv.rounded);
     let input = |conv: &Conv| {
         let plane: usize = conv.shape.input.iter().product();
@@ -41,7 +41,7 @@ pub(super) fn lanes(plan: &Plan) -> [usize; 2] {
 impl Rounded {
     /// # Errors
     /// There is too little memory.
-    pub(super) fn new(plan: &Plan) -> Result<Rounded> {
+    pub(super) fn new(plan: &BlockedPlan) -> Result<Rounded> {
         let [inputs, gradient] = lanes(plan);
         Ok(Rounded {
             inputs: zeroed(inputs)?,

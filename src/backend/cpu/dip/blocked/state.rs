@@ -1,6 +1,6 @@
 //! What an instance keeps between iterations.
 
-use super::plan::Plan;
+use super::plan::BlockedPlan;
 use crate::backend::cpu::blocked::{PackedWeights, layout};
 use crate::backend::cpu::dip::lanes::adam::{Rates, step};
 use crate::backend::cpu::simd::{Isa, LANES, Lanes};
@@ -84,7 +84,7 @@ fn adam(
 }
 
 /// Groups of lanes that an instance takes.
-pub(super) fn lanes(plan: &Plan) -> usize {
+pub(super) fn lanes(plan: &BlockedPlan) -> usize {
     let plane = plan.size[0] * plan.size[1];
     let spec = &plan.spec;
     let weights: usize = plan.convs.iter().map(|conv| conv.packed()).sum();
@@ -120,7 +120,7 @@ pub(super) struct State {
 impl State {
     /// # Errors
     /// There is too little memory.
-    pub(super) fn new(plan: &Plan) -> Result<State> {
+    pub(super) fn new(plan: &BlockedPlan) -> Result<State> {
         let plane = plan.size[0] * plan.size[1];
         let picture = layout::groups(plan.spec.output_channels) * plane;
         let input = layout::groups(plan.spec.input_depth) * plane;
@@ -157,7 +157,7 @@ impl State {
     }
 
     /// Starts an instance.
-    pub(super) fn load(&mut self, plan: &Plan, target: &[f32], key: RandomKey) {
+    pub(super) fn load(&mut self, plan: &BlockedPlan, target: &[f32], key: RandomKey) {
         let [height, width] = plan.size;
         let plane = height * width;
         self.key = Some(key);
@@ -179,7 +179,7 @@ impl State {
     }
 
     /// Replaces the parameters, in layout order.
-    pub(super) fn set_parameters(&mut self, plan: &Plan, values: &[f32]) {
+    pub(super) fn set_parameters(&mut self, plan: &BlockedPlan, values: &[f32]) {
         for (conv, weights) in plan.convs.iter().zip(&mut self.weights) {
             weights.values.set_oihw(&values[conv.weight.clone()]);
         }
@@ -200,7 +200,7 @@ impl State {
     }
 
     /// Parameters, in layout order.
-    pub(super) fn parameters(&self, plan: &Plan) -> Vec<f64> {
+    pub(super) fn parameters(&self, plan: &BlockedPlan) -> Vec<f64> {
         let mut out = self.collect(plan, |t| &t.values, |w| &w.values);
         for (conv, bias) in plan.convs.iter().zip(&self.biases) {
             for (out, &bias) in out[conv.bias.clone()].iter_mut().zip(bias) {
@@ -211,13 +211,13 @@ impl State {
     }
 
     /// Gradients of the last iteration, in layout order.
-    pub(super) fn gradients(&self, plan: &Plan) -> Vec<f64> {
+    pub(super) fn gradients(&self, plan: &BlockedPlan) -> Vec<f64> {
         self.collect(plan, |t| &t.gradient, |w| &w.gradient)
     }
 
     fn collect(
         &self,
-        plan: &Plan,
+        plan: &BlockedPlan,
         trained: impl Fn(&Trained) -> &Vec<Lanes>,
         packed: impl Fn(&Weights) -> &PackedWeights,
     ) -> Vec<f64> {

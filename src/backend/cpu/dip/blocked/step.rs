@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::loss::{self, sigmoid_loss};
 use super::norm::{Statistics, activate, partial_len};
-use super::plan::Plan;
+use super::plan::BlockedPlan;
 use super::resample::{upsample, upsample_backward};
 use super::rounding::{self, Rounded};
 use super::state::{State, Trained, Weights, zeroed};
@@ -62,7 +62,7 @@ struct LevelGradients {
 }
 
 /// Groups of lanes that a workspace takes, but for normalizations' sums, which are few.
-pub(super) fn lanes(plan: &Plan) -> usize {
+pub(super) fn lanes(plan: &BlockedPlan) -> usize {
     let spec = &plan.spec;
     let levels = plan.levels.iter().enumerate().map(|(k, level)| {
         let (whole, lower) = (plane(level.size), plane(half(level.size)));
@@ -81,7 +81,7 @@ pub(super) fn lanes(plan: &Plan) -> usize {
 }
 
 /// Groups of lanes that the sums of the largest weights' gradient take.
-fn sums(plan: &Plan) -> usize {
+fn sums(plan: &BlockedPlan) -> usize {
     let sums = plan
         .convs
         .iter()
@@ -118,7 +118,7 @@ fn out_plane(shape: &ConvShape) -> usize {
 impl Workspace {
     /// # Errors
     /// There is too little memory.
-    pub(super) fn new(plan: &Plan, state: &State) -> Result<Workspace> {
+    pub(super) fn new(plan: &BlockedPlan, state: &State) -> Result<Workspace> {
         let spec = &plan.spec;
         let picture = plane(plan.size);
         let jittered = if spec.jitter > 0.0 {
@@ -177,7 +177,7 @@ impl Workspace {
     /// None in a plan that was made.
     pub(super) fn iterate(
         &mut self,
-        plan: &Plan,
+        plan: &BlockedPlan,
         state: &mut State,
         key: &RandomKey,
     ) -> Result<()> {
@@ -204,7 +204,7 @@ impl Workspace {
     }
 
     /// Adds this iteration's noise to the input.
-    fn jitter(&mut self, plan: &Plan, state: &State, key: &RandomKey) {
+    fn jitter(&mut self, plan: &BlockedPlan, state: &State, key: &RandomKey) {
         let (plane, depth) = (plane(plan.size), plan.spec.input_depth);
         // Sides are even, so a plane is a whole number of the generator's blocks of four.
         self.jittered
@@ -227,7 +227,7 @@ impl Workspace {
     }
 
     /// A unit's output: its convolution's, normalized and activated by whoever reads it.
-    fn unit<'a>(&'a self, plan: &Plan, i: usize) -> Source<'a> {
+    fn unit<'a>(&'a self, plan: &BlockedPlan, i: usize) -> Source<'a> {
         let channels = plan.convs[i].shape.out_channels;
         Source {
             data: &self.raw[i],
@@ -237,7 +237,7 @@ impl Workspace {
     }
 
     /// The input of level `k`.
-    fn input<'a>(&'a self, plan: &Plan, z: &'a [Lanes], k: usize) -> Source<'a> {
+    fn input<'a>(&'a self, plan: &BlockedPlan, z: &'a [Lanes], k: usize) -> Source<'a> {
         match k {
             0 if plan.spec.jitter > 0.0 => Source::plain(&self.jittered, plan.spec.input_depth),
             0 => Source::plain(z, plan.spec.input_depth),
@@ -246,7 +246,7 @@ impl Workspace {
     }
 
     /// What level `k` upsamples.
-    fn deeper<'a>(&'a self, plan: &Plan, k: usize) -> Source<'a> {
+    fn deeper<'a>(&'a self, plan: &BlockedPlan, k: usize) -> Source<'a> {
         match plan.levels.get(k + 1) {
             Some(level) => self.unit(plan, level.fuse),
             None => self.unit(plan, plan.levels[k].mid),
@@ -255,7 +255,7 @@ impl Workspace {
 
     /// The input of level `k`'s up convolution: skip branch and upsampled tensor, normalized together.
     /// Without a skip branch the first is empty.
-    fn merged<'a>(&'a self, plan: &Plan, k: usize) -> [Source<'a>; 2] {
+    fn merged<'a>(&'a self, plan: &BlockedPlan, k: usize) -> [Source<'a>; 2] {
         let (skip, deeper) = (plan.spec.skip[k], plan.levels[k].deeper);
         let memory = &self.levels[k];
         let norm = &self.norms[plan.levels[k].merge];
@@ -272,7 +272,7 @@ impl Workspace {
     }
 
     /// A convolution's input; without a skip branch the first of the two tensors is empty.
-    fn sources<'a>(&'a self, plan: &Plan, input: Input<'a>) -> [Source<'a>; 2] {
+    fn sources<'a>(&'a self, plan: &BlockedPlan, input: Input<'a>) -> [Source<'a>; 2] {
         match input {
             Input::Level(k, z) => alone(self.input(plan, z, k)),
             Input::Unit(i) => alone(self.unit(plan, i)),
@@ -294,7 +294,13 @@ impl Workspace {
     }
 
     /// Runs convolution `i` on `sources`, and measures its output.
-    fn convolve(&mut self, plan: &Plan, state: &State, i: usize, input: Input) -> Result<()> {
+    fn convolve(
+        &mut self,
+        plan: &BlockedPlan,
+        state: &State,
+        i: usize,
+        input: Input,
+    ) -> Result<()> {
         let shape = &plan.convs[i].shape;
         let mut raw = take(&mut self.raw[i]);
         let last = i == plan.last();
@@ -320,7 +326,7 @@ impl Workspace {
         Ok(())
     }
 
-    fn forward(&mut self, plan: &Plan, state: &State) -> Result<()> {
+    fn forward(&mut self, plan: &BlockedPlan, state: &State) -> Result<()> {
         let z = &state.input.values;
         for (k, level) in plan.levels.iter().enumerate() {
             if let Some(skip) = level.skip {
@@ -373,7 +379,7 @@ impl Workspace {
     /// The same for the tensors that level `k` merges, `skip` and `upsampled` their gradients.
     fn merge_backward(
         &mut self,
-        plan: &Plan,
+        plan: &BlockedPlan,
         k: usize,
         norms: &mut [[Trained; 2]],
         skip: &mut [Lanes],
@@ -403,7 +409,7 @@ impl Workspace {
     /// Gradients of convolution `i`'s weights, and of its input where `to` wants it.
     fn convolve_backward(
         &mut self,
-        plan: &Plan,
+        plan: &BlockedPlan,
         weights: &mut [Weights],
         i: usize,
         gradient: &[Lanes],
@@ -443,7 +449,7 @@ impl Workspace {
         Ok(())
     }
 
-    fn backward(&mut self, plan: &Plan, state: &mut State) -> Result<()> {
+    fn backward(&mut self, plan: &BlockedPlan, state: &mut State) -> Result<()> {
         let State {
             weights,
             norms,

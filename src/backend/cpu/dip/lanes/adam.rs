@@ -59,7 +59,7 @@ pub(crate) fn step(
     second: &mut [Lanes],
     gradients: &[Lanes],
 ) {
-    let kernel = Step {
+    let kernel = AdamStep {
         rates,
         values,
         first,
@@ -69,7 +69,7 @@ pub(crate) fn step(
     dispatch_on(isa, kernel);
 }
 
-struct Step<'a> {
+struct AdamStep<'a> {
     rates: &'a Rates,
     values: &'a mut [Lanes],
     first: &'a mut [Lanes],
@@ -77,7 +77,7 @@ struct Step<'a> {
     gradients: &'a [Lanes],
 }
 
-impl Kernel for Step<'_> {
+impl Kernel for AdamStep<'_> {
     type Output = ();
 
     #[inline(always)]

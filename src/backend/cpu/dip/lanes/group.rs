@@ -2,7 +2,7 @@
 
 use super::adam::{Rates, Trained};
 use super::loss::Picture;
-use super::plan::Plan;
+use super::plan::LanePlan;
 use super::step::{Iteration, Workspace};
 use crate::backend::cpu::simd::{Isa, LANES, Lanes};
 use crate::dip::{NetSpec, initial_input, initial_parameters};
@@ -47,7 +47,7 @@ pub(super) fn get(from: &[Lanes], lane: usize) -> impl Iterator<Item = f32> {
 impl Group {
     /// # Errors
     /// Gives `None` where there is too little memory.
-    pub(super) fn new(spec: &NetSpec, plan: &Plan) -> Option<Group> {
+    pub(super) fn new(spec: &NetSpec, plan: &LanePlan) -> Option<Group> {
         let zeroed = |n| bytemuck::allocation::try_zeroed_vec(n).ok();
         let trained = |n, moments| {
             Some(Trained {
@@ -76,7 +76,7 @@ impl Group {
         &mut self,
         lane: usize,
         spec: &NetSpec,
-        plan: &Plan,
+        plan: &LanePlan,
         target: &[f32],
         key: RandomKey,
     ) {
@@ -114,7 +114,7 @@ impl Group {
         &mut self,
         isa: Isa,
         spec: &NetSpec,
-        plan: &Plan,
+        plan: &LanePlan,
         workspace: &mut Workspace,
         iterations: u32,
     ) {
@@ -161,7 +161,7 @@ impl Group {
     }
 
     /// Copies the input to the workspace, with this iteration's jitter.
-    fn place_input(&self, spec: &NetSpec, plan: &Plan, workspace: &mut Workspace) {
+    fn place_input(&self, spec: &NetSpec, plan: &LanePlan, workspace: &mut Workspace) {
         let view = &plan.input;
         for (row, values) in self.input.values.chunks_exact(view.width).enumerate() {
             let at = view.index(row / view.height, row % view.height, 0);

@@ -28,7 +28,7 @@ use std::sync::Mutex;
 use rayon::prelude::*;
 
 use self::group::{Group, Occupant, get, put};
-use self::plan::Plan;
+use self::plan::LanePlan;
 use self::step::Workspace;
 use crate::backend::checks::{
     check_images, check_instances, check_len, check_slot, free_slot, input_not_optimized, not_run,
@@ -43,7 +43,7 @@ use crate::error::{Error, Result};
 pub struct LaneDip {
     isa: Isa,
     spec: NetSpec,
-    plan: Plan,
+    plan: LanePlan,
     shape: ImageShape,
     capacity: usize,
     groups: Vec<Group>,
@@ -57,7 +57,7 @@ impl LaneDip {
     /// # Errors
     /// The network is impossible or cannot fit that size, or there is too little memory.
     pub fn new(spec: &NetSpec, height: usize, width: usize, capacity: usize) -> Result<Self> {
-        let plan = Plan::new(spec, height, width)?;
+        let plan = LanePlan::new(spec, height, width)?;
         let shape = ImageShape {
             channels: spec.output_channels,
             height,
@@ -88,7 +88,7 @@ impl LaneDip {
     /// # Errors
     /// The network is impossible or cannot fit that size.
     pub fn bytes(spec: &NetSpec, height: usize, width: usize) -> Result<(usize, usize)> {
-        Ok(plan_bytes(spec, &Plan::new(spec, height, width)?))
+        Ok(plan_bytes(spec, &LanePlan::new(spec, height, width)?))
     }
 
     /// The group and lane of a slot, and what it holds.
@@ -119,7 +119,7 @@ impl LaneDip {
 const MOST_BYTES: usize = 1 << 40;
 
 /// Bytes of a group and of a workspace.
-fn plan_bytes(spec: &NetSpec, plan: &Plan) -> (usize, usize) {
+fn plan_bytes(spec: &NetSpec, plan: &LanePlan) -> (usize, usize) {
     let input = spec.input_depth * plan.input.pixels();
     let trained = plan.parameters + if spec.optimize_input { input } else { 0 };
     let pictures = 2 * spec.output_channels * plan.output.pixels();

@@ -13,9 +13,9 @@ use crate::dip::{NetSpec, Padding, Upsample};
 use crate::error::{Error, Result};
 
 /// A network laid out for one image size.
-pub(super) struct Plan {
+pub(super) struct LanePlan {
     /// In the forward pass's order.
-    pub steps: Vec<Step>,
+    pub steps: Vec<LaneStep>,
     /// The last convolution and its bias; reads `features`, writes `output`.
     pub out: Conv,
     pub out_bias: usize,
@@ -35,7 +35,7 @@ pub(super) struct Plan {
 }
 
 /// What the network consists of.
-pub(super) enum Step {
+pub(super) enum LaneStep {
     Block(Block),
     Merge(Merge),
 }
@@ -113,13 +113,13 @@ impl Merge {
     }
 }
 
-impl Plan {
+impl LanePlan {
     /// Lays out a network for pictures of `height × width`.
     ///
     /// # Errors
     /// The network is impossible, cannot fit that size, or would need more memory than can be
     /// addressed.
-    pub(super) fn new(spec: &NetSpec, height: usize, width: usize) -> Result<Plan> {
+    pub(super) fn new(spec: &NetSpec, height: usize, width: usize) -> Result<LanePlan> {
         spec.check_size(height, width)?;
         // No level has more maps than these, none larger than the picture with a border of two.
         let channels: usize = (0..spec.levels())
@@ -141,7 +141,7 @@ impl Plan {
 /// Hands out places.
 struct Builder<'a> {
     spec: &'a NetSpec,
-    steps: Vec<Step>,
+    steps: Vec<LaneStep>,
     parameter: usize,
     memory: usize,
     normalized: usize,
@@ -158,7 +158,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn build(mut self, height: usize, width: usize) -> Plan {
+    fn build(mut self, height: usize, width: usize) -> LanePlan {
         let spec = self.spec;
         let input = self.view(spec.input_depth, height, width, 1);
         let input = self.level_input(0, input);
@@ -166,7 +166,7 @@ impl<'a> Builder<'a> {
         let features = self.level(0, input, trains_input);
         let (out, out_bias) = self.conv(spec.up[0], spec.output_channels, 1, 1);
         let output = self.view(spec.output_channels, height, width, 0);
-        Plan {
+        LanePlan {
             out,
             out_bias,
             features,
@@ -279,7 +279,7 @@ impl<'a> Builder<'a> {
         } else {
             self.level(k + 1, middle, true)
         };
-        self.steps.push(Step::Merge(Merge {
+        self.steps.push(LaneStep::Merge(Merge {
             deeper,
             merged,
             skip,
@@ -309,7 +309,7 @@ impl<'a> Builder<'a> {
         let (conv, _) = self.conv(x.channels, outputs, kernel, stride);
         let norm = self.norm(outputs);
         let convolved = self.view(outputs, y.value.height, y.value.width, border);
-        self.steps.push(Step::Block(Block {
+        self.steps.push(LaneStep::Block(Block {
             conv,
             norm,
             x,

@@ -3,7 +3,7 @@
 use super::conv::Start;
 use super::loss::{Picture, sigmoid_loss};
 use super::norm::{self, Channel};
-use super::plan::{Block, Merge, NormPlace, Plan, Step};
+use super::plan::{Block, LanePlan, LaneStep, Merge, NormPlace};
 use super::resample::{fold_border, reflect_border, upsample, upsample_gradient};
 use super::view::View;
 use crate::backend::cpu::simd::{Isa, Lanes};
@@ -19,7 +19,7 @@ pub(super) struct Workspace {
 impl Workspace {
     /// # Errors
     /// Gives `None` where there is too little memory.
-    pub(super) fn new(plan: &Plan) -> Option<Self> {
+    pub(super) fn new(plan: &LanePlan) -> Option<Self> {
         Some(Workspace {
             memory: bytemuck::allocation::try_zeroed_vec(plan.memory).ok()?,
             channels: bytemuck::allocation::try_zeroed_vec(plan.normalized).ok()?,
@@ -30,7 +30,7 @@ impl Workspace {
 /// One iteration's operands.
 pub(super) struct Iteration<'a> {
     pub isa: Isa,
-    pub plan: &'a Plan,
+    pub plan: &'a LanePlan,
     pub workspace: &'a mut Workspace,
     pub parameters: &'a [Lanes],
     pub gradients: &'a mut [Lanes],
@@ -43,8 +43,8 @@ impl Iteration<'_> {
         let plan = self.plan;
         for step in &plan.steps {
             match step {
-                Step::Block(block) => self.block(block),
-                Step::Merge(merge) => self.merge(merge),
+                LaneStep::Block(block) => self.block(block),
+                LaneStep::Merge(merge) => self.merge(merge),
             }
         }
         let (isa, out) = (self.isa, plan.out);
@@ -67,8 +67,8 @@ impl Iteration<'_> {
         out.input_gradient(isa, Start::Zero, self.parameters, memory, dx, dy, 0);
         for step in plan.steps.iter().rev() {
             match step {
-                Step::Block(block) => self.block_gradient(block),
-                Step::Merge(merge) => self.merge_gradient(merge),
+                LaneStep::Block(block) => self.block_gradient(block),
+                LaneStep::Merge(merge) => self.merge_gradient(merge),
             }
         }
         loss

@@ -25,7 +25,7 @@ mod program;
 pub(super) mod step;
 
 use self::program::Network;
-pub(super) use self::program::Plan;
+pub(super) use self::program::ResidentPlan;
 use self::step::NOWHERE;
 use crate::dip::NetSpec;
 
@@ -44,7 +44,7 @@ fn blocks(floats: usize, shared_limit: u32) -> usize {
     ((shared_limit as usize + RESERVED) / (bytes + RESERVED)).min(MAX_BLOCKS)
 }
 
-impl Plan {
+impl ResidentPlan {
     /// The plan for blocks of at most `shared_limit` bytes; `None` where the network does not fit. The
     /// specification fits the size.
     pub(super) fn new(
@@ -52,7 +52,7 @@ impl Plan {
         height: usize,
         width: usize,
         shared_limit: u32,
-    ) -> Option<Plan> {
+    ) -> Option<ResidentPlan> {
         // Nothing that is larger than the memory needs to be planned.
         let numbers = spec.output_channels.max(spec.input_depth) * height * width;
         if numbers.max(spec.parameter_count()) * size_of::<f32>() > shared_limit as usize {

@@ -123,7 +123,7 @@ fn launches_of_any_length_leave_the_same() {
 #[test]
 fn plans_are_what_the_presets_need() {
     const KIB: u32 = 1024;
-    let plan = |preset: Preset, limit| Plan::new(&preset.spec(3), 32, 32, limit);
+    let plan = |preset: Preset, limit| ResidentPlan::new(&preset.spec(3), 32, 32, limit);
     // Three blocks of `tiles` on a multiprocessor of compute capability 9.0, one where there are 99 KiB,
     // with everything inside.
     let large = plan(Preset::Tiles, 227 * KIB).unwrap();
@@ -135,7 +135,7 @@ fn plans_are_what_the_presets_need() {
     assert!(cifar.threads == 768 && cifar.target_at != NOWHERE);
     // What does not fit is refused, at once where it is absurd.
     assert!(plan(Preset::Cifar, 99 * KIB).is_none());
-    assert!(Plan::new(&Preset::Wide.spec(3), 1 << 16, 1 << 16, 227 * KIB).is_none());
+    assert!(ResidentPlan::new(&Preset::Wide.spec(3), 1 << 16, 1 << 16, 227 * KIB).is_none());
 }
 
 /// The claim that the resident step is for: between the first and the last iteration of a launch, no

@@ -30,7 +30,7 @@ const STACK: usize = 256 * 1024;
 const _: () = assert!(STACK - STACK / 4 >= 16 * LARGEST_FRAME);
 
 /// A launch, the same for all workers.
-pub(super) struct Plan<'a> {
+pub(super) struct LaunchPlan<'a> {
     entry: Entry,
     arguments: *const c_void,
     launch: Launch,
@@ -40,9 +40,9 @@ pub(super) struct Plan<'a> {
 }
 
 // SAFETY: the arguments are only read, and outlive the plan.
-unsafe impl Sync for Plan<'_> {}
+unsafe impl Sync for LaunchPlan<'_> {}
 
-impl<'a> Plan<'a> {
+impl<'a> LaunchPlan<'a> {
     pub(super) fn new(
         kernel: &Kernel,
         launch: Launch,
@@ -54,7 +54,7 @@ impl<'a> Plan<'a> {
             launch.block as usize <= MAX_THREADS,
             "KERNEL's threads are at most {MAX_THREADS}"
         );
-        Plan {
+        LaunchPlan {
             entry: kernel.emulated.entry,
             arguments: arguments.data,
             launch,
@@ -157,7 +157,7 @@ struct Waiting {
 
 /// Runs blocks on one thread of the machine.
 pub(super) struct Worker<'a> {
-    plan: &'a Plan<'a>,
+    plan: &'a LaunchPlan<'a>,
     context: *mut Context,
     block: [u32; 3],
     shared: Vec<u128>,
@@ -184,7 +184,7 @@ static HOST: Host = Host {
 
 impl<'a> Worker<'a> {
     /// Runs blocks, given by their numbers.
-    pub(super) fn run(plan: &'a Plan<'a>, blocks: &[u32]) -> Result<Counters, Fault> {
+    pub(super) fn run(plan: &'a LaunchPlan<'a>, blocks: &[u32]) -> Result<Counters, Fault> {
         let launch = plan.launch;
         let context = backstitch_emulator_context();
         let mut worker = Worker {

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use self::block::{Plan, Worker};
+use self::block::{LaunchPlan, Worker};
 pub use self::bridge::{Counters, Emulated, RawField, RawFields, check_layout};
 pub use self::fault::{Access, Fault, Space};
 use self::memory::Memory;
@@ -219,7 +219,7 @@ impl Driver for State {
         let before = (!others.is_empty()).then(|| memory.clone());
         let execute = |memory: &Memory, order: Order| {
             let blocks = sample(order.of(blocks), run);
-            let plan = Plan::new(kernel, launch, arguments, memory, order);
+            let plan = LaunchPlan::new(kernel, launch, arguments, memory, order);
             execute(&plan, launch.block, &blocks).map_err(fault)
         };
         let done = execute(&memory, first)?.of_more(blocks, run);
@@ -268,7 +268,11 @@ fn sample(blocks: Vec<u32>, count: u32) -> Vec<u32> {
 }
 
 /// Runs the blocks, of `threads` threads each, on several threads of the machine where it is worth it.
-fn execute(plan: &Plan<'_>, threads: u32, blocks: &[u32]) -> std::result::Result<Counters, Fault> {
+fn execute(
+    plan: &LaunchPlan<'_>,
+    threads: u32,
+    blocks: &[u32],
+) -> std::result::Result<Counters, Fault> {
     let shared = blocks.len() as u64 * u64::from(threads) >= WORTH_SHARING;
     let pool = match shared && rayon::current_thread_index().is_none() {
         true => pool(),

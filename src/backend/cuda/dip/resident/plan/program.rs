@@ -13,7 +13,7 @@ use crate::dip::{LEAKY_SLOPE, NetSpec, Padding};
 
 /// The program of an iteration, and the block's memory.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub(crate) struct ResidentPlan {
     pub steps: Vec<Step>,
     pub threads: u32,
     /// Numbers in the block's memory.
@@ -369,7 +369,7 @@ impl<'a> Network<'a> {
     }
 
     /// The program of `blocks` blocks side by side, with moments and target outside.
-    pub(super) fn plan(&self, places: &[usize], blocks: usize) -> Option<Plan> {
+    pub(super) fn plan(&self, places: &[usize], blocks: usize) -> Option<ResidentPlan> {
         let pixels = self.height * self.width;
         let threads = (MAX_THREADS / blocks.max(1)).min(pixels.next_multiple_of(WARP));
         if blocks == 0 || self.drafts.len() > MAX_STEPS {
@@ -395,7 +395,7 @@ impl<'a> Network<'a> {
             Some(step)
         });
         let at = |view: View| place(view).at;
-        Some(Plan {
+        Some(ResidentPlan {
             steps: steps.collect::<Option<_>>()?,
             threads: threads as u32,
             floats: 0,

@@ -23,7 +23,7 @@ pub(crate) struct Reads {
 
 /// What a step works on. Lengths are in the arena's units.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Step<'a> {
+pub(super) struct LiveStep<'a> {
     pub inputs: &'a [BufferId],
     pub output: BufferId,
     /// What the step ends with; whoever runs the schedule takes the gradient through it.
@@ -38,7 +38,7 @@ pub(super) struct Step<'a> {
 /// Steps in the order in which they run, and the lengths of their buffers.
 #[derive(Clone, Debug)]
 pub(super) struct Outline<'a> {
-    pub steps: Vec<Step<'a>>,
+    pub steps: Vec<LiveStep<'a>>,
     pub buffers: &'a [usize],
     /// The image and the logits.
     pub input: BufferId,
