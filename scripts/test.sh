@@ -61,7 +61,7 @@ cargo fmt --check
 
 say "Rust: clippy"
 cargo clippy --all-targets --features emulator,faults --locked -- -D warnings
-for features in "" cli draw emulator faults; do # the default is what quickstart.sh builds
+for features in "" cli draw emulator faults cli,cuda,draw; do
     cargo clippy --lib --no-default-features --features "$features" --locked -- -D warnings
 done
 

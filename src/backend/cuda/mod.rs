@@ -16,7 +16,7 @@ pub mod dip;
 pub mod driver;
 pub(crate) mod images;
 pub(crate) mod kernels;
-#[cfg(any(feature = "cli", test))]
+#[cfg(all(feature = "emulator", any(feature = "cli", test)))]
 pub(crate) mod model;
 
 pub use self::backend::CudaBackend;
