@@ -1,4 +1,4 @@
-//! Images in a device's memory, and what an operation says of them: where it reads, and how it joins them.
+//! Images in a device's memory, and the arguments of operations on them: which images, and how they are joined.
 
 use super::tiles::TileGrid;
 use crate::error::{Error, Result};
@@ -8,15 +8,15 @@ use crate::picture::ImageShape;
 pub trait ImageBuffer: Send + Sync {
     /// Shape of every image.
     fn shape(&self) -> ImageShape;
-    /// Images that the buffer holds.
+    /// Number of images in the buffer.
     fn len(&self) -> usize;
-    /// Whether it holds none.
+    /// Whether the buffer has no images.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// Elements of `len` images; `None` where the number overflows.
+/// Elements of `len` images; `None` if the number overflows.
 pub(crate) fn elements(shape: ImageShape, len: usize) -> Option<usize> {
     shape
         .channels
@@ -25,22 +25,22 @@ pub(crate) fn elements(shape: ImageShape, len: usize) -> Option<usize> {
         .checked_mul(len)
 }
 
-/// What asking for a buffer that cannot be had gives.
+/// The error of an allocation that fails.
 pub(crate) fn no_memory(shape: ImageShape, len: usize) -> Error {
     Error::invalid(format!("no memory for {len} images of {shape}"))
 }
 
-/// Refuses an image whose shape is not the wanted one.
+/// Refuses an image whose shape is not `want`.
 pub(crate) fn check_shape(shape: ImageShape, want: ImageShape) -> Result<()> {
     if shape == want {
         return Ok(());
     }
     Err(Error::invalid(format!(
-        "an image of {shape} where {want} is needed"
+        "an image has shape {shape}, but {want} is needed"
     )))
 }
 
-/// Refuses images `first .. first + count` that a buffer does not have.
+/// Refuses a range `first .. first + count` that is not within a buffer.
 pub(crate) fn check_range(images: &impl ImageBuffer, first: usize, count: usize) -> Result<()> {
     let end = first.saturating_add(count);
     if end <= images.len() {
@@ -52,7 +52,7 @@ pub(crate) fn check_range(images: &impl ImageBuffer, first: usize, count: usize)
     )))
 }
 
-/// How many images so many numbers are.
+/// Number of images of `shape` that `numbers` values make.
 pub(crate) fn whole_images(numbers: usize, shape: ImageShape) -> Result<usize> {
     let n = shape.elements();
     if n > 0 && numbers.is_multiple_of(n) {
@@ -89,8 +89,8 @@ impl<I> Copy for At<'_, I> {}
 /// Two images to compare.
 pub type ImagePair<'a, I> = (At<'a, I>, At<'a, I>);
 
-/// The point `clip((1 − t)·from + t·to, 0, 1)` of the line through two images: `t` is 0 at the first, 1
-/// at the second, and negative behind the first.
+/// The point `clip((1 − t)·from + t·to, 0, 1)` of the line through two images. Its position `t` is 0 at the first
+/// image, 1 at the second, and negative behind the first.
 #[derive(Debug)]
 pub struct Blend<'a, I> {
     /// The image at `t` = 0.
@@ -108,8 +108,8 @@ impl<I> Clone for Blend<'_, I> {
 }
 impl<I> Copy for Blend<'_, I> {}
 
-/// `clip(boundary + beta·(boundary − input), 0, 1)`: a step from an on-boundary image further away
-/// from the input.
+/// The pushed image `clip(boundary + beta·(boundary − input), 0, 1)`: a step from an on-boundary image further
+/// away from the input.
 #[derive(Debug)]
 pub struct Push<'a, I> {
     /// The on-boundary image.
@@ -127,7 +127,7 @@ impl<I> Clone for Push<'_, I> {
 }
 impl<I> Copy for Push<'_, I> {}
 
-/// Where an image is seen from: moved by whole pixels, and then perhaps in the mirror.
+/// How a view is made of an image: it is moved by whole pixels, and then mirrored or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Viewpoint {
     /// Whether left and right are exchanged.
@@ -139,14 +139,14 @@ pub struct Viewpoint {
 }
 
 impl Viewpoint {
-    /// The image itself in the mirror.
+    /// The mirror image: left and right exchanged, not moved.
     pub const MIRROR: Viewpoint = Viewpoint {
         mirrored: true,
         down: 0,
         right: 0,
     };
 
-    /// The row and the column of the image of `height × width` that the view's pixel `(row, column)` shows.
+    /// Row and column of the pixel, in an image of `height × width`, that becomes the view's pixel `(row, column)`.
     /// Beyond its edges the image is extended by reflection, the edge not repeated.
     pub fn shows(
         &self,
@@ -167,20 +167,20 @@ impl Viewpoint {
         )
     }
 
-    /// Refuses views that are moved out of images of this shape.
+    /// Refuses a view that is moved further than the size of images of this shape.
     pub(crate) fn check(&self, shape: ImageShape) -> Result<()> {
         let inside = |by: i32, n: usize| (by.unsigned_abs() as usize) < n.max(1);
         if inside(self.down, shape.height) && inside(self.right, shape.width) {
             return Ok(());
         }
         Err(Error::invalid(format!(
-            "an image of {shape} cannot be seen from {} pixels further down and {} to the right",
+            "a view of an image of {shape} cannot be moved by {} pixels down and {} to the right",
             self.down, self.right
         )))
     }
 }
 
-/// An image as it is seen from somewhere.
+/// A view of an image, to make.
 #[derive(Debug)]
 pub struct View<'a, I> {
     /// The image that is seen.
@@ -190,7 +190,7 @@ pub struct View<'a, I> {
 }
 
 impl<'a, I> View<'a, I> {
-    /// An image in the mirror.
+    /// The mirror image of `image`.
     pub fn mirror(image: At<'a, I>) -> Self {
         View {
             image,
@@ -206,7 +206,7 @@ impl<I> Clone for View<'_, I> {
 }
 impl<I> Copy for View<'_, I> {}
 
-/// A weighted sum of images whose weights vary over the picture: the stitch.
+/// The stitch: a weighted sum of images with weights that vary over the picture.
 ///
 /// Every cell of `cells` has a raised-cosine window, twice as wide as the cell, centered on the cell's
 /// center; windows are 1 at the center and sum to 1 everywhere (at the picture's edge the outermost
@@ -222,7 +222,7 @@ pub struct Stitch<'a, I> {
 }
 
 impl<I: ImageBuffer> Stitch<'_, I> {
-    /// Refuses a stitch whose images have not this shape, or whose weights are not as many as it needs.
+    /// Refuses a stitch with images of another shape, or with a wrong number of weights.
     pub(crate) fn check(&self, shape: ImageShape) -> Result<()> {
         let (cells, count) = (self.cells, self.images.len());
         check_shape(shape, cells.image_shape(shape.channels))?;

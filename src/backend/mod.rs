@@ -1,12 +1,12 @@
-//! What a compute device does for the defense, as three traits.
-//!
-//! The seam is not the single operation: a backend may fuse a whole optimization step into one
-//! launch, or keep one DIP instance in each SIMD lane. Images stay in the device's memory between the
-//! three; only logits, scalars and finished images travel.
+//! What a compute device does for the defense, as three traits:
 //!
 //! - [`DipEngine`] optimizes DIP instances,
-//! - [`ClassifierEngine`] runs the victim forward and backward,
-//! - [`ImageOps`] moves, cuts and joins images.
+//! - [`ClassifierEngine`] runs the classifier forward and backward,
+//! - [`ImageOps`] copies, cuts and joins images.
+//!
+//! The traits are coarser than single operations: a backend may fuse a whole optimization step into one launch, or
+//! keep a DIP instance in each SIMD lane. Images stay in the device's memory; only logits, scalars and finished
+//! images are copied to the host.
 
 mod checks;
 pub mod cpu;
@@ -33,11 +33,11 @@ use crate::dip::NetSpec;
 use crate::error::Result;
 use crate::random::RandomKey;
 
-/// A named stretch of work, until it is dropped; for profilers. Phases may lie in one another.
+/// A named phase of the work for profilers, which ends when this is dropped. Phases may be nested.
 #[must_use = "a phase ends when it is dropped"]
 #[derive(Debug, Default)]
 pub struct Phase {
-    /// What ends it when it is dropped.
+    /// Ends the phase when it is dropped.
     _guard: Option<Box<dyn std::any::Any>>,
 }
 
@@ -50,14 +50,14 @@ impl Phase {
     }
 }
 
-/// Moving, cutting and joining images on a device.
+/// Copies, cuts and joins images on a device.
 ///
-/// Job slices map to outputs in order: job `i` writes image `first + i` of `out`.
+/// Job `i` of a slice writes image `first + i` of `out`.
 pub trait ImageOps: Send + Sync {
     /// A buffer of images in this device's memory.
     type Images: ImageBuffer;
 
-    /// Starts a phase of the work on this device, for profilers that want to know of it.
+    /// Starts a phase of the work on this device, for profilers; does nothing by default.
     fn phase(&self, name: &'static str) -> Phase {
         let _ = name;
         Phase::default()
@@ -75,14 +75,14 @@ pub trait ImageOps: Send + Sync {
         out: &mut Self::Images,
         first: usize,
     ) -> Result<()>;
-    /// Makes views of images; see [`Viewpoint::shows`].
+    /// Writes each job's view to `out[first + i]`; see [`Viewpoint::shows`].
     fn view(
         &self,
         jobs: &[View<'_, Self::Images>],
         out: &mut Self::Images,
         first: usize,
     ) -> Result<()>;
-    /// Cuts one image into its tiles, `out[first + tile]`.
+    /// Cuts one image into its tiles, and writes them to `out[first + tile]`.
     fn tile(
         &self,
         image: At<'_, Self::Images>,
@@ -90,7 +90,8 @@ pub trait ImageOps: Send + Sync {
         out: &mut Self::Images,
         first: usize,
     ) -> Result<()>;
-    /// Puts tiles `first_tile..` of `tiles` together into image `index` of `out`, the extension cropped.
+    /// Puts tiles `first_tile..` of `tiles` together in image `index` of `out`; what is beyond the image's edges is
+    /// cropped.
     fn untile(
         &self,
         tiles: &Self::Images,
@@ -120,7 +121,7 @@ pub trait ImageOps: Send + Sync {
         out: &mut Self::Images,
         index: usize,
     ) -> Result<()>;
-    /// Sum of squared differences of each pair, cell by cell (pairs × cells; the extension not counted).
+    /// Sum of squared differences of each pair in each cell (pairs × cells); only pixels of the image count.
     fn squared_error(
         &self,
         pairs: &[ImagePair<'_, Self::Images>],
@@ -134,33 +135,33 @@ pub trait ImageOps: Send + Sync {
 /// A DIP instance to start.
 #[derive(Debug)]
 pub struct Instance<'a, I> {
-    /// Where it lives, below the engine's capacity.
+    /// The slot that it takes, below the engine's capacity.
     pub slot: usize,
     /// The picture to fit: `output_channels × height × width` of the engine.
     pub target: At<'a, I>,
-    /// Source of its weights, input and jitter.
+    /// Key of the random numbers of its weights, input and jitter.
     pub key: RandomKey,
 }
 
 /// Optimizes DIP instances.
 ///
-/// Instances never interact: what one computes depends on its target, key and iteration count alone,
-/// bit by bit, whatever other slots hold.
+/// Instances never interact: an instance's results depend, bit by bit, only on its target, key and iteration count,
+/// not on the other slots.
 pub trait DipEngine: Send {
     /// The device's image buffers: targets are read from them, reconstructions written to them.
     type Images: ImageBuffer;
 
-    /// Slots.
+    /// Number of slots.
     fn capacity(&self) -> usize;
-    /// Starts instances: PyTorch's default weights and `z ~ 0.1·U(0,1)` from their keys, zero moments,
-    /// iteration 0. A slot in use is started anew.
+    /// Starts instances at iteration 0, with PyTorch's default distribution of weights and inputs `z ~ 0.1·U(0,1)`,
+    /// both from their keys, and with zero moments. An instance that is in a slot already is replaced.
     fn load(&mut self, instances: &[Instance<'_, Self::Images>]) -> Result<()>;
     /// Frees slots.
     fn release(&mut self, slots: &[usize]) -> Result<()>;
     /// Runs `iterations` of forward, backward and Adam on every slot in use.
     fn run(&mut self, iterations: u32) -> Result<()>;
-    /// Writes each slot's reconstruction to `out[first + i]`: the output of the last forward pass, before that iteration's
-    /// update; the exponential average of outputs where the spec asks for it.
+    /// Writes each slot's reconstruction to `out[first + i]`: the output of the last forward pass, before that
+    /// iteration's update, or the exponential average of the outputs if the spec asks for it.
     fn reconstructions(
         &mut self,
         slots: &[usize],
@@ -172,43 +173,42 @@ pub trait DipEngine: Send {
 
     /// All parameters of a slot, in [`NetSpec`]'s layout order; for tests and inspection.
     fn parameters(&mut self, slot: usize) -> Result<Vec<f64>>;
-    /// Replaces them (moments and iteration count stay).
+    /// Replaces all parameters of a slot; moments and iteration count stay.
     fn set_parameters(&mut self, slot: usize, parameters: &[f64]) -> Result<()>;
-    /// The gradient of the last iteration's loss, in layout order.
+    /// The gradient of the last iteration's loss by the parameters, in layout order.
     fn gradients(&mut self, slot: usize) -> Result<Vec<f64>>;
     /// The input `z`, CHW.
     fn input(&mut self, slot: usize) -> Result<Vec<f64>>;
     /// Replaces the input `z`.
     fn set_input(&mut self, slot: usize, input: &[f64]) -> Result<()>;
-    /// The gradient of the last iteration's loss with respect to `z`; an error unless the spec
-    /// optimizes the input.
+    /// The gradient of the last iteration's loss by the input `z`; an error unless the spec optimizes the
+    /// input.
     fn input_gradient(&mut self, slot: usize) -> Result<Vec<f64>>;
 }
 
-/// `f(i, logits, gradient)` gets the logits of image `i` of a call and writes the derivative of the
+/// A function `f(i, logits, gradient)` that gets the logits of image `i` of a call and writes the derivative of that
 /// image's loss by each logit.
 pub type LossGradient<'f> = dyn FnMut(usize, &[f32], &mut [f32]) + 'f;
 
-/// Runs the victim.
+/// Runs the classifier.
 ///
-/// What it says of an image does not depend, bit by bit, on the other images of the call.
+/// The results for an image do not depend, bit by bit, on the other images of the call.
 pub trait ClassifierEngine: Send {
     /// The device's image buffers: images are read from them, gradients written to them.
     type Images: ImageBuffer;
 
-    /// Shape of the images it takes.
+    /// Shape of the images that it takes.
     fn input_shape(&self) -> ImageShape;
-    /// Length of a row of logits.
+    /// Number of classes: the length of a row of logits.
     fn classes(&self) -> usize;
-    /// Bytes that it holds on the device: constants, and activations for as many images as run at
-    /// once. They are planned once: it grows with the first call and with the first gradient, and
-    /// not after.
+    /// Bytes that it holds on the device: constants, and activations for as many images as run at once. It grows
+    /// with the first call and with the first call for gradients only.
     fn bytes(&self) -> usize;
-    /// Logits, images × classes.
+    /// The logits, images × classes.
     fn logits(&mut self, images: &[At<'_, Self::Images>]) -> Result<Vec<f32>>;
-    /// Logits, and the gradient with respect to each image of a scalar of its logits.
+    /// The logits, images × classes, and the gradient of each image's loss by its pixels.
     ///
-    /// `loss_gradient` gives the scalar's derivatives; the gradient of `images[i]` goes to
+    /// `loss_gradient` gives the derivatives of a loss by its logits; the gradient of `images[i]` goes to
     /// `out[first + i]`.
     fn gradient(
         &mut self,
@@ -219,14 +219,14 @@ pub trait ClassifierEngine: Send {
     ) -> Result<Vec<f32>>;
 }
 
-/// A device: makes engines that share its memory. It is a handle: its clones are the same device.
+/// A device, which makes engines that share its memory. It is a handle: clones stand for the same device.
 pub trait Backend: ImageOps + Clone + 'static {
     /// The engine that runs DIP instances on this device.
     type Dip: DipEngine<Images = Self::Images>;
     /// The engine that runs a classifier on this device.
     type Classifier: ClassifierEngine<Images = Self::Images>;
 
-    /// What `devices`, `run.json` and reports call it.
+    /// The device's name in `devices`, `run.json` and reports.
     fn name(&self) -> String;
     /// An engine of `capacity` instances that fit pictures of `height × width`.
     fn dip(
@@ -236,14 +236,14 @@ pub trait Backend: ImageOps + Clone + 'static {
         width: usize,
         capacity: usize,
     ) -> Result<Self::Dip>;
-    /// An engine that runs `graph` on up to `batch` images at a time; calls with more are split.
+    /// An engine that runs `graph` on up to `batch` images at a time; calls with more images are split.
     fn classifier(&self, graph: &Graph, batch: usize) -> Result<Self::Classifier>;
-    /// How many instances this device runs well at once, within its memory.
+    /// How many instances this device runs well at once, and has memory for.
     fn dip_capacity(&self, spec: &NetSpec, height: usize, width: usize) -> Result<usize>;
-    /// Bytes that [`dip`](Self::dip) of the same arguments takes.
+    /// Bytes that the engine of [`dip`](Self::dip) with the same arguments takes.
     ///
     /// # Errors
-    /// The network is impossible or cannot fit that size.
+    /// The network is not valid, or cannot make pictures of that size.
     fn dip_bytes(
         &self,
         spec: &NetSpec,
@@ -251,17 +251,17 @@ pub trait Backend: ImageOps + Clone + 'static {
         width: usize,
         capacity: usize,
     ) -> Result<u128>;
-    /// Bytes of the device's memory that are free; `None` where that cannot be known.
+    /// Free bytes of the device's memory; `None` if that is not known.
     fn free_bytes(&self) -> Option<u64>;
-    /// Images that a classifier runs well at once.
+    /// How many images a classifier runs well at once.
     fn classifier_batch(&self) -> usize {
         16
     }
-    /// What its DIP engines compute in.
+    /// The precision of its DIP engines.
     fn precision(&self) -> Precision {
         Precision::Float32
     }
-    /// The most arithmetic that it can do, in GFLOP/s of float32; `None` where that is not known.
+    /// The device's peak rate in GFLOP/s of float32; `None` if that is not known.
     fn peak_gflops(&self) -> Option<f64> {
         None
     }

@@ -4,12 +4,11 @@ use std::ops::Range;
 
 use crate::picture::ImageShape;
 
-/// Where tiles lie on an image of `height × width`.
+/// The grid of tiles over an image of `height × width`.
 ///
-/// Tiles cover the image row by row. The first one's upper left corner lies `top` rows above and
-/// `left` columns before the image's, both less than the tile's size. Beyond its edges the image is
-/// extended by reflection (the edge not repeated; reflected again where the image is smaller than
-/// the extension).
+/// Tiles cover the image row by row. The first tile's upper left corner is `top` rows above and `left` columns to
+/// the left of the image's. Beyond its edges the image is extended by reflection: the edge is not repeated, and an
+/// image that is smaller than the extension is reflected several times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct TileGrid {
     /// Height of the image in pixels, at least 1.
@@ -27,7 +26,7 @@ pub struct TileGrid {
 }
 
 impl TileGrid {
-    /// Tiles of `tile_height × tile_width` from the image's own corner.
+    /// Tiles of `tile_height × tile_width` that start at the image's upper left corner.
     pub fn new(height: usize, width: usize, tile_height: usize, tile_width: usize) -> Self {
         TileGrid {
             height,
@@ -39,31 +38,31 @@ impl TileGrid {
         }
     }
 
-    /// Rows of tiles.
+    /// Number of rows of tiles.
     pub fn rows(&self) -> usize {
         (self.height + self.top).div_ceil(self.tile_height)
     }
-    /// Columns of tiles.
+    /// Number of columns of tiles.
     pub fn columns(&self) -> usize {
         (self.width + self.left).div_ceil(self.tile_width)
     }
-    /// Tiles of one image.
+    /// Number of tiles of one image.
     pub fn tiles(&self) -> usize {
         self.rows() * self.columns()
     }
-    /// Pixels of a tile that lie on the image.
+    /// Number of a tile's pixels that are on the image.
     pub fn area(&self, tile: usize) -> usize {
         let (row, column) = (tile / self.columns(), tile % self.columns());
         pixels(row, self.tile_height, self.top, self.height).len()
             * pixels(column, self.tile_width, self.left, self.width).len()
     }
-    /// The pixels of each column of tiles in a row of the image.
+    /// The range of pixels, in a row of the image, of each column of tiles.
     pub(crate) fn columns_of_pixels(&self) -> Vec<Range<usize>> {
         (0..self.columns())
             .map(|column| pixels(column, self.tile_width, self.left, self.width))
             .collect()
     }
-    /// Shape of the image, if it has so many channels.
+    /// Shape of the image with this number of channels.
     pub(crate) fn image_shape(&self, channels: usize) -> ImageShape {
         ImageShape {
             channels,
@@ -71,7 +70,7 @@ impl TileGrid {
             width: self.width,
         }
     }
-    /// Shape of a tile, if the image has so many channels.
+    /// Shape of a tile of an image with this number of channels.
     pub(crate) fn tile_shape(&self, channels: usize) -> ImageShape {
         ImageShape {
             channels,
@@ -79,16 +78,16 @@ impl TileGrid {
             width: self.tile_width,
         }
     }
-    /// The windows of a [`Stitch`](super::Stitch) at every row, and at every column: raised cosines that
-    /// sum to 1. At most two are not zero: the upper or left one's index, and its weight.
+    /// The windows of a [`Stitch`](super::Stitch), raised cosines with sum 1, at every row and at every column. At
+    /// most two windows are not zero; each entry is the index of the upper or left one, and its weight.
     pub(crate) fn windows(&self) -> [Vec<(usize, f64)>; 2] {
         [
             windows(self.height, self.tile_height, self.top, self.rows()),
             windows(self.width, self.tile_width, self.left, self.columns()),
         ]
     }
-    /// Where reflection puts a coordinate on an axis of `n` pixels, by its distance `i` from the first
-    /// pixel, on either side: reflection is even.
+    /// The pixel, on an axis of `n` pixels, that reflection gives for a coordinate at distance `i` from the first
+    /// pixel. Reflection is even, so the side does not matter.
     pub fn reflect(i: usize, n: usize) -> usize {
         if n == 1 {
             return 0;
@@ -98,14 +97,14 @@ impl TileGrid {
     }
 }
 
-/// The pixels of tile `i` of `size` on an axis of `n` pixels whose first lies `before` pixels inside the
-/// first tile.
+/// The range of pixels of tile `i` on an axis of `n` pixels, for tiles of `size` pixels; pixel 0 is pixel `before`
+/// of the first tile.
 fn pixels(i: usize, size: usize, before: usize, n: usize) -> Range<usize> {
     (i * size).saturating_sub(before)..((i + 1) * size - before).min(n)
 }
 
-/// Weights of `n` cells of `size` at every pixel of an axis whose first lies `before` pixels inside the
-/// first cell.
+/// The windows at every pixel of an axis of `length` pixels, for `n` cells of `size` pixels; pixel 0 is pixel
+/// `before` of the first cell.
 fn windows(length: usize, size: usize, before: usize, n: usize) -> Vec<(usize, f64)> {
     (0..length)
         .map(|i| {

@@ -7,16 +7,16 @@ use crate::error::Result;
 use crate::picture::Picture;
 
 /// Bit-depth reduction (Xu et al., "Feature squeezing: detecting adversarial examples in deep neural
-/// networks", 2018): each value goes to the nearest of `2^bits` from 0 to 1, halves to the even one.
+/// networks", 2018): each value is rounded to the nearest of `2^bits` levels from 0 to 1, halves to even.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BitDepth {
-    /// From 1 to 8.
+    /// Bits of each value, from 1 to 8.
     pub bits: u32,
 }
 
 impl Default for BitDepth {
-    /// Guo et al.'s 3 bits, with which they compare.
+    /// 3 bits, as in Guo et al.'s comparison.
     fn default() -> Self {
         BitDepth { bits: 3 }
     }

@@ -15,13 +15,13 @@ use crate::picture::planes_of;
 /// JPEG compression (Dziugaite et al., "A study of the effect of JPG compression on adversarial
 /// images", 2016; Guo et al., "Countering adversarial images using input transformations", 2018).
 ///
-/// The picture is rounded to 8 bits, encoded, and decoded. Baseline JPEG with the standard tables,
-/// scaled by quality, and chroma at half the resolution (4:2:0), both as libjpeg's and Pillow's default. The
-/// chroma kept is that of one pixel of four, where libjpeg keeps their mean.
+/// The picture is rounded to 8 bits, encoded, and decoded. The encoding is baseline JPEG with the standard tables
+/// scaled by quality, and with chroma at half the resolution (4:2:0), as libjpeg and Pillow do by default. The
+/// chroma is that of one of four pixels; libjpeg takes their mean.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Jpeg {
-    /// From 1 to 100, the best.
+    /// Quality, from 1 to 100 (the best).
     pub quality: u8,
 }
 
@@ -48,7 +48,7 @@ impl Baseline for Jpeg {
             let name = self.name();
             Error::invalid(format!("{name}: a picture of {width}×{height}: {error}"))
         };
-        // JPEG's own limit.
+        // JPEG allows at most 65,535 pixels a side.
         let side = |pixels: usize| u16::try_from(pixels).map_err(|error| failed(&error));
         let mut file = Vec::new();
         let mut encoder = Encoder::new(&mut file, self.quality);

@@ -10,8 +10,8 @@ use crate::picture::Picture;
 const MAX_SIZE: usize = 15;
 
 /// The median filter (Xu et al., "Feature squeezing: detecting adversarial examples in deep neural
-/// networks", 2018): each value becomes the median of the square window around it, in each channel on
-/// its own. Beyond an edge the picture is mirrored, the edge pixel repeated, as SciPy's `reflect` does.
+/// networks", 2018): each value becomes the median of the square window around it, in each channel separately.
+/// Beyond an edge the picture is mirrored with the edge pixel repeated, as in SciPy's `reflect`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Median {
@@ -51,7 +51,7 @@ impl Baseline for Median {
 
 /// The medians of one channel.
 fn filter(plane: &[f32], height: usize, width: usize, size: usize) -> Vec<f32> {
-    // What lies `k - size / 2` places from `i`, for every k of the window.
+    // The indices `i + k - size / 2` for every k of the window, mirrored at the edges.
     let around = |i: usize, n: usize| (0..size).map(move |k| mirrored(i + k, size / 2, n));
     let mut window = Vec::with_capacity(size * size);
     let mut medians = Vec::with_capacity(plane.len());
@@ -68,8 +68,8 @@ fn filter(plane: &[f32], height: usize, width: usize, size: usize) -> Vec<f32> {
     medians
 }
 
-/// Where position `i - before` lies in `0..n`, mirrored at both ends with the last one repeated, as
-/// often as it takes.
+/// Index in `0..n` of pixel `i - before`, with the axis mirrored at both ends, edge pixels repeated, as often as
+/// needed.
 fn mirrored(i: usize, before: usize, n: usize) -> usize {
     let period = 2 * n;
     let place = (i + period * before - before) % period;

@@ -26,8 +26,8 @@ impl Baseline for Nothing {
     }
 }
 
-/// A baseline with its options, as a choice of them all: `{"baseline": "jpeg", "quality": 75}` in
-/// JSON, where options that are left out have their defaults, and `jpeg-75` or `jpeg` as text.
+/// Any baseline with its options: `{"baseline": "jpeg", "quality": 75}` in JSON, `jpeg-75` or `jpeg` as text.
+/// Options that are left out have their defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "baseline", rename_all = "kebab-case")]
 pub enum Method {
@@ -83,7 +83,7 @@ impl Baseline for Method {
 impl std::str::FromStr for Method {
     type Err = Error;
 
-    /// A baseline by its name; without a strength (`jpeg`) the default one.
+    /// A baseline by its name; a name without a strength (`jpeg`) has the default strength.
     fn from_str(text: &str) -> Result<Method> {
         let (kind, strength) = match text.split_once('-') {
             Some((kind, strength)) => (kind, Some(strength)),
@@ -114,7 +114,7 @@ impl std::str::FromStr for Method {
     }
 }
 
-/// A strength, or the default where there is none.
+/// The strength, or the default if there is none; `None` if it is not a number.
 fn parse<T: std::str::FromStr>(strength: Option<&str>, default: T) -> Option<T> {
     match strength {
         Some(text) => text.parse().ok(),

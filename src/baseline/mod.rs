@@ -1,8 +1,8 @@
-//! The defenses that evaluations compare with: known transformations of the picture alone, which
-//! need no classifier and no random numbers.
+//! The baselines that evaluations compare with: known transformations of the picture only, without a classifier
+//! and random numbers.
 //!
-//! Each is a struct of its options and a [`Baseline`]; [`Method`] is the choice of them all. DIPDefend,
-//! the remaining one that evaluations show, is a way to use our own engine and not here.
+//! Each is a struct of its options that implements [`Baseline`]; [`Method`] is any of them. DIPDefend, which
+//! evaluations compare with too, uses this crate's engine and is part of the defense.
 
 mod bit_depth;
 mod jpeg;

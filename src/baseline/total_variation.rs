@@ -6,28 +6,28 @@ use super::{Baseline, check, per_channel};
 use crate::error::{Error, Result};
 use crate::picture::Picture;
 
-/// The step of the dual ascent: 1 / (2 · axes), which converges in practice (Chambolle 2004, section
-/// 4); half of it is proven to.
+/// The step of the dual ascent: 1 / (2 · axes), which converges in practice (Chambolle 2004, section 4);
+/// convergence is proven for half of it.
 const STEP: f64 = 0.25;
 /// Iteration ends when the energy changes by less than this share of the first energy.
 const TOLERANCE: f64 = 2e-4;
-/// Iteration ends after this many at the latest.
+/// The largest number of iterations.
 const MAX_ITERATIONS: usize = 200;
 
 /// Total-variation minimization (Guo et al., "Countering adversarial images using input
-/// transformations", 2018), of the plain kind: the picture `u` that minimizes `½‖u − x‖² +
-/// weight·TV(u)` in each channel on its own (Rudin, Osher and Fatemi 1992), found by Chambolle's
-/// projection ("An algorithm for total variation minimization and applications", 2004). TV is isotropic,
-/// of forward differences. Guo et al. leave out half of the pixels at random as well; here none are, so
-/// that the result is the same every time.
+/// transformations", 2018): the picture `u` that minimizes `½‖u − x‖² + weight·TV(u)` in each channel
+/// separately (Rudin, Osher and Fatemi 1992), found by Chambolle's projection ("An algorithm for total variation
+/// minimization and applications", 2004). TV is isotropic, with forward differences. Guo et al. also drop half of
+/// the pixels at random; here no pixel is dropped, so that the result is deterministic.
 ///
-/// Numbers and stopping are those of scikit-image's `denoise_tv_chambolle`: the energy of
-/// `‖u − x‖² + weight·TV(u)` is watched, and iteration ends when it changes by less than 2·10⁻⁴ of what
-/// it was at first, or after 200 iterations. The result is clipped to `[0, 1]`.
+/// Constants and stopping rule are those of scikit-image's `denoise_tv_chambolle`: iteration ends when the energy
+/// `‖u − x‖² + weight·TV(u)` changes by less than 2·10⁻⁴ of its first value, or after 200 iterations. The result
+/// is clipped to `[0, 1]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TotalVariation {
-    /// Above 0 and at most 100; from about 0.5 on, little of a picture but its mean is left.
+    /// Weight of the total variation, above 0 and at most 100; from about 0.5 on little more than the picture's
+    /// mean is left.
     pub weight: f64,
 }
 
@@ -65,7 +65,7 @@ impl Baseline for TotalVariation {
 
 /// The `u` with the least `½‖u − x‖² + weight·TV(u)`, for a plane `x` of rows of `width`.
 ///
-/// The dual variable is one vector a pixel, no longer than `weight`; `u` is `x` plus its negative
+/// The dual variable is a vector for each pixel, of length at most `weight`; `u` is `x` less the dual's
 /// divergence.
 pub(super) fn minimize(
     x: &[f64],
@@ -90,7 +90,7 @@ pub(super) fn minimize(
     u
 }
 
-/// Sets `u` to what the dual says; the squared distance from `x`.
+/// Computes `u` from the dual; gives the squared distance of `u` from `x`.
 fn descend(x: &[f64], dual: &[[f64; 2]], width: usize, u: &mut [f64]) -> f64 {
     let mut distance = 0.0;
     for (i, (u, x)) in u.iter_mut().zip(x).enumerate() {
@@ -103,8 +103,7 @@ fn descend(x: &[f64], dual: &[[f64; 2]], width: usize, u: &mut [f64]) -> f64 {
     distance
 }
 
-/// One step of the dual along the gradient of `u`, scaled back to its bound; the total variation of
-/// `u`.
+/// Makes one step of the dual along the gradient of `u`, scaled to its bound; gives the total variation of `u`.
 fn ascend(u: &[f64], dual: &mut [[f64; 2]], width: usize, weight: f64) -> f64 {
     let mut variation = 0.0;
     for (i, dual) in dual.iter_mut().enumerate() {

@@ -12,23 +12,23 @@ use std::sync::Arc;
 use super::Function;
 use crate::picture::ImageShape;
 
-/// Names a value of a graph: an index into [`Graph::values`].
+/// Identifies a value of a graph: an index into [`Graph::values`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ValueId(pub usize);
 
-/// A tensor: one that is computed for each image, or a constant. All are float32.
+/// A float32 tensor: a constant, or one that is computed for each image.
 #[derive(Clone, Debug)]
 pub struct Value {
-    /// The ONNX name; passes that make values derive theirs from it.
+    /// The ONNX name; passes derive the names of new values from those they replace.
     pub name: String,
     /// Shape, row-major, at batch size 1.
     pub dims: Vec<usize>,
-    /// A constant's elements; `None` for what is computed from the image.
+    /// A constant's elements; `None` for a value that is computed from the image.
     pub data: Option<Arc<[f32]>>,
 }
 
 impl Value {
-    /// Elements (of one image's block, where the value is computed).
+    /// Number of elements, for one image.
     pub fn elements(&self) -> usize {
         self.dims.iter().product()
     }
@@ -37,17 +37,17 @@ impl Value {
 /// One operation. Its output's shape is the output value's `dims`.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// The ONNX node's name, or its output's where it has none.
+    /// The ONNX node's name, or its output's if it has none.
     pub name: String,
     /// What is computed.
     pub op: Op,
-    /// What each stands for is said at the [`Op`].
+    /// The values that the node reads, in the order that [`Op`] documents.
     pub inputs: Vec<ValueId>,
     /// The value that the node computes; no other node computes it.
     pub output: ValueId,
 }
 
-/// Rows and columns of zeros (or of nothing, for a pool) around a picture.
+/// Rows and columns of padding around a picture: zeros for a convolution, nothing for a pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pads {
     /// Rows above the picture.
@@ -62,9 +62,9 @@ pub struct Pads {
 
 /// How a kernel moves over a picture; pairs are (vertical, horizontal).
 ///
-/// Output row `y` reads input rows `y·strides[0] − pads.top + k·dilations[0]` for `k` in
-/// `0..kernel[0]`, columns alike; rows outside the input are padding. The last window of a pool may
-/// reach beyond the bottom and right padding too (ONNX's `ceil_mode`); the output's shape tells.
+/// Output row `y` reads input rows `y·strides[0] − pads.top + k·dilations[0]` for `k` in `0..kernel[0]`, and columns
+/// likewise; rows outside the input are padding. The last window of a pool may reach beyond the padding at the bottom
+/// and right (ONNX's `ceil_mode`); this follows from the output's shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
     /// Height and width of the kernel in elements, before dilation.
@@ -94,12 +94,11 @@ pub struct Conv {
 pub struct Pool {
     /// How the pool's window moves over the picture.
     pub window: Window,
-    /// Whether the padding counts in an average's divisor. What a window covers beyond the
-    /// padding never counts.
+    /// Whether an average's divisor counts the padding. It never counts what a window covers beyond the padding.
     pub count_include_pad: bool,
 }
 
-/// An elementwise function of two tensors, which broadcast as NumPy's do.
+/// An elementwise function of two tensors, which broadcast by NumPy's rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Binary {
     /// `a + b`.
@@ -118,7 +117,7 @@ pub enum Binary {
     Max,
 }
 
-/// What a reduction keeps of the elements it joins.
+/// What a reduction computes from the elements it joins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reduction {
     /// The arithmetic mean.
@@ -131,10 +130,10 @@ pub enum Reduction {
     L2,
 }
 
-/// An operation with its attributes resolved.
+/// An operation with its attributes.
 ///
-/// Pictures are NCHW. "Constant" inputs are always constants (their values have data); the others
-/// may be either, except that at least one input of every node is computed from the image.
+/// Pictures are NCHW. Inputs called constant always are constants (their values have data); others may be constant
+/// or computed, but at least one input of every node is computed from the image.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
     /// Inputs: picture `[k, in, h, w]`; constant weight `[out, in/group, kh, kw]`; constant bias
@@ -156,24 +155,23 @@ pub enum Op {
         /// The function applied last; `None` for none.
         activation: Option<Function>,
     },
-    /// The function of each element.
+    /// A function applied to each element.
     Map(Function),
-    /// Inputs broadcast to the output's shape.
+    /// A function of two inputs, which broadcast to the output's shape.
     Binary(Binary),
-    /// Padding and what lies beyond it never is the maximum.
+    /// The maximum of each window, without the padding and what is beyond it.
     MaxPool(Pool),
     /// The mean of each window; [`Pool::count_include_pad`] says what it is divided by.
     AveragePool(Pool),
-    /// Joins the elements along `axes` (ascending). The output's shape keeps them as 1 or drops
-    /// them; the order of its elements is the same.
+    /// Joins the elements along `axes`. In the output's shape these axes are 1 or dropped; the order of the elements
+    /// is the same in both cases.
     Reduce {
         /// What each set of joined elements becomes.
         kind: Reduction,
         /// Indices of the joined axes, from 0, ascending.
         axes: Vec<usize>,
     },
-    /// `(x − mean) / sqrt(variance + epsilon)`, with the statistics of the elements along `axis` and
-    /// all axes after it.
+    /// `(x − mean) / sqrt(variance + epsilon)`, with mean and variance over `axis` and all axes after it.
     Normalize {
         /// Index of the first normalized axis, from 0.
         axis: usize,
@@ -190,7 +188,7 @@ pub enum Op {
         /// Index of the axis, from 0.
         axis: usize,
     },
-    /// The same elements in a new shape: flatten, squeeze and unsqueeze too.
+    /// The same elements in a new shape; also ONNX's flatten, squeeze and unsqueeze.
     Reshape,
     /// Output axis `i` is input axis `perm[i]`.
     Transpose {
@@ -209,7 +207,8 @@ pub enum Op {
         /// For each axis, the step from one input index to the next; negative to read backwards.
         steps: Vec<isize>,
     },
-    /// `before` elements of padding ahead of each axis; the output's shape tells how many follow.
+    /// Padding around the input: `before` elements at each axis's start; those at its end follow from the output's
+    /// shape.
     Pad {
         /// For each axis, the padding's elements before the input's first.
         before: Vec<usize>,
@@ -218,8 +217,8 @@ pub enum Op {
     },
     /// The input broadcast to the output's shape.
     Expand,
-    /// Output index `i` on `axis` reads input index `indices[i]`. The output's shape may hold the
-    /// axis as several, or drop it; the order of its elements is the same.
+    /// Output index `i` on `axis` reads input index `indices[i]`. The output's shape may have several axes in place of
+    /// this one, or none; the order of the elements is the same.
     Gather {
         /// Index of the input's axis, from 0.
         axis: usize,
@@ -240,7 +239,7 @@ pub enum PadMode {
 }
 
 impl Op {
-    /// The function that the operation ends with, where it is one that can end with one.
+    /// The function applied last; `None` if there is none, or if the operation cannot have one.
     pub fn activation(&self) -> Option<Function> {
         match self {
             Op::Conv(Conv { activation, .. })
@@ -250,7 +249,7 @@ impl Op {
         }
     }
 
-    /// Where the operation keeps the function it ends with.
+    /// The place for the function applied last; `None` if the operation cannot have one.
     pub fn activation_mut(&mut self) -> Option<&mut Option<Function>> {
         match self {
             Op::Conv(Conv { activation, .. })
@@ -286,20 +285,20 @@ impl Op {
     }
 }
 
-/// How a model's file lays its images out.
+/// The order of the axes of a model's input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum InputLayout {
-    /// Channels before rows and columns.
+    /// Channels first: image, channel, row, column.
     #[default]
     Nchw,
-    /// Channels last.
+    /// Channels last: image, row, column, channel.
     Nhwc,
 }
 
 impl InputLayout {
-    /// As options spell it.
+    /// The layout's name in options: `nchw` or `nhwc`.
     pub fn name(self) -> &'static str {
         match self {
             InputLayout::Nchw => "nchw",
@@ -308,45 +307,45 @@ impl InputLayout {
     }
 }
 
-/// How to load a model.
+/// Options of loading a model.
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
-    /// Height and width to run at, for a model that leaves them free; one that fixes others is
+    /// Height and width of the input, in pixels, for a model that leaves them free; a model that fixes other sizes is
     /// refused.
     pub image_size: Option<(usize, usize)>,
-    /// Where the model has its channels; by default where its input's shape has 1 or 3.
+    /// The order of the input's axes; `None`: the channels are the axis of 1 or 3 in its shape.
     pub input_layout: Option<InputLayout>,
-    /// The output that is the logits, for a model that has several.
+    /// Name of the output that is the logits, for a model that has several outputs.
     pub output_name: Option<String>,
 }
 
-/// What of the model's file the graph stands for.
+/// Which part of a model's file the graph stands for, and what was changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Source {
-    /// Name of the output that the logits are.
+    /// Name of the model's output that gives the logits.
     pub output: String,
-    /// How the model lays images out; the graph takes them channels first.
+    /// The order of the model's input axes; the graph's input has channels first.
     pub layout: InputLayout,
-    /// Whether the model takes integers from 0 to 255, of which the graph makes pixels in `[0, 1]`.
+    /// Whether the model takes integers from 0 to 255; the graph takes pixels in `[0, 1]` in any case.
     pub bytes: bool,
-    /// Whether the model has one logit `z`, of which the graph makes the two `(0, z)`.
+    /// Whether the model has a single logit `z`; the graph gives the two logits `(0, z)`.
     pub binary: bool,
 }
 
-/// A classifier: from an image to a row of logits.
+/// A classifier: computes a row of logits from an image.
 #[derive(Clone, Debug)]
 pub struct Graph {
     /// The image, `[1, channels, height, width]`, 1 or 3 channels.
     pub input: ValueId,
     /// The logits, `[1, classes]`.
     pub output: ValueId,
-    /// In an order in which every input is computed before it is used.
+    /// The nodes, in an order in which every value is computed before it is used.
     pub nodes: Vec<Node>,
     /// The tensors, indexed by [`ValueId`].
     pub values: Vec<Value>,
-    /// What the user should know about this model, one line each.
+    /// Warnings about this model for the user, one line each.
     pub warnings: Vec<String>,
-    /// What of the model's file the graph stands for.
+    /// Which part of the model's file the graph stands for, and what was changed.
     pub source: Source,
 }
 
@@ -356,12 +355,12 @@ impl Graph {
         &self.values[id.0]
     }
 
-    /// A constant's elements, `None` for what is computed from the image.
+    /// A constant's elements; `None` for a value that is computed from the image.
     pub fn constant(&self, id: ValueId) -> Option<&[f32]> {
         self.values[id.0].data.as_deref()
     }
 
-    /// Shape of the images it takes.
+    /// Shape of the images that it takes.
     pub fn input_shape(&self) -> ImageShape {
         let dims = &self.value(self.input).dims;
         ImageShape {
@@ -371,12 +370,12 @@ impl Graph {
         }
     }
 
-    /// Length of a row of logits.
+    /// Number of classes: the length of a row of logits.
     pub fn classes(&self) -> usize {
         self.value(self.output).dims[1]
     }
 
-    /// The node that makes the output, changes of shape looked through.
+    /// The node that computes the output, before any nodes that only reshape it; `None` if there is none.
     pub fn last(&self) -> Option<&Node> {
         let mut id = self.output;
         for node in self.nodes.iter().rev() {
@@ -389,14 +388,14 @@ impl Graph {
         None
     }
 
-    /// Whether the output is probabilities (a softmax, perhaps in another shape) instead of logits.
+    /// Whether the output is probabilities instead of logits: a softmax, possibly reshaped.
     pub fn output_is_softmax(&self) -> bool {
         let last = self.last();
         last.is_some_and(|node| matches!(node.op, Op::Softmax { .. }))
     }
 
-    /// Puts `(x − mean) / std`, by channel, in front of the first layer, so that the graph takes
-    /// pixels in `[0, 1]`. `mean` and `std` have the input's channels; `std` has no zero.
+    /// Inserts `(x − mean) / std` for each channel before the first layer, so that the graph takes pixels in `[0, 1]`.
+    /// `mean` and `std` have one number for each channel; those of `std` are not 0.
     pub fn normalize_input(&mut self, mean: &[f32], std: &[f32]) {
         let dims = self.value(self.input).dims.clone();
         let mut constant = |name: &str, data: Vec<f32>| {

@@ -52,7 +52,7 @@ impl MapOptions {
     pub fn validate(&self) -> Result<()> {
         if !(0.0..1.0).contains(&self.warm_up) {
             return Err(Error::invalid(format!(
-                "the warm-up must be a part in [0, 1) of the trajectory, not {}",
+                "the warm-up must be a share of the trajectory in [0, 1), not {}",
                 self.warm_up
             )));
         }
@@ -75,7 +75,7 @@ impl MapOptions {
             return Err(Error::option(
                 "view_shift",
                 format!(
-                    "must be a part in [0, {}] of a picture, not {}",
+                    "must be a share of the picture's size in [0, {}], not {}",
                     Self::MAX_VIEW_SHIFT,
                     self.view_shift
                 ),

@@ -188,7 +188,7 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> DeviceDefense for Defe
         let shape = self.shape();
         if let Some(picture) = pictures.iter().find(|picture| picture.shape != shape) {
             return Err(Error::invalid(format!(
-                "a picture of {} where {shape} is needed",
+                "a picture has shape {}, but the classifier takes {shape}",
                 picture.shape
             )));
         }

@@ -96,7 +96,7 @@ impl<O: ImageOps, C: ClassifierEngine<Images = O::Images>> Prober<O, C> {
         match images.iter().find(|image| image.len() != shape.elements()) {
             None => Ok(()),
             Some(image) => Err(Error::invalid(format!(
-                "an image of {} numbers where {shape} are needed",
+                "an image has {} values, but the classifier takes {shape}",
                 image.len()
             ))),
         }

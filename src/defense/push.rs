@@ -34,7 +34,7 @@ impl PushOptions {
             || !self.strengths.is_sorted()
         {
             return Err(Error::invalid(
-                "push strengths must be one or more numbers of 0 and above, rising",
+                "push strengths must be one or more numbers from 0 on, in rising order",
             ));
         }
         if !self.margin.is_finite() {

@@ -40,7 +40,7 @@ impl Reading {
             return Ok(());
         }
         Err(
-            Error::invalid("the classifier's logits are not numbers here")
+            Error::invalid("the classifier's logits for this image are not numbers")
                 .hint("check `mean`, `std` and the model"),
         )
     }

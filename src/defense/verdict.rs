@@ -102,7 +102,7 @@ impl VerdictOptions {
             return Ok(());
         }
         Err(Error::invalid(format!(
-            "the verdict's thresholds must be in order within [0, 1], not {} and {}",
+            "the verdict's thresholds must be in [0, 1], the lower one first, not {} and {}",
             self.clean_below, self.adversarial_from
         )))
     }

@@ -393,8 +393,7 @@ impl Evaluator<'_> {
             let clock = Instant::now();
             let mut pixels = baseline.apply(picture)?;
             let seconds = clock.elapsed().as_secs_f64();
-            // Outputs are rounded as a file would, before they are classified; without a defense nothing is
-            // stored.
+            // An output is rounded as it is stored, before it is classified; without a defense nothing is stored.
             if self.eight_bit && baseline.name() != NONE {
                 for pixel in &mut pixels {
                     *pixel = (*pixel * 255.0).round() / 255.0;

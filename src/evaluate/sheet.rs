@@ -92,7 +92,7 @@ fn lead(evaluation: &Evaluation) -> Vec<String> {
     let pictures = &evaluation.pictures;
     let mut lead = vec![format!(
         "{} pictures count: those that the classifier labels correctly when clean. Of {} seen, {} are excluded \
-         because it is wrong about them, {} because they have no true label; {} failed.",
+         because the classifier mislabels them, {} because they have no true label; {} failed.",
         pictures.counted,
         pictures.seen,
         pictures.wrong_when_clean,
@@ -101,13 +101,13 @@ fn lead(evaluation: &Evaluation) -> Vec<String> {
     )];
     if evaluation.state != "done" {
         lead.push(
-            "This evaluation was interrupted: the numbers are of what is done so far.".into(),
+            "This evaluation was interrupted: the numbers are of the pictures so far.".into(),
         );
     }
     if pictures.without_clean > 0 {
         lead.push(format!(
-            "Of {} pictures only attacked versions are known: that the classifier labels them correctly when clean \
-             is taken on trust.",
+            "Of {} pictures only attacked versions are known: it is taken on trust that the classifier labels \
+             them correctly when clean.",
             pictures.without_clean
         ));
     }
@@ -116,7 +116,7 @@ fn lead(evaluation: &Evaluation) -> Vec<String> {
     ));
     if !evaluation.attacks.iter().any(|a| a.case.is_adaptive()) {
         lead.push(
-            "No attack here knows the defense. Use the suite adaptive before you rely on any of this.".into(),
+            "No attack here knows the defense. Use the suite adaptive before you rely on these numbers.".into(),
         );
     }
     let raised: Vec<&str> = evaluation
@@ -185,7 +185,7 @@ fn of_fooled(evaluation: &Evaluation) -> Sheet {
     let attacks = evaluation.attacks.iter().filter(|a| a.fooled.count > 0);
     Sheet {
         title: "Accuracy on the fooled pictures",
-        note: "The same of those pictures alone that fool the classifier without defense.".into(),
+        note: "Percent with the true label, of the pictures that fool the classifier without a defense.".into(),
         head: head(&["attack", "kind", "fooled"], evaluation),
         rows: attacks.map(row).collect(),
     }
@@ -307,7 +307,7 @@ fn defenses(evaluation: &Evaluation) -> Sheet {
     Sheet {
         title: "Defenses",
         note: format!(
-            "Seconds an image on {}, without classifying the output; none for a part of backstitch's run.",
+            "Seconds for a picture on {}, without classifying the output; none for a part of backstitch's run.",
             evaluation.device
         ),
         head: ["defense", "what it is", "seconds"]

@@ -275,10 +275,10 @@ fn statement(case: &Case) -> &'static str {
         Kind::Noise { .. } => "no attack: random noise of the same size",
         Kind::Static { .. } => STATIC,
         Kind::Given => {
-            "made by others: what it knew is not known here; no robustness claim unless it knew the defense"
+            "made by others, and it is not known what it knew; no robustness claim unless it knew the defense"
         }
         Kind::Adaptive { .. } => {
-            "made for backstitch; for every other row a transfer, and no robustness claim"
+            "made on backstitch; for every other row a transfer, and no robustness claim"
         }
     }
 }

@@ -18,18 +18,18 @@ pub enum Layout {
     Nchw,
     /// Several pictures, channels last.
     Nhwc,
-    /// One picture.
+    /// One picture, channels first.
     Chw,
-    /// One picture.
+    /// One picture, channels last.
     Hwc,
 }
 
 impl Layout {
-    /// The layout of an array, where its shape says it: the channel axis is the only one of the two
-    /// candidates with 1 or 3 entries.
+    /// The layout that follows from an array's shape: of the two axes that can be the channels, exactly one has 1
+    /// or 3 entries.
     ///
     /// # Errors
-    /// The shape leaves it open, or is that of no pictures at all.
+    /// Both have 1 or 3 entries, or the shape is not that of pictures.
     pub(super) fn infer(shape: &[usize]) -> Result<Layout, Message> {
         let channels = |n: usize| n == 1 || n == 3;
         let (first, last, [channels_first, channels_last]) = match *shape {
@@ -92,7 +92,7 @@ impl Layout {
         Ok(dimensions)
     }
 
-    /// Whether a pixel's channels lie side by side.
+    /// Whether a pixel's channels are neighbors in memory.
     pub(super) fn interleaved(self) -> bool {
         matches!(self, Layout::Nhwc | Layout::Hwc)
     }
@@ -129,17 +129,17 @@ impl Sample {
 /// An array of pictures on disk.
 #[derive(Debug)]
 pub(crate) struct ArrayFile {
-    /// The file, with the array's name in it for `.npz`: for messages.
+    /// The file's name for messages, with the array's name for `.npz`.
     name: PathBuf,
-    /// The file that holds the numbers as they are; a nameless temporary one for `.npz`.
+    /// The file that holds the uncompressed numbers; a temporary file without a name for `.npz`.
     pub(super) data: Mutex<File>,
     offset: u64,
     sample: Sample,
     layout: Layout,
     shape: Vec<usize>,
-    /// Pictures, channels, height, width.
+    /// Number of pictures, channels, height, width.
     dimensions: [usize; 4],
-    /// The pictures' true labels, where the file has them.
+    /// The pictures' true labels, if the file has them.
     pub(super) labels: Option<Vec<usize>>,
 }
 
@@ -147,7 +147,7 @@ impl ArrayFile {
     /// Opens a `.npy` array; no picture is read yet.
     ///
     /// # Errors
-    /// The file is no array of float32 or uint8 pictures, is cut short, or its layout is open.
+    /// The file is no array of float32 or uint8 pictures, is cut short, or does not determine its layout.
     pub(crate) fn open_npy(path: &Path, layout: Option<Layout>) -> Result<ArrayFile> {
         let file = open_regular(path)?;
         let length = file.metadata().map_err(Error::io(path))?.len();
@@ -218,7 +218,7 @@ impl ArrayFile {
         Ok(())
     }
 
-    /// Pictures.
+    /// Number of pictures.
     pub(crate) fn len(&self) -> usize {
         self.dimensions[0]
     }
@@ -231,13 +231,13 @@ impl ArrayFile {
     /// Reads a picture.
     ///
     /// # Errors
-    /// The file cannot be read, or a float is not a number from 0 to 1; the message has its index in
+    /// The file cannot be read, or a float is not a number from 0 to 1; the message gives the float's index in
     /// the array.
     pub(crate) fn load(&self, row: usize) -> Result<Picture> {
         self.load_near(row, 0.0)
     }
 
-    /// [`load`](Self::load) of floats that may lie up to `slack` beyond 0 and 1, and are clipped.
+    /// Reads a picture like [`load`](Self::load), but accepts and clips floats up to `slack` outside `[0, 1]`.
     pub(crate) fn load_near(&self, row: usize, slack: f32) -> Result<Picture> {
         let [_, channels, height, width] = self.dimensions;
         let plane = height * width;
@@ -289,7 +289,7 @@ impl ArrayFile {
         })
     }
 
-    /// The message about an element that is no pixel, with its index as NumPy writes it.
+    /// The message about a value that is not valid in a picture, with its index as NumPy writes it.
     fn describe_bad(&self, row: usize, element: usize, value: f32) -> String {
         let mut index = vec![0; self.shape.len()];
         let mut rest = element;

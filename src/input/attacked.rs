@@ -1,4 +1,4 @@
-//! Attack results that others made: pairs of a clean and an attacked picture with their true label.
+//! Pictures that others attacked: pairs of a clean and an attacked picture with their true label.
 //!
 //! | input | attacked pictures | clean counterparts | labels | classes that the attack met |
 //! | --- | --- | --- | --- | --- |
@@ -8,8 +8,8 @@
 //! | `.pt` of torchattacks' `save` | `adv_inputs`, and the names of `.npz` | as `.npz` | as `.npz` | as `.npz` |
 //!
 //! Arrays and tensors have the shapes N×C×H×W or N×H×W×C with 1 or 3 channels. Integers are uint8 and
-//! are divided by 255 (torchattacks rounds down when it saves them). Floats are from 0 to 1; up to
-//! [`SLACK`] beyond is rounding and is clipped, more is an error of that picture.
+//! are divided by 255 (torchattacks rounds down when it saves them). Floats are from 0 to 1; those up to
+//! [`SLACK`] outside are taken for rounding errors and clipped, others are an error of that picture.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::files::open_regular;
 use crate::picture::{Picture, check_size, rgb};
 
-/// How far beyond 0 and 1 a float may lie: half a level of 8 bits.
+/// How far a float may be outside `[0, 1]`: half a level of 8 bits.
 pub(crate) const SLACK: f32 = 1.0 / 512.0;
 
 const ADVERSARIAL: [&str; 5] = ["adv_inputs", "adv", "x_adv", "adv_images", "images"];
@@ -36,13 +36,13 @@ const PREDICTED: [&str; 2] = ["preds", "predicted"];
 pub struct Attacked {
     /// Unique in the set: the manifest's `file`, or `adv.npz#17`.
     pub id: String,
-    /// The attack that the manifest names; else the input's own name without its extension.
+    /// Name of the attack: the manifest's, else the input's own name without its extension.
     pub attack: String,
     /// The true label.
     pub label: usize,
-    /// What the attack's victim said of the attacked picture, where the input says.
+    /// The label that the attack's victim gave the attacked picture, if the input has it.
     pub predicted: Option<usize>,
-    /// The picture before the attack, of the same size, where the input has it.
+    /// The clean picture, of the same size, if the input has it.
     pub clean: Option<Picture>,
     /// The attacked picture.
     pub adversarial: Picture,
@@ -55,7 +55,7 @@ pub struct AttackedSet {
     pictures: Pictures,
 }
 
-/// What is known of an attacked picture before it is read.
+/// An attacked picture's id, attack and labels, which are known before it is read.
 #[derive(Debug)]
 struct Row {
     id: String,
@@ -64,7 +64,7 @@ struct Row {
     predicted: Option<usize>,
 }
 
-/// Where the pictures of a set are, in the order of its rows.
+/// The files or arrays that hold the pictures of a set, in the order of its rows.
 #[derive(Debug)]
 enum Pictures {
     /// Attacked and clean files.
@@ -80,12 +80,12 @@ enum Array {
 }
 
 impl AttackedSet {
-    /// Opens what an attack left; no picture is read yet. `layout` says the order of an array's axes
-    /// where its shape leaves it open.
+    /// Opens a set of attacked pictures, without reading them. `layout` is the order of an array's axes, needed
+    /// only if its shape does not determine it.
     ///
     /// # Errors
-    /// The input is missing, damaged, of another form, has no attacked pictures or no labels, or its
-    /// parts are not of equal length.
+    /// The input is missing, damaged or of another format, has no attacked pictures or no labels, or its parts
+    /// do not have the same length.
     pub fn open(path: &Path, layout: Option<Layout>) -> Result<AttackedSet> {
         if path.is_dir() {
             return open_manifest(&path.join("manifest.jsonl"));
@@ -103,12 +103,12 @@ impl AttackedSet {
         }
     }
 
-    /// Attacked pictures.
+    /// Number of attacked pictures.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Whether there are none; never so after opening.
+    /// Whether there are no pictures, which is never true after opening.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
@@ -126,8 +126,8 @@ impl AttackedSet {
     /// Reads the picture at `index`, below [`len`](Self::len), and its clean counterpart.
     ///
     /// # Errors
-    /// One is missing, damaged, too large, or has numbers that are no pixels; or the two have
-    /// different sizes. The message names the file, and of an array the picture in it.
+    /// One of them is missing, damaged, too large, or has values that are not valid in a picture; or the two have
+    /// different sizes. The message names the file and, for an array, the picture in it.
     pub fn load(&self, index: usize) -> Result<Attacked> {
         let row = &self.rows[index];
         let (clean, adversarial) = match &self.pictures {
@@ -257,7 +257,7 @@ fn open_manifest(path: &Path) -> Result<AttackedSet> {
             continue;
         }
         let file = manifest.path(index);
-        // ATTACK/x.png is clean/x.png, where that is listed.
+        // The clean counterpart of ATTACK/x.png is clean/x.png, if that is listed.
         let listed = || {
             let own = file.strip_prefix(base).ok()?;
             let rest = own.strip_prefix(attack?).ok()?;

@@ -1,4 +1,4 @@
-//! CIFAR-10's binary form: records of a label byte and 3×32×32 pixel bytes, CHW.
+//! CIFAR-10's binary format: records of a label byte and 3×32×32 pixel bytes, CHW.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -61,7 +61,7 @@ impl CifarFile {
         })
     }
 
-    /// Pictures.
+    /// Number of pictures.
     pub(crate) fn len(&self) -> usize {
         self.labels.len()
     }

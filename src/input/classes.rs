@@ -7,8 +7,8 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::files::open_regular;
 
-/// A class list: one class-folder name a line, in label order; after a tab, optionally, a name to
-/// show.
+/// A class list: one class folder's name in each line, in the order of the labels, optionally followed by a tab
+/// and a name to show.
 #[derive(Clone, Debug, Default)]
 pub struct Classes {
     names: Vec<String>,
@@ -19,7 +19,7 @@ impl Classes {
     /// Reads a class list.
     ///
     /// # Errors
-    /// It cannot be read, is empty, has an empty line in the middle or the same folder twice.
+    /// The file cannot be read, is empty, has an empty line in the middle, or the same folder twice.
     pub fn open(path: &Path) -> Result<Classes> {
         let mut text = String::new();
         std::io::Read::read_to_string(&mut open_regular(path)?, &mut text)
@@ -51,12 +51,12 @@ impl Classes {
         Ok(classes)
     }
 
-    /// Classes in the list.
+    /// Number of classes.
     pub fn len(&self) -> usize {
         self.names.len()
     }
 
-    /// Whether there are none; never so after opening.
+    /// Whether there are no classes, which is never true after opening.
     pub fn is_empty(&self) -> bool {
         self.names.is_empty()
     }
@@ -66,7 +66,7 @@ impl Classes {
         self.names.get(label).map(String::as_str)
     }
 
-    /// The label of the nearest folder above `file` that is a class folder.
+    /// The true label of `file`: that of the nearest class folder above it.
     pub fn label_of(&self, file: &Path) -> Option<usize> {
         file.ancestors()
             .skip(1)

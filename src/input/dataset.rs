@@ -1,5 +1,5 @@
-//! `INPUT...`: every input form as one list of pictures, decoded one at a time. A manifest on standard
-//! input is a stream instead: a list that is not known before its end.
+//! `INPUT...`: every input format as one list of pictures, decoded one at a time. A manifest on standard input
+//! is a stream instead: a list whose length is known only at its end.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -23,17 +23,17 @@ use crate::picture::{Picture, Preprocess};
 
 /// The pictures of a command, in order.
 ///
-/// A list of a million costs about its names: items are made when they are asked for.
+/// A long list needs little more memory than its names: items are made when they are asked for.
 #[derive(Debug)]
 pub struct Dataset {
     inputs: Vec<Input>,
-    /// Where each input's pictures start in the list.
+    /// Index in the list of each input's first picture.
     starts: Vec<usize>,
-    /// Pictures of all inputs.
+    /// Number of pictures of all inputs.
     total: usize,
-    /// The part to work on, and which pictures of the list it has.
+    /// The shard to work on, and the indices of its pictures in the list.
     shard: Option<(Shard, Vec<u32>)>,
-    /// Where the pictures come from instead of `inputs`.
+    /// The stream that gives the pictures in place of `inputs`.
     stream: Option<Stream>,
     classes: Option<Arc<Classes>>,
 }
@@ -41,8 +41,8 @@ pub struct Dataset {
 /// One `INPUT` and its name.
 #[derive(Debug)]
 struct Input {
-    /// For folders and manifests what its pictures' ids start with, empty or with `/` at its end; the
-    /// id, or its part before `#`, otherwise.
+    /// For folders and manifests the prefix of its pictures' ids, empty or with `/` at its end; for others the
+    /// id, or the part of the id before `#`.
     name: String,
     kind: Kind,
 }
@@ -93,12 +93,11 @@ impl Kind {
 }
 
 impl Dataset {
-    /// Opens inputs: image files, folders, `.npy`, `.npz`, CIFAR-10 `.bin`, `.jsonl` manifests, `.tar`
-    /// shards.
+    /// Opens inputs: image files, folders, `.npy`, `.npz`, CIFAR-10 `.bin`, `.jsonl` manifests, `.tar` files.
     ///
-    /// Ids are paths relative to the `INPUT` where that is the only one; where there are several, they
-    /// start with the input's own name, numbered (`x~2`) where two have the same. `layout` says the
-    /// order of an array's axes; `classes` gives pictures in class folders their true labels.
+    /// If there is one input, ids are paths relative to it. If there are several, ids start with the input's own
+    /// name, numbered (`x~2`) if two inputs have the same name. `layout` is the order of an array's axes;
+    /// `classes` gives pictures in class folders their true labels.
     ///
     /// # Errors
     /// There is no input, or one is missing, empty or damaged. Single pictures are not decoded here.
@@ -143,7 +142,7 @@ impl Dataset {
         Ok(dataset)
     }
 
-    /// The pictures of a manifest that is read while it is worked on.
+    /// The pictures of a manifest that is read while the first pictures are worked on.
     pub fn stream(stream: Stream, classes: Option<Classes>) -> Dataset {
         Dataset {
             inputs: Vec::new(),
@@ -155,7 +154,7 @@ impl Dataset {
         }
     }
 
-    /// The part of it that belongs to `shard`; there may be no picture in it.
+    /// The part of the data set that belongs to `shard`; it may have no pictures.
     pub fn only(mut self, shard: Shard) -> Dataset {
         let held = (0..self.total).filter(|&index| shard.holds(&self.id_in_list(index)));
         let held = held.map(|index| index as u32).collect();
@@ -163,24 +162,24 @@ impl Dataset {
         self
     }
 
-    /// The part that it was restricted to.
+    /// The shard that the data set was restricted to; `None` for the whole data set.
     pub fn shard(&self) -> Option<Shard> {
         self.shard.as_ref().map(|(shard, _)| *shard)
     }
 
-    /// The stream that it is, where it is one.
+    /// The stream, if the data set is one.
     pub fn as_stream(&self) -> Option<&Stream> {
         self.stream.as_ref()
     }
 
-    /// Lets a stream give no more pictures: who waits for one gets none, at once.
+    /// Ends a stream: it gives no more pictures, and a thread that waits for one gets none at once.
     pub fn end(&self) {
         if let Some(stream) = &self.stream {
             stream.end();
         }
     }
 
-    /// Pictures; 0 for a stream, whose number is not known.
+    /// Number of pictures; 0 for a stream, whose number is not known.
     pub fn len(&self) -> usize {
         match &self.shard {
             Some((_, held)) => held.len(),
@@ -188,17 +187,17 @@ impl Dataset {
         }
     }
 
-    /// Whether there are none, as in a small dataset's shard, or none that are known.
+    /// Whether there are no pictures, as in a shard of a small data set, or whether this is a stream.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The class list it was opened with.
+    /// The class list that the data set was opened with.
     pub fn classes(&self) -> Option<&Arc<Classes>> {
         self.classes.as_ref()
     }
 
-    /// Where the picture at `index`, below [`len`](Self::len), is in the whole list.
+    /// Index in the whole list of the picture at `index`, below [`len`](Self::len).
     fn in_list(&self, index: usize) -> usize {
         match &self.shard {
             Some((_, held)) => held[index] as usize,
@@ -228,7 +227,7 @@ impl Dataset {
         self.id_in_list(self.in_list(index))
     }
 
-    /// The ids of all shards' pictures, in order: what output names are chosen by, so that they do not
+    /// The ids of all shards' pictures, in order. Output names are chosen from them, so that the names do not
     /// depend on the shard.
     pub fn ids_of_all_shards(&self) -> impl Iterator<Item = String> + '_ {
         (0..self.total).map(|index| self.id_in_list(index))
@@ -263,7 +262,7 @@ impl Dataset {
         self.items_where(|_| true)
     }
 
-    /// The pictures whose ids are `wanted`, in order: those that are not cost no more than their id.
+    /// The pictures whose ids are `wanted`, in order. For the others only the id is made.
     pub fn items_where<'a>(
         &'a self,
         wanted: impl Fn(&str) -> bool + Send + 'a,
@@ -281,7 +280,7 @@ impl Dataset {
     /// Reads and decodes a picture.
     ///
     /// # Errors
-    /// It is missing, damaged, too large, or has numbers that are no pixels.
+    /// The picture is missing, damaged, too large, or has values that are not valid in a picture.
     pub fn load(&self, item: &Item) -> Result<Picture> {
         match &item.place {
             Place::File(path) => Picture::open(path),
@@ -292,10 +291,10 @@ impl Dataset {
         }
     }
 
-    /// The classifier's input for a picture.
+    /// Reads a picture and preprocesses it for the classifier.
     ///
     /// # Errors
-    /// The picture cannot be [read](Self::load) or [made fit](Preprocess::apply); the message names it.
+    /// The picture cannot be [read](Self::load) or [preprocessed](Preprocess::apply); the message names it.
     pub fn load_for(&self, preprocess: &Preprocess, item: &Item) -> Result<Picture> {
         let prepared = self
             .load(item)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::classes::Classes;
 use crate::error::{Error, Result};
 
-/// Extensions of the files that a folder's listing takes as pictures.
+/// Extensions of the files in a folder that are taken for pictures.
 const EXTENSIONS: [&str; 10] = [
     "png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "gif", "tif", "tiff",
 ];
@@ -14,17 +14,16 @@ const EXTENSIONS: [&str; 10] = [
 #[derive(Debug)]
 pub(crate) struct Folder {
     root: PathBuf,
-    /// Relative to the root, with the true label where a class folder gives one.
+    /// Paths relative to the root, with the true label if a class folder gives one.
     files: Vec<(Box<Path>, Option<u32>)>,
 }
 
 impl Folder {
-    /// Lists a folder and all folders in it. Links are followed; hidden files and folders
-    /// are skipped, and folders that a run was written to.
+    /// Lists a folder and all folders in it. Links are followed; hidden files and folders and run folders are
+    /// skipped.
     ///
     /// # Errors
-    /// A folder cannot be read, there is no picture, or classes are given and none of the pictures
-    /// lies in a class folder.
+    /// A folder cannot be read, there is no picture, or classes are given and no picture is in a class folder.
     pub(crate) fn open(root: &Path, classes: Option<&Classes>) -> Result<Folder> {
         let mut files = Vec::new();
         let mut others = 0usize;
@@ -35,7 +34,7 @@ impl Folder {
             let hidden = || entry.file_name().as_encoded_bytes().starts_with(b".");
             entry.depth() == 0 || !(hidden() || holds_run(entry))
         };
-        // A class folder may lie above `root`, which may be written as `.`.
+        // A class folder may be above `root`, and `root` may be written as `.`.
         let absolute = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
         for entry in walk.into_iter().filter_entry(visible) {
             let path = match entry {
@@ -83,7 +82,7 @@ impl Folder {
         })
     }
 
-    /// Pictures.
+    /// Number of pictures.
     pub(crate) fn len(&self) -> usize {
         self.files.len()
     }
@@ -104,8 +103,8 @@ impl Folder {
     }
 }
 
-/// Whether a folder below an input is a run's output: with `purify . -o out` a resumed run would
-/// otherwise go on with its own pictures.
+/// Whether a folder below an input is a run folder: a resumed run of `purify . -o out` would otherwise take its
+/// own outputs for inputs.
 fn holds_run(entry: &walkdir::DirEntry) -> bool {
     let holds = |name| entry.path().join(name).is_file();
     let run = entry.file_type().is_dir() && holds("run.json") && holds("results.jsonl");
@@ -115,8 +114,8 @@ fn holds_run(entry: &walkdir::DirEntry) -> bool {
     run
 }
 
-/// The path of a link that leads nowhere: a picture that will fail by itself. Any other error ends the
-/// listing.
+/// The path of a link whose target does not exist: it is listed, and fails when it is read. Any other error
+/// ends the listing.
 fn missing_target(root: &Path, error: walkdir::Error) -> Result<PathBuf> {
     let path = error.path().unwrap_or(root).to_owned();
     if error.loop_ancestor().is_some() {

@@ -12,22 +12,22 @@ use super::webdataset::TarFile;
 /// One picture of a [`Dataset`].
 #[derive(Clone, Debug)]
 pub struct Item {
-    /// Unique in the dataset; mirrors the input tree: `a/b.png`, `batch.npy#17`.
+    /// The picture's id, unique in the data set, after its path in the input: `a/b.png`, `batch.npy#17`.
     pub id: String,
-    /// The true label, where the input gives one.
+    /// The true label, if the input gives one.
     pub label: Option<usize>,
-    /// What a manifest says of the picture beside `file` and `label`.
+    /// The manifest's fields of the picture other than `file` and `label`.
     pub more: Map<String, Value>,
     pub(super) place: Place,
 }
 
-/// Where a picture's pixels are.
+/// The file or array that holds a picture's pixels.
 #[derive(Clone, Debug)]
 pub(super) enum Place {
     File(PathBuf),
     Array(Arc<ArrayFile>, usize),
     Cifar(Arc<CifarFile>, usize),
     Tar(Arc<TarFile>, usize),
-    /// Nowhere: the stream's line is damaged; what is wrong with it.
+    /// None, because the stream's line is damaged; the text says what is wrong with it.
     Unknown(String),
 }

@@ -1,4 +1,4 @@
-//! `.jsonl` manifests: one JSON object a line, with `file` and optionally `label`.
+//! `.jsonl` manifests: one JSON object in each line, with `file` and optionally `label`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,28 +13,28 @@ use super::names::numbered;
 use crate::error::{Error, Result};
 use crate::files::open_regular;
 
-/// The longest line that is read.
+/// The longest line that is read, in bytes.
 pub(crate) const MAX_LINE: u64 = 1 << 20;
 
 /// The pictures that a manifest lists, in its order; nothing is decoded.
 ///
-/// A list of a million takes little more memory than the manifest's text: all texts lie in one string.
+/// All texts are in one string, so that a long list needs little more memory than the manifest's own text.
 #[derive(Debug)]
 pub(crate) struct Manifest {
-    /// What the files are relative to.
+    /// The folder that the files' paths are relative to.
     base: PathBuf,
     /// Each entry's `file`, then its other fields as JSON.
     text: String,
     entries: Vec<Listed>,
-    /// Numbered names of files that are listed again, by entry.
+    /// Numbered names of files that are listed more than once, by entry.
     again: HashMap<u32, Box<str>>,
 }
 
 #[derive(Debug)]
 struct Listed {
-    /// Where its part of the text ends; it starts where the one before ends.
+    /// Where the entry's part of the text ends; it starts where that of the entry before ends.
     end: usize,
-    /// Bytes of `file`; the rest is the other fields.
+    /// Length of `file` in bytes; the rest of the entry's text is the other fields.
     file: u32,
     label: Option<u32>,
 }
@@ -84,19 +84,19 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Pictures.
+    /// Number of pictures.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// An entry's `file` and its other fields as JSON, empty where it has none.
+    /// An entry's `file`, and its other fields as JSON, which is empty if there are none.
     fn texts(&self, index: usize) -> (&str, &str) {
         let start = index.checked_sub(1).map_or(0, |i| self.entries[i].end);
         let entry = &self.entries[index];
         self.text[start..entry.end].split_at(entry.file as usize)
     }
 
-    /// The name of a picture: `file`, numbered where it is listed more than once.
+    /// The name of a picture: `file`, numbered if it is listed more than once.
     pub(crate) fn id(&self, index: usize) -> &str {
         let again = self.again.get(&(index as u32));
         again.map_or(self.texts(index).0, |id| id)
@@ -121,30 +121,29 @@ impl Manifest {
     }
 }
 
-/// Reads a line of at most [`MAX_LINE`] bytes; a longer one is cut there, which [`Entry::parse`] says.
-/// False at the end.
+/// Reads a line of at most [`MAX_LINE`] bytes; gives false at the end of the file. A longer line is cut there,
+/// and [`Entry::parse`] refuses it.
 pub(crate) fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<bool> {
     line.clear();
     Ok(reader.by_ref().take(MAX_LINE).read_until(b'\n', line)? > 0)
 }
 
-/// Gives the same file another name where it is listed again.
+/// Gives a file that is listed again another name.
 ///
-/// Names are held as hashes. Equal hashes of different names would number a picture without need, no
-/// more.
+/// Names are kept as hashes. Different names with equal hashes only number a picture without need.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     times: HashMap<u64, u32>,
 }
 
 impl Names {
-    /// Counts `file`; its numbered name where it was counted before.
+    /// Counts `file`; gives its numbered name if it was counted before.
     pub(crate) fn again(&mut self, file: &str) -> Option<String> {
         let hash = |name: &str| xxh3_64(name.as_bytes());
         let mut n = *self.times.get(&hash(file)).unwrap_or(&0) + 1;
         let mut id = None;
         if n > 1 {
-            // The numbered name itself may be in the list: go on until one is free.
+            // The list may contain the numbered name itself, so numbers are tried until a name is free.
             let free = loop {
                 let id = numbered(file, n as usize);
                 if !self.times.contains_key(&hash(&id)) {
@@ -173,7 +172,7 @@ impl Entry {
     /// Reads a line.
     ///
     /// # Errors
-    /// What is wrong with it, to follow "line 7".
+    /// What is wrong with the line; the message follows "line 7".
     pub(crate) fn parse(line: &[u8]) -> Result<Entry, String> {
         if line.len() as u64 == MAX_LINE && !line.ends_with(b"\n") {
             return Err("is longer than 1 MiB".into());
@@ -193,7 +192,7 @@ impl Entry {
     }
 }
 
-/// A true label as JSON says it: an integer from 0, or null.
+/// A true label in JSON: an integer from 0, or null.
 pub(crate) fn label_of(value: &Value) -> Result<Option<u32>, String> {
     if value.is_null() {
         return Ok(None);
@@ -205,7 +204,7 @@ pub(crate) fn label_of(value: &Value) -> Result<Option<u32>, String> {
     }
 }
 
-/// A line's fields. A line of no more than `file` and `label` needs no map: lists have millions.
+/// A line's fields. A line with only `file` and `label` needs no map, because lists may have millions of lines.
 #[derive(Default)]
 struct Fields {
     file: Option<Value>,

@@ -1,4 +1,4 @@
-//! What comes in: pictures in every input form, as one list or stream of items that are decoded one at a time.
+//! Inputs: pictures in every input format, as one list or stream of items that are decoded one at a time.
 //!
 //! ```text
 //! INPUT... ─► Dataset ─► Item ─► Picture

@@ -1,7 +1,7 @@
 //! The `.npy` header, and writing `.npy` files.
 //!
-//! The header is parsed here because it comes from the user: a parser that multiplies a shape
-//! unchecked, or believes a length of 4 GiB, falls over on a damaged file.
+//! The header is parsed here because it may be damaged: the product of a shape may overflow, and a header may
+//! claim a length of 4 GiB.
 
 use std::io::{Read, Write};
 
@@ -11,7 +11,7 @@ use crate::files::replace::Replacement;
 /// The longest header that is read; NumPy itself refuses more than 10,000 bytes.
 const MAX_HEADER: usize = 65_536;
 
-/// What a `.npy` header says.
+/// The header of a `.npy` file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     /// NumPy's type string: `<f4`, `|u1` and so on; `?` for a structured type.
@@ -26,7 +26,7 @@ impl Header {
     /// Reads a header, leaving `reader` at the data.
     ///
     /// # Errors
-    /// What is wrong with it, for a message that names the array.
+    /// What is wrong with the header; the caller's message names the array.
     pub(crate) fn read(reader: &mut impl Read) -> Result<Header, String> {
         let mut start = [0; 8];
         fill(reader, &mut start)?;
@@ -64,13 +64,13 @@ impl Header {
         })
     }
 
-    /// Elements of the array; `None` where that overflows.
+    /// Number of elements; `None` if it overflows.
     pub(crate) fn elements(&self) -> Option<usize> {
         self.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
     }
 }
 
-/// `read_exact` whose error says that the file ends early.
+/// Like `read_exact`, with an error that says that the file ends early.
 fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> Result<(), String> {
     reader
         .read_exact(buffer)
@@ -116,7 +116,7 @@ fn parse(text: &str) -> Option<(String, bool, Vec<usize>)> {
 /// Writes a float32 `.npy` array, C order.
 ///
 /// # Errors
-/// The writer fails, or `values` are not as many as `shape` says.
+/// The writer fails, or the number of `values` is not that of `shape`.
 pub(crate) fn write_f32(
     mut out: impl Write,
     shape: &[usize],
@@ -150,8 +150,8 @@ fn le_bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|x| x.to_le_bytes()).collect()
 }
 
-/// A float32 `.npy` file that is filled row by row, its number of rows known only at the end: the
-/// logits of a classification.
+/// A float32 `.npy` file that is written row by row and whose number of rows is known only at the end, for the
+/// logits of `classify`.
 pub struct RowWriter {
     file: Replacement,
     columns: usize,
@@ -164,7 +164,7 @@ impl RowWriter {
 
     /// Starts `path` with rows of `columns` numbers; the file appears when it is finished.
     pub fn create(path: &std::path::Path, columns: usize) -> Result<RowWriter> {
-        // Renaming would put a file in a device's place.
+        // The file is renamed to this path at the end, which would replace a device such as `/dev/null`.
         if path.exists() && !path.is_file() {
             return Err(Error::file(path, "is not a regular file; name another"));
         }
@@ -180,7 +180,7 @@ impl RowWriter {
     /// Appends one row.
     ///
     /// # Errors
-    /// `row` has another length than the first promised, or the file cannot be written.
+    /// `row` does not have the length that was given at first, or the file cannot be written.
     pub fn push(&mut self, row: &[f32]) -> Result<()> {
         if row.len() != self.columns {
             return Err(Error::invalid(format!(

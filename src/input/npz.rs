@@ -12,7 +12,7 @@ use super::npy::Header;
 use crate::error::{Error, Result};
 use crate::files::open_regular;
 
-/// What arrays of true labels are called.
+/// Names of arrays of true labels.
 const LABELS: [&str; 3] = ["labels", "label", "y"];
 
 /// A `.npz` archive.
@@ -28,8 +28,8 @@ impl ArrayFile {
     /// The pictures are unpacked once, to a temporary file.
     ///
     /// # Errors
-    /// As [`open_npy`](Self::open_npy); or no array, or several, can be the pictures; or the labels
-    /// are not as many as the pictures.
+    /// Those of [`open_npy`](Self::open_npy); no array, or several, can be the pictures; the number of labels is
+    /// not that of the pictures.
     pub(crate) fn open_npz(path: &Path, layout: Option<Layout>) -> Result<ArrayFile> {
         let mut npz = Npz::open(path)?;
         let pictures =
@@ -72,7 +72,7 @@ impl Npz {
         })
     }
 
-    /// The place of the first array of 3 or 4 axes that has one of `names`, in their order.
+    /// Index of the array of 3 or 4 axes that has the first of `names` that is found.
     pub(crate) fn pictures(&self, names: &[&str]) -> Option<usize> {
         names.iter().find_map(|name| {
             let called = |member: &Member| member.name.eq_ignore_ascii_case(name);
@@ -82,10 +82,10 @@ impl Npz {
         })
     }
 
-    /// Unpacks the array at a place to a temporary file.
+    /// Unpacks the array with index `place` to a temporary file.
     ///
     /// # Errors
-    /// As [`ArrayFile::open_npy`].
+    /// Those of [`ArrayFile::open_npy`].
     pub(crate) fn unpack(&mut self, place: usize, layout: Option<Layout>) -> Result<ArrayFile> {
         let name = self.full_name(place);
         let named = |message: String| Error::file(&self.path, message);
@@ -104,7 +104,7 @@ impl Npz {
         let bytes = array.bytes().map_err(named)?;
         let copied = {
             let mut unpacked = array.data.lock().expect("no thread panics with the file");
-            // One byte more, so that the end is reached and the checksum compared.
+            // One byte more, so that the reader reaches the end and compares the checksum.
             let mut whole = entry.take(bytes.saturating_add(1));
             let copied = std::io::copy(&mut whole, &mut *unpacked);
             copied.and_then(|copied| unpacked.flush().map(|()| copied))
@@ -116,10 +116,10 @@ impl Npz {
         Ok(array)
     }
 
-    /// The integers of the array of one axis that is called one of `names`; `None` where there is none.
+    /// The integers of the array of one axis whose name is one of `names`; `None` if there is no such array.
     ///
     /// # Errors
-    /// They are damaged, negative, or not as many as the `pictures`.
+    /// The array is damaged, or has a negative number, or not one number for each of `pictures` pictures.
     pub(crate) fn labels(&mut self, names: &[&str], pictures: usize) -> Result<Option<Vec<usize>>> {
         let Some(place) = self.members.iter().position(|m| m.is_labels(names)) else {
             return Ok(None);
@@ -166,12 +166,12 @@ impl Member {
             && names.iter().any(|name| self.is_called(name))
     }
 
-    /// Whether it can be pictures.
+    /// Whether the array can hold pictures.
     fn is_pictures(&self) -> bool {
         matches!(self.header.shape.len(), 3 | 4)
     }
 
-    /// Whether this is `name`, or `name_train` and the like.
+    /// Whether the array's name is `name`, or `name_train` and the like.
     fn is_called(&self, name: &str) -> bool {
         let own = self.name.to_ascii_lowercase();
         own == name
@@ -181,7 +181,7 @@ impl Member {
     }
 }
 
-/// The place of the array of an archive that holds the pictures.
+/// Index of the array that holds the pictures of an archive.
 fn choose_pictures(members: &[Member]) -> Result<usize, String> {
     let places = || (0..members.len()).filter(|&place| members[place].is_pictures());
     let called = |&place: &usize| ["images", "x"].iter().any(|n| members[place].is_called(n));

@@ -1,18 +1,18 @@
-//! A pickle of tensors, read without running anything.
+//! Reads pickles of tensors without running code.
 //!
-//! A pickle is a program for a small stack machine, and Python's runs whatever function it names. This
-//! one knows the instructions that `torch.save` writes for dicts, lists, tuples, numbers, strings and
-//! tensors, and refuses a file at the first name that is none of those.
+//! A pickle is a program for a small stack machine, and Python's machine runs any function that the pickle
+//! names. This one knows only the instructions that `torch.save` writes for dicts, lists, tuples, numbers,
+//! strings and tensors, and refuses a file at the first other name.
 //!
-//! Values lie in one list and name each other by their places in it: depth, sharing and cycles cost
-//! nothing, nothing recurses, and no instruction makes more than its own bytes account for.
+//! Values are in one list and refer to each other by index. Depth, sharing and cycles therefore need no
+//! recursion, and no instruction allocates more memory than its own length.
 
 use std::collections::HashMap;
 
-/// The longest pickle that is read; that of a dict of tensors has less than a kilobyte.
+/// The longest pickle that is read, in bytes; that of a dict of tensors is less than a kilobyte.
 pub(crate) const MAX_BYTES: u64 = 16 << 20;
 
-/// A value's place in the [`Pickle`].
+/// Index of a value in the [`Pickle`].
 type Id = usize;
 
 /// How a tensor stores a number.
@@ -31,7 +31,7 @@ pub(crate) enum Dtype {
 }
 
 impl Dtype {
-    /// The type of the elements of a class of `torch`.
+    /// The element type of a storage class of `torch`.
     fn of_storage(class: &str) -> Option<Dtype> {
         Some(match class {
             "BoolStorage" => Dtype::Bool,
@@ -48,7 +48,7 @@ impl Dtype {
         })
     }
 
-    /// Bytes of an element.
+    /// Size of an element in bytes.
     pub(crate) fn bytes(self) -> usize {
         match self {
             Dtype::Bool | Dtype::U8 | Dtype::I8 => 1,
@@ -59,7 +59,7 @@ impl Dtype {
     }
 }
 
-/// Where a tensor's elements are; what it says is not checked yet.
+/// Where a tensor's elements are, as the pickle says; not checked yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tensor {
     pub dtype: Dtype,
@@ -67,7 +67,7 @@ pub(crate) struct Tensor {
     pub storage: String,
     /// Elements of the storage.
     pub storage_elements: usize,
-    /// The place of its first element in the storage.
+    /// Index of its first element in the storage.
     pub offset: usize,
     pub shape: Vec<usize>,
     /// Elements between neighbors along each axis.
@@ -110,7 +110,7 @@ impl Pickle {
     /// Reads a pickle.
     ///
     /// # Errors
-    /// It is damaged, or holds more than values and tensors; the message continues "its pickle …".
+    /// The pickle is damaged, or holds more than values and tensors; the message follows "its pickle".
     pub(crate) fn parse(bytes: &[u8]) -> Result<Pickle, String> {
         let mut machine = Machine {
             rest: bytes,
@@ -129,12 +129,12 @@ impl Pickle {
         }
     }
 
-    /// The whole of it.
+    /// The value that the pickle stands for.
     pub(crate) fn root(&self) -> &Value {
         &self.values[self.root]
     }
 
-    /// The value that a dict at the root has for a key; the last one, as in Python.
+    /// The value of a key, if the root is a dict; the last one if the key is repeated, as in Python.
     pub(crate) fn entry(&self, key: &str) -> Option<&Value> {
         let Value::Dict(entries) = self.root() else {
             return None;
@@ -156,14 +156,14 @@ struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    /// One instruction; the result where it is the last.
+    /// Runs one instruction; gives the result if it is the last.
     fn step(&mut self) -> Result<Option<Id>, String> {
         match self.byte()? {
             0x80 => match self.byte()? {
                 2..=5 => {}
                 version => return Err(format!("has protocol {version}; 2 to 5 are known")),
             },
-            // The length of a frame, which is of use to streams alone.
+            // The length of a frame, which only readers of streams need.
             0x95 => drop(self.take(8)?),
             b'.' => return self.pop().map(Some),
             b'N' => self.push(Value::None),
@@ -279,7 +279,7 @@ impl<'a> Machine<'a> {
         Ok(self.array::<1>()?[0])
     }
 
-    /// What is before the next end of line.
+    /// The bytes before the next end of line.
     fn line(&mut self) -> Result<&'a str, String> {
         let end = self.rest.iter().position(|&byte| byte == b'\n');
         let line = self.take(end.ok_or("is cut short")?)?;
@@ -287,7 +287,7 @@ impl<'a> Machine<'a> {
         std::str::from_utf8(line).map_err(|_| "has a name that is not text".into())
     }
 
-    /// An integer of its own length, little endian, in two's complement.
+    /// An integer whose length precedes it, little-endian, in two's complement.
     fn long(&mut self) -> Result<i64, String> {
         let length = self.byte()?.into();
         let bytes = self.take(length)?;
@@ -312,7 +312,7 @@ impl<'a> Machine<'a> {
         self.values.push(value);
     }
 
-    /// Takes the top of the stack, down to the last mark.
+    /// Removes and gives the top of the stack, which must be above the last mark.
     fn pop(&mut self) -> Result<Id, String> {
         let floor = self.marks.last().copied().unwrap_or(0);
         match self.stack.len() > floor {
@@ -321,7 +321,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Takes what lies above the last mark, and the mark.
+    /// Removes the last mark, and removes and gives all values above it.
     fn pop_mark(&mut self) -> Result<Vec<Id>, String> {
         let mark = self.marks.pop().ok_or_else(exhausted)?;
         Ok(self.stack.split_off(mark))
@@ -335,7 +335,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// The top of the stack, which stays.
+    /// The top of the stack, without removing it.
     fn top(&mut self) -> Result<Id, String> {
         let id = self.pop()?;
         self.stack.push(id);
@@ -400,7 +400,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// `("storage", class, name, device, elements)`, a reference out of the pickle.
+    /// A reference to data outside the pickle: `("storage", class, name, device, elements)`.
     fn storage(&mut self) -> Result<(), String> {
         let id = self.pop()?;
         let parts = self.items(id).unwrap_or_default();
@@ -426,7 +426,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Calls one of the two functions that are known.
+    /// Calls one of the two functions that are allowed.
     fn reduce(&mut self) -> Result<(), String> {
         let arguments = self.pop()?;
         let function = self.pop()?;

@@ -1,4 +1,4 @@
-//! `--shard i/n`: one of n parts of a dataset, for n processes on as many machines.
+//! `--shard i/n`: one of n parts of a data set, each for a process of its own.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,20 +6,20 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// One of the parts that a dataset is split into by a hash of its pictures' ids.
+/// One of the parts that a data set is split into by a hash of its pictures' ids.
 ///
-/// The split depends on the ids alone: not on the order of the list, the machine or the version. Parts
-/// are numbered from 0 on, as `SLURM_ARRAY_TASK_ID` with `--array=0-7` and `JOB_COMPLETION_INDEX` are.
+/// The split depends on the ids only: not on the order of the list, the machine or the version. Shards are
+/// numbered from 0, like `SLURM_ARRAY_TASK_ID` with `--array=0-7`, and like `JOB_COMPLETION_INDEX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Shard {
-    /// Below `of`.
+    /// Number of this shard, from 0 and below `of`.
     pub index: u32,
-    /// Parts, at least 1.
+    /// Number of shards, at least 1.
     pub of: u32,
 }
 
 impl Shard {
-    /// Whether the picture called `id` belongs to this part.
+    /// Whether the picture called `id` belongs to this shard.
     pub fn holds(self, id: &str) -> bool {
         xxh3_64(id.as_bytes()) % u64::from(self.of) == u64::from(self.index)
     }

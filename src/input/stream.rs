@@ -1,4 +1,4 @@
-//! A manifest on standard input: pictures are worked on before its end is read.
+//! A manifest on standard input, whose pictures are worked on before its end is read.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
@@ -12,15 +12,15 @@ use serde_json::Map;
 use super::item::{Item, Place};
 use super::manifest::{Entry, MAX_LINE, Names, read_line};
 
-/// Lines that are read ahead.
+/// Number of lines that are read ahead.
 const AHEAD: usize = 256;
 
-/// How often a stream that waits for a line looks whether it was ended.
+/// How often a stream that waits for a line checks whether it was ended.
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// A `.jsonl` manifest that is read line by line; `file` is relative to the working folder.
 ///
-/// A damaged line is a picture that cannot be loaded, called `line 7`: it fails alone.
+/// A damaged line is a picture with the name `line 7` that fails when it is loaded; the others are not affected.
 #[derive(Debug)]
 pub struct Stream {
     lines: Mutex<Lines>,
@@ -36,8 +36,8 @@ struct Lines {
 }
 
 impl Stream {
-    /// Starts to read on a thread of its own: nothing can wake one that waits for a line that never
-    /// comes, so nothing waits for that thread. When `stop` becomes true, no more pictures come.
+    /// Starts to read on a thread of its own. When `stop` becomes true, no more pictures come. No thread waits for
+    /// the reading thread to end, because it may wait forever for a line.
     pub fn new(reader: impl Read + Send + 'static, stop: fn() -> bool) -> Stream {
         let (sender, lines) = sync_channel(AHEAD);
         std::thread::spawn(move || {
@@ -45,7 +45,7 @@ impl Stream {
             let mut next = || {
                 let mut line = Vec::new();
                 let more = read_line(&mut reader, &mut line);
-                // What is beyond the longest line belongs to it.
+                // The rest of a line that is too long is skipped.
                 while line.len() >= MAX_LINE as usize && !line.ends_with(b"\n") {
                     let rest = match reader.fill_buf() {
                         Ok([]) => break,
@@ -79,7 +79,7 @@ impl Stream {
         }
     }
 
-    /// Lets no more pictures come: who waits for one gets none, at once.
+    /// Ends the stream: no more pictures come, and a thread that waits for one gets none at once.
     pub fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
     }
@@ -89,7 +89,7 @@ impl Stream {
         std::iter::from_fn(|| self.next())
     }
 
-    /// The next picture; waits for it.
+    /// Waits for the next picture; `None` at the end.
     fn next(&self) -> Option<Item> {
         let mut lines = self.lines.lock().expect("no thread panics with the lines");
         while !(self.ended.load(Ordering::Relaxed) || (self.stop)()) {

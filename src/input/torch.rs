@@ -1,5 +1,5 @@
-//! Tensors in the files of PyTorch's `torch.save`: a zip archive of `data.pkl`, which describes them,
-//! and one member for each storage, which holds their elements as they are.
+//! Tensors in the files of PyTorch's `torch.save`: a zip archive with `data.pkl`, which describes the tensors,
+//! and one member for each storage, which holds their elements uncompressed.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -16,14 +16,14 @@ use crate::error::{Error, Result};
 use crate::files::open_regular;
 use crate::picture::MAX_BYTES;
 
-/// The longest file that says how numbers are stored: `little` or `big`.
+/// The longest member `byteorder` that is read, in bytes: it is `little` or `big`.
 const MAX_BYTE_ORDER: u64 = 16;
 
 /// A file of `torch.save`.
 pub(crate) struct TorchFile {
     path: PathBuf,
     archive: ZipArchive<BufReader<File>>,
-    /// The folder that all members lie in, with `/` at its end.
+    /// The folder that all members are in, with `/` at its end.
     folder: String,
     pickle: Pickle,
     /// Storages in use: name, start in the file, bytes.
@@ -31,10 +31,10 @@ pub(crate) struct TorchFile {
     data: Arc<Mutex<File>>,
 }
 
-/// A tensor of a [`TorchFile`], whose every element is known to lie in the file.
+/// A tensor of a [`TorchFile`]; all its elements are known to be in the file.
 #[derive(Debug)]
 pub(crate) struct StoredTensor {
-    /// The file, with the tensor's name in it: for messages.
+    /// The file's name with the tensor's name, for messages.
     pub name: PathBuf,
     pub tensor: Tensor,
     /// Where its storage starts in the file.
@@ -43,10 +43,10 @@ pub(crate) struct StoredTensor {
 }
 
 impl TorchFile {
-    /// Opens a file; no tensor is read yet, and nothing in the file is run.
+    /// Opens a file, without reading tensors or running code.
     ///
     /// # Errors
-    /// It is no file of `torch.save` in its form since PyTorch 1.6, is damaged, from a big-endian
+    /// The file is not of the format that `torch.save` writes since PyTorch 1.6, is damaged, is from a big-endian
     /// machine, or holds more than dicts, lists, tuples, numbers, text and tensors.
     pub(crate) fn open(path: &Path) -> Result<TorchFile> {
         let named = |message: String| Error::file(path, message);
@@ -58,7 +58,7 @@ impl TorchFile {
             .map_err(Error::io(path))?;
         match start.as_slice() {
             b"PK\x03\x04" => {}
-            // A pickle of a long integer, the magic number.
+            // A pickle of a long integer: the magic number of older files.
             [0x80, 2, 0x8a, _] => {
                 return Err(named(
                     "is of torch.save's form before PyTorch 1.6; load it and save it again".into(),
@@ -105,7 +105,7 @@ impl TorchFile {
                 false => Ok(Some(bytes)),
             }
         };
-        // Files from before PyTorch 2.1 do not say; they are little-endian in practice.
+        // Files from before PyTorch 2.1 have no `byteorder`; they are little-endian in practice.
         let order = member("byteorder", MAX_BYTE_ORDER)?.unwrap_or_else(|| b"little".into());
         if order.trim_ascii() != b"little" {
             return Err(named(format!(
@@ -127,11 +127,10 @@ impl TorchFile {
         })
     }
 
-    /// The tensor that the file's dict has under one of `keys`, the first that it has; `None` where it
-    /// has none of them.
+    /// The tensor of the first of `keys` that the file's dict has; `None` if it has none of them.
     ///
     /// # Errors
-    /// The value is no tensor, or its elements are not all in the file.
+    /// The value is no tensor, or some of its elements are not in the file.
     pub(crate) fn tensor(&mut self, keys: &[&str]) -> Result<Option<StoredTensor>> {
         let found = keys
             .iter()
@@ -158,7 +157,7 @@ impl TorchFile {
     /// Where a tensor's storage starts in the file.
     ///
     /// # Errors
-    /// The tensor reaches beyond its storage, or the storage is not in the file as it is.
+    /// The tensor reaches beyond its storage, or the storage is missing, compressed or cut short.
     fn place(&mut self, tensor: &Tensor) -> Result<u64, String> {
         check_extent(tensor)?;
         let bytes = (tensor.storage_elements as u64)
@@ -198,7 +197,7 @@ impl TorchFile {
     }
 }
 
-/// Refuses a tensor that reaches beyond its storage, or shows an element more than once.
+/// Refuses a tensor that reaches beyond its storage, or that uses an element more than once.
 fn check_extent(tensor: &Tensor) -> Result<(), String> {
     let shape = &tensor.shape;
     let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
@@ -217,7 +216,7 @@ fn check_extent(tensor: &Tensor) -> Result<(), String> {
     }
 }
 
-/// The place in its storage of a tensor's last element; `None` where that overflows.
+/// Index in the storage of a tensor's last element; `None` if it overflows.
 fn last(tensor: &Tensor) -> Option<usize> {
     let axes = tensor.shape.iter().zip(&tensor.strides);
     axes.into_iter()
@@ -284,7 +283,7 @@ impl StoredTensor {
     /// All elements of a tensor of one axis, which must be integers from 0.
     ///
     /// # Errors
-    /// It has another shape or type, or a negative element; or as [`row`](Self::row).
+    /// The tensor has another shape or type, or a negative element; the errors of [`row`](Self::row).
     pub(crate) fn labels(&self) -> Result<Vec<usize>> {
         let refused = |message: String| Error::file(&self.name, message);
         let Tensor { dtype, shape, .. } = &self.tensor;
@@ -295,7 +294,7 @@ impl StoredTensor {
             )));
         };
         let mut labels = Vec::new();
-        // The row of a matrix of one row.
+        // The tensor is read as the only row of a matrix.
         let whole = StoredTensor {
             name: self.name.clone(),
             tensor: Tensor {

@@ -1,5 +1,5 @@
-//! WebDataset shards: `.tar` files whose members of one key are one sample, `key.png` beside `key.cls`
-//! or `key.json`.
+//! WebDataset's `.tar` files: members with the same key are one sample, such as `key.png` beside `key.cls` or
+//! `key.json`.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -16,14 +16,14 @@ use crate::error::{Error, Result};
 use crate::files::open_regular;
 use crate::picture::{MAX_BYTES, Picture};
 
-/// The longest `.cls` that is read: a number.
+/// The longest `.cls` that is read, in bytes: it is a number.
 const MAX_CLS: u64 = 64;
-/// The longest `.json`, and the longest extended header.
+/// The longest `.json` and the longest extended header that is read, in bytes.
 const MAX_TEXT: u64 = 1 << 20;
 
 /// The pictures of a `.tar` file, in its order; nothing is decoded.
 ///
-/// Members are read where they lie and never unpacked: their names are ids, not paths.
+/// Members are read from the `.tar` file and never unpacked, so their names are ids, not paths.
 #[derive(Debug)]
 pub(crate) struct TarFile {
     path: PathBuf,
@@ -33,7 +33,7 @@ pub(crate) struct TarFile {
 
 #[derive(Debug)]
 struct Member {
-    /// Its name in the archive, numbered where another has the same.
+    /// Its name in the archive, numbered if another picture has the same.
     id: Box<str>,
     offset: u64,
     size: u64,
@@ -42,7 +42,7 @@ struct Member {
     more: Option<Box<str>>,
 }
 
-/// What a key's `.cls` and `.json` say.
+/// The contents of a key's `.cls` and `.json`.
 #[derive(Default)]
 struct Said {
     label: Option<u32>,
@@ -50,11 +50,11 @@ struct Said {
 }
 
 impl TarFile {
-    /// Lists the pictures of a `.tar` file. A key is a member's name up to the first dot of its last
-    /// part; `key.cls` has the true label, or `key.json` with `label`, whose other fields are kept.
+    /// Lists the pictures of a `.tar` file. A key is a member's name up to the first dot of its last part. The
+    /// true label is in `key.cls`, or in the field `label` of `key.json`, whose other fields are kept.
     ///
     /// # Errors
-    /// It is damaged, cut short, or has no pictures; a label is no label.
+    /// The file is damaged, cut short, or has no pictures; a label is not an integer from 0.
     pub(crate) fn open(path: &Path) -> Result<TarFile> {
         let file = open_regular(path)?;
         let length = file.metadata().map_err(Error::io(path))?.len();
@@ -101,7 +101,7 @@ impl TarFile {
                     let label = fields.shift_remove("label").unwrap_or_default();
                     let label = label_of(&label).map_err(|m| named(&name, m))?;
                     let said = said.entry(key.to_owned()).or_default();
-                    // `.cls` goes before.
+                    // The label of `.cls` is preferred.
                     said.label = said.label.or(label);
                     said.more = fields;
                 }
@@ -133,7 +133,7 @@ impl TarFile {
         })
     }
 
-    /// Pictures.
+    /// Number of pictures.
     pub(crate) fn len(&self) -> usize {
         self.pictures.len()
     }
@@ -148,7 +148,7 @@ impl TarFile {
         self.pictures[row].label.map(|label| label as usize)
     }
 
-    /// The fields of `key.json` beside `label`.
+    /// The fields of `key.json` other than `label`.
     pub(crate) fn more(&self, row: usize) -> Map<String, Value> {
         let more = self.pictures[row].more.as_deref();
         more.and_then(|json| serde_json::from_str(json).ok())
@@ -167,7 +167,7 @@ impl TarFile {
         if *size > MAX_BYTES as u64 {
             return Err(Error::file(
                 name(),
-                "is larger than 1 GiB; that is no picture",
+                "is larger than 1 GiB, too large for a picture",
             ));
         }
         let mut bytes = Vec::new();
@@ -181,7 +181,7 @@ impl TarFile {
     }
 }
 
-/// Refuses an archive whose extended headers, which are read into memory, are no names.
+/// Refuses an archive with extended headers that are too long to be names: they are read into memory.
 fn check_headers(file: &File) -> Result<(), String> {
     let damaged = |error: std::io::Error| format!("is a damaged tar archive: {error}");
     let mut archive = Archive::new(rewound(file).map_err(damaged)?);

@@ -1,5 +1,5 @@
-//! How pictures reach the classifier's size, as sidecars, the command line and [`Preprocess`](super::Preprocess)
-//! say it.
+//! How pictures are made the classifier's size: the terms of sidecars, the command line and
+//! [`Preprocess`](super::Preprocess).
 
 use serde::Serialize;
 
@@ -36,35 +36,35 @@ impl std::str::FromStr for Size {
     }
 }
 
-/// What the classifier subtracts from, and then divides, each channel of pixels in `[0, 1]` by.
+/// The normalization `(x − mean) / std` of each channel, for pixels in `[0, 1]`.
 ///
-/// Pixels here stay in `[0, 1]`; the classifier applies this in front of its first layer.
+/// The classifier's graph applies it before the first layer; pictures stay in `[0, 1]`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Normalization {
-    /// What is subtracted from the red, green and blue channel.
+    /// The mean of the red, green and blue channel.
     pub mean: [f32; 3],
-    /// What the red, green and blue channel is then divided by; never 0.
+    /// The standard deviation of the red, green and blue channel; never 0.
     pub std: [f32; 3],
 }
 
-/// How a picture reaches the size from which the crop is taken.
+/// How a picture is resized before the crop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Resize {
-    /// Not at all.
+    /// It is not resized.
     Keep,
-    /// To exactly this size, whatever becomes of the aspect.
+    /// To exactly this size, which may change the aspect ratio.
     Exact(Size),
-    /// The shorter side to this, the longer in proportion, rounded down.
+    /// The shorter side to this many pixels, the longer in proportion, rounded down.
     Shorter(usize),
-    /// In proportion, as small as covers this size, rounded to nearest.
+    /// In proportion, to the smallest size that covers this one, rounded to nearest.
     Cover(Size),
-    /// In proportion, as large as fits this size, rounded to nearest.
+    /// In proportion, to the largest size that fits into this one, rounded to nearest.
     Inside(Size),
 }
 
-/// Where the center crop starts if the margin is odd, and where the padding of a picture that is
-/// smaller than the crop goes.
+/// Where the center crop starts if the margin is odd, and which side gets more padding if the picture is smaller
+/// than the crop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Centering {
@@ -75,7 +75,7 @@ pub enum Centering {
 }
 
 impl Centering {
-    /// Where a crop of `crop` starts on an axis of `n`; negative where padding comes first.
+    /// Where a crop of `crop` pixels starts on an axis of `n` pixels; negative if padding comes first.
     pub fn offset(self, n: usize, crop: usize) -> isize {
         let (n, crop) = (n as isize, crop as isize);
         match self {
@@ -88,7 +88,7 @@ impl Centering {
     }
 }
 
-/// How a sidecar or the command line describes resizing, before the size is settled.
+/// How a sidecar or the command line describes resizing, before the size is known.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Geometry {
     /// The classifier's size.
@@ -99,16 +99,16 @@ pub struct Geometry {
     pub centering: Centering,
 }
 
-/// What resizing does with the aspect.
+/// What resizing does if the aspect ratios differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// No resizing.
     Keep,
-    /// The shorter side is resized; what is beyond the crop is lost.
+    /// The shorter side is resized to the size, and the longer one is cropped.
     Shorter,
-    /// Both sides are resized.
+    /// Both sides are resized to the size.
     Squash,
-    /// The picture is made to fit, with a border.
+    /// The longer side is resized to the size, and a border is added.
     Border,
 }
 
@@ -122,7 +122,7 @@ pub enum Scale {
 }
 
 impl Default for Geometry {
-    /// Pictures are used as they are.
+    /// Pictures are not resized.
     fn default() -> Self {
         Geometry {
             size: None,
@@ -135,7 +135,7 @@ impl Default for Geometry {
 }
 
 impl Geometry {
-    /// The rule that leads to pictures of `size`.
+    /// How pictures are resized for a classifier of `size`.
     pub fn resize(&self, size: Size) -> Resize {
         let to = match self.scale {
             Scale::Percent(pct) => {

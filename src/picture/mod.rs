@@ -1,5 +1,5 @@
-//! Pictures: their pixels, decoding and encoding, resampling, a classifier's preprocessing, and how alike two
-//! of them are.
+//! Pictures: their pixels, decoding and encoding, resampling, a classifier's preprocessing, and the similarity of
+//! two pictures.
 
 mod geometry;
 pub mod preprocess;
@@ -25,22 +25,22 @@ use crate::files::open_regular;
 
 /// The longest side that is decoded, in pixels.
 pub const MAX_SIDE: usize = 16_384;
-/// The most bytes that a picture's file, or its float pixels, may take.
+/// The largest size, in bytes, of a picture's file and of its float pixels.
 pub const MAX_BYTES: usize = 1 << 30;
 
 /// An RGB picture.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Picture {
-    /// Three channels, height, width.
+    /// The shape: three channels, height and width in pixels.
     pub shape: ImageShape,
-    /// CHW, in `[0, 1]`.
+    /// The pixels, CHW in `[0, 1]`.
     pub pixels: Vec<f32>,
-    /// Whether every pixel is a multiple of 1/255, so that 8-bit arithmetic loses nothing.
+    /// Whether every pixel is a multiple of 1/255, so that 8-bit arithmetic is exact.
     pub eight_bit: bool,
 }
 
 impl Picture {
-    /// The picture of pixels, CHW in `[0, 1]`, as many as `shape` has.
+    /// A picture of `pixels`, CHW in `[0, 1]`; there must be as many as `shape` has elements.
     pub fn new(shape: ImageShape, pixels: Vec<f32>) -> Picture {
         let eight_bit = pixels.iter().all(|&pixel| {
             let level = (pixel * 255.0).round();
@@ -68,7 +68,7 @@ impl Picture {
         Self::decode(&bytes).map_err(|message| Error::file(path, message))
     }
 
-    /// [`open`](Self::open) for a file in memory; the error is the message alone.
+    /// Decodes a file in memory like [`open`](Self::open); the error is the message only.
     pub fn decode(bytes: &[u8]) -> Result<Picture, String> {
         if bytes.is_empty() {
             return Err("is empty (0 bytes)".into());
@@ -94,7 +94,7 @@ impl Picture {
         Self::from_image(&image)
     }
 
-    /// Floats from whatever samples the decoder gave.
+    /// Converts the decoder's samples, of any type, to floats.
     fn from_image(image: &DynamicImage) -> Result<Picture, String> {
         use DynamicImage as D;
         let (width, height) = (image.width() as usize, image.height() as usize);
@@ -144,7 +144,7 @@ impl Picture {
         rgb8(&self.pixels)
     }
 
-    /// A number that names the picture by its size and pixels.
+    /// A hash of the picture's size and pixels.
     pub fn hash(&self) -> u64 {
         let mut hash = xxhash_rust::xxh3::Xxh3::new();
         hash.update(&(self.shape.height as u64).to_le_bytes());
@@ -156,7 +156,7 @@ impl Picture {
     }
 }
 
-/// Interleaved samples to CHW; gray replicated, alpha left behind.
+/// Converts interleaved samples to CHW; gray is replicated, alpha is dropped.
 fn planes<T: Copy>(samples: &[T], channels: usize, float: impl Fn(T) -> f32) -> Vec<f32> {
     let mut pixels = Vec::with_capacity(samples.len() / channels * 3);
     for channel in 0..3 {
@@ -215,7 +215,7 @@ pub fn check_size(width: usize, height: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// The whole file, up to [`MAX_BYTES`].
+/// The bytes of a file, which may have up to [`MAX_BYTES`].
 fn read_bounded(path: &Path) -> Result<Vec<u8>> {
     let file = open_regular(path)?;
     let mut bytes = Vec::new();
@@ -225,7 +225,7 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>> {
     if bytes.len() > MAX_BYTES {
         return Err(Error::file(
             path,
-            "is larger than 1 GiB; that is no picture",
+            "is larger than 1 GiB, too large for a picture",
         ));
     }
     Ok(bytes)
@@ -240,7 +240,7 @@ fn one_line(error: &dyn std::error::Error) -> String {
         .join(" ")
 }
 
-/// Whether a JPEG reaches its end marker. Decoders fill what is missing with gray instead of failing.
+/// Whether a JPEG reaches its end marker. Decoders do not fail if it does not, but fill the rest with gray.
 fn jpeg_is_whole(bytes: &[u8]) -> bool {
     let mut at = 2;
     let mut scanning = false;
@@ -265,7 +265,7 @@ fn jpeg_is_whole(bytes: &[u8]) -> bool {
             None => return false,
         }
     }
-    // Without a scan the file is not truncated but no picture: the decoder says why.
+    // A file without a scan is no picture at all: the decoder gives the error.
     !scanning
 }
 

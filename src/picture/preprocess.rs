@@ -1,5 +1,4 @@
-//! From a picture of any size to the classifier's input: resize, crop, and what the classifier's
-//! normalization is.
+//! Makes a picture of any size the classifier's input: resizing, cropping, and the classifier's normalization.
 
 use serde::Serialize;
 
@@ -9,14 +8,14 @@ use super::sidecar::Sidecar;
 use super::{Picture, check_size, rgb};
 use crate::error::{Error, Result};
 
-/// How pictures become the classifier's input.
+/// How pictures are made the classifier's input.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Preprocess {
-    /// What the classifier takes.
+    /// The size that the classifier takes.
     pub size: Size,
     /// How the picture is resized before the crop.
     pub resize: Resize,
-    /// Whether the crop is taken, or padding added, after resizing.
+    /// Whether the picture is cropped or padded to `size` after resizing.
     pub crop: bool,
     /// Where the crop or the padding goes when the margin is odd.
     pub centering: Centering,
@@ -24,11 +23,11 @@ pub struct Preprocess {
     pub filter: Filter,
     /// The color of padding, in `[0, 1]`.
     pub fill: [f32; 3],
-    /// `None` where the classifier takes pixels as they are.
+    /// The classifier's normalization; `None` if it takes pixels in `[0, 1]`.
     pub normalization: Option<Normalization>,
 }
 
-/// What the command line says against, or without, a sidecar.
+/// What the user sets in place of a sidecar's values; `None` for the sidecar's.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Overrides {
     /// The size that the classifier takes.
@@ -44,13 +43,13 @@ pub struct Overrides {
 }
 
 impl Preprocess {
-    /// Joins a sidecar, what overrides it, and the size that the model itself fixes.
+    /// Combines a sidecar, what overrides it, and the size that the model itself fixes.
     ///
-    /// Without a sidecar and without `size` and `crop_pct`, pictures are used as they are.
-    /// `size` without a sidecar resizes the shorter side to it and crops the center (`crop_pct` 1).
+    /// Without a sidecar, `size` and `crop_pct`, pictures are not resized. With `size` but no sidecar, the shorter
+    /// side is resized to it and the center is cropped (`crop_pct` 1).
     ///
     /// # Errors
-    /// No size is known, or two that contradict each other; the message names both.
+    /// No size is known, or the sidecar's or the user's size is not the model's; the message names both.
     pub fn resolve(
         sidecar: Option<&Sidecar>,
         overrides: &Overrides,
@@ -119,13 +118,13 @@ impl Preprocess {
         })
     }
 
-    /// The classifier's input for a picture.
+    /// Makes a picture the classifier's input.
     ///
-    /// A picture that has the classifier's size already stays as it is, bit by bit, whatever the rules
-    /// say: what an attack or an earlier run made is not resized again.
+    /// A picture that already has the classifier's size is not changed, so that pictures from an attack or an
+    /// earlier run are not resized again.
     ///
     /// # Errors
-    /// The picture has another size and nothing says how to resize it, or is so narrow that resizing it
+    /// The picture has another size and it is not known how to resize it, or it is so narrow that resizing it
     /// would take too much memory.
     pub fn apply(&self, picture: Picture) -> Result<Picture> {
         let Size { height, width } = self.size;
@@ -154,7 +153,7 @@ impl Preprocess {
         Ok(picture)
     }
 
-    /// The size that resizing gives a picture.
+    /// The size of a picture of `height × width` after resizing.
     fn target(&self, height: usize, width: usize) -> Size {
         let (h, w) = (height as f64, width as f64);
         let scaled = |ratio: f64| Size {
@@ -167,7 +166,7 @@ impl Preprocess {
             Resize::Exact(size) => size,
             Resize::Shorter(side) => {
                 let (short, long) = (height.min(width), height.max(width));
-                // The quotient of the floating-point numbers, as Python's `int(size * long / short)`.
+                // A floating-point quotient, as in Python's `int(size * long / short)`.
                 let long = ((side * long) as f64 / short as f64) as usize;
                 match height <= width {
                     true => Size {
@@ -209,7 +208,7 @@ impl Preprocess {
         Ok(Picture::from_rgb8(&bytes, to))
     }
 
-    /// The center of a picture, padded where it is smaller.
+    /// The center of a picture, padded if the picture is smaller than `size`.
     fn cropped(&self, picture: &Picture) -> Picture {
         let Size { height, width } = self.size;
         let from = picture.shape;

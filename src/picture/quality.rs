@@ -1,4 +1,4 @@
-//! How far two pictures are apart.
+//! Mean squared error and PSNR of two pictures.
 
 /// Mean squared error over all elements; 0 for no elements.
 pub fn mean_squared_error(a: &[f32], b: &[f32]) -> f64 {
@@ -11,8 +11,7 @@ pub fn psnr(a: &[f32], b: &[f32]) -> f64 {
     decibels(mean_squared_error(a, b))
 }
 
-/// The peak signal-to-noise ratio, in dB for a peak of 1, that a mean squared error means; infinite
-/// for 0.
+/// Converts a mean squared error to a peak signal-to-noise ratio in dB, for a peak of 1; infinite for 0.
 pub fn decibels(mean_squared_error: f64) -> f64 {
     -10.0 * mean_squared_error.log10()
 }

@@ -1,5 +1,5 @@
-//! Resizing as Pillow does it, bit by bit for 8-bit pictures: classifiers' accuracy was measured with
-//! it, and an adversarial picture is not one to be approximate about.
+//! Resizing that equals Pillow's, bit by bit for 8-bit pictures. Published accuracies of classifiers were measured
+//! with Pillow, and small differences can change the label of an adversarial picture.
 //!
 //! Pillow convolves first along rows, then along columns, with the filter widened to the scale when it
 //! shrinks (antialiasing). For 8-bit pictures the weights are fixed-point numbers with 22 fraction
@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::backend::ImageShape;
 
-/// What is convolved with, under Pillow's names.
+/// The filter that a picture is convolved with, by Pillow's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
@@ -30,7 +30,7 @@ pub enum Filter {
 }
 
 impl Filter {
-    /// Half the width, in pixels of the larger grid.
+    /// Half the filter's width, in pixels of the larger picture.
     fn support(self) -> f64 {
         match self {
             Filter::Nearest => 0.0,
@@ -64,10 +64,10 @@ impl Filter {
     }
 }
 
-/// For each output position of an axis, the first input position and the weights from there on.
+/// For each output pixel of an axis, the first input pixel and the weights from that pixel on.
 struct Taps {
     starts: Vec<usize>,
-    /// All weights; those of position `i` are `weights[i·width ..][.. counts[i]]`.
+    /// All weights; those of output pixel `i` are `weights[i·width ..][.. counts[i]]`.
     weights: Vec<f64>,
     counts: Vec<usize>,
     width: usize,
@@ -85,7 +85,7 @@ impl Taps {
             counts: Vec::with_capacity(to),
             width,
         };
-        // Pillow finds the nearest sample by adding up the scale, and rounding errors with it.
+        // Pillow finds the nearest sample by adding the scale repeatedly, which accumulates rounding errors.
         let mut nearest = 0.5 * scale;
         for (i, weights) in taps.weights.chunks_exact_mut(width).enumerate() {
             if filter == Filter::Nearest {
@@ -112,7 +112,7 @@ impl Taps {
         taps
     }
 
-    /// First input position and weights of output position `i`.
+    /// First input pixel and weights of output pixel `i`.
     fn at(&self, i: usize) -> (usize, &[f64]) {
         (
             self.starts[i],
@@ -121,7 +121,7 @@ impl Taps {
     }
 }
 
-/// A kind of sample and its arithmetic.
+/// A type of sample and its arithmetic.
 trait Sample: Copy + Default + Send + Sync {
     type Weight: Copy + Send + Sync;
     type Sum: Copy;
@@ -131,7 +131,7 @@ trait Sample: Copy + Default + Send + Sync {
     fn round(sum: Self::Sum) -> Self;
 }
 
-/// Fraction bits of a weight: a sum of 8-bit samples fits 32 bits, with a sign and a bit to spare for
+/// Fraction bits of a weight, so that a sum of 8-bit samples fits 32 bits, with a sign bit and one more bit for
 /// filters that overshoot.
 const FRACTION: u32 = 32 - 8 - 2;
 
@@ -241,14 +241,13 @@ fn vertical<S: Sample>(
     out
 }
 
-/// Resizes an interleaved 8-bit RGB picture, to the last bit as Pillow does.
+/// Resizes an interleaved 8-bit RGB picture, bit by bit as Pillow does.
 pub fn resample_u8(pixels: &[u8], from: ImageShape, to: ImageShape, filter: Filter) -> Vec<u8> {
     let narrow = horizontal(pixels, from.width, to.width, 3, filter);
     vertical(&narrow, to.width * 3, from.height, to.height, filter)
 }
 
-/// Resizes a CHW float picture with the same weights, and clips what the filter overshoots to
-/// `[0, 1]`.
+/// Resizes a CHW float picture with the weights of [`resample_u8`], and clips the result to `[0, 1]`.
 pub fn resample_f32(pixels: &[f32], from: ImageShape, to: ImageShape, filter: Filter) -> Vec<f32> {
     let mut out = Vec::with_capacity(to.elements());
     for plane in pixels.chunks_exact(from.height * from.width) {

@@ -1,4 +1,4 @@
-//! Preprocessing as model hubs write it beside a model: timm's `config.json` and Hugging Face's
+//! Sidecars, the files beside a model that describe its preprocessing: timm's `config.json` and Hugging Face's
 //! `preprocessor_config.json`.
 
 use std::io::Read;
@@ -11,7 +11,7 @@ use super::resample::Filter;
 use crate::error::{Error, Result};
 use crate::files::open_regular;
 
-/// The longest sidecar that is read.
+/// The longest sidecar that is read, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// timm's defaults for what its `config.json` leaves out.
@@ -19,7 +19,7 @@ const TIMM_CROP_PCT: f64 = 0.875;
 const IMAGENET_MEAN: [f64; 3] = [0.485, 0.456, 0.406];
 const IMAGENET_STD: [f64; 3] = [0.229, 0.224, 0.225];
 
-/// What a sidecar says.
+/// The contents of a sidecar.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sidecar {
     /// The file that it was read from.
@@ -28,16 +28,16 @@ pub struct Sidecar {
     pub geometry: Geometry,
     /// The filter that resizes.
     pub filter: Filter,
-    /// Mean and standard deviation of each channel; `None` where the file has none.
+    /// Mean and standard deviation of each channel; `None` if the file has none.
     pub normalization: Option<Normalization>,
 }
 
 impl Sidecar {
-    /// The sidecar in the model's folder: `preprocessor_config.json`, or else a `config.json` that says
-    /// anything about preprocessing (that of a transformers model does not).
+    /// The sidecar in the model's folder: `preprocessor_config.json`, or else a `config.json` that describes
+    /// preprocessing (that of a transformers model does not); `None` if there is none.
     ///
     /// # Errors
-    /// There is one and it cannot be used.
+    /// There is a sidecar, but it cannot be used.
     pub fn beside(model: &Path) -> Result<Option<Sidecar>> {
         let folder = model.parent().unwrap_or(Path::new(""));
         for name in ["preprocessor_config.json", "config.json"] {
@@ -51,10 +51,10 @@ impl Sidecar {
         Ok(None)
     }
 
-    /// Reads a sidecar of either form.
+    /// Reads a sidecar of either format.
     ///
     /// # Errors
-    /// It cannot be read, or says nothing about preprocessing, or something unknown.
+    /// The file cannot be read, does not describe preprocessing, or contains something unknown.
     pub fn open(path: &Path) -> Result<Sidecar> {
         Self::read(path)?.ok_or_else(|| {
             Error::file(
@@ -65,7 +65,7 @@ impl Sidecar {
         })
     }
 
-    /// `None` for JSON that is about something else.
+    /// Reads a sidecar; `None` for JSON that does not describe preprocessing.
     fn read(path: &Path) -> Result<Option<Sidecar>> {
         let mut text = String::new();
         open_regular(path)?
@@ -96,8 +96,7 @@ impl Sidecar {
             _ => return Ok(None),
         };
         let (geometry, filter, normalization) = sidecar.map_err(|message| {
-            Error::file(path, message)
-                .hint("use `no_sidecar`, and say what it would have said yourself")
+            Error::file(path, message).hint("use `no_sidecar`, and set its values as options")
         })?;
         Ok(Some(Sidecar {
             path: path.to_owned(),
@@ -129,7 +128,7 @@ fn timm(fields: Fields<'_>) -> Result<Parts, String> {
     };
     let filter = match fields.text("interpolation")?.unwrap_or("bicubic") {
         "nearest" => Filter::Nearest,
-        // timm evaluates what it trained with random interpolation with bilinear.
+        // timm trains with random interpolation, but then evaluates with bilinear.
         "bilinear" | "random" => Filter::Bilinear,
         "bicubic" => Filter::Bicubic,
         "box" => Filter::Box,
@@ -167,7 +166,7 @@ fn transformers(fields: Fields<'_>) -> Result<Parts, String> {
             "has image_processor_type {processor}, which resizes in its own way"
         ));
     }
-    // A bare number is the shorter side for these and a square for all others.
+    // For these a single number is the shorter side, for all others both sides.
     let shorter_by_default = is(&[
         "CLIP",
         "ChineseCLIP",
@@ -224,7 +223,7 @@ fn transformers(fields: Fields<'_>) -> Result<Parts, String> {
             geometry.crop = crop.is_some();
         }
         Some(Edge::Shortest(side)) if is(&["ConvNext"]) => {
-            // It crops below 384 pixels and squashes from there on.
+            // This processor crops below 384 pixels; from 384 on it resizes both sides.
             geometry.size = Some(square(side));
             geometry.crop = side < 384;
             geometry.mode = if side < 384 {
@@ -311,7 +310,7 @@ fn normalization(mean: [f64; 3], std: [f64; 3]) -> Result<Normalization, String>
     })
 }
 
-/// What `size` and `crop_size` can be.
+/// The forms of `size` and `crop_size`.
 enum Edge {
     Number(usize),
     Exact(Size),
@@ -331,7 +330,7 @@ impl<'a> Fields<'a> {
         self.0.get(name).filter(|value| !value.is_null())
     }
 
-    /// A field by way of `read`, which gives `None` for what it cannot be.
+    /// A field, converted by `read`, which gives `None` for a value that is not valid.
     fn field<T>(
         self,
         name: &str,
@@ -362,7 +361,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// A number per channel; a single one counts for all.
+    /// A number for each channel; a single number is for all channels.
     fn channels(self, name: &str) -> Result<Option<[f64; 3]>, String> {
         self.field(name, |value| {
             let one = std::slice::from_ref(value);
@@ -409,7 +408,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// Height and width that were read as numbers.
+    /// The size with this height and width.
     fn size(self, name: &str, height: f64, width: f64) -> Result<Size, String> {
         let side = |n: f64| {
             let whole = n.fract() == 0.0 && (1.0..=super::MAX_SIDE as f64).contains(&n);

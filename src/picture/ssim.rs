@@ -1,17 +1,17 @@
 //! Structural similarity (Wang et al., "Image quality assessment: from error visibility to structural
-//! similarity", 2004): what the hosts compute, and what the GPU's kernel takes from them.
+//! similarity", 2004): the host's computation, and the constants for the GPU's kernel.
 
 use super::shape::ImageShape;
 
-/// Taps of the Gaussian window on either axis.
+/// Taps of the Gaussian window on each axis.
 pub(crate) const WINDOW: usize = 11;
-/// What keeps the quotients of means and of variances finite, for values in `[0, 1]`.
+/// Constants that keep the quotients of means and of variances finite, for values in `[0, 1]`.
 pub(crate) const C1: f64 = 0.01 * 0.01;
 pub(crate) const C2: f64 = 0.03 * 0.03;
 const SIGMA: f64 = 1.5;
 
-/// The window's weights along an axis, which sum to 1: as many as [`WINDOW`] says or, in a smaller
-/// picture, as the largest odd square that fits has.
+/// The window's weights along an axis, with sum 1: [`WINDOW`] of them or, in a smaller picture, as many as the
+/// side of the largest odd square that fits.
 pub(crate) fn window(shape: ImageShape) -> Vec<f64> {
     let fit = WINDOW.min(shape.height).min(shape.width).max(1);
     gaussian(fit - usize::from(fit.is_multiple_of(2)))
@@ -26,10 +26,10 @@ fn gaussian(n: usize) -> Vec<f64> {
     weights.iter().map(|weight| weight / sum).collect()
 }
 
-/// Structural similarity of two CHW pictures with values in `[0, 1]`: the mean over the places where the
-/// whole window, 11×11 with σ = 1.5, fits, and over channels; 1 for pictures of no pixels.
+/// Structural similarity of two CHW pictures with values in `[0, 1]`: the mean over channels and over all
+/// positions at which the whole window (11×11, σ = 1.5) fits; 1 for pictures without pixels.
 ///
-/// In pictures smaller than the window it is the largest odd square that fits, with the same σ.
+/// In smaller pictures the window is the largest odd square that fits, with the same σ.
 pub fn ssim<T: Copy + Into<f64>>(shape: ImageShape, a: &[T], b: &[T]) -> f64 {
     if shape.elements() == 0 {
         return 1.0;

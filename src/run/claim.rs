@@ -1,4 +1,4 @@
-//! Taking a folder for a run: its lock, and what becomes of the run that it may hold.
+//! Taking a folder for a run: its lock, and whether a run that it holds is refused, removed or resumed.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader};
@@ -32,22 +32,22 @@ const FILES: [&str; 8] = [
     "run.json",
 ];
 
-/// A folder that this process alone writes.
+/// A folder that this process has locked.
 pub(crate) struct Taken {
-    /// Held as long as this lives.
+    /// The lock, held until this is dropped.
     pub lock: File,
-    /// Whether the run that is there goes on.
+    /// Whether the run in the folder is resumed.
     pub resumes: bool,
-    /// What was changed since it began.
+    /// What was changed since the run began.
     pub changes: Vec<Value>,
 }
 
-/// Makes a folder for a run whose journal is called `journal`, and takes its lock. What is in it is
-/// removed or kept, as `existing` says.
+/// Makes a folder for a run whose journal is called `journal`, and takes its lock. `existing` says whether a
+/// run in the folder is refused, removed or resumed.
 ///
 /// # Errors
 /// The folder cannot be written, another process writes it, it holds a run and `existing` does not
-/// allow that, or the run to resume is not the same as `identity` says.
+/// allow that, or the run to resume has another `identity`.
 pub(crate) fn take_folder(
     path: &Path,
     existing: Existing,
@@ -74,7 +74,7 @@ pub(crate) fn take_folder(
         existing @ (Existing::Resume | Existing::ResumeChanged) if holds_run => {
             let Changes { now, before } = resume::compare(path, journal, identity)?;
             if let (Existing::Resume, Some(change)) = (existing, now.first()) {
-                // Only runs on single pictures can go on changed.
+                // Evaluations cannot be resumed with changes.
                 let allowed = match journal {
                     RESULTS => " `allow_changes`,",
                     _ => "",
@@ -111,8 +111,8 @@ pub(super) fn lock(folder: &Path) -> Result<File> {
     }
 }
 
-/// Removes what a run wrote, and nothing else: the pictures that its journal names, its own files, and
-/// folders that this leaves empty.
+/// Removes only what a run wrote: the pictures that its journal names, the run's own files, and the folders
+/// that are empty then.
 fn remove_run(folder: &Path) -> Result<()> {
     remove_unfinished(folder);
     remove_pictures(folder, RESULTS, "images")?;
@@ -147,7 +147,7 @@ fn remove_pictures(folder: &Path, journal: &str, pictures: &str) -> Result<()> {
         .flatten()
     {
         if entry.file_type().is_dir() {
-            // Fails where something is left in it, which is the point.
+            // Fails if the folder is not empty, which is intended.
             let _ = std::fs::remove_dir(entry.path());
         }
     }

@@ -1,4 +1,4 @@
-//! An output folder: what is recorded of each picture, in the order that keeps it whole.
+//! The run folder: records each picture in an order that a crash cannot break.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ use crate::input::names::id_of;
 use crate::input::{Dataset, Item, npy};
 use crate::picture::{ImageShape, write_png};
 
-/// An output folder, held by this process alone.
+/// A run folder, locked by this process.
 ///
 /// Methods take `&self`: several threads may record at once.
 #[derive(Debug)]
@@ -33,15 +33,15 @@ pub struct RunFolder {
     save: SaveFormat,
     names: OutputNames,
     description: RunDescription,
-    /// What a resumed run must have the same.
+    /// What a resumed run must have in common with the first.
     identity: Value,
-    /// What runs in this folder changed nevertheless.
+    /// What resumed runs in this folder changed although.
     changes: Vec<Value>,
     started: SystemTime,
     finished: Finished,
     status: Arc<Status>,
     journal: Journal,
-    /// Where output pictures go, where that is not a file each.
+    /// Writes output pictures to tar files; `None` if each picture is a file.
     tars: Option<Mutex<TarWriter>>,
     report: Option<Report>,
     copy: Option<Mutex<ResultsCopy>>,
@@ -50,11 +50,11 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes, or goes on with, the run folder for `dataset`.
+    /// Starts or resumes the run for `dataset` in its folder.
     ///
     /// # Errors
     /// The folder cannot be written, another process writes it, it holds a run and `existing` does not
-    /// allow that, or the run to resume is not the same.
+    /// allow that, or the run to resume has another configuration.
     pub fn open(
         options: RunOptions,
         description: RunDescription,
@@ -145,30 +145,30 @@ impl RunFolder {
         dataset.items_where(|id| !self.is_finished(id))
     }
 
-    /// How far the run is.
+    /// The run's progress.
     pub fn status(&self) -> &Arc<Status> {
         &self.status
     }
 
-    /// Pictures by their end, so far.
+    /// How many pictures are finished, failed or resumed so far.
     pub fn counts(&self) -> Counts {
         self.status.counts()
     }
 
-    /// Records a picture: its output, then the report, then the line of `results.jsonl`. When this
-    /// returns, all of it is on disk; of a tar shard's picture when the shard is whole, and until then a
-    /// run that resumes makes the picture again.
+    /// Records a picture: its output, then its entry in the report, then its line of `results.jsonl`. When this
+    /// returns, all of it is on disk. A picture in a tar file is on disk only when the tar file is complete; a
+    /// run that resumes before that makes the picture again.
     ///
-    /// `pixels` is absent for a picture that failed. The record gets the field `output`, the output
-    /// file's path in the run folder.
+    /// `pixels` is `None` for a picture that failed. The record gets the field `output`, the output file's path
+    /// in the run folder.
     ///
     /// # Errors
-    /// The disk is full or fails, or the folder was removed; what was recorded before stays whole.
+    /// The disk is full or fails, or the folder was removed; pictures recorded before stay whole.
     pub fn record(&self, record: ImageRecord, pixels: Option<Pixels<'_>>) -> Result<()> {
         self.record_with(record, pixels, None)
     }
 
-    /// As [`record`](Self::record), with the trajectories that the report shows of the picture.
+    /// Records a picture like [`record`](Self::record), with trajectories for the report.
     pub fn record_with(
         &self,
         mut record: ImageRecord,
@@ -186,7 +186,7 @@ impl RunFolder {
         let encoded = encoded.transpose().map_err(Error::io(&name))?;
         match (&self.tars, encoded) {
             (Some(writer), Some(bytes)) => {
-                // Held until the line is written, so that a whole shard has no picture without one.
+                // Locked until the line is written, so that every picture of a complete tar file has a line.
                 let mut writer = writer.lock().expect("no thread panics with the shard");
                 let added = || writer.add(&name, &bytes, record.label);
                 record.output = Some(status.time(Phase::Write, added)?);
@@ -237,14 +237,14 @@ impl RunFolder {
         }
     }
 
-    /// The lines of a shard are on disk before it has its name: a whole shard's pictures are never made
-    /// again.
+    /// Completes a tar file. Its pictures' lines are on disk before the tar file gets its name, so that a
+    /// complete tar file's pictures are never made again.
     fn finish_shard(&self, writer: &mut TarWriter) -> Result<()> {
         self.journal.sync()?;
         writer.finish()
     }
 
-    /// Ends the run: `run.json` gets its counts, its throughput and `more`.
+    /// Ends the run: writes the counts, the throughput and `more` to `run.json`.
     pub fn close(mut self, state: RunState, more: &Map<String, Value>) -> Result<Counts> {
         self.journal.check_in_place()?;
         if let Some(writer) = &self.tars {
@@ -311,7 +311,7 @@ fn encode(format: SaveFormat, shape: ImageShape, pixels: &[f32]) -> std::io::Res
     Ok(bytes)
 }
 
-/// Writes a picture to the file `name` of a run folder, with the folders on the way.
+/// Writes a picture to the file `name` of a run folder, and makes the folders of that path.
 pub(crate) fn save_picture(
     run: &Path,
     name: &Path,

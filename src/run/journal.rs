@@ -16,18 +16,18 @@ use crate::error::{Error, Result};
 use crate::files::jsonl;
 use crate::files::replace::write_error;
 
-/// The journal of a run under way.
+/// The journal of a run in progress.
 ///
-/// Methods take `&self`: several threads may append, and those that wait for the disk wait together.
+/// Methods take `&self`: several threads may append, and one wait for the disk serves all that wait.
 #[derive(Debug)]
 pub(super) struct Journal {
     path: PathBuf,
-    /// What `path` was when the run began.
+    /// Identifies the file that `path` named when the run began.
     identity: Handle,
     end: Mutex<End>,
-    /// Lines that are written.
+    /// Number of lines that are written.
     written: AtomicU64,
-    /// Lines that are known to be on disk.
+    /// Number of lines that are known to be on disk.
     synced: Mutex<u64>,
     file: File,
 }
@@ -35,7 +35,7 @@ pub(super) struct Journal {
 #[derive(Debug)]
 struct End {
     length: u64,
-    /// Whether a torn line could not be taken back: nothing may follow it.
+    /// Whether an incomplete line could not be removed: then no line may follow it.
     torn: bool,
 }
 
@@ -59,10 +59,10 @@ impl Journal {
         })
     }
 
-    /// Whether the journal is still where it was: what is written to a file that was removed is lost.
+    /// Checks that the journal was not moved or removed: lines written to a removed file are lost.
     ///
     /// # Errors
-    /// It is not.
+    /// It was moved or removed.
     pub(super) fn check_in_place(&self) -> Result<()> {
         match Handle::from_path(&self.path) {
             Ok(now) if now == self.identity => Ok(()),
@@ -73,12 +73,12 @@ impl Journal {
         }
     }
 
-    /// Appends a line, which `line` ends. What a failure leaves of it is taken back.
+    /// Appends `line`, which ends with a newline. If writing fails, removes what was written of it.
     pub(super) fn append(&self, line: &[u8]) -> Result<()> {
         let mut end = self.end.lock().expect("no thread panics with the journal");
         if end.torn {
             let torn = Error::file(&self.path, "could not be written to");
-            return Err(torn.hint("go on with `resume`"));
+            return Err(torn.hint("continue with `resume`"));
         }
         if let Err(error) = (&self.file).write_all(line) {
             end.torn = self.file.set_len(end.length).is_err();
@@ -89,7 +89,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Returns when every line that was appended before is on disk.
+    /// Returns when every line that was appended before this call is on disk.
     pub(super) fn sync(&self) -> Result<()> {
         let wanted = self.written.load(Ordering::Acquire);
         let mut synced = self.synced.lock().expect("no thread panics with the count");
@@ -102,16 +102,16 @@ impl Journal {
     }
 }
 
-/// What an earlier run left.
+/// What an earlier run in the folder finished.
 #[derive(Debug, Default)]
 pub(super) struct Finished {
-    /// Ids of the pictures that have their results, hashed.
+    /// Hashes of the ids of the pictures with results.
     pub ids: HashSet<u128>,
     pub tally: Tally,
 }
 
-/// Reads a journal that a run left, and takes out what that run did not finish: a line that a crash
-/// tore, pictures that failed, and those for whose output `there` is false.
+/// Reads the journal of an earlier run, and removes from it what that run did not finish: a line that a crash
+/// cut short, pictures that failed, and pictures for whose output `there` is false.
 ///
 /// # Errors
 /// Those of [`jsonl::recover`].

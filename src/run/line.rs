@@ -1,10 +1,10 @@
-//! A line of `results.jsonl`, as a run that goes on reads it.
+//! A line of `results.jsonl`, as a resumed run reads it.
 
 use serde::Deserialize;
 
 use crate::defense::Verdict;
 
-/// What is read back of a line.
+/// The fields that are read from a line.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Line {
     pub image: String,

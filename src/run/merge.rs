@@ -1,4 +1,4 @@
-//! Joining the run folders of a dataset's shards into one, as a single run would have left it.
+//! Joins the run folders of a data set's shards into one that looks like that of a single run.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -20,10 +20,10 @@ use crate::files::jsonl;
 use crate::files::replace::{Replacement, replace, write_error};
 use crate::input::Shard;
 
-/// What `merge` is told.
+/// Options of `merge`.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Join what is there although shards are missing or not finished.
+    /// Whether to join the shards that exist even if others are missing or not finished.
     pub partial: bool,
     /// Whether to join the reports too.
     pub report: bool,
@@ -39,7 +39,7 @@ struct Run {
     _lock: File,
 }
 
-/// Where a result's line is.
+/// The position of a result's line.
 #[derive(Debug)]
 struct Place {
     image: String,
@@ -48,13 +48,13 @@ struct Place {
     failed: bool,
 }
 
-/// Joins `runs` into `out`: the results in the order of the pictures' names, each picture once; output
-/// pictures linked or copied. `out` appears when all of it is there.
+/// Joins `runs` into `out`: results in the order of the pictures' names, each picture once; output pictures
+/// are linked or copied. `out` appears when it is complete.
 ///
 /// # Errors
-/// `out` is there; a run is damaged, still written to, of another command, version or configuration than
-/// the first; a shard is given twice; without `partial`, a shard is missing or not finished; two runs
-/// differ in what they say of a picture.
+/// `out` exists; a run is damaged, still written to, or of another command, version or configuration than
+/// the first; a shard is given twice; without `partial`, a shard is missing or not finished; two runs have
+/// different results for a picture.
 pub fn merge(runs: &[PathBuf], out: &Path, options: &Options) -> Result<Counts> {
     if std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) || out.is_file() {
         return Err(Error::file(
@@ -105,7 +105,7 @@ impl Run {
     }
 }
 
-/// Refuses runs that would not have found the same.
+/// Refuses runs that may give different results for the same picture.
 fn check_same(runs: &[Run]) -> Result<()> {
     let first = &runs[0];
     for run in &runs[1..] {
@@ -126,7 +126,7 @@ fn check_same(runs: &[Run]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses to join less than all shards, finished, each once.
+/// Refuses runs that are not all shards, each given once and finished.
 fn check_complete(runs: &[Run], partial: bool) -> Result<()> {
     let of = runs[0].shard.map(|shard| shard.of);
     let mut seen = BTreeSet::new();
@@ -156,7 +156,7 @@ fn check_complete(runs: &[Run], partial: bool) -> Result<()> {
         }
         if !partial && run.about["state"] != "done" {
             return Err(Error::file(&run.path, "is not finished")
-                .hint("go on with it with `resume`, or join what is there with `partial`"));
+                .hint("continue it with `resume`, or join without the rest with `partial`"));
         }
     }
     let missing: Vec<String> = (0..of.unwrap_or(0))
@@ -175,7 +175,7 @@ fn check_complete(runs: &[Run], partial: bool) -> Result<()> {
     Ok(())
 }
 
-/// The results of all runs: of each picture one, a result before an error.
+/// One result for each picture of all runs; a result is preferred to an error.
 fn index(runs: &[Run], partial: bool) -> Result<Vec<Place>> {
     let mut places: Vec<Place> = Vec::new();
     let mut by_image: HashMap<u64, usize> = HashMap::new();
@@ -189,7 +189,9 @@ fn index(runs: &[Run], partial: bool) -> Result<Vec<Place>> {
             let Some(line) = line else {
                 return match partial {
                     true => Ok(()),
-                    false => Err(Error::file(&path, "has a torn last line").hint("use `resume`")),
+                    false => {
+                        Err(Error::file(&path, "has an incomplete last line").hint("use `resume`"))
+                    }
                 };
             };
             let place = Place {
@@ -206,7 +208,7 @@ fn index(runs: &[Run], partial: bool) -> Result<Vec<Place>> {
             };
             let other = &mut places[other];
             if other.image != place.image {
-                // Equal hashes of different names: both are kept.
+                // Different names have equal hashes: both are kept.
                 places.push(place);
             } else if other.failed {
                 *other = place;
@@ -226,7 +228,7 @@ fn index(runs: &[Run], partial: bool) -> Result<Vec<Place>> {
     Ok(places)
 }
 
-/// Whether two results of a picture are the same but for the time they took.
+/// Whether two results of a picture are equal except for the time they took.
 fn same_result(runs: &[Run], a: &Place, b: &Place) -> Result<bool> {
     let read = |place: &Place| -> Result<Value> {
         let path = runs[place.run].path.join("results.jsonl");
@@ -244,7 +246,7 @@ fn same_result(runs: &[Run], a: &Place, b: &Place) -> Result<bool> {
 fn line_at(path: &Path, reader: &mut BufReader<File>, start: u64) -> Result<Vec<u8>> {
     let mut line = Vec::new();
     let here = reader.stream_position().map_err(Error::io(path))?;
-    // Lines mostly follow each other: what is read ahead is kept.
+    // Seeking relative to the current position keeps what was read ahead; most lines are consecutive.
     reader
         .seek_relative(start as i64 - here as i64)
         .and_then(|()| reader.read_until(b'\n', &mut line))
@@ -252,7 +254,7 @@ fn line_at(path: &Path, reader: &mut BufReader<File>, start: u64) -> Result<Vec<
     Ok(line)
 }
 
-/// Ids part by part, and rows of arrays by number: the order of folders and arrays.
+/// Compares ids in the order of folders and arrays: path part by path part, rows of arrays by number.
 fn in_order(a: &str, b: &str) -> Ordering {
     let row = |id: &str| -> Option<(String, u64)> {
         let (array, row) = id.rsplit_once('#')?;
@@ -274,7 +276,7 @@ fn join_results(runs: &[Run], places: &mut [Place], out: &Path) -> Result<(Count
         readers.push(BufReader::new(File::open(&path).map_err(Error::io(&path))?));
     }
     let (mut counts, mut tally) = (Counts::default(), Tally::default());
-    // Shards, and the runs they are from.
+    // Tar files, and the runs they are from.
     let mut taken: HashMap<PathBuf, usize> = HashMap::new();
     let mut folders: HashSet<PathBuf> = HashSet::new();
     for place in places {
@@ -286,16 +288,16 @@ fn join_results(runs: &[Run], places: &mut [Place], out: &Path) -> Result<(Count
         if let Some(output) = &line.output {
             let Some(file) = file_of(&run.path, output) else {
                 if run.about["state"] != "done" {
-                    // Of a tar shard that was never finished.
+                    // The picture is in a tar file that was never completed.
                     continue;
                 }
                 let output = run.path.join(output);
-                return Err(Error::file(output, "is gone").hint("make it again with `resume`"));
+                return Err(Error::file(output, "is missing").hint("make it again with `resume`"));
             };
             match taken.get(&file) {
                 None => {
                     put(&run.path.join(&file), &out.join(&file), &mut folders)?;
-                    // A file that is one picture's own is not named again.
+                    // A tar file has several pictures, but is linked once; other files have one picture.
                     if Path::new(output) != file {
                         taken.insert(file, place.run);
                     }
@@ -327,7 +329,7 @@ fn join_results(runs: &[Run], places: &mut [Place], out: &Path) -> Result<(Count
     Ok((counts, tally))
 }
 
-/// Links a file, or copies it where that cannot be.
+/// Links a file, or copies it if it cannot be linked.
 fn put(from: &Path, to: &Path, folders: &mut HashSet<PathBuf>) -> Result<()> {
     let folder = to.parent().expect("it is in images/");
     if !folders.contains(folder) {
@@ -345,7 +347,7 @@ fn put(from: &Path, to: &Path, folders: &mut HashSet<PathBuf>) -> Result<()> {
     }
 }
 
-/// Writes `report.html` of those that are there.
+/// Joins the reports that exist into `report.html`.
 fn join_reports(runs: &[Run], counts: Counts, out: &Path) -> Result<()> {
     let reports: Vec<PathBuf> = runs
         .iter()
@@ -434,8 +436,8 @@ fn describe(runs: &[Run], counts: Counts, tally: &Tally) -> Value {
     about
 }
 
-/// A folder that is made beside its name and takes it when it is whole. What a merge that was killed
-/// left there is removed.
+/// A folder that is written under a temporary name and renamed when it is complete. What a killed merge left
+/// under that name is removed.
 struct Unfinished {
     path: PathBuf,
     _lock: File,
@@ -470,7 +472,7 @@ impl Unfinished {
     }
 
     fn finish(self, out: &Path) -> Result<()> {
-        // An empty folder may be in the way.
+        // An empty folder of that name may exist.
         let _ = std::fs::remove_dir(out);
         std::fs::rename(&self.path, out).map_err(write_error(out))
     }

@@ -12,7 +12,7 @@ use super::status::{Counts, Status, peak_memory};
 use crate::error::Result;
 use crate::files::replace::replace;
 
-/// Time between two versions of the file.
+/// How often the file is written.
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Writes the file every few seconds on a thread of its own, and at the end.
@@ -27,7 +27,7 @@ impl Exporter {
     /// Writes the file for the first time.
     ///
     /// # Errors
-    /// It cannot be written; later only a warning says so.
+    /// The file cannot be written. Later failures give a warning only.
     pub fn start(path: PathBuf, status: Arc<Status>) -> Result<Exporter> {
         let write = {
             let (path, status) = (path.clone(), status.clone());
@@ -147,13 +147,13 @@ fn text(status: &Status, state: RunState) -> String {
 }
 
 struct Page {
-    /// Of every sample.
+    /// The labels of every sample.
     labels: Vec<(&'static str, String)>,
     text: String,
 }
 
 impl Page {
-    /// A metric with a sample for each of `values`, told apart by the label `by`.
+    /// Adds a metric with a sample for each of `values`, which have different values of the label `by`.
     fn family(&mut self, name: &str, kind: &str, help: &str, by: &str, values: &[(&str, f64)]) {
         let text = &mut self.text;
         // Writing to a string does not fail.

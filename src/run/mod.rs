@@ -8,8 +8,8 @@
 //! OUT/.lock          held while a run writes
 //! ```
 //!
-//! Every other file is written beside its name and renamed, so that no name ever stands for half a
-//! file.
+//! Every other file is written under a temporary name and renamed when it is complete, so that no name ever
+//! belongs to half a file.
 
 mod claim;
 mod folder;

@@ -1,4 +1,4 @@
-//! Names of pictures: ids from paths, and output files from ids.
+//! Names of output files, from the pictures' ids.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
@@ -8,27 +8,27 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::input::folder::is_picture;
 use crate::input::names::numbered;
 
-/// Where each picture's output goes, relative to `OUT/images`.
+/// The path of each picture's output, relative to `OUT/images`.
 ///
-/// A picture's output has its id's path with the extension of the output's form; pictures of arrays
-/// are `batch/000017.png`. Where several pictures would have the same, the one whose id already is
-/// that name keeps it, or else the first in the list; the others keep their own extension in front
-/// (`x.jpg.png`), numbered where that is taken too.
+/// An output's path is the picture's id with the extension of the output's format; pictures of arrays are
+/// `batch/000017.png`. If several pictures would have the same path, it goes to the picture whose id is that
+/// path, or else to the first in the list; the others keep their own extension too (`x.jpg.png`), with a
+/// number if that path is taken as well.
 #[derive(Debug)]
 pub struct OutputNames {
     form: Form,
-    /// Whether the list is not known before its end.
+    /// Whether the pictures are a stream, whose ids are not known in advance.
     stream: bool,
-    /// The names of those that gave way, by id.
+    /// The names of pictures whose first choice was taken, by id.
     moved: HashMap<String, String>,
 }
 
-/// What an output's name looks like.
+/// The format of output names.
 #[derive(Clone, Copy, Debug)]
 pub struct Form {
-    /// Without its dot.
+    /// The extension without its dot.
     pub extension: &'static str,
-    /// Whether the name is a WebDataset key: without other dots than the extension's.
+    /// Whether the name is for WebDataset: the part before the extension, its key, must have no dots.
     pub key: bool,
 }
 
@@ -40,8 +40,8 @@ impl OutputNames {
             stream: false,
             moved: HashMap::new(),
         };
-        // Hashes: a list of a million need not be held. Equal hashes of different names would move a
-        // picture without need, no more.
+        // Hashes, so that a million names need little memory. Different names with equal hashes only give a
+        // picture another name without need.
         let contested = repeated(ids().map(|id| xxh3_64(names.natural(&id).as_bytes())));
         if contested.is_empty() {
             return names;
@@ -77,9 +77,8 @@ impl OutputNames {
         names
     }
 
-    /// Names for a stream, each from its id alone: the id with the output's extension behind its own,
-    /// `x.jpg.png`, and `x.png` for `x.png`. Where that could be another id's name too, the id's hash
-    /// keeps them apart.
+    /// Names for a stream. Each depends on its id only: the id, then the output's extension, `x.jpg.png` (but
+    /// `x.png` for `x.png`). If another id could have the same name, the name contains the id's hash.
     pub fn of_stream(form: Form) -> OutputNames {
         OutputNames {
             form,
@@ -97,7 +96,7 @@ impl OutputNames {
         }
     }
 
-    /// The name that an id has in a list, where no other has the same.
+    /// The name that an id has in a list if no other id has the same.
     fn natural(&self, id: &str) -> String {
         if let Some((array, row)) = id.rsplit_once('#')
             && let Ok(row) = row.parse::<usize>()
@@ -113,7 +112,7 @@ impl OutputNames {
         self.form.named(name)
     }
 
-    /// The name that an id has whatever other ids there are.
+    /// A name for an id that does not depend on other ids.
     fn alone(&self, id: &str) -> String {
         let mut name = safe(id);
         let own = format!(".{}", self.form.extension);
@@ -135,7 +134,7 @@ impl OutputNames {
 }
 
 impl Form {
-    /// A name of this form that starts with `stem`.
+    /// A name of this format that starts with `stem`.
     fn named(self, stem: String) -> String {
         let Form { extension, key } = self;
         let file = stem.rfind('/').map_or(0, |slash| slash + 1);
@@ -149,7 +148,7 @@ impl Form {
     }
 }
 
-/// The values that come more than once.
+/// The values that occur more than once.
 fn repeated(values: impl Iterator<Item = u64>) -> HashSet<u64> {
     let mut values: Vec<u64> = values.collect();
     values.sort_unstable();
@@ -157,13 +156,13 @@ fn repeated(values: impl Iterator<Item = u64>) -> HashSet<u64> {
     pairs.map(|pair| pair[0]).collect()
 }
 
-/// A picture's name without its extension; `None` where it has no picture's name.
+/// The name without its extension; `None` if it is not the name of a picture.
 fn stem_of_picture(name: &str) -> Option<&str> {
     let (stem, _) = name.rsplit_once('.')?;
     (is_picture(Path::new(name)) && !stem.ends_with('/')).then_some(stem)
 }
 
-/// A relative path that stays where it is put: no root, no `..`, no control characters.
+/// `name` as a relative path that stays inside its folder: no root, no `..`, no control characters.
 fn safe(name: &str) -> String {
     let parts: Vec<String> = Path::new(name)
         .components()

@@ -1,4 +1,4 @@
-//! How a run folder is made, and what its run is.
+//! Options of a run folder, and the description of its run.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -10,21 +10,21 @@ use super::pictures::TarSize;
 use crate::error::Result;
 use crate::files::replace::write_error;
 
-/// What may already be in the output folder.
+/// What may already be in the run folder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Existing {
-    /// No run.
+    /// No run: a folder with a run is refused.
     #[default]
     Refuse,
     /// A run, which is removed first.
     Overwrite,
-    /// A run of the same configuration, which goes on.
+    /// A run of the same configuration, which is resumed.
     Resume,
-    /// A run that goes on whatever was changed since; `run.json` records what.
+    /// A run of any configuration, which is resumed; `run.json` records what was changed.
     ResumeChanged,
 }
 
-/// The form of output pictures.
+/// The file format of output pictures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
@@ -45,38 +45,38 @@ impl SaveFormat {
     }
 }
 
-/// How a run folder is made.
+/// Options of a run folder.
 #[derive(Debug, Default)]
 pub struct RunOptions {
     /// The run folder.
     pub path: PathBuf,
-    /// What to do where the folder exists.
+    /// What to do if the folder holds a run.
     pub existing: Existing,
     /// Format of the output pictures.
     pub save: SaveFormat,
-    /// Output pictures go to tar shards of this size instead of files.
+    /// Size of the tar files for output pictures; `None` for a file for each picture.
     pub tar: Option<TarSize>,
     /// Whether to write `report.html`.
     pub report: bool,
-    /// The file that tells monitoring how far the run is.
+    /// The file that tells a monitoring system the run's progress.
     pub metrics: Option<PathBuf>,
-    /// Where the lines of this run's results go too.
+    /// A second place for the lines of this run's results.
     pub copy: Option<ResultsCopy>,
 }
 
-/// A second place for a run's results, one line each as soon as it is known.
+/// A second place for a run's results: each line is written as soon as it is known.
 pub struct ResultsCopy {
-    /// What errors are about.
+    /// The name of the place, for error messages.
     pub name: PathBuf,
     /// What the lines are written to.
     pub out: Box<dyn Write + Send>,
 }
 
 impl ResultsCopy {
-    /// Writes a line, which ends with its newline; when this returns, its readers have it.
+    /// Writes and flushes a line, which ends with a newline.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// The line cannot be written.
     pub fn write(&mut self, line: &[u8]) -> Result<()> {
         let written = self.out.write_all(line).and_then(|()| self.out.flush());
         written.map_err(write_error(&self.name))
@@ -89,19 +89,19 @@ impl std::fmt::Debug for ResultsCopy {
     }
 }
 
-/// What a run is, for `run.json`.
+/// The description of a run, for `run.json`.
 #[derive(Clone, Debug)]
 pub struct RunDescription {
     /// The subcommand.
     pub command: &'static str,
-    /// Everything that the results depend on: options, the model's hash, the seed. A run resumes only
-    /// where this, the subcommand and the version are the same.
+    /// Everything that the results depend on: options, the model's hash, the seed. A run resumes only if this,
+    /// the subcommand and the version are the same.
     pub configuration: Value,
-    /// What else `run.json` says: device, threads, inputs.
+    /// Other fields of `run.json`: device, threads, inputs.
     pub more: Map<String, Value>,
 }
 
-/// How a run ended.
+/// The state of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RunState {
@@ -109,6 +109,6 @@ pub enum RunState {
     Running,
     /// Every picture has a result.
     Done,
-    /// By the user, or by an error that stopped the whole run.
+    /// The user or an error stopped the run.
     Interrupted,
 }

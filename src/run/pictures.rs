@@ -1,4 +1,4 @@
-//! Where output pictures go: a file each, or WebDataset shards.
+//! Writes output pictures: as single files, or in WebDataset's tar files.
 
 use std::path::{Path, PathBuf};
 
@@ -6,24 +6,24 @@ use crate::error::{Error, Result};
 use crate::files::replace::{Replacement, replace, write_error};
 use crate::input::Shard;
 
-/// When a tar shard is full: at the first of both.
+/// The size of a tar file: it is full when it reaches one of the two limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TarSize {
-    /// Pictures, at least 1.
+    /// Number of pictures, at least 1.
     pub pictures: u64,
-    /// Bytes of pictures.
+    /// Bytes of all pictures together.
     pub bytes: u64,
 }
 
-/// Writes tar shards, one at a time. A shard has its name when it is whole.
+/// Writes tar files, one at a time. A tar file gets its name when it is complete.
 #[derive(Debug)]
 pub(super) struct TarWriter {
     /// The run folder.
     run: PathBuf,
     size: TarSize,
-    /// What shards' names start with, so that those of several processes can lie in one folder.
+    /// Prefix of the tar files' names, so that those of several processes can be in one folder.
     prefix: String,
-    /// The number of the next shard.
+    /// The number of the next tar file.
     next: u32,
     open: Option<OpenTar>,
 }
@@ -49,12 +49,12 @@ pub(super) fn write_file(run: &Path, name: &Path, bytes: &[u8]) -> Result<()> {
     replace(&path, bytes)
 }
 
-/// The file that has a result's `output`: the output itself or, for a shard's member, the shard.
+/// The file that holds a result's `output`: the output itself or, for a member of a tar file, the tar file.
 pub(super) fn file_of(run: &Path, output: &str) -> Option<PathBuf> {
     file_in(run, "images", output)
 }
 
-/// The same for a result in the run's folder `pictures`.
+/// The file that holds a result's `output` in the run's folder `pictures`.
 pub(super) fn file_in(run: &Path, pictures: &str, output: &str) -> Option<PathBuf> {
     let output = Path::new(output);
     let inside = output.starts_with(pictures)
@@ -67,7 +67,7 @@ pub(super) fn file_in(run: &Path, pictures: &str, output: &str) -> Option<PathBu
 }
 
 impl TarWriter {
-    /// Goes on after the shards of `shard` that the run folder has.
+    /// A writer that continues after the tar files of `shard` in the run folder.
     pub(super) fn new(run: &Path, size: TarSize, shard: Option<Shard>) -> Result<TarWriter> {
         let images = run.join("images");
         std::fs::create_dir_all(&images).map_err(write_error(&images))?;
@@ -90,11 +90,11 @@ impl TarWriter {
         })
     }
 
-    /// Adds a picture and its true label; gives its `output`. The shard is whole after
-    /// [`finish`](Self::finish).
+    /// Adds a picture and its true label to the open tar file, which [`finish`](Self::finish) completes; gives
+    /// the picture's `output`.
     ///
     /// # Errors
-    /// The disk is full or fails: the open shard and what is in it are given up.
+    /// The disk is full or fails; the open tar file and its pictures are then discarded.
     pub(super) fn add(
         &mut self,
         name: &Path,
@@ -134,19 +134,19 @@ impl TarWriter {
         Ok(output)
     }
 
-    /// Gives up the open shard, whose pictures a run that resumes makes again.
+    /// Discards the open tar file, whose pictures a resumed run makes again.
     pub(super) fn give_up(&mut self) {
         self.open = None;
     }
 
-    /// Whether the open shard has all that it shall have.
+    /// Whether the open tar file has reached its size.
     pub(super) fn is_full(&self) -> bool {
         let full =
             |open: &OpenTar| open.pictures >= self.size.pictures || open.bytes >= self.size.bytes;
         self.open.as_ref().is_some_and(full)
     }
 
-    /// Gives the open shard its name.
+    /// Completes the open tar file and gives it its name.
     pub(super) fn finish(&mut self) -> Result<()> {
         if let Some(open) = self.open.take() {
             let path = self.run.join(&open.name);

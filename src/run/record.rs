@@ -11,13 +11,13 @@ use crate::scheduler::Purified;
 
 /// One line of `results.jsonl`: everything about one image.
 ///
-/// The fields that do not apply (an attack has no verdict, a failed image no labels) are left out;
-/// `label` is always there, null where the input gives no true label.
+/// Fields that do not apply (an attack has no verdict, a failed image no labels) are left out. `label` is always
+/// there; it is null if the input gives no true label.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ImageRecord {
     /// The item's id: its name in the input tree.
     pub image: String,
-    /// The true label, where the input gives one.
+    /// The true label, if the input gives one.
     pub label: Option<usize>,
     /// What the classifier says of the input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -37,11 +37,10 @@ pub struct ImageRecord {
     /// How strongly the evidence speaks for the recovered label against the input label, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<f32>,
-    /// Of the output against the input, in dB; infinite, which JSON writes as null, where they are
-    /// equal.
+    /// PSNR of the output against the input, in dB; infinite, which is null in JSON, if they are equal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub psnr: Option<f64>,
-    /// Of the output against the input.
+    /// SSIM of the output against the input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssim: Option<f64>,
     /// Iterations of all restarts together.
@@ -56,13 +55,13 @@ pub struct ImageRecord {
     /// The output picture's file, relative to the run folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
-    /// Why the image failed; the fields above but `image` and `label` are then absent.
+    /// Why the image failed; of the fields above only `image` and `label` are then there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// What the manifest says of the image beside `file` and `label`.
+    /// The manifest's fields of the image other than `file` and `label`.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub manifest: Map<String, serde_json::Value>,
-    /// Fields beyond these.
+    /// Other fields.
     #[serde(flatten)]
     pub more: Map<String, serde_json::Value>,
 }
@@ -70,7 +69,7 @@ pub struct ImageRecord {
 impl ImageRecord {
     /// The record of an image that could not be read or computed.
     ///
-    /// `error` is the line about it, as the front end spells options.
+    /// `error` is one line that spells options as the command line does.
     pub fn failed(item: &Item, error: String) -> Self {
         ImageRecord {
             error: Some(error),
@@ -107,7 +106,7 @@ impl ImageRecord {
         }
     }
 
-    /// The record of an attacked picture; `picture` is what it was before.
+    /// The record of an attacked picture; `picture` is the clean one.
     pub fn attacked(item: &Item, picture: &Picture, attacked: &Attacked) -> Self {
         let more = [
             ("success", json!(attacked.success)),
@@ -130,7 +129,7 @@ impl ImageRecord {
         }
     }
 
-    /// The record of `item` before anything is known but what the input says.
+    /// The record of `item` with what the input says, and no results.
     pub fn of(item: &Item) -> Self {
         ImageRecord {
             image: item.id.clone(),
@@ -141,14 +140,14 @@ impl ImageRecord {
     }
 }
 
-/// A picture before and after.
+/// The pixels of an input and its output.
 #[derive(Clone, Copy, Debug)]
 pub struct Pixels<'a> {
     /// The shape of both.
     pub shape: ImageShape,
-    /// CHW, in `[0, 1]`.
+    /// The input, CHW in `[0, 1]`.
     pub input: &'a [f32],
-    /// CHW, in `[0, 1]`.
+    /// The output, CHW in `[0, 1]`.
     pub output: &'a [f32],
 }
 

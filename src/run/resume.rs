@@ -1,4 +1,4 @@
-//! Whether a run folder's run would have given the results of the one that wants to go on with it.
+//! Whether a run may resume the run in a folder: whether both give the same results.
 
 use std::path::Path;
 
@@ -7,10 +7,10 @@ use serde_json::{Map, Value, json};
 use super::options::RunDescription;
 use crate::error::{Error, Result};
 
-/// What of `run.json` results depend on.
+/// The fields of `run.json` that results depend on.
 pub(super) const SAME: [&str; 5] = ["backstitch", "command", "configuration", "output", "shard"];
 
-/// What the run of `description` has there.
+/// The fields of `run.json` that results depend on, for the run of `description`.
 pub(crate) fn identity(description: &RunDescription, output: Value, shard: Value) -> Value {
     json!({
         "backstitch": env!("CARGO_PKG_VERSION"),
@@ -21,17 +21,17 @@ pub(crate) fn identity(description: &RunDescription, output: Value, shard: Value
     })
 }
 
-/// What is different, and what earlier runs in the folder already changed.
+/// What a run changes, and what earlier resumed runs in the folder changed.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     pub now: Vec<String>,
     pub before: Vec<Value>,
 }
 
-/// Compares the run that `folder` holds, with a journal of that name, with `identity`.
+/// Compares the run in `folder`, whose journal has the name `journal`, with `identity`.
 ///
 /// # Errors
-/// `run.json` is missing beside a journal with lines, or damaged.
+/// `run.json` is damaged, or missing although the journal has lines.
 pub(super) fn compare(folder: &Path, journal: &str, identity: &Value) -> Result<Changes> {
     let path = folder.join("run.json");
     if !path.exists() && has_no_line(&folder.join(journal))? {
@@ -39,7 +39,7 @@ pub(super) fn compare(folder: &Path, journal: &str, identity: &Value) -> Result<
         return Ok(Changes::default());
     }
     let run = read(folder)?;
-    // As a file would give it back: numbers may change in their last bit on the way.
+    // Written and read like the file, because that may change a number's last bit.
     let now: Value = serde_json::from_str(&identity.to_string()).expect("it was just written");
     let mut changes = Changes {
         before: run["changes"].as_array().cloned().unwrap_or_default(),
@@ -62,7 +62,7 @@ pub(super) fn read(folder: &Path) -> Result<Value> {
         .map_err(|error| Error::file(&path, format!("is damaged: {error}")).hint("use `overwrite`"))
 }
 
-/// Whether a journal has no line; one that is not there has none.
+/// Whether a journal has no line, or does not exist.
 fn has_no_line(journal: &Path) -> Result<bool> {
     match std::fs::metadata(journal) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),

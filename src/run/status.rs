@@ -1,4 +1,4 @@
-//! How far a run is: what progress, `--metrics` and `run.json` say.
+//! The progress of a run, for the progress bar, `--metrics` and `run.json`.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,27 +12,27 @@ use crate::input::Shard;
 use crate::run::record::ImageRecord;
 use crate::scheduler::Phases;
 
-/// How many pictures have which end.
+/// How many pictures are finished, failed or resumed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
-    /// In the input; of a stream, those that came.
+    /// Pictures in the input; for a stream, those that arrived so far.
     pub total: usize,
-    /// Finished before this run, which resumes.
+    /// Pictures finished by earlier runs that this run resumes.
     pub resumed: usize,
-    /// Finished in this run.
+    /// Pictures finished in this run.
     pub done: usize,
-    /// Failed in this run.
+    /// Pictures failed in this run.
     pub failed: usize,
 }
 
-/// What a run's time goes to. Phases overlap: their seconds, summed over threads, may be more than the
-/// run's.
+/// A kind of work that a run's time is counted under. Threads work at the same time, so the sum of all phases
+/// may be more than the run's time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Reading, decoding and preprocessing pictures.
     Decode,
-    /// The devices worked: for purified pictures [`Dip`](Phase::Dip), [`Probe`](Phase::Probe) and
-    /// [`Restore`](Phase::Restore), which are known at a run's end, together.
+    /// Work of the devices. When pictures are purified, it is the sum of [`Dip`](Phase::Dip),
+    /// [`Probe`](Phase::Probe) and [`Restore`](Phase::Restore), which are known only at the run's end.
     Compute,
     /// Iterations of DIP networks.
     Dip,
@@ -40,13 +40,13 @@ pub enum Phase {
     Probe,
     /// Localizing, pushing and stitching.
     Restore,
-    /// Devices had nothing to do: no picture was ready.
+    /// Waiting of devices, because no picture was ready.
     WaitForPictures,
-    /// Devices had results that no writer took yet.
+    /// Waiting of devices, because the writers were behind.
     WaitForWriters,
     /// Making output files and report entries in memory.
     Encode,
-    /// Putting them, and the journal, on disk.
+    /// Writing output files, report entries and the journal to disk.
     Write,
 }
 
@@ -64,7 +64,7 @@ impl Phase {
         Phase::Write,
     ];
 
-    /// Its name in `run.json`.
+    /// The phase's name in `run.json`.
     pub fn name(self) -> &'static str {
         match self {
             Phase::Decode => "decode",
@@ -80,19 +80,19 @@ impl Phase {
     }
 }
 
-/// A run's state, shared by the threads that work on it and those that tell of it.
+/// A run's progress, shared by the threads that work and those that report progress.
 #[derive(Debug)]
 pub struct Status {
     /// The subcommand.
     pub command: &'static str,
     /// The part of the data set that this run works on; `None` for all of it.
     pub shard: Option<Shard>,
-    /// `None` for a stream.
+    /// Number of pictures; `None` for a stream.
     total: Option<usize>,
     resumed: usize,
     started: Instant,
     ends: Mutex<Ends>,
-    /// Nanoseconds, by phase.
+    /// Nanoseconds of each phase.
     phases: [AtomicU64; Phase::ALL.len()],
 }
 
@@ -104,7 +104,7 @@ struct Ends {
 }
 
 impl Status {
-    /// The state of a run that begins: `resumed` of its pictures have the results in `tally`.
+    /// The progress of a run that begins; `resumed` of its pictures have the results in `tally`.
     pub fn new(
         command: &'static str,
         shard: Option<Shard>,
@@ -138,7 +138,8 @@ impl Status {
         }
     }
 
-    /// Counts something done, or failed, that has no record.
+    /// Counts a unit of work without a record (a classified picture, a cell of an evaluation), as finished or
+    /// failed.
     pub fn count(&self, failed: bool) {
         let mut ends = self.ends.lock().expect("no thread panics with the counts");
         match failed {
@@ -151,7 +152,7 @@ impl Status {
         *self.ends.lock().expect("no thread panics with the counts")
     }
 
-    /// Pictures by their end, so far.
+    /// How many pictures are finished, failed or resumed so far.
     pub fn counts(&self) -> Counts {
         let Ends { done, failed, .. } = self.ends();
         Counts {
@@ -162,17 +163,17 @@ impl Status {
         }
     }
 
-    /// The results so far, also of the run that this one resumes.
+    /// The results so far, those of resumed runs included.
     pub fn tally(&self) -> Tally {
         self.ends().tally
     }
 
-    /// Pictures that this run has to work on; `None` where nobody knows.
+    /// Pictures that this run has to work on; `None` for a stream.
     pub fn to_do(&self) -> Option<usize> {
         self.total.map(|total| total.saturating_sub(self.resumed))
     }
 
-    /// Since the run began.
+    /// Time since the run began.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
@@ -183,7 +184,7 @@ impl Status {
         (done + failed) as f64 / self.elapsed().as_secs_f64().max(1e-9)
     }
 
-    /// Adds what `work` takes to a phase.
+    /// Runs `work` and adds its time to a phase.
     pub fn time<T>(&self, phase: Phase, work: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let made = work();
@@ -191,13 +192,13 @@ impl Status {
         made
     }
 
-    /// Adds to a phase.
+    /// Adds time to a phase.
     pub fn spend(&self, phase: Phase, time: Duration) {
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.phases[phase as usize].fetch_add(nanoseconds, Ordering::Relaxed);
     }
 
-    /// Adds what the devices' threads did.
+    /// Adds the time of the devices' phases.
     pub fn spend_devices(&self, phases: &Phases) {
         for (phase, seconds) in [
             (Phase::WaitForPictures, phases.waiting_for_pictures),
@@ -220,7 +221,7 @@ impl Status {
         seconds.filter(|(_, seconds)| *seconds > 0.0)
     }
 
-    /// For `run.json`.
+    /// The fields about progress for `run.json`.
     pub fn describe(&self) -> Map<String, Value> {
         let mut more = self.tally().describe(self.command);
         more.insert("seconds_by_phase".into(), self.seconds_by_phase().collect());
@@ -231,7 +232,7 @@ impl Status {
     }
 }
 
-/// The most memory that the process had at a time, in bytes; known on Linux alone.
+/// The process's peak memory in bytes; known on Linux only.
 pub(super) fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status

@@ -1,4 +1,4 @@
-//! What a run has found so far: its results, counted.
+//! Counts of a run's results so far.
 
 use serde_json::{Map, Value, json};
 
@@ -6,7 +6,7 @@ use super::line::Line;
 use crate::defense::Verdict;
 use crate::run::record::ImageRecord;
 
-/// Results by what they say; failed pictures have none.
+/// Counts of a run's results; failed pictures have no result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Pictures with a result.
@@ -21,9 +21,9 @@ pub struct Tally {
     pub fooled: usize,
     /// Pictures whose true label is known.
     pub labeled: usize,
-    /// Of these, how many the input's label is right for.
+    /// Pictures whose input label is the true label.
     pub right_before: usize,
-    /// Of these, how many the output's label is right for.
+    /// Pictures whose output label is the true label.
     pub right_after: usize,
 }
 
@@ -59,7 +59,7 @@ impl Tally {
         });
     }
 
-    /// Verdicts and how many have them.
+    /// Each verdict's name and how many pictures have it.
     pub fn verdicts(&self) -> [(&'static str, usize); 3] {
         [
             ("adversarial", self.adversarial),
@@ -68,7 +68,7 @@ impl Tally {
         ]
     }
 
-    /// For `run.json` of `command`.
+    /// The counts for `run.json` of `command`.
     pub fn describe(&self, command: &str) -> Map<String, Value> {
         let mut more = Map::new();
         match command {
@@ -95,7 +95,7 @@ impl Tally {
         more
     }
 
-    /// For the user of `purify`.
+    /// The counts as lines that `purify` prints.
     pub fn lines(&self) -> Vec<String> {
         let verdicts = self.verdicts().map(|(name, n)| format!("{n} {name}"));
         let mut lines = vec![verdicts.join(", ")];

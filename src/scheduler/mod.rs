@@ -149,7 +149,7 @@ fn read<T>(
         let fits = |picture: Picture| match picture.shape == shape {
             true => Ok(picture),
             false => Err(Error::invalid(format!(
-                "a picture of {} where {shape} is needed",
+                "a picture has shape {}, but the classifier takes {shape}",
                 picture.shape
             ))),
         };

@@ -1,4 +1,4 @@
-//! The panel of the decision map: iteration × place on the segment to the input, colored by class.
+//! The panel of the decision map: iteration × position on the segment, colored by class.
 
 use super::panel::{INK, LINE, Panel, SMALL, SOFT};
 use super::scale::Scale;
@@ -8,7 +8,7 @@ use super::svg::{Anchor, Stroke, Svg};
 use crate::defense::{Reading, Segment};
 use crate::run::report::trajectories::thinned;
 
-/// Width of the column of reconstructions, as a part of the segment.
+/// Width of the column of reconstructions, in positions of the segment.
 const COLUMN: f64 = 0.035;
 
 pub(super) fn draw(svg: &mut Svg, panel: Panel, trace: &Trace<'_>, paths: &[TracedPath<'_>]) {
@@ -40,7 +40,7 @@ pub(super) fn draw(svg: &mut Svg, panel: Panel, trace: &Trace<'_>, paths: &[Trac
     panel.x_axis(
         svg,
         &x,
-        "place t: 0 reconstruction, 1 input, below 0 behind the reconstruction",
+        "position t: 0 reconstruction, 1 input, below 0 behind the reconstruction",
     );
 }
 
@@ -89,8 +89,8 @@ fn block(svg: &mut Svg, trace: &Trace<'_>, path: &TracedPath<'_>, x: &Scale, y: 
     }
 }
 
-/// The cross-boundary pair, the on-boundary image, and the push that leads from there to the
-/// on-manifold image, further on the same line.
+/// Draws the cross-boundary pair, the on-boundary image, and the push to the on-manifold image, which is further
+/// along the same line.
 fn marks(
     svg: &mut Svg,
     trace: &Trace<'_>,
@@ -111,7 +111,7 @@ fn marks(
         svg.frame(frame, Stroke::solid(INK, 1.2));
     }
     if let Some(push) = path.outcome.push.map(f64::from).filter(|push| *push > 0.0) {
-        // x_m = x_b + β·(x_b − x), in parts of the segment.
+        // x_m = x_b + β·(x_b − x), in positions of the segment.
         let pushed = boundary - push * (1.0 - boundary);
         let pushed = x.at(pushed).clamp(x.range.0, x.range.1);
         svg.line(
@@ -123,7 +123,7 @@ fn marks(
     Sign::Boundary.draw(svg, (x.at(boundary), middle));
 }
 
-/// The cells of a segment, from, to and what is probed there; the last is the input.
+/// The cells of a segment: where each starts and ends, and the reading in it; the last cell is the input.
 fn cells<'a>(
     segment: &'a Segment,
     input: &'a Reading,
@@ -135,7 +135,7 @@ fn cells<'a>(
     let cells: Vec<_> = (0..places.len())
         .map(|i| {
             let (t, reading) = places[i];
-            // As far to either side as to the middle of the next; at the ends, as to the other side.
+            // A cell reaches halfway to its neighbors; at the ends it is symmetric.
             let before = if i > 0 { half(i - 1) } else { half(0) };
             let after = if i + 1 < places.len() {
                 half(i)

@@ -10,7 +10,7 @@ use crate::run::report::role::Role;
 
 const NO_OTHER: &str = "the classifier has no other label";
 
-/// Part of the first panel's width that the trajectories have.
+/// Share of the first panel's width for the trajectories.
 const ITERATIONS: f64 = 0.62;
 
 /// The recovered label's logit less the input label's: along the trajectories, then along the segments.
@@ -96,7 +96,7 @@ pub(super) fn margins(svg: &mut Svg, panel: Panel, trace: &Trace<'_>, paths: &[T
         }
     }
     panel.x_axis(svg, &iterations, "iteration of the trajectory");
-    panel.x_axis(svg, &places, "place t on the segment");
+    panel.x_axis(svg, &places, "position t on the segment");
 }
 
 /// The plane of the two logits, with every path through it.
@@ -217,7 +217,7 @@ fn boundary(svg: &mut Svg, x: &Scale, y: &Scale, tint: &str) {
     }
 }
 
-/// The labels of the two axes, and their sides' colors.
+/// The recovered label and the input label, which are the plane's two axes.
 #[derive(Clone, Copy)]
 pub struct PrincipalLabels {
     pub input: usize,
@@ -235,7 +235,7 @@ impl PrincipalLabels {
 }
 
 impl Trace<'_> {
-    /// The recovered and the input label; `None` where the classifier has only one.
+    /// The recovered and the input label; `None` if the classifier has only one class.
     pub fn principal_labels(&self) -> Option<PrincipalLabels> {
         let labels = self.labels();
         let recovered = labels.recovered?;

@@ -129,7 +129,7 @@ fn head(svg: &mut Svg, trace: &Trace<'_>) {
     );
 }
 
-/// What the colors and the signs mean.
+/// Draws the legend of the colors and the signs.
 fn signs(svg: &mut Svg) {
     let y = HEIGHT - 24.0;
     let mut x = 28.0;
@@ -155,7 +155,7 @@ fn signs(svg: &mut Svg) {
     }
 }
 
-/// Text of at most `most` characters; its end matters more than its start.
+/// The text, shortened at its start to at most `most` characters.
 fn shortened(text: &str, most: usize) -> String {
     let count = text.chars().count();
     if count <= most {

@@ -24,17 +24,16 @@ use crate::run::report::trajectories::paths;
 impl Trace<'_> {
     /// The drawing, an SVG file of 1240 × 900 pixels; equal traces give equal bytes.
     ///
-    /// Of many restarts the first 15 and the consensus are drawn, of long trajectories 256 probes.
+    /// At most 15 restarts and the consensus are drawn, and at most 256 probes of a trajectory.
     pub fn svg(&self) -> String {
         drawing::draw(self)
     }
 
-    /// Everything that was probed, with what the drawing shows of it.
+    /// Everything that was probed, with the results that the drawing shows.
     ///
-    /// `margin` of a point is the recovered label's logit less the input label's. `place` is 0 at the
-    /// reconstruction, 1 at the input, negative behind the reconstruction; `mirrored` is what the
-    /// classifier sees in the point's mirror image, where that votes too. Numbers that are not finite are
-    /// null.
+    /// `margin` of a point is the recovered label's logit less the input label's. `place` is the position: 0 at
+    /// the reconstruction, 1 at the input, negative behind the reconstruction. `mirrored` is the reading of the
+    /// point's mirror image, if that votes too. Numbers that are not finite are null.
     pub fn json(&self) -> Value {
         let outcome = self.outcome;
         let map = &outcome.map;

@@ -7,10 +7,10 @@ pub(super) const INK: &str = "#1c2026";
 pub(super) const SOFT: &str = "#626a76";
 pub(super) const LINE: &str = "#dfe3e8";
 
-/// Size of the axes' numbers and names.
+/// Font size of the axes' numbers and names, in pixels.
 pub(super) const SMALL: f64 = 11.5;
 
-/// The part of the drawing that a panel's data have; title and axes are around it.
+/// The part of the drawing for a panel's data; its title and axes are around it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Panel {
     pub left: f64,
@@ -39,7 +39,7 @@ impl Panel {
         );
     }
 
-    /// What stands where there is nothing to draw.
+    /// Writes why there is nothing to draw.
     pub(super) fn nothing(&self, svg: &mut Svg, why: &str) {
         let middle = (
             (self.left + self.right) / 2.0,

@@ -6,10 +6,11 @@ use resvg::{tiny_skia, usvg};
 use super::svg::FONT;
 use crate::error::{Error, Result};
 
-/// Pixels of the PNG to a pixel of the drawing.
+/// Pixels of the PNG for each pixel of the drawing, along each axis.
 const SCALE: f32 = 2.0;
 
-/// An SVG of ours as an 8-bit RGB PNG. Its font is built in: the same on every machine.
+/// Renders an SVG of this crate as an 8-bit RGB PNG. The font is built in, so that the result is the same on every
+/// machine.
 ///
 /// # Errors
 /// The SVG cannot be drawn.

@@ -1,4 +1,4 @@
-//! Axes: from values to pixels.
+//! Axes: the mapping from values to pixels.
 
 /// A linear axis.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +38,7 @@ impl Scale {
     }
 }
 
-/// The range of the finite ones of `values`, a little wider; something around 0 where there are none.
+/// An interval a little wider than the range of the finite `values`; one around 0 if there are none.
 pub(super) fn extent(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let finite = values.filter(|value| value.is_finite());
     let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {

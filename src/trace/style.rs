@@ -1,4 +1,4 @@
-//! What all panels draw alike: paths, roles' colors, signs.
+//! The style that all panels share: paths, roles' colors, signs.
 
 use super::panel::{INK, SOFT};
 use super::scale::Scale;
@@ -9,12 +9,12 @@ use crate::run::report::role::Role;
 /// One path of the decision map, as the panels show it.
 pub(super) struct TracedPath<'a> {
     pub name: String,
-    /// The consensus, or the only restart.
+    /// Whether this is the consensus or the only restart.
     pub principal: bool,
     pub outcome: &'a PathOutcome,
     pub trajectory: Vec<&'a TrajectoryPoint>,
     pub segments: &'a [Segment],
-    /// The segment that the on-boundary image lies on, else the last.
+    /// The segment of the on-boundary image, or else the last segment.
     pub segment: &'a Segment,
 }
 
@@ -31,13 +31,13 @@ impl TracedPath<'_> {
     }
 }
 
-/// What a path is called.
+/// A path's name.
 pub(super) fn path_name(path: &PathOutcome) -> String {
     path.seed
         .map_or("consensus".to_owned(), |seed| format!("seed {seed}"))
 }
 
-/// A role's color; after Okabe and Ito 2008, so that color-blind readers can tell them apart.
+/// A role's color, from the palette of Okabe and Ito 2008, which color-blind readers can tell apart.
 pub(super) fn color(role: Role) -> &'static str {
     match role {
         Role::True => "#009e73",
@@ -47,15 +47,15 @@ pub(super) fn color(role: Role) -> &'static str {
     }
 }
 
-/// How strongly a reading is colored: faint where the classifier is unsure.
+/// Opacity of a reading's color: fainter for a lower confidence.
 pub(super) fn strength(reading: &Reading) -> f64 {
     0.35 + 0.65 * reading.confidence()
 }
 
-/// A marked place.
+/// What a marked point is.
 #[derive(Clone, Copy)]
 pub(super) enum Sign {
-    /// Where a trajectory last crosses from the recovered to the input label.
+    /// The trajectory's last crossing from the recovered to the input label.
     Crossing,
     /// The on-boundary image.
     Boundary,
@@ -77,7 +77,7 @@ impl Sign {
     }
 }
 
-/// Where a reading of a segment between its points lies, by linear interpolation of `value`.
+/// `value` at a position of a segment, interpolated linearly between the segment's points.
 pub(super) fn at_place(
     segment: &Segment,
     input: &Reading,

@@ -1,4 +1,4 @@
-//! The picture that is traced, with what names its labels.
+//! The picture that is traced, its outcome, and the names of its labels.
 
 use crate::defense::Outcome;
 use crate::input::Classes;
@@ -10,9 +10,9 @@ use crate::run::report::role::Labels;
 pub struct Trace<'a> {
     /// The picture's name.
     pub image: &'a str,
-    /// As the classifier takes it.
+    /// The picture in the classifier's size.
     pub picture: &'a Picture,
-    /// Its true label, where it is known.
+    /// Its true label, if it is known.
     pub truth: Option<usize>,
     /// What the defense found and made of the picture, the decision map included.
     pub outcome: &'a Outcome,
@@ -25,7 +25,7 @@ impl Trace<'_> {
         self.classes?.name(label)
     }
 
-    /// A label's number, with its name where it has one.
+    /// A label's number, with its name if it has one.
     pub(super) fn class_name(&self, label: usize) -> String {
         let name = self.name(label);
         name.map_or(format!("class {label}"), |name| format!("{label} {name}"))
@@ -39,13 +39,13 @@ impl Trace<'_> {
         }
     }
 
-    /// Iteration of a probe.
+    /// Iteration of checkpoint `probe`, which counts from 0.
     pub(super) fn iteration(&self, probe: usize) -> Option<u32> {
         let trajectory = self.outcome.map.trajectories.first()?;
         Some(trajectory.get(probe)?.iteration)
     }
 
-    /// Iterations between probes.
+    /// Iterations between checkpoints.
     pub(super) fn interval(&self) -> u32 {
         self.iteration(0).unwrap_or(1)
     }

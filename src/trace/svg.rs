@@ -1,10 +1,10 @@
-//! Writing SVG: the few elements that the drawing needs.
+//! Writes SVG: the few elements that the drawing needs.
 
 use std::fmt::Write;
 
 use crate::markup::escaped;
 
-/// The typeface of the PNG; where an SVG's reader lacks it, Verdana has the same widths.
+/// The font of the PNG; a program that shows the SVG without it uses Verdana, which has the same widths.
 pub(super) const FONT: &str = "DejaVu Sans";
 
 /// An SVG file in the making. Coordinates are in pixels, y downward.
@@ -13,7 +13,7 @@ pub(super) struct Svg {
     body: String,
 }
 
-/// Where text stands at its point.
+/// Which part of a text is at its point.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Anchor {
     Start,
@@ -99,7 +99,7 @@ impl Svg {
         );
     }
 
-    /// A filled polygon with a thin white edge, so that it stands out on anything.
+    /// A filled polygon with a thin white edge, so that it is visible on any background.
     pub(super) fn polygon(&mut self, points: &[(f64, f64)], fill: &str) {
         let _ = writeln!(
             self.body,
@@ -172,7 +172,7 @@ impl Svg {
         );
     }
 
-    /// The file, on white.
+    /// The complete file, with a white background.
     pub(super) fn finish(self, width: f64, height: f64, title: &str) -> String {
         let (width, height) = (number(width), number(height));
         format!(
@@ -203,7 +203,7 @@ fn number(x: f64) -> String {
     }
 }
 
-/// Text as XML has it; characters that XML cannot have are replaced.
+/// Escapes text for XML; characters that XML does not allow are replaced.
 fn xml(text: &str) -> String {
     let none = |c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}');
     escaped(&text.replace(none, "\u{fffd}"))

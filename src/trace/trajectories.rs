@@ -1,4 +1,4 @@
-//! The panel of trajectories: PSNR curves over a strip of probes a path.
+//! The panel of trajectories: PSNR curves above a strip of probes for each path.
 
 use super::panel::{Panel, SMALL, SOFT};
 use super::scale::{Scale, extent};
@@ -6,7 +6,7 @@ use super::style::{Sign, TracedPath, color, strength};
 use super::subject::Trace;
 use super::svg::{Anchor, Stroke, Svg};
 
-/// Between curves and strips.
+/// Distance between curves and strips, in pixels.
 const GAP: f64 = 14.0;
 
 pub(super) fn draw(svg: &mut Svg, panel: Panel, trace: &Trace<'_>, paths: &[TracedPath<'_>]) {
@@ -74,7 +74,7 @@ pub(super) fn draw(svg: &mut Svg, panel: Panel, trace: &Trace<'_>, paths: &[Trac
         if let Some(crossing) = path.outcome.crossing {
             let crossing = f64::from(crossing);
             Sign::Crossing.draw(svg, (x.at(crossing), middle));
-            // Where the on-boundary image does not lie on a segment, it lies here.
+            // An on-boundary image that is not on a segment lies between two reconstructions of the trajectory.
             if let (Some(alpha), None) = (path.outcome.alpha, path.outcome.boundary) {
                 let at = crossing + f64::from(alpha) * interval;
                 Sign::Boundary.draw(svg, (x.at(at), middle));

@@ -1,8 +1,8 @@
 //! `report.html`: a run's pictures on one page that needs no network and no other file.
 //!
-//! The file is a journal, as `results.jsonl` is: a head, then one `<script>` a line that adds a picture
-//! or the run's totals. So it is complete after every picture, costs no memory, and goes on when a run
-//! is resumed: a later line for the same picture replaces the earlier one.
+//! The file is a journal like `results.jsonl`: a head, then lines of one `<script>` each that add a picture or
+//! the run's totals. It is therefore complete after every picture, needs no memory, and can be continued by a
+//! resumed run: a later line for the same picture replaces the earlier one.
 
 pub mod role;
 #[cfg(test)]

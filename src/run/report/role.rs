@@ -1,16 +1,16 @@
-//! What a class is to a picture: the one thing that trajectories are colored by.
+//! The role of a class for a picture, by which trajectories are colored.
 
-/// A class's part in a picture's story.
+/// The role of a class for a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// The true label, also where it is the input label or the recovered label: right stays right.
+    /// The true label, even if it is the input label or the recovered label too.
     True,
     /// The input label.
     Input,
     /// The recovered label.
     Recovered,
-    /// None of these.
+    /// Any other label.
     Other,
 }
 
@@ -18,7 +18,7 @@ impl Role {
     /// All roles, in the order of a legend.
     pub const ALL: [Role; 4] = [Role::True, Role::Input, Role::Recovered, Role::Other];
 
-    /// The letter that stands for it in a strip.
+    /// The role's letter in a strip.
     pub fn letter(self) -> char {
         match self {
             Role::True => 't',
@@ -29,14 +29,14 @@ impl Role {
     }
 }
 
-/// The labels that give classes their roles.
+/// The labels that determine the roles of classes.
 #[derive(Clone, Copy, Debug)]
 pub struct Labels {
-    /// The true label, where it is known.
+    /// The true label, if it is known.
     pub truth: Option<usize>,
     /// The input label.
     pub input: usize,
-    /// The recovered label, where there is one.
+    /// The recovered label, if there is one.
     pub recovered: Option<usize>,
 }
 

@@ -9,7 +9,7 @@ use crate::picture::{rgb, rgb8};
 
 /// The longest side, in pixels.
 const SIDE: usize = 112;
-/// Pictures up to this size stay exact, as PNG; larger ones become JPEG.
+/// Pictures whose longest side is up to this many pixels are stored exactly, as PNG; larger ones as JPEG.
 const EXACT: usize = 48;
 const QUALITY: u8 = 75;
 
@@ -32,7 +32,7 @@ pub(super) fn data_uri(shape: ImageShape, pixels: &[f32]) -> String {
     format!("data:image/{kind};base64,{}", base64(&file))
 }
 
-/// RFC 4648, with padding.
+/// Base64 of RFC 4648, with padding.
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);

@@ -1,37 +1,37 @@
-//! A picture's trajectories, short enough for ten thousand of them on one page.
+//! A picture's trajectories in a form that is small enough for ten thousand of them on one page.
 
 use serde::Serialize;
 
 use super::role::Labels;
 use crate::defense::{Outcome, PathOutcome, Reading, Segment, Trajectory};
 
-/// More paths than this cannot be told apart on a page; the consensus is kept.
+/// Paths that are shown at most, the consensus included; more cannot be told apart on a page.
 const MAX_PATHS: usize = 16;
-/// Longer trajectories and segments are thinned out evenly.
+/// Probes that are shown at most; of longer trajectories and segments every n-th probe is shown.
 const MAX_PROBES: usize = 256;
-/// What stands for an infinite PSNR, in dB.
+/// Written in place of an infinite PSNR, in dB.
 const MOST_DECIBELS: f64 = 99.9;
 
 /// What a report shows of a picture's decision map.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Trajectories {
-    /// Iterations between probes; the first probe is after as many.
+    /// Iterations between checkpoints, and before the first.
     every: u32,
-    /// Where segments are probed, in hundredths: 0 at the reconstruction, 100 at the input.
+    /// Positions at which segments are probed, in hundredths: 0 at the reconstruction, 100 at the input.
     places: Vec<i32>,
-    /// The restarts', then their consensus'.
+    /// The paths of the restarts, then that of the consensus.
     paths: Vec<ShownPath>,
 }
 
-/// One path: its trajectory, and the segment that its on-boundary image lies on, or else its last.
+/// One path: its trajectory, and the segment of its on-boundary image, or else its last segment.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct ShownPath {
     #[serde(flatten)]
     trajectory: Strip,
-    /// Of each probe against the input, in tenths of a dB.
+    /// PSNR of each reconstruction against the input, in tenths of a dB.
     psnr: Vec<u32>,
     segment: Strip,
-    /// The consensus has none.
+    /// The restart's seed; absent for the consensus.
     #[serde(skip_serializing_if = "Option::is_none")]
     seed: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,12 +46,12 @@ struct ShownPath {
     boundary: Option<f64>,
 }
 
-/// Probes in order, a character each.
+/// Probes in order, one character for each.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Strip {
     /// The roles of the labels, as [`Role::letter`](super::role::Role::letter) writes them.
     probes: String,
-    /// The labels' probabilities, in tenths, rounded down; 9 for 1.
+    /// The labels' probabilities in tenths, rounded down; 9 for a probability of 1.
     sure: String,
 }
 
@@ -68,8 +68,8 @@ impl Strip {
 }
 
 impl Trajectories {
-    /// Those of an image whose true label is `truth`, of its [whole map](crate::defense::Options::whole_maps).
-    /// `None` where nothing was probed.
+    /// The trajectories of an image whose true label is `truth`, from its
+    /// [whole map](crate::defense::Options::whole_maps); `None` if nothing was probed.
     pub fn new(outcome: &Outcome, truth: Option<usize>) -> Option<Trajectories> {
         let map = &outcome.map;
         let labels = Labels {
@@ -122,7 +122,7 @@ pub fn paths(outcome: &Outcome) -> impl Iterator<Item = &PathOutcome> {
     outcome.restarts.iter().chain(&outcome.consensus)
 }
 
-/// The segment of a path that its on-boundary image lies on, else its last.
+/// The segment of a path's on-boundary image, or else the path's last segment.
 pub fn shown_segment<'a>(outcome: &'a Outcome, path: usize, of: &PathOutcome) -> &'a Segment {
     let segments = &outcome.map.segments[path];
     let pair = outcome
@@ -135,12 +135,13 @@ pub fn shown_segment<'a>(outcome: &'a Outcome, path: usize, of: &PathOutcome) ->
         .expect("a whole map has a segment of each path")
 }
 
-/// The paths that are shown: of too many the last restarts are left out, not the consensus at the end.
+/// Indices of the paths that are shown: if there are too many, the last restarts are left out, but not the
+/// consensus at the end.
 pub fn kept(paths: usize) -> impl Iterator<Item = usize> {
     (0..paths).filter(move |&path| path + 1 == paths || path < MAX_PATHS - 1)
 }
 
-/// Of so many probes every how many are shown.
+/// The n for which every n-th of `probes` probes is shown.
 fn thinning(probes: usize) -> usize {
     probes.div_ceil(MAX_PROBES).max(1)
 }
