@@ -65,6 +65,9 @@ for features in "" cli draw emulator faults cli,cuda,draw; do
     cargo clippy --lib --no-default-features --features "$features" --locked -- -D warnings
 done
 
+say "Rust: documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --lib --no-deps --features emulator,faults --locked
+
 say "Rust: the oldest that Cargo.toml declares"
 cargo metadata --locked --format-version 1 --all-features \
     --filter-platform "$(rustc --print host-tuple)" | "$python" scripts/oldest_rust.py

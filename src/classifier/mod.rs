@@ -1,7 +1,7 @@
 //! The victim: ONNX import, our own graph, and the passes that make it fit to run.
 //!
 //! [`Graph::load`] is the way in: [`onnx`] translates a file operator by operator, with every shape
-//! resolved and shape arithmetic folded by the [`interpreter`]; [`passes`] rewrite the graph; backends
+//! resolved and shape arithmetic folded by the `interpreter`; `passes` rewrite the graph; backends
 //! execute it. An operator is one row of [`onnx::OPERATORS`] and the function it names; only one that is
 //! not a combination of existing [`Op`]s needs a new variant, and then one place in the interpreter and
 //! in each backend.

@@ -9,7 +9,7 @@ use super::arrays::ArrayFile;
 use super::cifar::CifarFile;
 use super::webdataset::TarFile;
 
-/// One picture of a [`Dataset`].
+/// One picture of a [`Dataset`](super::Dataset).
 #[derive(Clone, Debug)]
 pub struct Item {
     /// The picture's id, unique in the data set, after its path in the input: `a/b.png`, `batch.npy#17`.

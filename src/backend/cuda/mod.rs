@@ -2,11 +2,11 @@
 //! the same kernels on the processor for tests.
 //!
 //! - [`driver`] is the one place that loads, allocates and launches;
-//! - [`kernels`] is the table of all kernels;
-//! - [`images`] moves, cuts and joins images;
+//! - `kernels` is the table of all kernels;
+//! - `images` moves, cuts and joins images;
 //! - [`dip`] optimizes DIP instances;
-//! - [`classifier`] runs the victim;
-//! - [`model`] says what a chip needs for it at least.
+//! - `classifier` runs the victim;
+//! - `model` says what a chip needs for it at least.
 
 mod backend;
 pub(crate) mod classifier;

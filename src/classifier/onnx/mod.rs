@@ -1,7 +1,7 @@
 //! Reads an ONNX file into a [`Graph`].
 //!
 //! A model is imported at batch size 1, where every shape is a number, and everything that depends
-//! on shapes alone is a constant: see [`graph`](super::graph) for why that loses nothing.
+//! on shapes alone is a constant: see `graph` for why that loses nothing.
 
 mod body;
 mod builder;

@@ -7,7 +7,7 @@ use super::builder::{Builder, Item};
 use super::proto::{self, DataType};
 use super::shortened;
 use crate::classifier::function::Function;
-use crate::classifier::graph::{Op, ValueId};
+use crate::classifier::graph::{Op, PadMode, ValueId};
 use crate::error::Message;
 
 /// An output that may be the logits.
@@ -166,13 +166,12 @@ fn logits(builder: &mut Builder) -> Result<(), String> {
     }
     if classes == 1 {
         builder.graph.source.binary = true;
-        let inputs = [
-            row,
-            Item::floats(vec![2, 1], [0.0, 1.0]),
-            Item::floats(vec![2], [0.0, 0.0]),
-        ];
-        let op = Op::Gemm { activation: None };
-        row = builder.apply("logits/binary", op, &inputs, vec![1, 2])?;
+        // Padding leaves the zero a zero where the logit is infinite.
+        let op = Op::Pad {
+            before: vec![0, 1],
+            mode: PadMode::Constant(0.0),
+        };
+        row = builder.apply("logits/binary", op, &[row], vec![1, 2])?;
     }
     if let Item::Value { id, .. } = row {
         builder.graph.output = id;

@@ -146,7 +146,7 @@ fn thinning(probes: usize) -> usize {
     probes.div_ceil(MAX_PROBES).max(1)
 }
 
-/// Every n-th of `all`, so that at most [`MAX_PROBES`] remain.
+/// Every n-th of `all`, so that at most `MAX_PROBES` remain.
 pub fn thinned<T>(all: impl ExactSizeIterator<Item = T>) -> Vec<T> {
     let every = thinning(all.len());
     all.skip(every - 1).step_by(every).collect()

@@ -1,7 +1,7 @@
 //! The cpu backend's classifier engine.
 //!
-//! A graph becomes a plan of steps over buffers ([`plan`]), whose places in one arena per image in
-//! flight are fixed by their lifetimes ([`schedule`](crate::backend::liveness)). Steps are operations with their
+//! A graph becomes a plan of steps over buffers (`plan`), whose places in one arena per image in
+//! flight are fixed by their lifetimes (`schedule`). Steps are operations with their
 //! constants packed once, one file per family. Images run side by side, one a thread; what is left of
 //! a batch, and a single image, is shared out within the steps.
 

@@ -147,12 +147,14 @@ fn cases_match_the_reference_evaluator() {
             "nearest" => numbers.map(|i| x[i.parse::<usize>().unwrap()]).collect(),
             _ => numbers.map(|number| number.parse().unwrap()).collect(),
         };
-        assert_close(
-            &logits(&case(&words).load().unwrap()),
-            &expected,
-            2e-6,
-            line,
-        );
+        let logits = logits(&case(&words).load().unwrap());
+        // One logit stands for the second of two classes.
+        let logits = if expected.len() == 1 {
+            &logits[1..]
+        } else {
+            &logits
+        };
+        assert_close(logits, &expected, 2e-6, line);
     }
 }
 
@@ -184,6 +186,10 @@ fn pictures_match_tract() {
                 (18, &["", "scales"]),
                 (19, &["", "", "sizes"]),
             ] {
+                // tract aligns by the scale's own length, not by the output's as ONNX Runtime does.
+                if coordinates == "align_corners" && inputs.last() == Some(&"scales") {
+                    continue;
+                }
                 let what = format!("{mode} {coordinates} {opset} {inputs:?}");
                 let model = resized(opset, inputs, &attributes);
                 check(&model, &what);

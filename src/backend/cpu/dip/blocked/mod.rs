@@ -3,7 +3,7 @@
 //! Activations are channel-blocked (see [`blocked`](crate::backend::cpu::blocked)). Normalized and
 //! activated tensors are not stored: what reads a convolution's output applies the map. Slots keep
 //! weights, moments, input, target and picture; the activations' memory is one, used in turn. With bfloat16
-//! factors of wide convolutions are rounded first, as a GPU's tensor cores take them ([`rounding`]).
+//! factors of wide convolutions are rounded first, as a GPU's tensor cores take them (`rounding`).
 
 mod loss;
 mod norm;
