@@ -5,10 +5,9 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::builder::{Arguments, Builder, Call, Item, Outputs, resolve};
+use super::builder::{Arguments, Builder, Call, Item, resolve};
 use super::proto;
 use super::table;
-use super::tensor::Data;
 use super::{OPSETS, shortened};
 
 /// Bodies inside one another. A function that calls itself ends here.
@@ -285,21 +284,6 @@ fn results(outputs: &[&str], names: &Names<'_>) -> Result<Vec<Known>, String> {
             Some(known) => Ok(known.clone()),
         })
         .collect()
-}
-
-/// The branch that an `If` takes takes its place.
-pub(super) fn choose_branch(call: &mut Call<'_>) -> Outputs {
-    let condition = call.constant(0)?;
-    let Data::Bool(condition) = &condition.data else {
-        return Err(format!("its condition is {}", condition.data.kind()));
-    };
-    let name = match condition[..] {
-        [true] => "then_branch",
-        [false] => "else_branch",
-        _ => return Err("its condition is not a single one".into()),
-    };
-    call.branch = Some(name);
-    Ok(Vec::new())
 }
 
 /// What messages call a node.

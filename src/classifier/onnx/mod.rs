@@ -4,6 +4,7 @@
 //! on shapes alone is a constant: see `graph` for why that loses nothing.
 
 mod body;
+mod branch;
 mod builder;
 mod compose;
 mod einsum;

@@ -2,7 +2,7 @@
 
 use super::builder::{Call, Outputs};
 use super::{
-    body, einsum, elementwise, layers, moves, normalization, quantize, resize, scatter, shapes,
+    branch, einsum, elementwise, layers, moves, normalization, quantize, resize, scatter, shapes,
 };
 
 /// An operator.
@@ -90,7 +90,7 @@ pub const OPERATORS: &[Operator] = &[
     row("HardSigmoid", elementwise::map, ""),
     row("HardSwish", elementwise::map, ""),
     row("Identity", moves::identity, ""),
-    row("If", body::choose_branch, "constant condition"),
+    row("If", branch::choose_branch, "constant condition"),
     row("InstanceNormalization", normalization::instance, ""),
     row(
         "IsNaN",
