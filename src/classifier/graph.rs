@@ -7,6 +7,7 @@
 //! windows in a Swin transformer), a backend may run the `n` blocks as one tensor whose leading
 //! dimension is `n·k`.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Function;
@@ -347,6 +348,8 @@ pub struct Graph {
     pub warnings: Vec<String>,
     /// Which part of the model's file the graph stands for, and what was changed.
     pub source: Source,
+    /// The files of external data that were read.
+    pub external: Vec<PathBuf>,
 }
 
 impl Graph {

@@ -16,7 +16,6 @@ use crate::attack::adaptive::Defended;
 use crate::attack::{self, AttackOptions, Method, Name, Norm, Target, attack};
 use crate::error::{Error, Result};
 use crate::input::{Dataset, Item};
-use crate::picture::Picture;
 use crate::purifier::Classifier;
 use crate::run::{ImageRecord, Phase, Pixels, RunDescription, RunFolder, RunState, SaveFormat};
 
@@ -159,8 +158,9 @@ impl AttackArgs {
 
 /// Attacks every picture into the run folder.
 pub(crate) fn run(args: &Args, global: &Global) -> Result<Outcome> {
-    let dataset = args.inputs.open()?;
-    let classifier = Arc::new(args.model.open()?);
+    let outputs = args.run.outputs(global);
+    let dataset = args.inputs.open(&outputs)?;
+    let classifier = Arc::new(args.model.open(&outputs)?);
     device::run(global, |devices| {
         let devices = devices.only("attack")?;
         let (classes, save) = (classifier.classes(), args.run.save);
@@ -266,7 +266,9 @@ impl Run<'_> {
             Ok(())
         };
         let pictures = folder.unfinished(dataset).map(|item| {
-            let picture = status.time(Phase::Decode, || load(classifier, dataset, &item, classes));
+            let picture = status.time(Phase::Decode, || {
+                dataset.load_for(classifier.preprocess(), classes, &item)
+            });
             (item, picture)
         });
         let ended = in_batches(dataset, pictures, self.batch, stop, |loaded| {
@@ -314,23 +316,5 @@ impl Run<'_> {
             RunState::Interrupted => Outcome::Interrupted,
             _ => Outcome::of(counts),
         })
-    }
-}
-
-/// A picture that can be attacked.
-fn load(
-    classifier: &Classifier,
-    dataset: &Dataset,
-    item: &Item,
-    classes: usize,
-) -> Result<Picture> {
-    let picture = dataset.load_for(classifier.preprocess(), item)?;
-    match item.label {
-        Some(label) if label >= classes => {
-            let message =
-                format!("has label {label}; the classifier has {classes} classes, from 0 on");
-            Err(Error::file(&item.id, message))
-        }
-        _ => Ok(picture),
     }
 }

@@ -71,6 +71,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 /// Measures the device's engines and prints the figures.
 pub(crate) fn run(args: &Args, global: &Global) -> Result<Outcome> {
+    global.outputs().check(&args.classifier)?;
     if let Some(chip) = &args.model {
         #[cfg(feature = "emulator")]
         return floors::run(chip, args);

@@ -38,8 +38,10 @@ const TOP: usize = 5;
 
 /// Prints what the classifier says of every picture.
 pub(crate) fn run(args: &Args, global: &Global) -> Result<Outcome> {
-    let dataset = args.inputs.open()?;
-    let classifier = args.model.open()?;
+    let outputs = global.outputs().file("logits", args.logits.as_deref());
+    let outputs = args.follow.outputs(outputs);
+    let dataset = args.inputs.open(&outputs)?;
+    let classifier = args.model.open(&outputs)?;
     device::run(global, |devices| {
         let mut oracle = classifier.on(&devices.only("classify")?)?;
         classify(args, &dataset, &classifier, &mut *oracle)
@@ -68,7 +70,7 @@ fn classify(
     let mut copy = args.follow.copy()?;
     let (mut labeled, mut right) = (0, 0);
     let pictures = dataset.items().map(|item| {
-        let load = || dataset.load_for(classifier.preprocess(), &item);
+        let load = || dataset.load_for(classifier.preprocess(), classifier.classes(), &item);
         let picture = status.time(Phase::Decode, load);
         (item, picture)
     });

@@ -21,7 +21,7 @@ use crate::baseline;
 use crate::error::{Error, Result};
 use crate::evaluate::{
     Case, Cell, Choice, Entry, Evaluation, Evaluator, Given, Journal, Load, Source, Suite, Wanted,
-    Watch, entries, rows, save_format, summarize,
+    Watch, entries, first, rows, save_format, summarize,
 };
 use crate::input::{Attacked, AttackedSet, Classes, Dataset, Item, Layout};
 use crate::picture::Picture;
@@ -77,7 +77,8 @@ pub struct EvaluationArgs {
     /// Which attacks to run
     #[arg(long, value_enum, default_value_t)]
     pub suite: Suite,
-    /// Look at the first N pictures only [default: 32 for quick, all for the others]
+    /// Look at the first N pictures only, and at the first N of each attack in --attacked [default: 32 for quick,
+    /// all for the others]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,
     /// Attacks in place of the suite's: noise or a method of attack, as NAME, NAME:EPS,
@@ -171,23 +172,32 @@ impl EvaluationArgs {
         }
     }
 
-    /// Pictures to look at, of `len`.
-    fn pictures(&self, len: usize) -> usize {
+    /// The pictures to look at, of all.
+    fn pictures(&self, all: Vec<Entry>) -> Vec<Entry> {
         let limit = self.limit.map(|limit| limit as usize);
-        limit.or(self.suite.limit()).unwrap_or(len).min(len)
+        match limit.or(self.suite.limit()) {
+            Some(limit) => first(all, limit),
+            None => all,
+        }
     }
 }
 
 /// Evaluates the defense and everything that it is compared with.
 pub(crate) fn run(args: &Args, global: &Global) -> Result<Outcome> {
+    let outputs = global.outputs().run_folder(&args.output.output);
+    outputs.check(&args.classes)?;
     let classes = args.classes.as_deref().map(Classes::open).transpose()?;
     let dataset = match args.data.is_empty() {
         true => None,
         false => Some(Dataset::open(&args.data, args.layout, classes)?),
     };
     let open = |path: &PathBuf| AttackedSet::open(path, args.layout);
-    let sets = args.attacked.iter().map(open).collect::<Result<_>>()?;
-    let classifier = Arc::new(args.model.open()?);
+    let sets: Vec<AttackedSet> = args.attacked.iter().map(open).collect::<Result<_>>()?;
+    outputs.check(dataset.iter().flat_map(Dataset::files))?;
+    for (path, set) in args.attacked.iter().zip(&sets) {
+        outputs.check(set.files(path))?;
+    }
+    let classifier = Arc::new(args.model.open(&outputs)?);
     let inputs = Inputs {
         args,
         dataset,
@@ -210,7 +220,11 @@ struct Inputs<'a> {
 impl Load for Inputs<'_> {
     fn item(&self, item: &Item) -> Result<Picture> {
         match &self.dataset {
-            Some(dataset) => dataset.load_for(self.classifier.preprocess(), item),
+            Some(dataset) => dataset.load_for(
+                self.classifier.preprocess(),
+                self.classifier.classes(),
+                item,
+            ),
             None => Err(Error::invalid("is in no data set")),
         }
     }
@@ -234,9 +248,9 @@ fn evaluate(inputs: Inputs<'_>, devices: OpenDevices) -> Result<Outcome> {
     } = &inputs;
     let classes = classifier.classes();
     let items = inputs.dataset.iter().flat_map(Dataset::items);
-    let (mut pictures, given) = entries(items, &inputs.sets)?;
-    pictures.truncate(args.evaluation.pictures(pictures.len()));
-    check_labels(&pictures, classes)?;
+    let (pictures, given) = entries(items, &inputs.sets)?;
+    let pictures = args.evaluation.pictures(pictures);
+    check_labels(&pictures)?;
     let eight_bit = !args.output.exact;
     let mut purifier = (args.defense)
         .builder(classifier.clone(), devices, |options| {
@@ -253,6 +267,9 @@ fn evaluate(inputs: Inputs<'_>, devices: OpenDevices) -> Result<Outcome> {
     };
     cases.extend(given);
 
+    let skipped = inputs.dataset.as_ref().map(Dataset::skipped);
+    let skipped = skipped.filter(|skipped| !skipped.is_empty());
+    let skipped = skipped.map(|skipped| ("skipped".into(), skipped.into()));
     let description = RunDescription {
         command: "evaluate",
         configuration: json!({
@@ -267,7 +284,10 @@ fn evaluate(inputs: Inputs<'_>, devices: OpenDevices) -> Result<Outcome> {
             "pictures": pictures.len(),
             "pictures_hash": hash(&pictures),
         }),
-        more: Map::from_iter([("device".into(), Value::from(&*device))]),
+        more: [("device".into(), Value::from(&*device))]
+            .into_iter()
+            .chain(skipped)
+            .collect(),
     };
     let stop = interrupt::catch()?;
     let existing = args.output.existing.existing();
@@ -352,17 +372,9 @@ fn outcome(evaluation: &Evaluation) -> Outcome {
     }
 }
 
-/// Refuses pictures that cannot be evaluated: without any true label, or with one that is no class.
-fn check_labels(pictures: &[Entry], classes: usize) -> Result<()> {
+/// Refuses pictures that cannot be evaluated: without any true label.
+fn check_labels(pictures: &[Entry]) -> Result<()> {
     let items = || pictures.iter().filter_map(|picture| picture.item.as_ref());
-    for item in items() {
-        if let Some(label) = item.label.filter(|label| *label >= classes) {
-            return Err(Error::file(
-                &item.id,
-                format!("has label {label}; the classifier has {classes} classes, from 0 on"),
-            ));
-        }
-    }
     let unlabeled = items().filter(|item| item.label.is_none()).count();
     match unlabeled == pictures.len() {
         true => Err(Error::invalid(

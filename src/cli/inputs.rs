@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::interrupt;
+use super::{interrupt, messages};
 use crate::error::{Error, Result};
 use crate::input::stream::Stream;
 use crate::input::{Classes, Dataset, Layout, Shard};
+use crate::run::overlap::Outputs;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Inputs {
@@ -28,12 +29,24 @@ pub struct Inputs {
 
 impl Inputs {
     /// Lists the pictures; none is decoded yet.
-    pub fn open(&self) -> Result<Dataset> {
+    ///
+    /// # Errors
+    /// Those of [`Dataset::open`]; a file that is read is one of `outputs`. In a stream, such a file fails
+    /// alone.
+    pub(crate) fn open(&self, outputs: &Outputs) -> Result<Dataset> {
+        outputs.check(&self.classes)?;
         let classes = self.classes.as_deref().map(Classes::open).transpose()?;
         let is_stdin = |path: &PathBuf| path == Path::new("-");
         let dataset = match self.inputs.as_slice() {
             [input] if is_stdin(input) => {
-                Dataset::stream(Stream::new(std::io::stdin(), interrupt::requested), classes)
+                let stream = Stream::new(std::io::stdin(), interrupt::requested);
+                let outputs = outputs.clone();
+                let refuse = move |path: &Path| {
+                    let line = messages::line(&outputs.check_one(path).err()?);
+                    let named = format!("{}: ", path.display());
+                    Some(line.strip_prefix(&named).unwrap_or(&line).to_owned())
+                };
+                Dataset::stream(stream.refusing(refuse), classes)
             }
             inputs if inputs.iter().any(is_stdin) => {
                 return Err(Error::invalid(
@@ -42,6 +55,7 @@ impl Inputs {
             }
             inputs => Dataset::open(inputs, self.layout, classes)?,
         };
+        outputs.check(dataset.files())?;
         Ok(match self.shard {
             Some(shard) => dataset.only(shard),
             None => dataset,

@@ -36,6 +36,7 @@ use crate::backend::Precision;
 use crate::error::{Error, Result};
 use crate::purifier::Device;
 use crate::run::Counts;
+use crate::run::overlap::Outputs;
 
 /// Removes adversarial noise from images, for any image classifier.
 #[derive(Debug, Parser)]
@@ -80,6 +81,13 @@ pub struct Global {
     /// Form of what is said on stderr: text, or one JSON object a line
     #[arg(long, global = true, value_enum, default_value_t = messages::Format::Text)]
     pub log: messages::Format,
+}
+
+impl Global {
+    /// The file that every subcommand may write.
+    pub(crate) fn outputs(&self) -> Outputs {
+        Outputs::default().file("profile", self.profile.as_deref())
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -9,6 +9,7 @@ use crate::picture::Size;
 use crate::picture::preprocess::Overrides;
 use crate::picture::resample::Filter;
 use crate::purifier::{Classifier, ClassifierOptions, SidecarChoice};
+use crate::run::overlap::Outputs;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Model {
@@ -58,8 +59,8 @@ impl Model {
     /// Opens the classifier with its preprocessing.
     ///
     /// # Errors
-    /// Those of [`Classifier::open_with`].
-    pub fn open(&self) -> Result<Classifier> {
+    /// Those of [`Classifier::open_with`]; one of its files is one of `outputs`.
+    pub(crate) fn open(&self, outputs: &Outputs) -> Result<Classifier> {
         let flags = &self.preprocessing;
         let options = ClassifierOptions {
             sidecar: match &flags.sidecar {
@@ -77,6 +78,8 @@ impl Model {
             input_layout: self.input_layout,
             output_name: self.output_name.clone(),
         };
-        Classifier::open_with(&self.classifier, &options)
+        let classifier = Classifier::open_with(&self.classifier, &options)?;
+        outputs.check(classifier.files())?;
+        Ok(classifier)
     }
 }

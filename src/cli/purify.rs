@@ -31,8 +31,9 @@ pub struct Args {
 
 /// Purifies every picture into the run folder.
 pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
-    let dataset = args.inputs.open()?;
-    let classifier = args.model.open()?;
+    let outputs = args.run.outputs(global);
+    let dataset = args.inputs.open(&outputs)?;
+    let classifier = args.model.open(&outputs)?;
     device::run(global, |devices| {
         let purifier = args
             .defense
@@ -68,7 +69,7 @@ pub fn purify(args: &Args, dataset: &Dataset, mut purifier: Purifier) -> Result<
     let status = folder.status().clone();
     let progress = Progress::new(&status);
     let pictures = folder.unfinished(dataset).map(|item| {
-        let load = || dataset.load_for(classifier.preprocess(), &item);
+        let load = || dataset.load_for(classifier.preprocess(), classifier.classes(), &item);
         let picture = status.time(Phase::Decode, load);
         (item, picture)
     });

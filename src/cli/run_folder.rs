@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use super::{STDOUT, messages};
+use super::{Global, STDOUT, messages};
 use crate::error::{Error, Result};
+use crate::run::overlap::Outputs;
 use crate::run::{Existing, ResultsCopy, TarSize};
 use crate::run::{RunOptions, SaveFormat};
 
@@ -48,6 +49,13 @@ impl FollowArgs {
     /// Whether stdout has the results.
     pub fn jsonl_is_stdout(&self) -> bool {
         self.jsonl.as_deref() == Some(Path::new("-"))
+    }
+
+    /// `outputs` with the files that it names.
+    pub(crate) fn outputs(&self, outputs: Outputs) -> Outputs {
+        let jsonl = self.jsonl.as_deref().filter(|_| !self.jsonl_is_stdout());
+        let outputs = outputs.file("jsonl", jsonl);
+        outputs.file("metrics", self.metrics.as_deref())
     }
 
     /// Where `--jsonl` wants the results.
@@ -127,6 +135,12 @@ pub struct RunFolderArgs {
 }
 
 impl RunFolderArgs {
+    /// Everything that a run writes.
+    pub(crate) fn outputs(&self, global: &Global) -> Outputs {
+        let outputs = global.outputs().run_folder(&self.output);
+        self.follow.outputs(outputs)
+    }
+
     /// The options of [`RunFolder::open`](crate::run::RunFolder::open).
     ///
     /// # Errors

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use super::defense::DefenseArgs;
 use super::inputs::Inputs;
 use super::model::Model;
@@ -41,30 +43,48 @@ const FILES: [&str; 3] = ["trace.svg", "trace.png", "trace.json"];
 
 /// Runs the defense on one picture and draws what it did.
 pub(crate) fn run(args: &Args, global: &Global) -> Result<Outcome> {
-    prepare(&args.output, args.overwrite)?;
+    let outputs = global.outputs().files_in(&args.output, &FILES);
     let inputs = Inputs {
         inputs: vec![args.image.clone()],
         classes: args.classes.clone(),
         shard: None,
         layout: args.layout,
     };
-    let dataset = inputs.open()?;
-    let classifier = args.model.open()?;
+    let dataset = inputs.open(&outputs)?;
+    let classifier = args.model.open(&outputs)?;
+    prepare(&args.output, args.overwrite)?;
     device::run(global, |devices| trace(args, &dataset, classifier, devices))
 }
 
-/// Makes the output folder, and refuses one that holds a trace already.
+/// Makes the output folder, and refuses one that holds a trace already, or files of a trace's names that no
+/// trace is.
 fn prepare(folder: &Path, overwrite: bool) -> Result<()> {
     if folder.exists() && !folder.is_dir() {
         return Err(Error::file(folder, "is a file; -o takes a folder"));
     }
-    if !overwrite && FILES.iter().any(|name| folder.join(name).exists()) {
+    let held = FILES.map(|name| folder.join(name));
+    let held = held.iter().find(|path| path.exists());
+    if let (true, Some(held)) = (overwrite, held)
+        && !holds_trace(folder)
+    {
+        let stranger = "was not written by a trace that the folder holds whole; it stays";
+        return Err(
+            Error::file(held, stranger).hint("move it away, or give `output` another folder")
+        );
+    }
+    if !overwrite && held.is_some() {
         return Err(Error::file(
             folder,
             "holds another trace; replace it with --overwrite, or name another folder",
         ));
     }
     std::fs::create_dir_all(folder).map_err(Error::io(folder))
+}
+
+/// Whether a folder has the numbers of a trace, which are written last.
+fn holds_trace(folder: &Path) -> bool {
+    let text = std::fs::read(folder.join("trace.json")).unwrap_or_default();
+    serde_json::from_slice(&text).is_ok_and(|trace: Value| trace["backstitch"].is_string())
 }
 
 fn trace(
@@ -80,7 +100,7 @@ fn trace(
         ));
     }
     let item = dataset.item(0);
-    let picture = dataset.load_for(classifier.preprocess(), &item)?;
+    let picture = dataset.load_for(classifier.preprocess(), classifier.classes(), &item)?;
     let devices = devices.only("trace")?;
     let mut purifier = args
         .defense

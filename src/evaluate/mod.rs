@@ -30,7 +30,7 @@ pub use cell::{Answer, Cell, Excluded};
 pub use defenses::rows;
 pub use flags::{Finding, Flag, State};
 pub use journal::Journal;
-pub use pictures::{Entry, Given, Load, entries};
+pub use pictures::{Entry, Given, Load, entries, first};
 pub use row::{BACKSTITCH, DIPDEFEND, NONE, Row};
 pub use run::{Evaluator, Watch, save_format};
 pub use statistics::{Proportion, roc_area};

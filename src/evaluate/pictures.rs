@@ -113,6 +113,26 @@ pub fn entries(
     Ok((entries, cases))
 }
 
+/// The first `limit` pictures of the data set, and of each attack that others made the first `limit`: those of
+/// one do not take the places of another's.
+pub fn first(mut entries: Vec<Entry>, limit: usize) -> Vec<Entry> {
+    let mut in_dataset = 0;
+    let mut of_case: HashMap<String, usize> = HashMap::new();
+    entries.retain(|entry| {
+        let count = |given: &Given| of_case.get(&given.case).copied().unwrap_or(0);
+        let wanted = (entry.item.is_some() && in_dataset < limit)
+            || entry.given.iter().any(|given| count(given) < limit);
+        if wanted {
+            in_dataset += usize::from(entry.item.is_some());
+            for given in &entry.given {
+                *of_case.entry(given.case.clone()).or_default() += 1;
+            }
+        }
+        wanted
+    });
+    entries
+}
+
 /// An id without the attack's folder and the folders above it.
 fn without_folder<'i>(id: &'i str, attack: &str) -> &'i str {
     let folder = format!("{attack}/");
@@ -131,6 +151,32 @@ fn without_folder<'i>(id: &'i str, attack: &str) -> &'i str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_counts_the_data_set_and_each_attack_apart() {
+        let entry = |id: &str, cases: &[&str]| Entry {
+            id: id.into(),
+            item: None,
+            given: cases
+                .iter()
+                .map(|case| Given {
+                    case: (*case).into(),
+                    set: 0,
+                    index: 0,
+                })
+                .collect(),
+        };
+        let all = vec![
+            entry("a", &["pgd"]),
+            entry("b", &["pgd"]),
+            entry("c", &["pgd", "cw"]),
+            entry("d", &["cw"]),
+            entry("e", &["cw"]),
+            entry("f", &["square"]),
+        ];
+        let kept: Vec<String> = first(all, 2).into_iter().map(|entry| entry.id).collect();
+        assert_eq!(kept, ["a", "b", "c", "d", "f"]);
+    }
 
     #[test]
     fn attacked_pictures_belong_to_what_they_were() {

@@ -163,6 +163,21 @@ impl AttackedSet {
         })
     }
 
+    /// Every file that the set at `path` is read from.
+    pub(crate) fn files(&self, path: &Path) -> impl Iterator<Item = PathBuf> {
+        let listed = match &self.pictures {
+            Pictures::Files(files) => files.as_slice(),
+            Pictures::Arrays(..) => &[],
+        };
+        let listed = listed
+            .iter()
+            .flat_map(|(adversarial, clean)| [Some(adversarial), clean.as_ref()]);
+        [path.to_owned(), path.join("manifest.jsonl")]
+            .into_iter()
+            .chain(beside_array(path))
+            .chain(listed.flatten().cloned())
+    }
+
     /// All pictures, in order, each read when it is asked for.
     pub fn iter(&self) -> impl Iterator<Item = Result<Attacked>> + '_ {
         (0..self.len()).map(|index| self.load(index))
@@ -222,6 +237,12 @@ impl Array {
             Array::Torch(tensor) => tensor.load(row),
         }
     }
+}
+
+/// The files that may lie beside an array of pictures and belong to it.
+pub(crate) fn beside_array(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let names = ["clean.npy", "labels.npy", "preds.npy"];
+    names.into_iter().map(|name| path.with_file_name(name))
 }
 
 /// An input's name without its extension.

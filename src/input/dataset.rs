@@ -1,14 +1,15 @@
 //! `INPUT...`: every input format as one list of pictures, decoded one at a time. A manifest on standard input
 //! is a stream instead: a list whose length is known only at its end.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::Map;
+use serde_json::{Map, Value};
 
 use super::arrays::ArrayFile;
 pub use super::arrays::Layout;
+use super::attacked::beside_array;
 use super::cifar::CifarFile;
 use super::classes::Classes;
 use super::folder::Folder;
@@ -44,6 +45,7 @@ struct Input {
     /// For folders and manifests the prefix of its pictures' ids, empty or with `/` at its end; for others the
     /// id, or the part of the id before `#`.
     name: String,
+    path: PathBuf,
     kind: Kind,
 }
 
@@ -69,7 +71,7 @@ impl Kind {
             "npz" => Kind::Array(Arc::new(ArrayFile::open_npz(path, layout)?)),
             "bin" => Kind::Cifar(Arc::new(CifarFile::open(path)?)),
             "jsonl" => Kind::Manifest(Manifest::open(path)?),
-            "tar" => Kind::Tar(Arc::new(TarFile::open(path)?)),
+            "tar" => Kind::Tar(Arc::new(TarFile::open(path, classes)?)),
             _ => {
                 let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
                 Kind::File {
@@ -132,7 +134,8 @@ impl Dataset {
             }
             dataset.starts.push(dataset.total);
             dataset.total += kind.len();
-            dataset.inputs.push(Input { name, kind });
+            let path = path.to_owned();
+            dataset.inputs.push(Input { name, path, kind });
         }
         if dataset.total == 0 {
             return Err(Error::invalid(
@@ -212,7 +215,7 @@ impl Dataset {
     }
 
     fn id_in_list(&self, index: usize) -> String {
-        let (Input { name, kind }, row) = self.find(index);
+        let (Input { name, kind, .. }, row) = self.find(index);
         match kind {
             Kind::File { .. } => name.clone(),
             Kind::Folder(folder) => name.clone() + &id_of(folder.relative(row)),
@@ -231,6 +234,38 @@ impl Dataset {
     /// depend on the shard.
     pub fn ids_of_all_shards(&self) -> impl Iterator<Item = String> + '_ {
         (0..self.total).map(|index| self.id_in_list(index))
+    }
+
+    /// Every file that is read, of all shards: the inputs, what folders and manifests list, and what may lie
+    /// beside an array. Of a stream, none is known.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> + '_ {
+        self.inputs.iter().flat_map(|Input { path, kind, .. }| {
+            let listed: Box<dyn Iterator<Item = PathBuf>> = match kind {
+                Kind::Folder(folder) => Box::new((0..folder.len()).map(|row| folder.path(row))),
+                Kind::Manifest(manifest) => {
+                    Box::new((0..manifest.len()).map(|row| manifest.path(row)))
+                }
+                Kind::Array(_) => Box::new(beside_array(path)),
+                Kind::File { .. } | Kind::Cifar(_) | Kind::Tar(_) => Box::new(std::iter::empty()),
+            };
+            std::iter::once(path.clone()).chain(listed)
+        })
+    }
+
+    /// How many files of its folders are no pictures that are read, by their extensions.
+    pub fn skipped(&self) -> Map<String, Value> {
+        let mut all: BTreeMap<&str, u64> = BTreeMap::new();
+        for Input { kind, .. } in &self.inputs {
+            if let Kind::Folder(folder) = kind {
+                for (extension, count) in folder.skipped() {
+                    *all.entry(extension).or_default() += count;
+                }
+            }
+        }
+        let named = all
+            .into_iter()
+            .map(|(name, count)| (name.to_owned(), count.into()));
+        named.collect()
     }
 
     /// The picture at `index`, below [`len`](Self::len).
@@ -291,14 +326,26 @@ impl Dataset {
         }
     }
 
-    /// Reads a picture and preprocesses it for the classifier.
+    /// The input for a picture of a classifier that has `classes` classes.
     ///
     /// # Errors
-    /// The picture cannot be [read](Self::load) or [preprocessed](Preprocess::apply); the message names it.
-    pub fn load_for(&self, preprocess: &Preprocess, item: &Item) -> Result<Picture> {
-        let prepared = self
-            .load(item)
-            .and_then(|picture| preprocess.apply(picture));
+    /// The picture's true label is none of the classes, or it cannot be [read](Self::load) or [made
+    /// fit](Preprocess::apply); the message names it.
+    pub fn load_for(
+        &self,
+        preprocess: &Preprocess,
+        classes: usize,
+        item: &Item,
+    ) -> Result<Picture> {
+        let label = item.label.filter(|label| *label >= classes);
+        let prepared = match label {
+            Some(label) => Err(Error::invalid(format!(
+                "has label {label}; the classifier has {classes} classes, from 0 on"
+            ))),
+            None => self
+                .load(item)
+                .and_then(|picture| preprocess.apply(picture)),
+        };
         prepared.map_err(|error| error.about(&item.id))
     }
 }

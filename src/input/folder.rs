@@ -1,5 +1,6 @@
 //! Folders of pictures.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::classes::Classes;
@@ -16,7 +17,11 @@ pub(crate) struct Folder {
     root: PathBuf,
     /// Paths relative to the root, with the true label if a class folder gives one.
     files: Vec<(Box<Path>, Option<u32>)>,
+    skipped: BTreeMap<String, u64>,
 }
+
+/// Kinds of files that are told apart where they are skipped; those beyond are counted together.
+const MAX_KINDS: usize = 20;
 
 impl Folder {
     /// Lists a folder and all folders in it. Links are followed; hidden files and folders and run folders are
@@ -26,7 +31,7 @@ impl Folder {
     /// A folder cannot be read, there is no picture, or classes are given and no picture is in a class folder.
     pub(crate) fn open(root: &Path, classes: Option<&Classes>) -> Result<Folder> {
         let mut files = Vec::new();
-        let mut others = 0usize;
+        let mut skipped: BTreeMap<String, u64> = BTreeMap::new();
         let walk = walkdir::WalkDir::new(root)
             .follow_links(true)
             .sort_by_file_name();
@@ -43,7 +48,14 @@ impl Folder {
                 Err(error) => missing_target(root, error)?,
             };
             if !is_picture(&path) {
-                others += 1;
+                let mut kind = match path.extension().and_then(|e| e.to_str()) {
+                    Some(extension) => format!(".{}", extension.to_ascii_lowercase()),
+                    None => "without extension".to_owned(),
+                };
+                if skipped.len() >= MAX_KINDS && !skipped.contains_key(&kind) {
+                    kind = "others".into();
+                }
+                *skipped.entry(kind).or_default() += 1;
                 continue;
             }
             let relative = path.strip_prefix(root).unwrap_or(&path);
@@ -53,12 +65,22 @@ impl Folder {
                 label.and_then(|label| u32::try_from(label).ok()),
             ));
         }
+        let others: u64 = skipped.values().sum();
         if files.is_empty() {
             let others = match others {
                 0 => String::new(),
                 n => format!(" ({n} other files; arrays and manifests must be named themselves)"),
             };
             return Err(Error::file(root, format!("holds no pictures{others}")));
+        }
+        if others > 0 {
+            let kinds = skipped
+                .iter()
+                .map(|(kind, count)| format!("{count} {kind}"));
+            let kinds = kinds.collect::<Vec<_>>().join(", ");
+            let message =
+                format!("{others} files are skipped, which are no pictures that are read");
+            log::warn!("{}: {message}: {kinds}", root.display());
         }
         if classes.is_some() {
             let without = files.iter().filter(|(_, label)| label.is_none()).count();
@@ -79,12 +101,18 @@ impl Folder {
         Ok(Folder {
             root: root.to_owned(),
             files,
+            skipped,
         })
     }
 
     /// Number of pictures.
     pub(crate) fn len(&self) -> usize {
         self.files.len()
+    }
+
+    /// How many files are no pictures that are read, by their extensions.
+    pub(crate) fn skipped(&self) -> &BTreeMap<String, u64> {
+        &self.skipped
     }
 
     /// A picture's path relative to the folder.
@@ -107,7 +135,9 @@ impl Folder {
 /// own outputs for inputs.
 fn holds_run(entry: &walkdir::DirEntry) -> bool {
     let holds = |name| entry.path().join(name).is_file();
-    let run = entry.file_type().is_dir() && holds("run.json") && holds("results.jsonl");
+    let run = entry.file_type().is_dir()
+        && (holds("run.json") && (holds("results.jsonl") || holds("cells.jsonl"))
+            || holds("trace.json") && holds("trace.svg"));
     if run {
         log::warn!("{}: skipped, holds a run", entry.path().display());
     }

@@ -28,6 +28,8 @@ pub(crate) struct Manifest {
     entries: Vec<Listed>,
     /// Numbered names of files that are listed more than once, by entry.
     again: HashMap<u32, Box<str>>,
+    /// Bytes of the folder, with its `/`, that all files lie below where all paths are absolute; or else 0.
+    common: usize,
 }
 
 #[derive(Debug)]
@@ -51,6 +53,7 @@ impl Manifest {
             text: String::new(),
             entries: Vec::new(),
             again: HashMap::new(),
+            common: 0,
         };
         let mut names = Names::default();
         let mut line = Vec::new();
@@ -81,6 +84,7 @@ impl Manifest {
         if manifest.entries.is_empty() {
             return Err(Error::file(path, "lists no pictures"));
         }
+        manifest.common = manifest.common_folder();
         Ok(manifest)
     }
 
@@ -96,10 +100,38 @@ impl Manifest {
         self.text[start..entry.end].split_at(entry.file as usize)
     }
 
-    /// The name of a picture: `file`, numbered if it is listed more than once.
+    /// Bytes of the folder that all files lie below; 0 where a path is relative.
+    fn common_folder(&self) -> usize {
+        let first = self.texts(0).0;
+        let folder = |text: &str| {
+            let text = text.trim_end_matches('/');
+            text.rfind('/').map_or(0, |slash| slash + 1)
+        };
+        let mut common = folder(first);
+        for index in 0..self.len() {
+            let file = self.texts(index).0;
+            if !Path::new(file).is_absolute() {
+                return 0;
+            }
+            let pairs = file.bytes().zip(first.bytes());
+            let same = pairs.take_while(|(a, b)| a == b).count();
+            let same = same.min(folder(file));
+            if same < common {
+                // A `/` is a character's boundary, and so is what follows it.
+                common = first.as_bytes()[..same]
+                    .iter()
+                    .rposition(|&byte| byte == b'/')
+                    .map_or(0, |slash| slash + 1);
+            }
+        }
+        common
+    }
+
+    /// The name of a picture: `file`, numbered where it is listed more than once; where all are absolute,
+    /// below the folder that they have in common.
     pub(crate) fn id(&self, index: usize) -> &str {
         let again = self.again.get(&(index as u32));
-        again.map_or(self.texts(index).0, |id| id)
+        &again.map_or(self.texts(index).0, |id| id)[self.common..]
     }
 
     /// A picture's path.

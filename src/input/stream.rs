@@ -1,7 +1,7 @@
 //! A manifest on standard input, whose pictures are worked on before its end is read.
 
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -26,6 +26,16 @@ pub struct Stream {
     lines: Mutex<Lines>,
     ended: AtomicBool,
     stop: fn() -> bool,
+    refuse: Refuse,
+}
+
+/// What says why a file must not be read.
+struct Refuse(Box<dyn Fn(&Path) -> Option<String> + Send + Sync>);
+
+impl std::fmt::Debug for Refuse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Refuse")
+    }
 }
 
 #[derive(Debug)]
@@ -76,6 +86,18 @@ impl Stream {
             }),
             ended: AtomicBool::new(false),
             stop,
+            refuse: Refuse(Box::new(|_| None)),
+        }
+    }
+
+    /// The same, in which files fail of which `refuse` says why they must not be read.
+    pub fn refusing(
+        self,
+        refuse: impl Fn(&Path) -> Option<String> + Send + Sync + 'static,
+    ) -> Stream {
+        Stream {
+            refuse: Refuse(Box::new(refuse)),
+            ..self
         }
     }
 
@@ -98,7 +120,7 @@ impl Stream {
                     lines.number += 1;
                     match line {
                         Ok(line) if line.trim_ascii().is_empty() => {}
-                        Ok(line) => return Some(lines.item(Entry::parse(&line))),
+                        Ok(line) => return Some(self.allowed(lines.item(Entry::parse(&line)))),
                         Err(error) => {
                             let message = format!("cannot be read: {error}");
                             return Some(lines.item(Err(message)));
@@ -110,6 +132,20 @@ impl Stream {
             }
         }
         None
+    }
+
+    /// The picture, or in its place the reason why it must not be read.
+    fn allowed(&self, item: Item) -> Item {
+        match &item.place {
+            Place::File(path) => match (self.refuse.0)(path) {
+                Some(why) => Item {
+                    place: Place::Unknown(why),
+                    ..item
+                },
+                None => item,
+            },
+            _ => item,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! WebDataset's `.tar` files: members with the same key are one sample, such as `key.png` beside `key.cls` or
 //! `key.json`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -10,13 +10,16 @@ use std::sync::Mutex;
 use serde_json::{Map, Value};
 use tar::{Archive, Entry, EntryType};
 
+use super::classes::Classes;
 use super::folder::is_picture;
 use super::manifest::{Names, label_of};
 use crate::error::{Error, Result};
 use crate::files::open_regular;
 use crate::picture::{MAX_BYTES, Picture};
 
-/// The longest `.cls` that is read, in bytes: it is a number.
+/// What headers and members are padded to.
+const BLOCK: u64 = 512;
+/// The longest `.cls` that is read: a number.
 const MAX_CLS: u64 = 64;
 /// The longest `.json` and the longest extended header that is read, in bytes.
 const MAX_TEXT: u64 = 1 << 20;
@@ -40,6 +43,8 @@ struct Member {
     label: Option<u32>,
     /// The other fields of `key.json`, as JSON.
     more: Option<Box<str>>,
+    /// Why it cannot be used.
+    broken: Option<Box<str>>,
 }
 
 /// The contents of a key's `.cls` and `.json`.
@@ -47,15 +52,21 @@ struct Member {
 struct Said {
     label: Option<u32>,
     more: Map<String, Value>,
+    /// How often there was a `.cls` and a `.json`.
+    times: [u32; 2],
 }
 
 impl TarFile {
-    /// Lists the pictures of a `.tar` file. A key is a member's name up to the first dot of its last part. The
-    /// true label is in `key.cls`, or in the field `label` of `key.json`, whose other fields are kept.
+    /// Lists the pictures of a `.tar` file. A key is a member's name up to the first dot of its last
+    /// part; `key.cls` has the true label, or `key.json` with `label`, whose other fields are kept; or else
+    /// the class folder that a picture lies in.
+    ///
+    /// Where the archive is cut short, its last member is a picture that cannot be loaded; so are the pictures
+    /// of a key that comes twice with labels.
     ///
     /// # Errors
-    /// The file is damaged, cut short, or has no pictures; a label is not an integer from 0.
-    pub(crate) fn open(path: &Path) -> Result<TarFile> {
+    /// It is damaged, or has no whole pictures; a label is no label.
+    pub(crate) fn open(path: &Path, classes: Option<&Classes>) -> Result<TarFile> {
         let file = open_regular(path)?;
         let length = file.metadata().map_err(Error::io(path))?.len();
         let damaged =
@@ -63,16 +74,24 @@ impl TarFile {
         let named = |name: &str, message: String| {
             Error::file(path, format!("{}: {message}", name.escape_debug()))
         };
-        check_headers(&file).map_err(|message| Error::file(path, message))?;
+        let headers = check_headers(&file, length);
+        let cut_short = headers.map_err(|message| Error::file(path, message))?;
         let mut archive = Archive::new(rewound(&file).map_err(Error::io(path))?);
         let mut names = Names::default();
         let mut pictures = Vec::new();
         let mut said: HashMap<String, Said> = HashMap::new();
+        // The keys of pictures that were numbered, by the pictures' places.
+        let mut repeated: HashMap<usize, String> = HashMap::new();
+        let mut last = None;
         for entry in archive.entries_with_seek().map_err(damaged)? {
-            let mut entry = entry.map_err(damaged)?;
+            let mut entry = match entry {
+                Err(_) if cut_short => break,
+                entry => entry.map_err(damaged)?,
+            };
             let (offset, size) = (entry.raw_file_position(), entry.size());
             if offset.checked_add(size).is_none_or(|end| end > length) {
-                return Err(Error::file(path, "is a truncated tar archive"));
+                last = Some(String::from_utf8_lossy(&entry.path_bytes()).into_owned());
+                break;
             }
             let kind = entry.header().entry_type();
             if !matches!(kind, EntryType::Regular | EntryType::Continuous) {
@@ -82,7 +101,7 @@ impl TarFile {
             let Some((key, extension)) = split(&name) else {
                 continue;
             };
-            match extension {
+            match extension.to_ascii_lowercase().as_str() {
                 "cls" => {
                     let text = read_text(&mut entry, MAX_CLS).map_err(|m| named(&name, m))?;
                     let label = text.trim().parse().map_err(|_| {
@@ -92,7 +111,9 @@ impl TarFile {
                             format!("has label {text}; labels are integers from 0"),
                         )
                     })?;
-                    said.entry(key.to_owned()).or_default().label = Some(label);
+                    let said = said.entry(key.to_owned()).or_default();
+                    said.label = Some(label);
+                    said.times[0] += 1;
                 }
                 "json" => {
                     let text = read_text(&mut entry, MAX_TEXT).map_err(|m| named(&name, m))?;
@@ -104,27 +125,67 @@ impl TarFile {
                     // The label of `.cls` is preferred.
                     said.label = said.label.or(label);
                     said.more = fields;
+                    said.times[1] += 1;
                 }
-                _ if is_picture(Path::new(&name)) => pictures.push(Member {
-                    id: names.again(&name).unwrap_or(name).into(),
-                    offset,
-                    size,
-                    label: None,
-                    more: None,
-                }),
+                _ if is_picture(Path::new(&name)) => {
+                    let again = names.again(&name);
+                    if again.is_some() {
+                        repeated.insert(pictures.len(), key.to_owned());
+                    }
+                    pictures.push(Member {
+                        id: again.unwrap_or(name).into(),
+                        offset,
+                        size,
+                        label: None,
+                        more: None,
+                        broken: None,
+                    });
+                }
                 _ => {}
             }
         }
         if pictures.is_empty() {
-            return Err(Error::file(path, "holds no pictures"));
+            let message = match cut_short {
+                true => "is a truncated tar archive",
+                false => "holds no pictures",
+            };
+            return Err(Error::file(path, message));
         }
-        for picture in &mut pictures {
-            let said = split(&picture.id).and_then(|(key, _)| said.get(key));
-            if let Some(Said { label, more }) = said {
+        let twice: HashSet<&str> = repeated.values().map(String::as_str).collect();
+        let folder = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        for (place, picture) in pictures.iter_mut().enumerate() {
+            let key = match repeated.get(&place) {
+                Some(key) => Some(key.as_str()),
+                None => split(&picture.id).map(|(key, _)| key),
+            };
+            if let Some(key) = key
+                && let Some(Said { label, more, times }) = said.get(key)
+            {
                 picture.label = *label;
                 picture.more =
                     (!more.is_empty()).then(|| Value::from(more.clone()).to_string().into());
+                picture.broken = (twice.contains(key) || times.iter().any(|&times| times > 1))
+                    .then(|| {
+                        let key = key.escape_debug();
+                        let why = "comes twice in the archive, so that its label is not certain";
+                        format!("its key {key} {why}").into()
+                    });
             }
+            if let (None, Some(classes)) = (picture.label, classes) {
+                let label = classes.label_of(&folder.with_file_name(&*picture.id));
+                picture.label = label.and_then(|label| u32::try_from(label).ok());
+            }
+        }
+        if cut_short {
+            let last = last.unwrap_or_else(|| "end".into());
+            pictures.push(Member {
+                id: names.again(&last).unwrap_or(last).into(),
+                offset: 0,
+                size: 0,
+                label: None,
+                more: None,
+                broken: Some("the tar archive is cut short here".into()),
+            });
         }
         Ok(TarFile {
             path: path.to_owned(),
@@ -161,9 +222,16 @@ impl TarFile {
     /// It is damaged or too large.
     pub(crate) fn load(&self, row: usize) -> Result<Picture> {
         let Member {
-            id, offset, size, ..
+            id,
+            offset,
+            size,
+            broken,
+            ..
         } = &self.pictures[row];
         let name = || PathBuf::from(format!("{}/{id}", self.path.display()));
+        if let Some(broken) = broken {
+            return Err(Error::file(name(), &**broken));
+        }
         if *size > MAX_BYTES as u64 {
             return Err(Error::file(
                 name(),
@@ -181,12 +249,22 @@ impl TarFile {
     }
 }
 
-/// Refuses an archive with extended headers that are too long to be names: they are read into memory.
-fn check_headers(file: &File) -> Result<(), String> {
+/// Refuses an archive whose extended headers, which are read into memory, are no names. Says whether it is cut
+/// short: a member or its padding is not whole, or the block of zeros at the end is missing.
+fn check_headers(file: &File, length: u64) -> Result<bool, String> {
     let damaged = |error: std::io::Error| format!("is a damaged tar archive: {error}");
     let mut archive = Archive::new(rewound(file).map_err(damaged)?);
+    let mut end = 0;
     for entry in archive.entries_with_seek().map_err(damaged)?.raw(true) {
-        let entry = entry.map_err(damaged)?;
+        let entry = match entry {
+            Err(_) if length < end + BLOCK => return Ok(true),
+            entry => entry.map_err(damaged)?,
+        };
+        let data_end = entry.raw_file_position().checked_add(entry.size());
+        let Some(data_end) = data_end.filter(|data_end| *data_end <= length) else {
+            return Ok(true);
+        };
+        end = data_end.next_multiple_of(BLOCK);
         let extended = matches!(
             entry.header().entry_type(),
             EntryType::GNULongName
@@ -198,7 +276,7 @@ fn check_headers(file: &File) -> Result<(), String> {
             return Err("is a damaged tar archive: it has a name longer than 1 MiB".into());
         }
     }
-    Ok(())
+    Ok(length < end + BLOCK)
 }
 
 /// The file, from its start.

@@ -20,6 +20,8 @@ pub struct Classifier {
     graph: Graph,
     preprocess: Preprocess,
     hash: String,
+    /// The files that it was read from.
+    files: Vec<PathBuf>,
 }
 
 /// How a classifier is opened.
@@ -102,17 +104,26 @@ impl Classifier {
         if let Some(Normalization { mean, std }) = preprocess.normalization {
             graph.normalize_input(&mean, &std);
         }
+        let mut files = vec![path.to_owned()];
+        files.extend(sidecar.map(|sidecar| sidecar.path));
+        files.extend(graph.external.iter().cloned());
         Ok(Classifier {
             path: path.to_owned(),
             graph,
             preprocess,
             hash: hash(path)?,
+            files,
         })
     }
 
     /// The ONNX file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Every file that it was read from: the ONNX file, external data, the description of the preprocessing.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 
     /// Shape of the input: three channels, height and width in pixels.

@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use super::line::Line;
 use super::options::Existing;
-use super::pictures;
+use super::pictures::{self, IMAGES};
+use super::report::Report;
 use super::resume::{self, Changes};
 use crate::error::{Error, Result};
 use crate::files::replace::remove_unfinished;
@@ -20,17 +21,27 @@ pub(crate) const CELLS: &str = "cells.jsonl";
 /// An evaluation's folder of attacked pictures.
 pub(crate) const ATTACKED: &str = "attacked";
 
+/// What a process holds that writes a folder.
+pub(super) const LOCK: &str = ".lock";
+
+/// The page of runs on single pictures.
+const REPORT: &str = "report.html";
+
 /// The files of a run, of any command.
-const FILES: [&str; 8] = [
+pub(super) const FILES: [&str; 8] = [
+    "run.json",
     RESULTS,
+    REPORT,
     CELLS,
-    "report.html",
     "evaluation.json",
     "evaluation.md",
     "evaluation.html",
     "attacked.jsonl",
-    "run.json",
 ];
+/// Those of [`FILES`] that runs on single pictures write.
+const OF_PICTURES: std::ops::Range<usize> = 0..3;
+/// Those of [`FILES`] that evaluations write beside `run.json`.
+const OF_EVALUATIONS: std::ops::Range<usize> = 3..8;
 
 /// A folder that this process has locked.
 pub(crate) struct Taken {
@@ -64,6 +75,9 @@ pub(crate) fn take_folder(
         changes: Vec::new(),
     };
     let holds_run = FILES.iter().any(|name| path.join(name).exists());
+    if holds_run && existing != Existing::Refuse {
+        refuse_strangers(path)?;
+    }
     match existing {
         Existing::Refuse if holds_run => {
             return Err(Error::file(path, "holds another run").hint(
@@ -94,7 +108,7 @@ pub(crate) fn take_folder(
 
 /// Takes the folder's lock.
 pub(super) fn lock(folder: &Path) -> Result<File> {
-    let path = folder.join(".lock");
+    let path = folder.join(LOCK);
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -111,11 +125,50 @@ pub(super) fn lock(folder: &Path) -> Result<File> {
     }
 }
 
-/// Removes only what a run wrote: the pictures that its journal names, the run's own files, and the folders
-/// that are empty then.
+/// Refuses a folder that has a file of a run's name which no run wrote, by the run's own record: `run.json`,
+/// or a journal where that is gone or damaged; a run begins with its report. What is empty is no loss.
+fn refuse_strangers(folder: &Path) -> Result<()> {
+    let journal = |name: &str| -> bool {
+        let first = File::open(folder.join(name)).map(|file| BufReader::new(file).lines().next());
+        let Ok(Some(Ok(line))) = first else {
+            return false;
+        };
+        serde_json::from_str::<Line>(&line).is_ok()
+    };
+    let text = std::fs::read(folder.join("run.json")).unwrap_or_default();
+    let command = match serde_json::from_slice::<Value>(&text) {
+        Ok(run) if run["backstitch"].is_string() => run["command"].as_str().map(str::to_owned),
+        Ok(_) => None,
+        Err(_) if journal(CELLS) => Some("evaluate".to_owned()),
+        Err(_) if journal(RESULTS) => Some("purify".to_owned()),
+        Err(_) => None,
+    };
+    let own = match command.as_deref() {
+        Some("evaluate") => OF_EVALUATIONS,
+        Some(_) => OF_PICTURES,
+        None => 0..0,
+    };
+    for (i, name) in FILES.into_iter().enumerate() {
+        let path = folder.join(name);
+        let holds_something = path.metadata().is_ok_and(|file| file.len() > 0);
+        let written = own.contains(&i)
+            || (i == 0 && command.is_some())
+            || (name == REPORT && Report::wrote(&path));
+        if holds_something && !written {
+            let stranger = "was not written by the run that the folder holds, if any; it stays";
+            return Err(
+                Error::file(path, stranger).hint("move it away, or give `output` another folder")
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Removes what a run wrote, and nothing else: the pictures that its journal names, its own files, and
+/// folders that this leaves empty.
 fn remove_run(folder: &Path) -> Result<()> {
     remove_unfinished(folder);
-    remove_pictures(folder, RESULTS, "images")?;
+    remove_pictures(folder, RESULTS, IMAGES)?;
     remove_pictures(folder, CELLS, ATTACKED)?;
     for name in FILES {
         remove_file(&folder.join(name))?;

@@ -13,7 +13,7 @@ use super::journal::{self, Finished, Journal};
 use super::metrics::Exporter;
 use super::names::{Form, OutputNames};
 use super::options::{ResultsCopy, RunDescription, RunOptions, RunState, SaveFormat};
-use super::pictures::{self, TarWriter};
+use super::pictures::{self, IMAGES, TarWriter};
 use super::record::{ImageRecord, Pixels};
 use super::report::{Report, Trajectories};
 use super::resume::identity;
@@ -38,6 +38,8 @@ pub struct RunFolder {
     /// What resumed runs in this folder changed although.
     changes: Vec<Value>,
     started: SystemTime,
+    /// Whether an earlier run may have left pictures that none of its results names.
+    resumes: bool,
     finished: Finished,
     status: Arc<Status>,
     journal: Journal,
@@ -57,9 +59,13 @@ impl RunFolder {
     /// allow that, or the run to resume has another configuration.
     pub fn open(
         options: RunOptions,
-        description: RunDescription,
+        mut description: RunDescription,
         dataset: &Dataset,
     ) -> Result<RunFolder> {
+        let skipped = dataset.skipped();
+        if !skipped.is_empty() {
+            description.more.insert("skipped".into(), skipped.into());
+        }
         let path = &options.path;
         let output = json!({ "save": options.save, "tar": options.tar.is_some() });
         let identity = identity(&description, output, json!(dataset.shard()));
@@ -75,6 +81,20 @@ impl RunFolder {
             })?,
             false => Finished::default(),
         };
+        let form = Form {
+            extension: options.save.extension(),
+            key: options.tar.is_some(),
+        };
+        let names = match dataset.as_stream() {
+            Some(_) => OutputNames::of_stream(form),
+            None => OutputNames::new(|| dataset.ids_of_all_shards(), form),
+        };
+        let images = path.join(IMAGES);
+        if !resumes && options.tar.is_none() && images.is_dir() {
+            for index in 0..dataset.len() {
+                refuse_stranger(&images.join(names.path(&dataset.id(index))))?;
+            }
+        }
         let report = path.join("report.html");
         let report = match options.report {
             true => Some(Report::open(
@@ -83,14 +103,6 @@ impl RunFolder {
                 dataset.classes().cloned(),
             )?),
             false => None,
-        };
-        let form = Form {
-            extension: options.save.extension(),
-            key: options.tar.is_some(),
-        };
-        let names = match dataset.as_stream() {
-            Some(_) => OutputNames::of_stream(form),
-            None => OutputNames::new(|| dataset.ids_of_all_shards(), form),
         };
         let tars = options
             .tar
@@ -118,6 +130,7 @@ impl RunFolder {
             identity,
             changes,
             started: SystemTime::now(),
+            resumes,
             finished,
             status,
             journal: Journal::open(&path.join(RESULTS))?,
@@ -197,7 +210,10 @@ impl RunFolder {
                 }
             }
             (None, Some(bytes)) => {
-                let name = Path::new("images").join(&name);
+                let name = Path::new(IMAGES).join(&name);
+                if !self.resumes {
+                    refuse_stranger(&self.path.join(&name))?;
+                }
                 let write = || pictures::write_file(&self.path, &name, &bytes);
                 status.time(Phase::Write, write)?;
                 record.output = Some(id_of(&name));
@@ -293,6 +309,18 @@ impl RunFolder {
 impl Finished {
     fn has(&self, id: &str) -> bool {
         self.ids.contains(&xxh3_128(id.as_bytes()))
+    }
+}
+
+/// Refuses to write over a picture that no run wrote: one that the folder has where no run goes on.
+fn refuse_stranger(picture: &Path) -> Result<()> {
+    match picture.symlink_metadata() {
+        Err(_) => Ok(()),
+        Ok(_) => Err(Error::file(
+            picture,
+            "is there already, and no run that the folder holds wrote it",
+        )
+        .hint("move it away, or give `output` another folder")),
     }
 }
 

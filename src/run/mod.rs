@@ -19,6 +19,7 @@ pub mod merge;
 mod metrics;
 pub(crate) mod names;
 mod options;
+pub(crate) mod overlap;
 mod pictures;
 pub(crate) mod record;
 pub mod report;

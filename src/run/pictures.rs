@@ -6,7 +6,10 @@ use crate::error::{Error, Result};
 use crate::files::replace::{Replacement, replace, write_error};
 use crate::input::Shard;
 
-/// The size of a tar file: it is full when it reaches one of the two limits.
+/// A run's folder of output pictures.
+pub(super) const IMAGES: &str = "images";
+
+/// When a tar shard is full: at the first of both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TarSize {
     /// Number of pictures, at least 1.
@@ -41,7 +44,7 @@ impl std::fmt::Debug for OpenTar {
     }
 }
 
-/// Writes `images/name` of the run folder.
+/// Writes the file `name`, `images/x.png`, of the run folder.
 pub(super) fn write_file(run: &Path, name: &Path, bytes: &[u8]) -> Result<()> {
     let path = run.join(name);
     let folder = path.parent().expect("it is in a folder of the run");
@@ -51,7 +54,7 @@ pub(super) fn write_file(run: &Path, name: &Path, bytes: &[u8]) -> Result<()> {
 
 /// The file that holds a result's `output`: the output itself or, for a member of a tar file, the tar file.
 pub(super) fn file_of(run: &Path, output: &str) -> Option<PathBuf> {
-    file_in(run, "images", output)
+    file_in(run, IMAGES, output)
 }
 
 /// The file that holds a result's `output` in the run's folder `pictures`.
@@ -69,7 +72,7 @@ pub(super) fn file_in(run: &Path, pictures: &str, output: &str) -> Option<PathBu
 impl TarWriter {
     /// A writer that continues after the tar files of `shard` in the run folder.
     pub(super) fn new(run: &Path, size: TarSize, shard: Option<Shard>) -> Result<TarWriter> {
-        let images = run.join("images");
+        let images = run.join(IMAGES);
         std::fs::create_dir_all(&images).map_err(write_error(&images))?;
         let prefix = shard.map_or(String::new(), |shard| format!("{:03}-", shard.index));
         let mut next = 0;

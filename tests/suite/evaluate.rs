@@ -482,3 +482,47 @@ fn the_baselines_can_be_chosen() {
     let said = String::from_utf8(said.stderr).unwrap();
     assert!(said.contains("bits must be from 1 to 8, not 9"), "{said}");
 }
+
+#[test]
+fn a_limit_leaves_room_for_pictures_that_others_attacked() {
+    let pictures = Pictures::new();
+    let shape = [3, 3, 32, 32];
+    let values = vec![0.5; shape.iter().product()];
+    for name in ["one.npz", "two.npz"] {
+        let arrays = [
+            ("adv", common::npy_f32(&shape, &values)),
+            ("labels", common::npy_i64(&[0, 1, 2])),
+        ];
+        common::write(pictures.folder.path(), name, common::npz(&arrays));
+    }
+    let out = pictures.path("out");
+    let (one, two) = (pictures.path("one.npz"), pictures.path("two.npz"));
+    let more = [
+        "--limit",
+        "2",
+        "--attacks",
+        "noise",
+        "--baselines",
+        "jpeg-75",
+    ];
+    let sets = ["--attacked", text(&one), "--attacked", text(&two)];
+    succeed(&mut pictures.evaluate(&out, &[&more[..], &sets].concat()));
+    let cells = std::fs::read_to_string(out.join("cells.jsonl")).unwrap();
+    let images: std::collections::BTreeSet<String> = cells
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .map(|cell| cell["image"].as_str().unwrap().to_owned())
+        .collect();
+    let kept: Vec<&str> = images.iter().map(String::as_str).collect();
+    assert_eq!(
+        kept,
+        [
+            "a/0.png",
+            "a/1.png",
+            "one.npz#0",
+            "one.npz#1",
+            "two.npz#0",
+            "two.npz#1"
+        ]
+    );
+}

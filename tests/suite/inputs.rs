@@ -594,3 +594,30 @@ fn the_sample_photographs_load() {
         assert_eq!(clean.load(&item).unwrap(), manifest.load(&listed).unwrap());
     }
 }
+
+#[test]
+fn absolute_paths_of_a_manifest_are_named_below_their_common_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let named = |files: &[String]| {
+        let line = |file: &String| serde_json::json!({ "file": file }).to_string() + "\n";
+        let lines: String = files.iter().map(line).collect();
+        let list = write(folder.path(), "list.jsonl", lines);
+        ids(&open(&[list], None).unwrap())
+    };
+    let (x, y) = (at("set/ab/x.png"), at("set/ac/deep/y.png"));
+    let all = [x.clone(), y.clone(), x.clone()];
+    assert_eq!(named(&all), ["ab/x.png", "ac/deep/y.png", "ab/x~2.png"]);
+    assert_eq!(named(&[y.clone()]), ["y.png"]);
+    assert_eq!(
+        named(&[at("ä/1.png"), at("ö/1.png")]),
+        ["ä/1.png", "ö/1.png"]
+    );
+    // A relative path has nothing in common with an absolute one.
+    assert_eq!(named(&["z.png".to_owned(), y.clone()]), ["z.png", &y]);
+    // It is their names alone that are shorter.
+    write(folder.path(), "set/ab/x.png", png(2, 2));
+    write(folder.path(), "set/ac/deep/y.png", png(2, 2));
+    let dataset = open(&[folder.path().join("list.jsonl")], None).unwrap();
+    assert!(dataset.load(&dataset.item(1)).is_ok());
+}

@@ -520,7 +520,7 @@ fn damaged_tar_shards_are_refused_in_one_line() {
         let path = common::write(folder.path(), "x.tar", bytes);
         refusal(&mut purify(&path, &folder.path().join("out")))
     };
-    assert!(refused(&whole[..whole.len() / 2]).contains("tar archive"));
+    assert!(refused(&whole[..600]).contains("truncated tar archive"));
     assert!(refused(b"no archive").contains("x.tar"));
     assert!(refused(&tar_of(&[("a.txt", b"x")])).contains("holds no pictures"));
     let label = tar_of(&[("a.png", &png(1)), ("a.cls", b"cat")]);
@@ -535,6 +535,26 @@ fn damaged_tar_shards_are_refused_in_one_line() {
     header.set_cksum();
     huge[..512].copy_from_slice(header.as_bytes());
     assert!(refused(&huge).contains("truncated tar archive"));
+    // What is whole of a shard that was cut short is kept: in a picture, in the padding, before the end.
+    let second = 512 + png(1).len().next_multiple_of(512);
+    let end = second + 512 + png(2).len().next_multiple_of(512);
+    for (cut, name, others) in [
+        (second + 600, "b.png", 1),
+        (end - 1, "end", 2),
+        (end, "end", 2),
+    ] {
+        let path = common::write(folder.path(), "cut.tar", &whole[..cut]);
+        let out = folder.path().join(format!("cut-{cut}"));
+        ends(1, &mut purify(&path, &out));
+        let mut all = by_image(&out);
+        let last = all.remove(&format!("cut.tar/{name}")).unwrap();
+        assert!(
+            last["error"].as_str().unwrap().contains("cut short"),
+            "{last}"
+        );
+        assert_eq!(all.len(), others);
+        assert!(all.values().all(|record| record["error"].is_null()));
+    }
     // A damaged picture in a whole shard fails alone.
     let torn = tar_of(&[("a.png", &png(1)), ("b.png", &common::truncated_png())]);
     let path = common::write(folder.path(), "torn.tar", torn);
@@ -542,6 +562,79 @@ fn damaged_tar_shards_are_refused_in_one_line() {
     ends(1, &mut purify(&path, &out));
     assert!(by_image(&out)["torn.tar/b.png"]["error"].is_string());
     assert!(by_image(&out)["torn.tar/a.png"]["error"].is_null());
+}
+
+/// The names, true labels and errors of the pictures of a command on a tar, of a classifier of four classes.
+fn classified(path: &Path, more: &[&str]) -> (i32, Vec<(String, Value, bool)>) {
+    let mut command = backstitch("classify");
+    command.arg(path).args(["--jsonl", "-"]).args(more);
+    let output = command
+        .arg("--classifier")
+        .arg(fixture("toy.onnx"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let lines = said.lines().map(|line| {
+        let record: Value = serde_json::from_str(line).unwrap();
+        let image = record["image"].as_str().unwrap().to_owned();
+        (image, record["label"].clone(), record["error"].is_string())
+    });
+    (output.status.code().unwrap(), lines.collect())
+}
+
+#[test]
+fn tars_that_were_repeated_or_cut_short_say_so() {
+    let line = |image: &str, label: Value, failed| (image.to_owned(), label, failed);
+    let (code, lines) = classified(&fixture("cases/tar/dup.tar"), &[]);
+    assert_eq!(code, 1);
+    assert!(
+        lines.len() == 2 && lines.iter().all(|line| line.2),
+        "{lines:?}"
+    );
+    let (code, lines) = classified(&fixture("cases/tar/trunc.tar"), &[]);
+    let want = [
+        line("trunc.tar/a.png", 1.into(), false),
+        line("trunc.tar/end", Value::Null, true),
+    ];
+    assert_eq!((code, &lines[..]), (1, &want[..]));
+
+    // Names in capitals, class folders, and a name that is repeated without any label.
+    let folder = TempDir::new().unwrap();
+    let members: [(&str, &[u8]); 7] = [
+        ("A.PNG", &png(1)),
+        ("A.CLS", b"3"),
+        ("dog/b.png", &png(2)),
+        ("cat/deep/c.png", &png(3)),
+        ("cat/c.cls", b"1"),
+        ("d.png", &png(4)),
+        ("d.png", &png(5)),
+    ];
+    let path = common::write(folder.path(), "x.tar", tar_of(&members));
+    let classes = common::write(folder.path(), "classes.txt", "cat\ndog\n");
+    let (code, lines) = classified(&path, &["--classes", classes.to_str().unwrap()]);
+    let want = [
+        line("x.tar/A.PNG", 3.into(), false),
+        line("x.tar/dog/b.png", 1.into(), false),
+        line("x.tar/cat/deep/c.png", 0.into(), false),
+        line("x.tar/d.png", Value::Null, false),
+        line("x.tar/d~2.png", Value::Null, false),
+    ];
+    assert_eq!((code, &lines[..]), (0, &want[..]));
+}
+
+#[test]
+fn files_of_a_folder_that_are_skipped_are_counted_once() {
+    let folder = TempDir::new().unwrap();
+    let root = pictures(folder.path(), 2);
+    for name in ["x.HEIC", "0/y.heic", "1/z.ppm", "notes"] {
+        common::write(&root, name, "");
+    }
+    let out = folder.path().join("out");
+    let (_, said) = ends(0, &mut purify(&root, &out));
+    let line = "4 files are skipped, which are no pictures that are read: 2 .heic, 1 .ppm, 1 without extension";
+    assert_eq!(said.matches(line).count(), 1, "{said}");
+    assert_eq!(run_json(&out)["skipped"][".heic"], 2);
+    assert_eq!(run_json(&out)["skipped"][".ppm"], 1);
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod inputs;
 mod interrupted_runs;
 mod large_runs;
 mod limits;
+mod overlaps;
 mod pipeline;
 mod report;
 mod schedules;

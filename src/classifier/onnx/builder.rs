@@ -80,6 +80,7 @@ impl Builder {
                 values: vec![image],
                 warnings: Vec::new(),
                 source: Source::default(),
+                external: Vec::new(),
             },
             files,
             total: 0,
@@ -87,6 +88,14 @@ impl Builder {
             work: FOLDED_WORK,
             metered: false,
             infinite: vec![false],
+        }
+    }
+
+    /// The graph, whose output is chosen, with the files that it is from.
+    pub fn finish(self) -> Graph {
+        Graph {
+            external: self.files.external_files(),
+            ..self.graph
         }
     }
 

@@ -142,7 +142,7 @@ fn translate(
     } = translator;
     let wanted = options.output_name.as_deref();
     output::choose(graph, wanted, &names, &mut builder, &refused)?;
-    let mut graph = builder.graph;
+    let mut graph = builder.finish();
     if graph.output_is_softmax() {
         let warning = "the output is a softmax: probabilities, not logits; margins and attacks are better \
                        on a model exported without it";

@@ -119,6 +119,14 @@ impl Files {
         }
     }
 
+    /// The files of external data read so far.
+    pub fn external_files(&self) -> Vec<PathBuf> {
+        let locations = self.open.keys();
+        locations
+            .map(|name| self.model.with_file_name(name))
+            .collect()
+    }
+
     /// Decodes a tensor.
     ///
     /// # Errors

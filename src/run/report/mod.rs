@@ -11,7 +11,7 @@ mod thumbnail;
 pub mod trajectories;
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -84,6 +84,15 @@ impl Report {
             classes,
             page: Mutex::new(Page { file, pictures }),
         })
+    }
+
+    /// Whether a file begins as a report of any run does, even one that a crash cut short.
+    pub(super) fn wrote(path: &Path) -> bool {
+        let head = HEAD.split("{command}").next().unwrap_or(HEAD).as_bytes();
+        let mut start = Vec::new();
+        let read =
+            File::open(path).and_then(|file| file.take(head.len() as u64).read_to_end(&mut start));
+        read.is_ok() && head.starts_with(&start)
     }
 
     /// Adds a picture; beyond [`MAX_PICTURES`] none.

@@ -190,7 +190,10 @@ function images(picture) {
 }
 function facts(picture) {
   const r = picture.result;
-  const name = element("p", "name", r.image);
+  // A long name loses its middle, never its end.
+  const letters = [...r.image], end = Math.max(0, letters.length - 20);
+  const part = (from, to) => element("span", "", letters.slice(from, to).join(""));
+  const name = element("p", "name", part(0, end), part(end));
   name.title = r.image;
   if (r.error != null) {
     return element("div", "facts", name, element("p", "", badge(r)), element("p", "error", r.error));

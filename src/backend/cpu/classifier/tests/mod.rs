@@ -39,6 +39,7 @@ impl Builder {
                 values: Vec::new(),
                 warnings: Vec::new(),
                 source: Default::default(),
+                external: Vec::new(),
             },
             seed: 1,
         };

@@ -26,6 +26,7 @@ impl Builder {
                 values: Vec::new(),
                 warnings: Vec::new(),
                 source: Default::default(),
+                external: Vec::new(),
             },
         };
         builder.value(&[1, channels, height, width], None);
