@@ -260,11 +260,6 @@ fn check_headers(file: &File, length: u64) -> Result<bool, String> {
             Err(_) if length < end + BLOCK => return Ok(true),
             entry => entry.map_err(damaged)?,
         };
-        let data_end = entry.raw_file_position().checked_add(entry.size());
-        let Some(data_end) = data_end.filter(|data_end| *data_end <= length) else {
-            return Ok(true);
-        };
-        end = data_end.next_multiple_of(BLOCK);
         let extended = matches!(
             entry.header().entry_type(),
             EntryType::GNULongName
@@ -275,6 +270,11 @@ fn check_headers(file: &File, length: u64) -> Result<bool, String> {
         if extended && entry.size() > MAX_TEXT {
             return Err("is a damaged tar archive: it has a name longer than 1 MiB".into());
         }
+        let data_end = entry.raw_file_position().checked_add(entry.size());
+        let Some(data_end) = data_end.filter(|data_end| *data_end <= length) else {
+            return Ok(true);
+        };
+        end = data_end.next_multiple_of(BLOCK);
     }
     Ok(length < end + BLOCK)
 }
