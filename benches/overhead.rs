@@ -7,7 +7,6 @@
 use std::path::Path;
 use std::time::Instant;
 
-use backstitch::Purifier;
 use backstitch::backend::{
     At, Backend, Blend, ClassifierEngine, DipEngine, ImageBuffer, ImageOps, ImagePair, ImageShape,
     Instance, LossGradient, Push, Stitch, TileGrid, View,
@@ -16,6 +15,8 @@ use backstitch::classifier::Graph;
 use backstitch::cli::{self, Cli};
 use backstitch::dip::NetSpec;
 use backstitch::error::Result;
+use backstitch::input::Dataset;
+use backstitch::{Classifier, Purifier};
 use clap::Parser;
 
 /// Images without pixels.
@@ -204,17 +205,17 @@ fn main() {
     let line = ["backstitch", "purify", "--preset", "cifar", "--no-report"];
     let line = line.map(std::ffi::OsString::from).into_iter();
     let line = line.chain([
-        pictures.into(),
+        pictures.clone().into(),
         "--classifier".into(),
-        model.into(),
+        model.clone().into(),
         "-o".into(),
         out.clone().into(),
     ]);
     let cli::Command::Purify(args) = Cli::parse_from(line).command else {
         unreachable!("the command is purify")
     };
-    let dataset = args.inputs.open().expect("pictures");
-    let classifier = args.model.open().expect("the fixture");
+    let dataset = Dataset::open(&[pictures], None, None).expect("pictures");
+    let classifier = Classifier::open(&model).expect("the fixture");
     let options = args.defense.options(3).expect("options");
     let builder = Purifier::builder(classifier).options(options);
     let start = Instant::now();

@@ -250,7 +250,7 @@ fn evaluate(inputs: Inputs<'_>, devices: OpenDevices) -> Result<Outcome> {
     let items = inputs.dataset.iter().flat_map(Dataset::items);
     let (pictures, given) = entries(items, &inputs.sets)?;
     let pictures = args.evaluation.pictures(pictures);
-    check_labels(&pictures)?;
+    check_labels(&pictures, classes)?;
     let eight_bit = !args.output.exact;
     let mut purifier = (args.defense)
         .builder(classifier.clone(), devices, |options| {
@@ -373,8 +373,16 @@ fn outcome(evaluation: &Evaluation) -> Outcome {
 }
 
 /// Refuses pictures that cannot be evaluated: without any true label.
-fn check_labels(pictures: &[Entry]) -> Result<()> {
+fn check_labels(pictures: &[Entry], classes: usize) -> Result<()> {
     let items = || pictures.iter().filter_map(|picture| picture.item.as_ref());
+    for item in items() {
+        if let Some(label) = item.label.filter(|label| *label >= classes) {
+            return Err(Error::file(
+                &item.id,
+                format!("has label {label}; the classifier has {classes} classes, from 0 on"),
+            ));
+        }
+    }
     let unlabeled = items().filter(|item| item.label.is_none()).count();
     match unlabeled == pictures.len() {
         true => Err(Error::invalid(

@@ -224,7 +224,7 @@ mod tests {
             let images = [&vec![0.5; elements][..], &vec![0.5; wrong][..]];
             let error = oracle.classify(&images).unwrap_err().to_string();
             assert!(
-                error.contains(&format!("an image of {wrong} numbers")),
+                error.contains(&format!("an image has {wrong} values")),
                 "{error}"
             );
             let unused = &mut |_: usize, _: &[f32], _: &mut [f32]| ();

@@ -29,8 +29,11 @@ pub struct Stream {
     refuse: Refuse,
 }
 
+/// Says why a file must not be read; `None` where it may.
+type Refusal = dyn Fn(&Path) -> Option<String> + Send + Sync;
+
 /// What says why a file must not be read.
-struct Refuse(Box<dyn Fn(&Path) -> Option<String> + Send + Sync>);
+struct Refuse(Box<Refusal>);
 
 impl std::fmt::Debug for Refuse {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

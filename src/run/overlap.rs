@@ -265,7 +265,7 @@ mod tests {
             let outputs = outputs.file("jsonl", Some(&at(jsonl)));
             outputs
                 .file("metrics", Some(&at(metrics)))
-                .check([PathBuf::new(); 0])
+                .check::<PathBuf>([])
         };
         check("out/all.jsonl", "m.prom").unwrap();
         for (jsonl, metrics) in [
