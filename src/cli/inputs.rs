@@ -6,7 +6,7 @@ use super::{interrupt, messages};
 use crate::error::{Error, Result};
 use crate::input::stream::Stream;
 use crate::input::{Classes, Dataset, Layout, Shard};
-use crate::run::overlap::Outputs;
+use crate::run::Outputs;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Inputs {

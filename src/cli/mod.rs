@@ -36,7 +36,7 @@ use crate::backend::Precision;
 use crate::error::{Error, Result};
 use crate::purifier::Device;
 use crate::run::Counts;
-use crate::run::overlap::Outputs;
+use crate::run::Outputs;
 
 /// Removes adversarial noise from images, for any image classifier.
 #[derive(Debug, Parser)]

@@ -9,7 +9,7 @@ use crate::picture::Size;
 use crate::picture::preprocess::Overrides;
 use crate::picture::resample::Filter;
 use crate::purifier::{Classifier, ClassifierOptions, SidecarChoice};
-use crate::run::overlap::Outputs;
+use crate::run::Outputs;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Model {

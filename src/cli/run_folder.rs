@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Global, STDOUT, messages};
 use crate::error::{Error, Result};
-use crate::run::overlap::Outputs;
+use crate::run::Outputs;
 use crate::run::{Existing, ResultsCopy, TarSize};
 use crate::run::{RunOptions, SaveFormat};
 

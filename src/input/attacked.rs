@@ -164,7 +164,7 @@ impl AttackedSet {
     }
 
     /// Every file that the set at `path` is read from.
-    pub(crate) fn files(&self, path: &Path) -> impl Iterator<Item = PathBuf> {
+    pub fn files(&self, path: &Path) -> impl Iterator<Item = PathBuf> {
         let listed = match &self.pictures {
             Pictures::Files(files) => files.as_slice(),
             Pictures::Arrays(..) => &[],

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 
 /// The places that a command writes or removes, to be compared with the files that it reads.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Outputs {
+pub struct Outputs {
     places: Vec<Place>,
 }
 
@@ -35,7 +35,7 @@ struct Real {
 
 impl Outputs {
     /// With the file at `path`, which `option` names, where there is one.
-    pub(crate) fn file(mut self, option: &'static str, path: Option<&Path>) -> Outputs {
+    pub fn file(mut self, option: &'static str, path: Option<&Path>) -> Outputs {
         if let Some(path) = path {
             self.add(option, path.to_owned(), false);
         }
@@ -43,7 +43,7 @@ impl Outputs {
     }
 
     /// With the files called `names` in the folder of the option `output`.
-    pub(crate) fn files_in(mut self, folder: &Path, names: &[&str]) -> Outputs {
+    pub fn files_in(mut self, folder: &Path, names: &[&str]) -> Outputs {
         for name in names {
             self.add("output", folder.join(name), false);
         }
@@ -51,7 +51,7 @@ impl Outputs {
     }
 
     /// With everything that runs, of any command, write to or remove from their folder.
-    pub(crate) fn run_folder(self, folder: &Path) -> Outputs {
+    pub fn run_folder(self, folder: &Path) -> Outputs {
         let mut outputs = self.files_in(folder, &FILES).files_in(folder, &[LOCK]);
         for pictures in [IMAGES, ATTACKED] {
             outputs.add("output", folder.join(pictures), true);
@@ -76,7 +76,7 @@ impl Outputs {
     ///
     /// # Errors
     /// The message names both.
-    pub(crate) fn check<P: AsRef<Path>>(&self, read: impl IntoIterator<Item = P>) -> Result<()> {
+    pub fn check<P: AsRef<Path>>(&self, read: impl IntoIterator<Item = P>) -> Result<()> {
         for (i, place) in self.places.iter().enumerate() {
             for other in &self.places[..i] {
                 if place.option != other.option && place.meets(other) {
@@ -106,7 +106,7 @@ impl Outputs {
     ///
     /// # Errors
     /// It is an output.
-    pub(crate) fn check_one(&self, path: &Path) -> Result<()> {
+    pub fn check_one(&self, path: &Path) -> Result<()> {
         let all: Vec<&Place> = self.places.iter().collect();
         refuse(&all, path, &mut Folders::default())
     }
