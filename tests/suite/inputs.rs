@@ -608,7 +608,7 @@ fn absolute_paths_of_a_manifest_are_named_below_their_common_folder() {
     let (x, y) = (at("set/ab/x.png"), at("set/ac/deep/y.png"));
     let all = [x.clone(), y.clone(), x.clone()];
     assert_eq!(named(&all), ["ab/x.png", "ac/deep/y.png", "ab/x~2.png"]);
-    assert_eq!(named(&[y.clone()]), ["y.png"]);
+    assert_eq!(named(std::slice::from_ref(&y)), ["y.png"]);
     assert_eq!(
         named(&[at("ä/1.png"), at("ö/1.png")]),
         ["ä/1.png", "ö/1.png"]
