@@ -112,7 +112,8 @@ fn names(document: &str) -> Vec<String> {
         let from = row.find("class=\"name\"").expect("a row has a name");
         let row = &row[from..];
         let (from, to) = (row.find('>').unwrap() + 1, row.find("</p>").unwrap());
-        row[from..to].to_owned()
+        // The page breaks a name into two spans, so that a long one loses its middle.
+        row[from..to].replace("<span>", "").replace("</span>", "")
     };
     rows(document).iter().map(name).collect()
 }
