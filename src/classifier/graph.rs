@@ -400,7 +400,6 @@ impl Graph {
     /// Inserts `(x − mean) / std` for each channel before the first layer, so that the graph takes pixels in `[0, 1]`.
     /// `mean` and `std` have one number for each channel; those of `std` are not 0.
     pub fn normalize_input(&mut self, mean: &[f32], std: &[f32]) {
-        let dims = self.value(self.input).dims.clone();
         let mut constant = |name: &str, data: Vec<f32>| {
             self.add_value(Value {
                 name: name.into(),
@@ -411,9 +410,22 @@ impl Graph {
         let scale = constant("normalize_scale", std.iter().map(|s| 1.0 / s).collect());
         let shifts = mean.iter().zip(std).map(|(m, s)| -m / s);
         let shift = constant("normalize_shift", shifts.collect());
+        let op = Op::ScaleShift { activation: None };
+        self.put_first("normalize", op, &[scale, shift]);
+    }
+
+    /// Reverses the order of the channels in front of the first layer, so that a graph which takes blue, green,
+    /// red takes red, green, blue.
+    pub fn reverse_channels(&mut self) {
+        let indices = (0..self.input_shape().channels).rev().collect();
+        self.put_first("reverse_channels", Op::Gather { axis: 1, indices }, &[]);
+    }
+
+    /// Puts a node that keeps the image's shape in front of all others; `constants` are its inputs after the image.
+    fn put_first(&mut self, name: &str, op: Op, constants: &[ValueId]) {
         let output = self.add_value(Value {
-            name: "normalized".into(),
-            dims,
+            name: name.into(),
+            dims: self.value(self.input).dims.clone(),
             data: None,
         });
         for node in &mut self.nodes {
@@ -422,9 +434,9 @@ impl Graph {
             }
         }
         let node = Node {
-            name: "normalize".into(),
-            op: Op::ScaleShift { activation: None },
-            inputs: vec![self.input, scale, shift],
+            name: name.into(),
+            op,
+            inputs: [&[self.input][..], constants].concat(),
             output,
         };
         self.nodes.insert(0, node);

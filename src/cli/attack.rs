@@ -10,7 +10,7 @@ use super::model::Model;
 use super::progress::Progress;
 use super::run_folder::RunFolderArgs;
 use super::through::ThroughArgs;
-use super::values::{fraction, not_negative};
+use super::values::{eps_off_by_255, fraction, not_negative};
 use super::{Global, Outcome, device, interrupt, messages};
 use crate::attack::adaptive::Defended;
 use crate::attack::{self, AttackOptions, Method, Name, Norm, Target, attack};
@@ -127,6 +127,10 @@ impl AttackArgs {
             eight_bit: save == SaveFormat::Png,
         };
         options.validate(classes)?;
+        let euclidean = name == Name::PgdL2 || self.norm == Some(Norm::L2);
+        if let Some(said) = self.eps.and_then(|eps| eps_off_by_255(eps, euclidean)) {
+            log::warn!("{said}");
+        }
         Ok(options)
     }
 

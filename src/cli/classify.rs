@@ -105,6 +105,9 @@ fn classify(
                 Ok(reading) => reading,
                 Err(error) => {
                     log::error!("{}", messages::line(&error));
+                    if args.json && !args.follow.jsonl_is_stdout() {
+                        super::print(&object(&item, &Err(error)).to_string())?;
+                    }
                     continue;
                 }
             };

@@ -13,7 +13,7 @@ use super::defense::DefenseArgs;
 use super::model::Model;
 use super::progress::Progress;
 use super::run_folder::ExistingArgs;
-use super::values::fraction;
+use super::values::{eps_off_by_255, fraction};
 use super::{Global, Outcome, device, interrupt};
 use crate::attack::Name;
 use crate::attack::adaptive::{Adaptive, Rule};
@@ -160,6 +160,15 @@ impl EvaluationArgs {
     }
 
     fn choice(&self, eight_bit: bool) -> Choice {
+        let named = self.attacks.iter().filter_map(|wanted| {
+            let euclidean = wanted.method == Some(Name::PgdL2);
+            wanted.eps.map(|eps| (eps, euclidean))
+        });
+        for (eps, euclidean) in self.eps.iter().map(|&eps| (eps, false)).chain(named) {
+            if let Some(said) = eps_off_by_255(eps, euclidean) {
+                log::warn!("{said}");
+            }
+        }
         Choice {
             suite: self.suite,
             attacks: self.attacks.clone(),

@@ -10,11 +10,15 @@ use crate::run::Outputs;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Inputs {
-    /// Images (PNG, JPEG, WebP, BMP, GIF, TIFF), folders of them, .npy or .npz arrays (float32 from 0 to
-    /// 1, or uint8), CIFAR-10 .bin files, .tar shards (WebDataset), .jsonl manifests with "file" and
+    /// Images (PNG, JPEG, WebP, BMP, GIF, TIFF), folders of them, .npy, .npz or .pt arrays (floats from 0
+    /// to 1, or uint8), CIFAR-10 .bin files, .tar shards (WebDataset), .jsonl manifests with "file" and
     /// "label"; - is such a manifest on standard input, worked on as it comes
-    #[arg(value_name = "INPUT", required = true)]
+    #[arg(value_name = "INPUT", required_unless_present = "list")]
     pub inputs: Vec<PathBuf>,
+    /// File with the names of the pictures to take, one a line: relative to INPUT, a folder, or without one to
+    /// this file's folder
+    #[arg(long, value_name = "FILE")]
+    pub list: Option<PathBuf>,
     /// File with one class-folder name a line, in label order (a tab and a name to show may follow):
     /// pictures in such folders get true labels
     #[arg(long, value_name = "FILE")]
@@ -34,9 +38,20 @@ impl Inputs {
     /// Those of [`Dataset::open`]; a file that is read is one of `outputs`. In a stream, such a file fails
     /// alone.
     pub(crate) fn open(&self, outputs: &Outputs) -> Result<Dataset> {
-        outputs.check(&self.classes)?;
+        outputs.check(self.classes.iter().chain(&self.list))?;
         let classes = self.classes.as_deref().map(Classes::open).transpose()?;
         let is_stdin = |path: &PathBuf| path == Path::new("-");
+        if let Some(list) = &self.list {
+            let folder = match self.inputs.as_slice() {
+                [] => None,
+                [folder] if folder.is_dir() => Some(folder.as_path()),
+                _ => {
+                    let text = "names pictures of one folder: name that as INPUT, or none";
+                    return Err(Error::option("list", text));
+                }
+            };
+            return self.part(Dataset::open_list(list, folder, classes)?, outputs);
+        }
         let dataset = match self.inputs.as_slice() {
             [input] if is_stdin(input) => {
                 let stream = Stream::new(std::io::stdin(), interrupt::requested);
@@ -55,6 +70,11 @@ impl Inputs {
             }
             inputs => Dataset::open(inputs, self.layout, classes)?,
         };
+        self.part(dataset, outputs)
+    }
+
+    /// The shard that was asked for, or all, where none of its files is one of `outputs`.
+    fn part(&self, dataset: Dataset, outputs: &Outputs) -> Result<Dataset> {
         outputs.check(dataset.files())?;
         Ok(match self.shard {
             Some(shard) => dataset.only(shard),

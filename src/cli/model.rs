@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::values::{channels, positive_channels, share};
+use super::values::{channels, channels_off_by_255, positive_channels, share};
 use crate::classifier::InputLayout;
 use crate::error::Result;
 use crate::picture::Size;
@@ -62,6 +62,11 @@ impl Model {
     /// Those of [`Classifier::open_with`]; one of its files is one of `outputs`.
     pub(crate) fn open(&self, outputs: &Outputs) -> Result<Classifier> {
         let flags = &self.preprocessing;
+        for (flag, values) in [("--mean", flags.mean), ("--std", flags.std)] {
+            if let Some(said) = values.and_then(|values| channels_off_by_255(flag, values)) {
+                log::warn!("{said}");
+            }
+        }
         let options = ClassifierOptions {
             sidecar: match &flags.sidecar {
                 _ if flags.no_sidecar => SidecarChoice::Ignore,

@@ -46,6 +46,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Outcome> {
     let outputs = global.outputs().files_in(&args.output, &FILES);
     let inputs = Inputs {
         inputs: vec![args.image.clone()],
+        list: None,
         classes: args.classes.clone(),
         shard: None,
         layout: args.layout,

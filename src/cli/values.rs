@@ -62,6 +62,27 @@ pub(crate) fn positive_channels(text: &str) -> Result<[f32; 3], String> {
     }
 }
 
+/// What is said of means or standard deviations that are for pixels from 0 to 255.
+pub(crate) fn channels_off_by_255(flag: &str, values: [f32; 3]) -> Option<String> {
+    let list = |values: [f32; 3]| values.map(|x| x.to_string()).join(",");
+    let meant = values.map(|x| (x / 255.0 * 1e4).round() / 1e4);
+    values.iter().any(|x| x.abs() > 1.0).then(|| {
+        format!(
+            "{flag} {} is above 1, and pixels are from 0 to 1: {} was probably meant",
+            list(values),
+            list(meant)
+        )
+    })
+}
+
+/// What is said of an attack's size that is for pixels from 0 to 255. In the Euclidean norm, which sums over all
+/// pixels, sizes up to 10 are in use.
+pub(crate) fn eps_off_by_255(eps: f32, euclidean: bool) -> Option<String> {
+    let most = if euclidean { 10.0 } else { 1.0 };
+    (eps > most)
+        .then(|| format!("an eps of {eps} is above {most}, and pixels are from 0 to 1: {eps}/255 was probably meant"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,6 +103,26 @@ mod tests {
         for wrong in ["-1", "nan", "inf", "x", ""] {
             assert!(not_negative(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn numbers_for_bytes_are_noticed() {
+        let said = channels_off_by_255("--mean", [123.675, 116.28, 103.53]).unwrap();
+        assert!(
+            said.contains("--mean 123.675,116.28,103.53 is above 1"),
+            "{said}"
+        );
+        assert!(
+            said.contains("0.485,0.456,0.406 was probably meant"),
+            "{said}"
+        );
+        assert_eq!(channels_off_by_255("--std", [1.0, 0.5, 0.2]), None);
+        let said = eps_off_by_255(8.0, false).unwrap();
+        assert!(said.contains("8/255 was probably meant"), "{said}");
+        for (eps, euclidean) in [(1.0, false), (3.0, true), (0.03, false)] {
+            assert_eq!(eps_off_by_255(eps, euclidean), None);
+        }
+        assert!(eps_off_by_255(128.0, true).is_some());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 pub(crate) mod jsonl;
 pub(crate) mod replace;
+pub(crate) mod text;
 
 use std::path::Path;
 

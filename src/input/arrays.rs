@@ -1,14 +1,20 @@
-//! Pictures in `.npy` arrays, and in those of `.npz` archives once they are unpacked, read row by row.
+//! Pictures in arrays: of `.npy` files, of `.npz` archives once they are unpacked, and of PyTorch's `.pt` files. They
+//! are read row by row, in one way.
 
-use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
+use super::array_names::{ADVERSARIAL, CLEAN, LABELS, no_pictures};
 use super::npy::Header;
+use super::stored::{Dtype, Stored, fortran_order};
+use super::torch::TorchFile;
 use crate::error::{Error, Message, Result};
 use crate::files::open_regular;
 use crate::picture::{Picture, check_size, rgb};
+
+/// How far beyond 0 and 1 a float may lie: what arithmetic in float16 or a round trip through mean and standard
+/// deviation leaves. It is clipped.
+const SLACK: f32 = 1e-3;
 
 /// The order of an array's axes: N pictures, C channels, H rows, W columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,124 +104,118 @@ impl Layout {
     }
 }
 
-/// How an array stores a number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sample {
-    U8,
-    F32 { big_endian: bool },
-}
-
-impl Sample {
-    fn of(descr: &str) -> Result<Sample, String> {
-        match descr {
-            "|u1" | "u1" | "<u1" | ">u1" => Ok(Sample::U8),
-            "<f4" => Ok(Sample::F32 { big_endian: false }),
-            ">f4" => Ok(Sample::F32 { big_endian: true }),
-            other => Err(format!(
-                "has dtype {other}; pictures must be uint8, or float32 from 0 to 1: convert it with \
-                 numpy's astype"
-            )),
-        }
-    }
-
-    fn bytes(self) -> usize {
-        match self {
-            Sample::U8 => 1,
-            Sample::F32 { .. } => 4,
-        }
-    }
-}
-
-/// An array of pictures on disk.
+/// An array of pictures in a file.
 #[derive(Debug)]
 pub(crate) struct ArrayFile {
-    /// The file's name for messages, with the array's name for `.npz`.
-    name: PathBuf,
-    /// The file that holds the uncompressed numbers; a temporary file without a name for `.npz`.
-    pub(super) data: Mutex<File>,
-    offset: u64,
-    sample: Sample,
-    layout: Layout,
-    shape: Vec<usize>,
-    /// Number of pictures, channels, height, width.
+    /// The numbers, with an axis of pictures at the front.
+    numbers: Stored,
+    interleaved: bool,
+    /// Whether the file has no axis of pictures.
+    single: bool,
+    /// Pictures, channels, height, width.
     dimensions: [usize; 4],
     /// The pictures' true labels, if the file has them.
     pub(super) labels: Option<Vec<usize>>,
 }
 
 impl ArrayFile {
+    /// Opens a `.npy`, `.npz` or `.pt` file, with the labels in it or, as `labels.npy` or `labels.pt`, beside it; no
+    /// picture is read yet.
+    ///
+    /// # Errors
+    /// The file is no array of pictures, is damaged or cut short, its layout is open; or its labels are no labels.
+    pub(crate) fn open(path: &Path, layout: Option<Layout>) -> Result<ArrayFile> {
+        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("");
+        let mut array = match extension.to_ascii_lowercase().as_str() {
+            "npz" => return Self::open_npz(path, layout),
+            "npy" => Self::open_npy(path, layout)?,
+            _ => Self::open_torch(path, layout)?,
+        };
+        if array.labels.is_none()
+            && let Some((source, labels)) = labels_beside(path)?
+        {
+            if labels.len() == array.len() {
+                array.labels = Some(labels);
+            } else {
+                log::warn!(
+                    "{}: has {} labels and {} {} pictures, which stay without",
+                    source.display(),
+                    labels.len(),
+                    path.display(),
+                    array.len()
+                );
+            }
+        }
+        Ok(array)
+    }
+
     /// Opens a `.npy` array; no picture is read yet.
     ///
     /// # Errors
-    /// The file is no array of float32 or uint8 pictures, is cut short, or does not determine its layout.
+    /// The file is no array of pictures, is cut short, or its layout is open.
     pub(crate) fn open_npy(path: &Path, layout: Option<Layout>) -> Result<ArrayFile> {
-        let file = open_regular(path)?;
-        let length = file.metadata().map_err(Error::io(path))?.len();
-        let mut reader = BufReader::new(file);
-        let named = |message: String| Error::file(path, message);
-        let header = Header::read(&mut reader).map_err(named)?;
-        let array = Self::new(path.to_owned(), reader.into_inner(), &header, layout)
-            .map_err(|message| Error::file(path, message))?;
-        array
-            .check_length(length - header.data_offset.min(length))
-            .map_err(named)?;
-        Ok(array)
+        Self::new(open_numbers(path)?, layout)
     }
 
-    pub(super) fn new(
-        name: PathBuf,
-        data: File,
-        header: &Header,
-        layout: Option<Layout>,
-    ) -> Result<ArrayFile, Message> {
-        let sample = Sample::of(&header.descr)?;
-        if header.fortran_order && header.shape.len() > 1 {
-            return Err("is in Fortran order; save numpy.ascontiguousarray of it".into());
-        }
-        let layout = match layout {
-            Some(layout) => layout,
-            None => Layout::infer(&header.shape)?,
+    /// Opens the tensor of pictures of a `.pt` file: the attacked ones where it has those, the only one where it
+    /// is all that was saved.
+    fn open_torch(path: &Path, layout: Option<Layout>) -> Result<ArrayFile> {
+        let mut file = TorchFile::open(path)?;
+        let numbers = match file.tensor(&[&ADVERSARIAL[..], &CLEAN].concat())? {
+            Some(numbers) => numbers,
+            None => file.alone()?.ok_or_else(|| no_pictures(path))?,
         };
-        let dimensions @ [pictures, _, height, width] = layout.dimensions(&header.shape)?;
-        if pictures == 0 {
-            return Err(format!("has shape {:?}: no pictures", header.shape).into());
+        let mut array = Self::new(numbers, layout)?;
+        array.labels = match file.tensor(&LABELS)? {
+            Some(labels) => Some(labels.labels()?),
+            None => None,
+        };
+        match &array.labels {
+            Some(labels) if labels.len() != array.len() => Err(Error::file(
+                path,
+                format!("has {} labels for {} pictures", labels.len(), array.len()),
+            )),
+            _ => Ok(array),
         }
-        check_size(width, height)?;
-        let array = ArrayFile {
-            name,
-            data: Mutex::new(data),
-            offset: header.data_offset,
-            sample,
-            layout,
-            shape: header.shape.clone(),
+    }
+
+    /// The pictures that numbers are.
+    ///
+    /// # Errors
+    /// They have another type or shape, or their layout is open.
+    pub(super) fn new(numbers: Stored, layout: Option<Layout>) -> Result<ArrayFile> {
+        let refused = |message: Message| Error::file(&numbers.name, message);
+        let Stored { dtype, shape, .. } = &numbers;
+        if !matches!(
+            dtype,
+            Dtype::U8 | Dtype::F16 | Dtype::Bf16 | Dtype::F32 | Dtype::F64
+        ) {
+            let other = format!("is {dtype:?}; pictures are uint8, or floats from 0 to 1");
+            return Err(refused(other.into()));
+        }
+        let layout = layout.map_or_else(|| Layout::infer(shape), Ok);
+        let layout = layout.map_err(refused)?;
+        let dimensions = layout.dimensions(shape).map_err(|m| refused(m.into()))?;
+        let [pictures, _, height, width] = dimensions;
+        if pictures == 0 {
+            return Err(refused(format!("has shape {shape:?}: no pictures").into()));
+        }
+        check_size(width, height).map_err(|m| refused(m.into()))?;
+        let single = shape.len() == 3;
+        let mut numbers = numbers;
+        if single {
+            numbers.shape.insert(0, 1);
+            numbers.strides.insert(0, 0);
+        } else if pictures > 1 && numbers.strides == fortran_order(&numbers.shape) {
+            numbers = numbers.in_rows()?;
+        }
+        Ok(ArrayFile {
+            numbers,
+            interleaved: layout.interleaved(),
+            single,
             dimensions,
             labels: None,
-        };
-        array.bytes()?;
-        Ok(array)
-    }
-
-    /// Bytes of the whole array.
-    pub(super) fn bytes(&self) -> Result<u64, String> {
-        let elements = self
-            .shape
-            .iter()
-            .try_fold(1u64, |n, &d| n.checked_mul(d as u64));
-        elements
-            .and_then(|n| n.checked_mul(self.sample.bytes() as u64))
-            .and_then(|n| n.checked_add(self.offset).map(|_| n))
-            .ok_or_else(|| format!("has shape {:?}, more than a file can hold", self.shape))
-    }
-
-    pub(super) fn check_length(&self, there: u64) -> Result<(), String> {
-        let needed = self.bytes()?;
-        if there < needed {
-            return Err(format!(
-                "is truncated: shape {:?} takes {needed} bytes and there are {there}",
-                self.shape
-            ));
-        }
-        Ok(())
+        })
     }
 
     /// Number of pictures.
@@ -228,83 +228,109 @@ impl ArrayFile {
         self.labels.as_ref().map(|labels| labels[row])
     }
 
-    /// Reads a picture.
+    /// Reads a picture. Floats that lie up to [`SLACK`] beyond 0 and 1 are clipped.
     ///
     /// # Errors
     /// The file cannot be read, or a float is not a number from 0 to 1; the message gives the float's index in
     /// the array.
     pub(crate) fn load(&self, row: usize) -> Result<Picture> {
-        self.load_near(row, 0.0)
-    }
-
-    /// Reads a picture like [`load`](Self::load), but accepts and clips floats up to `slack` outside `[0, 1]`.
-    pub(crate) fn load_near(&self, row: usize, slack: f32) -> Result<Picture> {
         let [_, channels, height, width] = self.dimensions;
         let plane = height * width;
-        let elements = channels * plane;
-        let mut bytes = vec![0; elements * self.sample.bytes()];
-        {
-            let mut file = self.data.lock().expect("no thread panics with the file");
-            let start = self.offset + row as u64 * bytes.len() as u64;
-            file.seek(SeekFrom::Start(start))
-                .and_then(|_| file.read_exact(&mut bytes))
-                .map_err(Error::io(&self.name))?;
+        let eight_bit = self.numbers.dtype == Dtype::U8;
+        let divisor = if eight_bit { 255.0 } else { 1.0 };
+        let values = self.numbers.row(row, |x| x as f32 / divisor)?;
+        let is_bad = |x: &f32| !(-SLACK..=1.0 + SLACK).contains(x);
+        if let Some(bad) = values.iter().position(is_bad) {
+            return Err(self.no_pixels(row, &values, bad));
         }
-        let value = |i: usize| match self.sample {
-            Sample::U8 => f32::from(bytes[i]) / 255.0,
-            Sample::F32 { big_endian } => {
-                let word = [
-                    bytes[4 * i],
-                    bytes[4 * i + 1],
-                    bytes[4 * i + 2],
-                    bytes[4 * i + 3],
-                ];
-                if big_endian {
-                    f32::from_be_bytes(word)
-                } else {
-                    f32::from_le_bytes(word)
-                }
-            }
-        };
-        if let Some(bad) = (0..elements).find(|&i| !(-slack..=1.0 + slack).contains(&value(i))) {
-            return Err(Error::file(
-                &self.name,
-                self.describe_bad(row, bad, value(bad)),
-            ));
-        }
-        let value = |i: usize| value(i).clamp(0.0, 1.0);
         let mut pixels = Vec::with_capacity(3 * plane);
         for channel in 0..3 {
             let channel = channel.min(channels - 1);
-            if self.layout.interleaved() {
-                pixels.extend((0..plane).map(|i| value(i * channels + channel)));
-            } else {
-                pixels.extend((0..plane).map(|i| value(channel * plane + i)));
-            }
+            let place = |i: usize| match self.interleaved {
+                true => i * channels + channel,
+                false => channel * plane + i,
+            };
+            pixels.extend((0..plane).map(|i| values[place(i)].clamp(0.0, 1.0)));
         }
         Ok(Picture {
             shape: rgb(height, width),
             pixels,
-            eight_bit: self.sample == Sample::U8,
+            eight_bit,
         })
     }
 
-    /// The message about a value that is not valid in a picture, with its index as NumPy writes it.
-    fn describe_bad(&self, row: usize, element: usize, value: f32) -> String {
-        let mut index = vec![0; self.shape.len()];
-        let mut rest = element;
-        for (i, &size) in index.iter_mut().zip(&self.shape).rev() {
+    /// The error about a picture with an element that is no pixel, which it names by its index as NumPy writes it.
+    fn no_pixels(&self, row: usize, values: &[f32], bad: usize) -> Error {
+        let shape = &self.numbers.shape;
+        let mut index = vec![0; shape.len()];
+        let mut rest = bad;
+        for (i, &size) in index.iter_mut().zip(shape).skip(1).rev() {
             *i = rest % size;
             rest /= size;
         }
-        if self.shape.len() == 4 {
-            index[0] = row;
+        index[0] = row;
+        let index = &index[usize::from(self.single)..];
+        let value = values[bad];
+        let error = Error::file(
+            &self.numbers.name,
+            format!("has {value} at {index:?}; pixels must be from 0 to 1"),
+        );
+        let low = values.iter().copied().fold(f32::INFINITY, f32::min);
+        let high = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        match () {
+            _ if values.iter().any(|x| !x.is_finite()) => {
+                error.hint("the picture has numbers that are not finite: whatever made it failed")
+            }
+            _ if low >= -0.1 && high <= 1.1 => error.hint("clip the numbers"),
+            _ if low >= -0.5 && high > 10.0 && high <= 255.5 => error.hint(
+                "the picture looks like one of 0 to 255: divide by 255, or save as uint8",
+            ),
+            _ if low >= -10.0 && high <= 10.0 => error.hint(
+                "the picture looks normalized: multiply by the standard deviation, add the mean, and \
+                 let `mean` and `std` do that for the classifier",
+            ),
+            _ => error,
         }
-        let hint = if value > 1.0 && value <= 255.0 {
-            "; divide by 255, or save as uint8"
-        } else {
-            ""
-        };
-        format!("has {value} at {index:?}; pixels must be from 0 to 1{hint}")
     }
+}
+
+/// The true labels beside a file that has none of its own, and where they are.
+///
+/// # Errors
+/// They are damaged, or no labels.
+pub(super) fn labels_beside(path: &Path) -> Result<Option<(PathBuf, Vec<usize>)>> {
+    for name in ["labels.npy", "labels.pt"] {
+        let other = path.with_file_name(name);
+        if !other.is_file() || other == path {
+            continue;
+        }
+        let labels = match name {
+            "labels.npy" => open_numbers(&other)?,
+            _ => {
+                let mut file = TorchFile::open(&other)?;
+                match file.tensor(&LABELS)? {
+                    Some(labels) => labels,
+                    None => file
+                        .alone()?
+                        .ok_or_else(|| Error::file(&other, "is no tensor of labels"))?,
+                }
+            }
+        };
+        return Ok(Some((other, labels.labels()?)));
+    }
+    Ok(None)
+}
+
+/// The numbers of a `.npy` file.
+///
+/// # Errors
+/// It is none, of another type, or cut short.
+pub(super) fn open_numbers(path: &Path) -> Result<Stored> {
+    let file = open_regular(path)?;
+    let length = file.metadata().map_err(Error::io(path))?.len();
+    let mut reader = BufReader::new(file);
+    let named = |message: String| Error::file(path, message);
+    let header = Header::read(&mut reader).map_err(named)?;
+    let there = length - header.data_offset.min(length);
+    header.numbers(path, reader.into_inner(), there)
 }

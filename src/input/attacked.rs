@@ -3,33 +3,23 @@
 //! | input | attacked pictures | clean counterparts | labels | classes that the attack met |
 //! | --- | --- | --- | --- | --- |
 //! | `.jsonl` manifest, or a folder with `manifest.jsonl` | lines whose `attack` is not `none` | `clean`, or the line `clean/…` for `ATTACK/…` | `label` | `predicted` |
-//! | `.npz` | `adv`, `x_adv`, `adv_inputs`, `adv_images`, `images` | `clean`, `x`, `x_clean`, `clean_inputs`, `inputs` | `labels`, `label`, `y` | `preds`, `predicted` |
+//! | `.npz` | `adv`, `x_adv`, `adv_inputs`, `adv_images`, `adv_complete`, `images` | `clean`, `x`, `x_clean`, `clean_inputs`, `inputs` | `labels`, `label`, `y`, `target`, `targets` | `preds`, `predicted` |
 //! | `.npy` | the file | `clean.npy` beside it | `labels.npy` beside it | `preds.npy` beside it |
-//! | `.pt` of torchattacks' `save` | `adv_inputs`, and the names of `.npz` | as `.npz` | as `.npz` | as `.npz` |
+//! | `.pt` of torchattacks' `save` or AutoAttack's evaluation, or a tensor alone | the names of `.npz`, or the tensor | as `.npz` | as `.npz`, or `labels.npy` or `labels.pt` beside it | as `.npz` |
 //!
-//! Arrays and tensors have the shapes N×C×H×W or N×H×W×C with 1 or 3 channels. Integers are uint8 and
-//! are divided by 255 (torchattacks rounds down when it saves them). Floats are from 0 to 1; those up to
-//! [`SLACK`] outside are taken for rounding errors and clipped, others are an error of that picture.
+//! Arrays and tensors have the shapes N×C×H×W or N×H×W×C with 1 or 3 channels, and are read as those of all other
+//! inputs. torchattacks rounds down when it saves integers.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::arrays::{ArrayFile, Layout};
+use super::array_names::{ADVERSARIAL, CLEAN, LABELS, PREDICTED, beside_array, no_pictures};
+use super::arrays::{ArrayFile, Layout, labels_beside, open_numbers};
 use super::manifest::Manifest;
-use super::npz::{Npz, read_labels};
-use super::pickle::Dtype;
-use super::torch::{StoredTensor, TorchFile};
+use super::npz::Npz;
+use super::torch::TorchFile;
 use crate::error::{Error, Result};
-use crate::files::open_regular;
-use crate::picture::{Picture, check_size, rgb};
-
-/// How far a float may be outside `[0, 1]`: half a level of 8 bits.
-pub(crate) const SLACK: f32 = 1.0 / 512.0;
-
-const ADVERSARIAL: [&str; 5] = ["adv_inputs", "adv", "x_adv", "adv_images", "images"];
-const CLEAN: [&str; 5] = ["clean_inputs", "clean", "x_clean", "inputs", "x"];
-const LABELS: [&str; 3] = ["labels", "label", "y"];
-const PREDICTED: [&str; 2] = ["preds", "predicted"];
+use crate::picture::Picture;
 
 /// An attacked picture.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,14 +59,7 @@ struct Row {
 enum Pictures {
     /// Attacked and clean files.
     Files(Vec<(PathBuf, Option<PathBuf>)>),
-    Arrays(Box<Array>, Option<Box<Array>>),
-}
-
-/// Pictures in one array.
-#[derive(Debug)]
-enum Array {
-    Numpy(ArrayFile),
-    Torch(Box<TensorPictures>),
+    Arrays(Box<ArrayFile>, Option<Box<ArrayFile>>),
 }
 
 impl AttackedSet {
@@ -186,8 +169,8 @@ impl AttackedSet {
     /// The set of arrays of an input.
     fn of_arrays(
         path: &Path,
-        adversarial: Array,
-        clean: Option<Array>,
+        adversarial: ArrayFile,
+        clean: Option<ArrayFile>,
         labels: Option<Vec<usize>>,
         predicted: Option<Vec<usize>>,
     ) -> Result<AttackedSet> {
@@ -199,7 +182,7 @@ impl AttackedSet {
         let lengths = [
             ("labels", Some(labels.len())),
             ("predictions", predicted.as_ref().map(Vec::len)),
-            ("clean pictures", clean.as_ref().map(Array::len)),
+            ("clean pictures", clean.as_ref().map(ArrayFile::len)),
         ];
         for (what, length) in lengths {
             if length.is_some_and(|length| length != count) {
@@ -221,28 +204,6 @@ impl AttackedSet {
             pictures: Pictures::Arrays(Box::new(adversarial), clean.map(Box::new)),
         })
     }
-}
-
-impl Array {
-    fn len(&self) -> usize {
-        match self {
-            Array::Numpy(array) => array.len(),
-            Array::Torch(tensor) => tensor.dimensions[0],
-        }
-    }
-
-    fn load(&self, row: usize) -> Result<Picture> {
-        match self {
-            Array::Numpy(array) => array.load_near(row, SLACK),
-            Array::Torch(tensor) => tensor.load(row),
-        }
-    }
-}
-
-/// The files that may lie beside an array of pictures and belong to it.
-pub(crate) fn beside_array(path: &Path) -> impl Iterator<Item = PathBuf> {
-    let names = ["clean.npy", "labels.npy", "preds.npy"];
-    names.into_iter().map(|name| path.with_file_name(name))
 }
 
 /// An input's name without its extension.
@@ -318,25 +279,17 @@ fn open_npy(path: &Path, layout: Option<Layout>) -> Result<AttackedSet> {
         let other = path.with_file_name(name);
         (other.is_file() && other != path).then_some(other)
     };
-    let integers = |name: &str| -> Result<Option<Vec<usize>>> {
-        let Some(other) = beside(name) else {
-            return Ok(None);
-        };
-        let mut reader = std::io::BufReader::new(open_regular(&other)?);
-        let labels = read_labels(&mut reader).map_err(|message| Error::file(&other, message))?;
-        Ok(Some(labels))
-    };
     let clean = beside("clean.npy")
         .map(|clean| ArrayFile::open_npy(&clean, layout))
         .transpose()?;
-    let labels = integers("labels.npy")?;
-    if labels.is_none() {
+    let Some((_, labels)) = labels_beside(path)? else {
         let message = "has no true labels: put them beside it as labels.npy";
         return Err(Error::file(path, message));
-    }
-    let predicted = integers("preds.npy")?;
-    let clean = clean.map(Array::Numpy);
-    AttackedSet::of_arrays(path, Array::Numpy(adversarial), clean, labels, predicted)
+    };
+    let predicted = beside("preds.npy")
+        .map(|other| open_numbers(&other).and_then(|numbers| numbers.labels()))
+        .transpose()?;
+    AttackedSet::of_arrays(path, adversarial, clean, Some(labels), predicted)
 }
 
 fn open_npz(path: &Path, layout: Option<Layout>) -> Result<AttackedSet> {
@@ -344,108 +297,33 @@ fn open_npz(path: &Path, layout: Option<Layout>) -> Result<AttackedSet> {
     let place = npz.pictures(&ADVERSARIAL);
     let adversarial = npz.unpack(place.ok_or_else(|| no_pictures(path))?, layout)?;
     let clean = match npz.pictures(&CLEAN) {
-        Some(place) => Some(Array::Numpy(npz.unpack(place, layout)?)),
+        Some(place) => Some(npz.unpack(place, layout)?),
         None => None,
     };
     let labels = npz.labels(&LABELS, adversarial.len())?;
     let predicted = npz.labels(&PREDICTED, adversarial.len())?;
-    AttackedSet::of_arrays(path, Array::Numpy(adversarial), clean, labels, predicted)
+    AttackedSet::of_arrays(path, adversarial, clean, labels, predicted)
 }
 
 fn open_torch(path: &Path, layout: Option<Layout>) -> Result<AttackedSet> {
     let mut file = TorchFile::open(path)?;
-    let pictures = |tensor: StoredTensor| {
-        TensorPictures::new(tensor, layout).map(|pictures| Array::Torch(Box::new(pictures)))
+    let adversarial = match file.tensor(&ADVERSARIAL)? {
+        Some(adversarial) => adversarial,
+        None => file.alone()?.ok_or_else(|| no_pictures(path))?,
     };
-    let adversarial = file.tensor(&ADVERSARIAL)?;
-    let adversarial = pictures(adversarial.ok_or_else(|| no_pictures(path))?)?;
-    let clean = file.tensor(&CLEAN)?.map(pictures).transpose()?;
+    let adversarial = ArrayFile::new(adversarial, layout)?;
+    let clean = file.tensor(&CLEAN)?;
+    let clean = clean
+        .map(|clean| ArrayFile::new(clean, layout))
+        .transpose()?;
     let mut integers = |keys: &[&str]| -> Result<Option<Vec<usize>>> {
         let tensor = file.tensor(keys)?;
         tensor.map(|tensor| tensor.labels()).transpose()
     };
     let (labels, predicted) = (integers(&LABELS)?, integers(&PREDICTED)?);
+    let labels = match labels {
+        Some(labels) => Some(labels),
+        None => labels_beside(path)?.map(|(_, labels)| labels),
+    };
     AttackedSet::of_arrays(path, adversarial, clean, labels, predicted)
-}
-
-fn no_pictures(path: &Path) -> Error {
-    let names = ADVERSARIAL.join(", ");
-    let message = format!("has no attacked pictures; they are called {names}");
-    Error::file(path, message)
-}
-
-/// Pictures in a tensor.
-#[derive(Debug)]
-struct TensorPictures {
-    tensor: StoredTensor,
-    interleaved: bool,
-    /// Pictures, channels, height, width.
-    dimensions: [usize; 4],
-}
-
-impl TensorPictures {
-    fn new(tensor: StoredTensor, layout: Option<Layout>) -> Result<TensorPictures> {
-        let shape = &tensor.tensor.shape;
-        let refused = |message: String| Error::file(&tensor.name, message);
-        if shape.len() != 4 {
-            return Err(refused(format!(
-                "has shape {shape:?}; pictures take 4 axes"
-            )));
-        }
-        let dtype = tensor.tensor.dtype;
-        if !matches!(
-            dtype,
-            Dtype::U8 | Dtype::F16 | Dtype::Bf16 | Dtype::F32 | Dtype::F64
-        ) {
-            return Err(refused(format!(
-                "is {dtype:?}; pictures are uint8, or floats from 0 to 1"
-            )));
-        }
-        let inferred = layout.map_or_else(|| Layout::infer(shape), Ok);
-        let layout = inferred.map_err(|message| Error::file(&tensor.name, message))?;
-        let dimensions @ [pictures, _, height, width] =
-            layout.dimensions(shape).map_err(refused)?;
-        check_size(width, height).map_err(refused)?;
-        if pictures == 0 {
-            return Err(refused(format!("has shape {shape:?}: no pictures")));
-        }
-        Ok(TensorPictures {
-            interleaved: layout.interleaved(),
-            dimensions,
-            tensor,
-        })
-    }
-
-    fn load(&self, row: usize) -> Result<Picture> {
-        let [_, channels, height, width] = self.dimensions;
-        let eight_bit = self.tensor.tensor.dtype == Dtype::U8;
-        let scale = if eight_bit { 255.0 } else { 1.0 };
-        let values: Vec<f32> = self
-            .tensor
-            .row(row)?
-            .iter()
-            .map(|x| (x / scale) as f32)
-            .collect();
-        if let Some(bad) = values.iter().find(|x| !(-SLACK..=1.0 + SLACK).contains(*x)) {
-            return Err(Error::file(
-                &self.tensor.name,
-                format!("has {bad} in picture {row}; pixels must be from 0 to 1"),
-            ));
-        }
-        let plane = height * width;
-        let mut pixels = Vec::with_capacity(3 * plane);
-        for channel in 0..3 {
-            let channel = channel.min(channels - 1);
-            let place = |i: usize| match self.interleaved {
-                true => i * channels + channel,
-                false => channel * plane + i,
-            };
-            pixels.extend((0..plane).map(|i| values[place(i)].clamp(0.0, 1.0)));
-        }
-        Ok(Picture {
-            shape: rgb(height, width),
-            pixels,
-            eight_bit,
-        })
-    }
 }

@@ -5,7 +5,10 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::files::open_regular;
+use crate::files::{open_regular, text};
+
+/// The longest list that is read.
+const MAX_BYTES: u64 = 64 << 20;
 
 /// A class list: one class folder's name in each line, in the order of the labels, optionally followed by a tab
 /// and a name to show.
@@ -21,9 +24,7 @@ impl Classes {
     /// # Errors
     /// The file cannot be read, is empty, has an empty line in the middle, or the same folder twice.
     pub fn open(path: &Path) -> Result<Classes> {
-        let mut text = String::new();
-        std::io::Read::read_to_string(&mut open_regular(path)?, &mut text)
-            .map_err(Error::io(path))?;
+        let text = text::read(open_regular(path)?, MAX_BYTES).map_err(Error::io(path))?;
         let mut classes = Classes::default();
         for (label, line) in text.trim_end().lines().enumerate() {
             let (folder, name) = line.split_once('\t').unwrap_or((line, line));

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::array_names::beside_array;
 use super::arrays::ArrayFile;
 pub use super::arrays::Layout;
-use super::attacked::beside_array;
 use super::cifar::CifarFile;
 use super::classes::Classes;
 use super::folder::Folder;
@@ -63,12 +63,14 @@ impl Kind {
     fn open(path: &Path, layout: Option<Layout>, classes: Option<&Classes>) -> Result<Kind> {
         let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
         if metadata.is_dir() {
-            return Ok(Kind::Folder(Folder::open(path, classes)?));
+            return Ok(match Manifest::in_folder(path) {
+                Some(manifest) => Kind::Manifest(manifest),
+                None => Kind::Folder(Folder::open(path, classes)?),
+            });
         }
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("");
         Ok(match extension.to_ascii_lowercase().as_str() {
-            "npy" => Kind::Array(Arc::new(ArrayFile::open_npy(path, layout)?)),
-            "npz" => Kind::Array(Arc::new(ArrayFile::open_npz(path, layout)?)),
+            "npy" | "npz" | "pt" | "pth" => Kind::Array(Arc::new(ArrayFile::open(path, layout)?)),
             "bin" => Kind::Cifar(Arc::new(CifarFile::open(path)?)),
             "jsonl" => Kind::Manifest(Manifest::open(path)?),
             "tar" => Kind::Tar(Arc::new(TarFile::open(path, classes)?)),
@@ -145,7 +147,32 @@ impl Dataset {
         Ok(dataset)
     }
 
-    /// The pictures of a manifest that is read while the first pictures are worked on.
+    /// The pictures that a text file lists, one a line, relative to `folder` or else to the list's own.
+    ///
+    /// # Errors
+    /// The list cannot be read, or is empty. Single pictures are not decoded here.
+    pub fn open_list(
+        list: &Path,
+        folder: Option<&Path>,
+        classes: Option<Classes>,
+    ) -> Result<Dataset> {
+        let base = folder.or(list.parent()).unwrap_or(Path::new(""));
+        let manifest = Manifest::open_list(list, base, classes.as_ref())?;
+        Ok(Dataset {
+            starts: vec![0],
+            total: manifest.len(),
+            inputs: vec![Input {
+                name: String::new(),
+                path: list.to_owned(),
+                kind: Kind::Manifest(manifest),
+            }],
+            shard: None,
+            stream: None,
+            classes: classes.map(Arc::new),
+        })
+    }
+
+    /// The pictures of a manifest that is read while it is worked on.
     pub fn stream(stream: Stream, classes: Option<Classes>) -> Dataset {
         Dataset {
             inputs: Vec::new(),
@@ -243,7 +270,8 @@ impl Dataset {
             let listed: Box<dyn Iterator<Item = PathBuf>> = match kind {
                 Kind::Folder(folder) => Box::new((0..folder.len()).map(|row| folder.path(row))),
                 Kind::Manifest(manifest) => {
-                    Box::new((0..manifest.len()).map(|row| manifest.path(row)))
+                    let listed = (0..manifest.len()).map(|row| manifest.path(row));
+                    Box::new(std::iter::once(path.join("metadata.jsonl")).chain(listed))
                 }
                 Kind::Array(_) => Box::new(beside_array(path)),
                 Kind::File { .. } | Kind::Cifar(_) | Kind::Tar(_) => Box::new(std::iter::empty()),

@@ -1,17 +1,20 @@
-//! `.jsonl` manifests: one JSON object in each line, with `file` and optionally `label`.
+//! `.jsonl` manifests: one JSON object a line, with `file`, or `file_name` as in Hugging Face's `metadata.jsonl`, and
+//! optionally `label`. Lists of names, one a line, are manifests of nothing else.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::classes::Classes;
+use super::folder::Folder;
 use super::names::numbered;
 use crate::error::{Error, Result};
-use crate::files::open_regular;
+use crate::files::{open_regular, text};
 
 /// The longest line that is read, in bytes.
 pub(crate) const MAX_LINE: u64 = 1 << 20;
@@ -47,9 +50,71 @@ impl Manifest {
     /// # Errors
     /// A line is no object with a `file`, or its `label` is no label; the message has its number.
     pub(crate) fn open(path: &Path) -> Result<Manifest> {
+        let base = path.parent().unwrap_or(Path::new(""));
+        Self::read(path, base, Entry::parse)
+    }
+
+    /// Reads a list of files, one a line, relative to `base`; `classes` give them true labels by their folders.
+    ///
+    /// # Errors
+    /// It cannot be read, a line is not UTF-8 or too long, or there is none.
+    pub(crate) fn open_list(
+        path: &Path,
+        base: &Path,
+        classes: Option<&Classes>,
+    ) -> Result<Manifest> {
+        let absolute = std::path::absolute(base).unwrap_or_else(|_| base.to_owned());
+        Self::read(path, base, |line| {
+            check_length(line)?;
+            let file = str::from_utf8(line).map_err(|_| "is not UTF-8")?;
+            let file = file.trim_end_matches(['\r', '\n']);
+            let label = classes.and_then(|classes| classes.label_of(&absolute.join(file)));
+            Ok(Entry {
+                file: file.to_owned(),
+                label: label.and_then(|label| u32::try_from(label).ok()),
+                more: None,
+            })
+        })
+    }
+
+    /// The manifest in a folder, where it has Hugging Face's `metadata.jsonl`. Pictures of the folder that it does
+    /// not list are counted in a warning; a file of this name that is no manifest is named in one and left.
+    pub(crate) fn in_folder(folder: &Path) -> Option<Manifest> {
+        let path = folder.join("metadata.jsonl");
+        if !path.is_file() {
+            return None;
+        }
+        let manifest = match Self::open(&path) {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                log::warn!("{error}; the folder's pictures are taken without it");
+                return None;
+            }
+        };
+        let listed: HashSet<PathBuf> = (0..manifest.len()).map(|i| manifest.path(i)).collect();
+        // A folder without any pictures is one whose pictures lie elsewhere.
+        let others = Folder::open(folder, None).map_or(0, |pictures| {
+            let others = (0..pictures.len()).filter(|&i| !listed.contains(&pictures.path(i)));
+            others.count()
+        });
+        if others > 0 {
+            log::warn!(
+                "{}: does not list {others} of the pictures in its folder, which are left out",
+                path.display()
+            );
+        }
+        Some(manifest)
+    }
+
+    /// Reads the entries that `parse` makes of a file's lines; blank ones are left out.
+    fn read(
+        path: &Path,
+        base: &Path,
+        parse: impl Fn(&[u8]) -> Result<Entry, String>,
+    ) -> Result<Manifest> {
         let mut reader = BufReader::with_capacity(1 << 16, open_regular(path)?);
         let mut manifest = Manifest {
-            base: path.parent().unwrap_or(Path::new("")).to_owned(),
+            base: base.to_owned(),
             text: String::new(),
             entries: Vec::new(),
             again: HashMap::new(),
@@ -64,7 +129,7 @@ impl Manifest {
             if line.trim_ascii().is_empty() {
                 continue;
             }
-            let entry = Entry::parse(&line)
+            let entry = parse(&line)
                 .map_err(|message| Error::file(path, format!("line {number} {message}")))?;
             if let Some(id) = names.again(&entry.file) {
                 manifest
@@ -156,8 +221,7 @@ impl Manifest {
 /// Reads a line of at most [`MAX_LINE`] bytes; gives false at the end of the file. A longer line is cut there,
 /// and [`Entry::parse`] refuses it.
 pub(crate) fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<bool> {
-    line.clear();
-    Ok(reader.by_ref().take(MAX_LINE).read_until(b'\n', line)? > 0)
+    text::read_line(reader, line, MAX_LINE)
 }
 
 /// Gives a file that is listed again another name.
@@ -191,6 +255,14 @@ impl Names {
     }
 }
 
+/// Refuses a line that was cut.
+fn check_length(line: &[u8]) -> Result<(), String> {
+    match line.len() as u64 == MAX_LINE && !line.ends_with(b"\n") {
+        true => Err("is longer than 1 MiB".into()),
+        false => Ok(()),
+    }
+}
+
 /// One line.
 #[derive(Debug)]
 pub(crate) struct Entry {
@@ -206,12 +278,15 @@ impl Entry {
     /// # Errors
     /// What is wrong with the line; the message follows "line 7".
     pub(crate) fn parse(line: &[u8]) -> Result<Entry, String> {
-        if line.len() as u64 == MAX_LINE && !line.ends_with(b"\n") {
-            return Err("is longer than 1 MiB".into());
-        }
-        let Fields { file, label, more } =
+        check_length(line)?;
+        let fields: Fields =
             serde_json::from_slice(line).map_err(|error| format!("is no JSON object: {error}"))?;
-        let file = match file {
+        let Fields {
+            file,
+            label,
+            mut more,
+        } = fields;
+        let file = match file.or_else(|| more.shift_remove("file_name")) {
             Some(Value::String(file)) if !file.is_empty() => file,
             Some(other) => return Err(format!("has a file that is no path: {other}")),
             None => return Err("has no field file".into()),

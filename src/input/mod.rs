@@ -4,6 +4,7 @@
 //! INPUT... ─► Dataset ─► Item ─► Picture
 //! ```
 
+mod array_names;
 pub(crate) mod arrays;
 pub(crate) mod attacked;
 pub(crate) mod cifar;
@@ -17,6 +18,7 @@ pub(crate) mod npy;
 pub(crate) mod npz;
 pub(crate) mod pickle;
 pub(crate) mod shard;
+pub(crate) mod stored;
 pub mod stream;
 pub(crate) mod torch;
 pub(crate) mod webdataset;

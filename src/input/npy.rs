@@ -3,8 +3,12 @@
 //! The header is parsed here because it may be damaged: the product of a shape may overflow, and a header may
 //! claim a length of 4 GiB.
 
+use std::fs::File;
 use std::io::{Read, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
+use super::stored::{Dtype, Stored, c_order, fortran_order};
 use crate::error::{Error, Result};
 use crate::files::replace::Replacement;
 
@@ -64,9 +68,76 @@ impl Header {
         })
     }
 
-    /// Number of elements; `None` if it overflows.
-    pub(crate) fn elements(&self) -> Option<usize> {
-        self.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
+    /// How the array stores a number, and whether its most significant byte comes first; `None` for what is no
+    /// number.
+    pub(crate) fn dtype(&self) -> Option<(Dtype, bool)> {
+        let kind = self.descr.trim_start_matches(['<', '>', '|', '=']);
+        let dtype = match kind {
+            "b1" => Dtype::Bool,
+            "u1" => Dtype::U8,
+            "i1" => Dtype::I8,
+            "u2" => Dtype::U16,
+            "i2" => Dtype::I16,
+            "u4" => Dtype::U32,
+            "i4" => Dtype::I32,
+            "u8" => Dtype::U64,
+            "i8" => Dtype::I64,
+            "f2" => Dtype::F16,
+            "f4" => Dtype::F32,
+            "f8" => Dtype::F64,
+            _ => return None,
+        };
+        Some((dtype, self.descr.starts_with('>')))
+    }
+
+    /// Bytes of the whole array.
+    ///
+    /// # Errors
+    /// It has no numbers, or more than a file can hold.
+    pub(crate) fn bytes(&self) -> Result<u64, String> {
+        let Some((dtype, _)) = self.dtype() else {
+            return Err(format!(
+                "has dtype {}; arrays of uint8 or floats are read: convert it with numpy's astype",
+                self.descr
+            ));
+        };
+        let elements = self
+            .shape
+            .iter()
+            .try_fold(1u64, |n, &d| n.checked_mul(d as u64));
+        elements
+            .and_then(|n| n.checked_mul(dtype.bytes() as u64))
+            .filter(|n| n.checked_add(self.data_offset).is_some())
+            .ok_or_else(|| format!("has shape {:?}, more than a file can hold", self.shape))
+    }
+
+    /// The numbers of the array called `name`, of which `data` holds `there` bytes from `data_offset` on.
+    ///
+    /// # Errors
+    /// They are not all there, or of another type.
+    pub(crate) fn numbers(&self, name: &Path, data: File, there: u64) -> Result<Stored> {
+        let refused = |message: String| Error::file(name, message);
+        let needed = self.bytes().map_err(refused)?;
+        let (dtype, big_endian) = self.dtype().expect("it has a size");
+        if there < needed {
+            return Err(refused(format!(
+                "is truncated: shape {:?} takes {needed} bytes and there are {there}",
+                self.shape
+            )));
+        }
+        let strides = match self.fortran_order {
+            true => fortran_order(&self.shape),
+            false => c_order(&self.shape),
+        };
+        Ok(Stored {
+            name: name.to_owned(),
+            dtype,
+            big_endian,
+            shape: self.shape.clone(),
+            strides,
+            start: self.data_offset,
+            data: Arc::new(Mutex::new(data)),
+        })
     }
 }
 

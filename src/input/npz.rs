@@ -1,19 +1,19 @@
 //! Arrays of `.npz` archives.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Write};
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use zip::ZipArchive;
 use zip::result::ZipError;
 
+use super::array_names::{ADVERSARIAL, LABELS, PREDICTED};
 use super::arrays::{ArrayFile, Layout};
 use super::npy::Header;
+use super::stored::Stored;
 use crate::error::{Error, Result};
 use crate::files::open_regular;
-
-/// Names of arrays of true labels.
-const LABELS: [&str; 3] = ["labels", "label", "y"];
+use crate::picture::MAX_BYTES;
 
 /// A `.npz` archive.
 pub(crate) struct Npz {
@@ -23,19 +23,24 @@ pub(crate) struct Npz {
 }
 
 impl ArrayFile {
-    /// Opens a `.npz` archive: the array called `images` or `x` (`x_test` and the like), or the only
-    /// one of 3 or 4 axes; labels are an integer array of one axis called `labels`, `label` or `y`.
-    /// The pictures are unpacked once, to a temporary file.
+    /// Opens a `.npz` archive: the attacked pictures where it has those, the array called `images` or `x` (`x_test`
+    /// and the like), or the only one of 3 or 4 axes; labels are the array called `labels`, `label`, `y`, `target` or
+    /// `targets`. The pictures are unpacked once, to a temporary file.
     ///
     /// # Errors
     /// Those of [`open_npy`](Self::open_npy); no array, or several, can be the pictures; the number of labels is
     /// not that of the pictures.
     pub(crate) fn open_npz(path: &Path, layout: Option<Layout>) -> Result<ArrayFile> {
         let mut npz = Npz::open(path)?;
-        let pictures =
-            choose_pictures(&npz.members).map_err(|message| Error::file(path, message))?;
+        let pictures = match npz.pictures(&ADVERSARIAL) {
+            Some(place) => place,
+            None => choose_pictures(&npz.members).map_err(|message| Error::file(path, message))?,
+        };
         let mut array = npz.unpack(pictures, layout)?;
         array.labels = npz.labels(&LABELS, array.len())?;
+        if array.labels.is_none() {
+            npz.name_lookalikes(array.len());
+        }
         Ok(array)
     }
 }
@@ -82,13 +87,21 @@ impl Npz {
         })
     }
 
-    /// Unpacks the array with index `place` to a temporary file.
+    /// Unpacks the pictures at a place to a temporary file.
     ///
     /// # Errors
     /// Those of [`ArrayFile::open_npy`].
     pub(crate) fn unpack(&mut self, place: usize, layout: Option<Layout>) -> Result<ArrayFile> {
+        ArrayFile::new(self.numbers(place)?, layout)
+    }
+
+    /// Unpacks the array at a place to a temporary file.
+    ///
+    /// # Errors
+    /// It is damaged, cut short, or none of numbers.
+    fn numbers(&mut self, place: usize) -> Result<Stored> {
         let name = self.full_name(place);
-        let named = |message: String| Error::file(&self.path, message);
+        let named = |message: String| Error::file(&name, message);
         let mut entry = self
             .archive
             .by_index(self.members[place].index)
@@ -98,43 +111,81 @@ impl Npz {
             data_offset: 0,
             ..header
         };
-        let file = tempfile::tempfile().map_err(Error::io(std::env::temp_dir()))?;
-        let array = ArrayFile::new(name.clone(), file, &header, layout)
-            .map_err(|message| Error::file(&name, message))?;
-        let bytes = array.bytes().map_err(named)?;
-        let copied = {
-            let mut unpacked = array.data.lock().expect("no thread panics with the file");
-            // One byte more, so that the reader reaches the end and compares the checksum.
-            let mut whole = entry.take(bytes.saturating_add(1));
-            let copied = std::io::copy(&mut whole, &mut *unpacked);
-            copied.and_then(|copied| unpacked.flush().map(|()| copied))
-        }
-        .map_err(|error| named(format!("cannot be unpacked: {error}")))?;
-        array
-            .check_length(copied)
-            .map_err(|message| Error::file(&name, message))?;
-        Ok(array)
+        let bytes = header.bytes().map_err(named)?;
+        let mut file = tempfile::tempfile().map_err(Error::io(std::env::temp_dir()))?;
+        // One byte more, so that the end is reached and the checksum compared.
+        let mut whole = entry.take(bytes.saturating_add(1));
+        let copied = std::io::copy(&mut whole, &mut file)
+            .map_err(|error| named(format!("cannot be unpacked: {error}")))?;
+        header.numbers(&name, file, copied)
     }
 
-    /// The integers of the array of one axis whose name is one of `names`; `None` if there is no such array.
+    /// The labels of the array that is called one of `names`; `None` where there is none. One that is no labels,
+    /// and no row of integers either, is named in a warning and left.
     ///
     /// # Errors
     /// The array is damaged, or has a negative number, or not one number for each of `pictures` pictures.
     pub(crate) fn labels(&mut self, names: &[&str], pictures: usize) -> Result<Option<Vec<usize>>> {
-        let Some(place) = self.members.iter().position(|m| m.is_labels(names)) else {
+        let called = |member: &&Member| names.iter().any(|name| member.is_called(name));
+        let plain = |member: &Member| member.header.shape.len() == 1 && member.is_integer();
+        let first = |fits: &dyn Fn(&Member) -> bool| {
+            let mut members = self.members.iter().enumerate();
+            let found = members.find(|(_, member)| called(member) && fits(member));
+            found.map(|(place, _)| place)
+        };
+        let first_plain = first(&plain);
+        let place = first_plain
+            .or_else(|| first(&|member| member.is_for_each(pictures) && !member.is_pictures()));
+        let Some(place) = place else {
             return Ok(None);
         };
-        let name = self.full_name(place);
-        let mut entry = self
-            .archive
-            .by_index(self.members[place].index)
-            .map_err(|error| damaged(&self.path, error))?;
-        let labels = read_labels(&mut entry).map_err(|message| Error::file(&name, message))?;
-        if labels.len() != pictures {
-            let message = format!("has {} labels for {pictures} pictures", labels.len());
-            return Err(Error::file(&name, message));
+        let labels = match self.members[place].header.bytes() {
+            Ok(bytes) if bytes > MAX_BYTES as u64 => Err(Error::file(
+                self.full_name(place),
+                format!("takes {bytes} bytes, which is too much for labels"),
+            )),
+            _ => self.numbers(place).and_then(|numbers| numbers.labels()),
+        };
+        match labels {
+            Ok(labels) if labels.len() != pictures => Err(Error::file(
+                self.full_name(place),
+                format!("has {} labels for {pictures} pictures", labels.len()),
+            )),
+            Err(error) if first_plain.is_none() => {
+                log::warn!("{error}; it is not used");
+                Ok(None)
+            }
+            labels => labels.map(Some),
         }
-        Ok(Some(labels))
+    }
+
+    /// Names, in a warning, arrays of an integer for each picture that have none of the names of labels.
+    fn name_lookalikes(&self, pictures: usize) {
+        let known = |member: &Member| {
+            let names = LABELS.iter().chain(&PREDICTED);
+            names.into_iter().any(|name| member.is_called(name))
+        };
+        let alike = |member: &&Member| {
+            let columns = &member.header.shape[1.min(member.header.shape.len())..];
+            member.is_for_each(pictures)
+                && member.is_integer()
+                && matches!(columns, [] | [1])
+                && !known(member)
+        };
+        let names: Vec<&str> = self
+            .members
+            .iter()
+            .filter(alike)
+            .map(|member| member.name.as_str())
+            .collect();
+        if !names.is_empty() {
+            log::warn!(
+                "{}: has integers for each picture that are not taken for true labels ({}); call them labels if \
+                 they are",
+                self.path.display(),
+                names.join(", ")
+            );
+        }
     }
 
     /// The archive's path with an array's name in it, for messages.
@@ -159,11 +210,15 @@ struct Member {
 }
 
 impl Member {
-    fn is_labels(&self, names: &[&str]) -> bool {
-        let kind = self.header.descr.trim_start_matches(['<', '>', '|', '=']);
-        self.header.shape.len() == 1
-            && kind.starts_with(['i', 'u'])
-            && names.iter().any(|name| self.is_called(name))
+    /// Whether its numbers are integers.
+    fn is_integer(&self) -> bool {
+        let dtype = self.header.dtype();
+        dtype.is_some_and(|(dtype, _)| dtype.is_integer())
+    }
+
+    /// Whether its first axis is as long as there are `pictures`.
+    fn is_for_each(&self, pictures: usize) -> bool {
+        self.header.shape.first() == Some(&pictures)
     }
 
     /// Whether the array can hold pictures.
@@ -202,45 +257,4 @@ fn choose_pictures(members: &[Member]) -> Result<usize, String> {
             ))
         }
     }
-}
-
-/// The non-negative integers of a `.npy` of one axis.
-pub(super) fn read_labels(reader: &mut impl Read) -> Result<Vec<usize>, String> {
-    let header = Header::read(reader)?;
-    let big_endian = header.descr.starts_with('>');
-    let kind = header.descr.trim_start_matches(['<', '>', '|', '=']);
-    let (signed, size) = match kind {
-        "i1" | "i2" | "i4" | "i8" => (true, kind.as_bytes()[1] - b'0'),
-        "u1" | "u2" | "u4" | "u8" => (false, kind.as_bytes()[1] - b'0'),
-        _ => {
-            return Err(format!(
-                "has dtype {}; labels must be integers",
-                header.descr
-            ));
-        }
-    };
-    let size = usize::from(size);
-    if header.shape.len() != 1 {
-        return Err(format!(
-            "has shape {:?}; labels take one axis",
-            header.shape
-        ));
-    }
-    let count = header.elements().unwrap_or(usize::MAX);
-    let mut labels = Vec::new();
-    for index in 0..count {
-        let mut word = [0; 8];
-        reader.read_exact(&mut word[..size]).map_err(|_| {
-            format!("is truncated: {count} labels are announced, {index} are there")
-        })?;
-        if big_endian {
-            word[..size].reverse();
-        }
-        if signed && word[size - 1] >= 0x80 {
-            return Err(format!("has a negative label at [{index}]"));
-        }
-        let label = u64::from_le_bytes(word);
-        labels.push(usize::try_from(label).map_err(|_| format!("has label {label} at [{index}]"))?);
-    }
-    Ok(labels)
 }

@@ -9,54 +9,29 @@
 
 use std::collections::HashMap;
 
+use super::stored::Dtype;
+
 /// The longest pickle that is read, in bytes; that of a dict of tensors is less than a kilobyte.
 pub(crate) const MAX_BYTES: u64 = 16 << 20;
 
 /// Index of a value in the [`Pickle`].
 type Id = usize;
 
-/// How a tensor stores a number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Dtype {
-    Bool,
-    U8,
-    I8,
-    I16,
-    I32,
-    I64,
-    F16,
-    Bf16,
-    F32,
-    F64,
-}
-
-impl Dtype {
-    /// The element type of a storage class of `torch`.
-    fn of_storage(class: &str) -> Option<Dtype> {
-        Some(match class {
-            "BoolStorage" => Dtype::Bool,
-            "ByteStorage" => Dtype::U8,
-            "CharStorage" => Dtype::I8,
-            "ShortStorage" => Dtype::I16,
-            "IntStorage" => Dtype::I32,
-            "LongStorage" => Dtype::I64,
-            "HalfStorage" => Dtype::F16,
-            "BFloat16Storage" => Dtype::Bf16,
-            "FloatStorage" => Dtype::F32,
-            "DoubleStorage" => Dtype::F64,
-            _ => return None,
-        })
-    }
-
-    /// Size of an element in bytes.
-    pub(crate) fn bytes(self) -> usize {
-        match self {
-            Dtype::Bool | Dtype::U8 | Dtype::I8 => 1,
-            Dtype::I16 | Dtype::F16 | Dtype::Bf16 => 2,
-            Dtype::I32 | Dtype::F32 => 4,
-            Dtype::I64 | Dtype::F64 => 8,
-        }
-    }
+/// The type of the elements of a class of `torch`.
+fn dtype_of_storage(class: &str) -> Option<Dtype> {
+    Some(match class {
+        "BoolStorage" => Dtype::Bool,
+        "ByteStorage" => Dtype::U8,
+        "CharStorage" => Dtype::I8,
+        "ShortStorage" => Dtype::I16,
+        "IntStorage" => Dtype::I32,
+        "LongStorage" => Dtype::I64,
+        "HalfStorage" => Dtype::F16,
+        "BFloat16Storage" => Dtype::Bf16,
+        "FloatStorage" => Dtype::F32,
+        "DoubleStorage" => Dtype::F64,
+        _ => return None,
+    })
 }
 
 /// Where a tensor's elements are, as the pickle says; not checked yet.
@@ -387,7 +362,7 @@ impl<'a> Machine<'a> {
         let value = match (module, name) {
             ("torch._utils", "_rebuild_tensor_v2") => Some(Value::RebuildTensor),
             ("collections", "OrderedDict") => Some(Value::OrderedDict),
-            ("torch", class) => Dtype::of_storage(class).map(Value::StorageClass),
+            ("torch", class) => dtype_of_storage(class).map(Value::StorageClass),
             _ => None,
         };
         self.push(value.ok_or_else(|| {

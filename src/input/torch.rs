@@ -2,19 +2,18 @@
 //! and one member for each storage, which holds their elements uncompressed.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::Mutex;
 
-use half::{bf16, f16};
 use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
 
-use super::pickle::{self, Dtype, Pickle, Tensor, Value};
+use super::pickle::{self, Pickle, Tensor, Value};
+use super::stored::{Stored, last};
 use crate::error::{Error, Result};
 use crate::files::open_regular;
-use crate::picture::MAX_BYTES;
 
 /// The longest member `byteorder` that is read, in bytes: it is `little` or `big`.
 const MAX_BYTE_ORDER: u64 = 16;
@@ -28,17 +27,6 @@ pub(crate) struct TorchFile {
     pickle: Pickle,
     /// Storages in use: name, start in the file, bytes.
     storages: Vec<(String, u64, u64)>,
-    data: Arc<Mutex<File>>,
-}
-
-/// A tensor of a [`TorchFile`]; all its elements are known to be in the file.
-#[derive(Debug)]
-pub(crate) struct StoredTensor {
-    /// The file's name with the tensor's name, for messages.
-    pub name: PathBuf,
-    pub tensor: Tensor,
-    /// Where its storage starts in the file.
-    start: u64,
     data: Arc<Mutex<File>>,
 }
 
@@ -130,28 +118,47 @@ impl TorchFile {
     /// The tensor of the first of `keys` that the file's dict has; `None` if it has none of them.
     ///
     /// # Errors
-    /// The value is no tensor, or some of its elements are not in the file.
-    pub(crate) fn tensor(&mut self, keys: &[&str]) -> Result<Option<StoredTensor>> {
+    /// The value is no tensor, or its elements are not all in the file.
+    pub(crate) fn tensor(&mut self, keys: &[&str]) -> Result<Option<Stored>> {
         let found = keys
             .iter()
-            .find_map(|&key| Some((key, self.pickle.entry(key)?)));
+            .find_map(|&key| Some((key, self.pickle.entry(key)?.clone())));
         let Some((key, value)) = found else {
             return Ok(None);
         };
         let name = PathBuf::from(format!("{}[{key}]", self.path.display()));
+        self.stored(name, &value).map(Some)
+    }
+
+    /// The tensor that is all that was saved; `None` where something else was.
+    ///
+    /// # Errors
+    /// Its elements are not all in the file.
+    pub(crate) fn alone(&mut self) -> Result<Option<Stored>> {
+        match self.pickle.root().clone() {
+            tensor @ Value::Tensor(_) => self.stored(self.path.clone(), &tensor).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    fn stored(&mut self, name: PathBuf, value: &Value) -> Result<Stored> {
         let Value::Tensor(tensor) = value else {
             return Err(Error::file(name, "is no tensor"));
         };
-        let tensor = tensor.clone();
         let start = self
-            .place(&tensor)
+            .place(tensor)
             .map_err(|message| Error::file(&name, message))?;
-        Ok(Some(StoredTensor {
+        Ok(Stored {
             name,
-            tensor,
-            start,
+            dtype: tensor.dtype,
+            big_endian: false,
+            shape: tensor.shape.clone(),
+            strides: tensor.strides.clone(),
+            // An offset of a tensor without elements may be anything.
+            start: start
+                .saturating_add((tensor.offset as u64).saturating_mul(tensor.dtype.bytes() as u64)),
             data: self.data.clone(),
-        }))
+        })
     }
 
     /// Where a tensor's storage starts in the file.
@@ -207,130 +214,12 @@ fn check_extent(tensor: &Tensor) -> Result<(), String> {
             tensor.storage_elements
         ));
     }
-    match last(tensor).is_some_and(|last| elements == Some(0) || last < tensor.storage_elements) {
+    let last = last(shape, &tensor.strides).and_then(|last| last.checked_add(tensor.offset));
+    match last.is_some_and(|last| elements == Some(0) || last < tensor.storage_elements) {
         true => Ok(()),
         false => Err(format!(
             "has shape {shape:?} with strides {:?}, which reach beyond its storage of {} elements",
             tensor.strides, tensor.storage_elements
         )),
-    }
-}
-
-/// Index in the storage of a tensor's last element; `None` if it overflows.
-fn last(tensor: &Tensor) -> Option<usize> {
-    let axes = tensor.shape.iter().zip(&tensor.strides);
-    axes.into_iter()
-        .try_fold(tensor.offset, |last, (&n, &stride)| {
-            last.checked_add(n.saturating_sub(1).checked_mul(stride)?)
-        })
-}
-
-impl StoredTensor {
-    /// The elements at `index` of the first axis, as float64, in the order of the other axes.
-    ///
-    /// Reads the file from the first of them to the last, at most 1 GiB.
-    ///
-    /// # Errors
-    /// The file cannot be read, or the elements are too far apart.
-    pub(crate) fn row(&self, index: usize) -> Result<Vec<f64>> {
-        let Tensor { shape, strides, .. } = &self.tensor;
-        let row = Tensor {
-            offset: 0,
-            shape: shape[1..].to_vec(),
-            strides: strides[1..].to_vec(),
-            ..self.tensor.clone()
-        };
-        let elements = row.shape.iter().product();
-        if elements == 0 {
-            return Ok(Vec::new());
-        }
-        let span = last(&row).expect("the whole tensor's last place was computed") + 1;
-        let size = self.tensor.dtype.bytes();
-        if span.saturating_mul(size).max(elements * size_of::<f64>()) > MAX_BYTES {
-            return Err(Error::file(
-                &self.name,
-                format!("has item {index} spread over {span} elements; save its .contiguous()"),
-            ));
-        }
-        let mut bytes = vec![0; span * size];
-        let first = self.tensor.offset + index * strides[0];
-        {
-            let mut file = self.data.lock().expect("no thread panics with the file");
-            file.seek(SeekFrom::Start(self.start + (first * size) as u64))
-                .and_then(|_| file.read_exact(&mut bytes))
-                .map_err(Error::io(&self.name))?;
-        }
-        let mut values = Vec::with_capacity(elements);
-        let mut at = vec![0; row.shape.len()];
-        for _ in 0..elements {
-            let place: usize = at
-                .iter()
-                .zip(&row.strides)
-                .map(|(i, stride)| i * stride)
-                .sum();
-            values.push(number(self.tensor.dtype, &bytes[place * size..][..size]));
-            for (i, &n) in at.iter_mut().zip(&row.shape).rev() {
-                *i += 1;
-                if *i < n {
-                    break;
-                }
-                *i = 0;
-            }
-        }
-        Ok(values)
-    }
-
-    /// All elements of a tensor of one axis, which must be integers from 0.
-    ///
-    /// # Errors
-    /// The tensor has another shape or type, or a negative element; the errors of [`row`](Self::row).
-    pub(crate) fn labels(&self) -> Result<Vec<usize>> {
-        let refused = |message: String| Error::file(&self.name, message);
-        let Tensor { dtype, shape, .. } = &self.tensor;
-        let integers = [Dtype::U8, Dtype::I8, Dtype::I16, Dtype::I32, Dtype::I64];
-        let ([count], true) = (shape.as_slice(), integers.contains(dtype)) else {
-            return Err(refused(format!(
-                "is {dtype:?} of shape {shape:?}; labels are integers of one axis"
-            )));
-        };
-        let mut labels = Vec::new();
-        // The tensor is read as the only row of a matrix.
-        let whole = StoredTensor {
-            name: self.name.clone(),
-            tensor: Tensor {
-                shape: vec![1, *count],
-                strides: vec![0, self.tensor.strides[0]],
-                ..self.tensor.clone()
-            },
-            start: self.start,
-            data: self.data.clone(),
-        };
-        for (i, value) in whole.row(0)?.into_iter().enumerate() {
-            if !(0.0..=f64::from(u32::MAX)).contains(&value) {
-                return Err(refused(format!(
-                    "has label {value} at [{i}]; labels are integers from 0"
-                )));
-            }
-            labels.push(value as usize);
-        }
-        Ok(labels)
-    }
-}
-
-/// The number that an element's bytes are.
-fn number(dtype: Dtype, bytes: &[u8]) -> f64 {
-    let mut word = [0; 8];
-    word[..bytes.len()].copy_from_slice(bytes);
-    let bits = u64::from_le_bytes(word);
-    match dtype {
-        Dtype::Bool | Dtype::U8 => bits as f64,
-        Dtype::I8 => f64::from(bits as i8),
-        Dtype::I16 => f64::from(bits as i16),
-        Dtype::I32 => f64::from(bits as i32),
-        Dtype::I64 => bits as i64 as f64,
-        Dtype::F16 => f16::from_bits(bits as u16).to_f64(),
-        Dtype::Bf16 => bf16::from_bits(bits as u16).to_f64(),
-        Dtype::F32 => f64::from(f32::from_bits(bits as u32)),
-        Dtype::F64 => f64::from_bits(bits),
     }
 }

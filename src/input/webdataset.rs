@@ -14,7 +14,7 @@ use super::classes::Classes;
 use super::folder::is_picture;
 use super::manifest::{Names, label_of};
 use crate::error::{Error, Result};
-use crate::files::open_regular;
+use crate::files::{open_regular, text};
 use crate::picture::{MAX_BYTES, Picture};
 
 /// What headers and members are padded to.
@@ -296,12 +296,5 @@ fn split(name: &str) -> Option<(&str, &str)> {
 
 /// A member's text.
 fn read_text(entry: &mut Entry<'_, &File>, most: u64) -> Result<String, String> {
-    if entry.size() > most {
-        return Err(format!("is longer than {most} bytes"));
-    }
-    let mut text = String::new();
-    entry
-        .read_to_string(&mut text)
-        .map_err(|error| format!("cannot be read: {error}"))?;
-    Ok(text)
+    text::read(entry, most).map_err(|error| format!("cannot be read: {error}"))
 }

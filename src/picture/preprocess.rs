@@ -25,6 +25,13 @@ pub struct Preprocess {
     pub fill: [f32; 3],
     /// The classifier's normalization; `None` if it takes pixels in `[0, 1]`.
     pub normalization: Option<Normalization>,
+    /// Whether the classifier takes blue, green, red. Pictures and `normalization` stay red, green, blue; the
+    /// classifier turns the channels round behind the normalization.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub bgr: bool,
+    /// Names of the sidecar's fields that may change pixels and are not applied.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ignored: Vec<String>,
 }
 
 /// What the user sets in place of a sidecar's values; `None` for the sidecar's.
@@ -115,6 +122,8 @@ impl Preprocess {
                 .unwrap_or(Filter::Bilinear),
             fill,
             normalization,
+            bgr: sidecar.is_some_and(|s| s.bgr),
+            ignored: sidecar.map(|s| s.ignored.clone()).unwrap_or_default(),
         })
     }
 

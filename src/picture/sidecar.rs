@@ -1,7 +1,6 @@
 //! Sidecars, the files beside a model that describe its preprocessing: timm's `config.json` and Hugging Face's
 //! `preprocessor_config.json`.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -9,7 +8,7 @@ use serde_json::{Map, Value};
 use super::geometry::{Centering, Geometry, Mode, Normalization, Scale, Size};
 use super::resample::Filter;
 use crate::error::{Error, Result};
-use crate::files::open_regular;
+use crate::files::{open_regular, text};
 
 /// The longest sidecar that is read, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
@@ -30,22 +29,35 @@ pub struct Sidecar {
     pub filter: Filter,
     /// Mean and standard deviation of each channel; `None` if the file has none.
     pub normalization: Option<Normalization>,
+    /// Whether the classifier takes blue, green, red.
+    pub bgr: bool,
+    /// Names of the fields that may change pixels and are not known here.
+    pub ignored: Vec<String>,
 }
 
 impl Sidecar {
-    /// The sidecar in the model's folder: `preprocessor_config.json`, or else a `config.json` that describes
-    /// preprocessing (that of a transformers model does not); `None` if there is none.
+    /// The sidecar in the model's folder: `preprocessor_config.json`, or else a `config.json` that says
+    /// anything about preprocessing (that of a transformers model does not). Hubs have models in a folder
+    /// `onnx`, and the sidecar in the folder above it.
     ///
     /// # Errors
     /// There is a sidecar, but it cannot be used.
     pub fn beside(model: &Path) -> Result<Option<Sidecar>> {
         let folder = model.parent().unwrap_or(Path::new(""));
-        for name in ["preprocessor_config.json", "config.json"] {
-            let path = folder.join(name);
-            if path.is_file()
-                && let Some(sidecar) = Self::read(&path)?
-            {
-                return Ok(Some(sidecar));
+        let absolute = std::path::absolute(model).ok();
+        let above = absolute
+            .as_deref()
+            .and_then(Path::parent)
+            .filter(|folder| folder.ends_with("onnx"))
+            .and_then(Path::parent);
+        for folder in [Some(folder), above].into_iter().flatten() {
+            for name in ["preprocessor_config.json", "config.json"] {
+                let path = folder.join(name);
+                if path.is_file()
+                    && let Some(sidecar) = Self::read(&path)?
+                {
+                    return Ok(Some(sidecar));
+                }
             }
         }
         Ok(None)
@@ -67,11 +79,7 @@ impl Sidecar {
 
     /// Reads a sidecar; `None` for JSON that does not describe preprocessing.
     fn read(path: &Path) -> Result<Option<Sidecar>> {
-        let mut text = String::new();
-        open_regular(path)?
-            .take(MAX_BYTES)
-            .read_to_string(&mut text)
-            .map_err(Error::io(path))?;
+        let text = text::read(open_regular(path)?, MAX_BYTES).map_err(Error::io(path))?;
         let value: Value = serde_json::from_str(&text)
             .map_err(|error| Error::file(path, format!("is no JSON: {error}")))?;
         let fields = Fields(match &value {
@@ -95,22 +103,18 @@ impl Sidecar {
             }
             _ => return Ok(None),
         };
-        let (geometry, filter, normalization) = sidecar.map_err(|message| {
+        let sidecar = sidecar.map_err(|message| {
             Error::file(path, message).hint("use `no_sidecar`, and set its values as options")
         })?;
         Ok(Some(Sidecar {
             path: path.to_owned(),
-            geometry,
-            filter,
-            normalization,
+            ..sidecar
         }))
     }
 }
 
-type Parts = (Geometry, Filter, Option<Normalization>);
-
 /// timm's evaluation transform.
-fn timm(fields: Fields<'_>) -> Result<Parts, String> {
+fn timm(fields: Fields<'_>) -> Result<Sidecar, String> {
     let size = match fields.numbers("input_size")?.as_deref() {
         None => None,
         Some(&[_, height, width]) => Some(fields.size("input_size", height, width)?),
@@ -151,11 +155,57 @@ fn timm(fields: Fields<'_>) -> Result<Parts, String> {
     };
     let mean = fields.channels("mean")?.unwrap_or(IMAGENET_MEAN);
     let std = fields.channels("std")?.unwrap_or(IMAGENET_STD);
-    Ok((geometry, filter, Some(normalization(mean, std)?)))
+    Ok(Sidecar {
+        path: PathBuf::new(),
+        geometry,
+        filter,
+        normalization: Some(normalization(mean, std)?),
+        bgr: false,
+        // timm's transform has no other parameters: further fields are about the model.
+        ignored: Vec::new(),
+    })
 }
 
+/// The fields of transformers' processors that are obeyed.
+const OBEYED: [&str; 18] = [
+    "image_processor_type",
+    "feature_extractor_type",
+    "do_resize",
+    "size",
+    "default_to_square",
+    "resample",
+    "crop_pct",
+    "do_center_crop",
+    "crop_size",
+    "do_rescale",
+    "rescale_factor",
+    "rescale_offset",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+    "include_top",
+    "do_flip_channel_order",
+    "do_convert_rgb",
+];
+/// Those that change no pixel of an RGB picture.
+const HARMLESS: [&str; 13] = [
+    "processor_class",
+    "data_format",
+    "input_data_format",
+    "device",
+    "return_tensors",
+    "disable_grouping",
+    "auto_map",
+    "_valid_processor_keys",
+    "_name_or_path",
+    "_commit_hash",
+    "transformers_version",
+    "do_reduce_labels",
+    "reduce_labels",
+];
+
 /// The image processors of transformers.
-fn transformers(fields: Fields<'_>) -> Result<Parts, String> {
+fn transformers(fields: Fields<'_>) -> Result<Sidecar, String> {
     let processor = fields
         .text("image_processor_type")?
         .or(fields.text("feature_extractor_type")?)
@@ -173,12 +223,15 @@ fn transformers(fields: Fields<'_>) -> Result<Parts, String> {
         "ConvNext",
         "MobileNetV1",
         "MobileNetV2",
+        "MobileViT",
         "PoolFormer",
         "Bit",
     ]);
+    let to_square = fields.flag("default_to_square")?;
+    let shorter_by_default = !to_square.unwrap_or(!shorter_by_default);
     let cropping = fields
         .flag("do_center_crop")?
-        .unwrap_or(fields.0.contains_key("crop_size"));
+        .unwrap_or(fields.has_any(&["crop_size"]));
     let crop = match fields.edge("crop_size")? {
         _ if !cropping => None,
         Some(Edge::Exact(size)) => Some(size),
@@ -192,7 +245,7 @@ fn transformers(fields: Fields<'_>) -> Result<Parts, String> {
     };
     let resizing = fields
         .flag("do_resize")?
-        .unwrap_or(fields.0.contains_key("size"));
+        .unwrap_or(fields.has_any(&["size"]));
     let crop_pct = fields.number("crop_pct")?;
     let square = |n: usize| Size {
         height: n,
@@ -261,12 +314,29 @@ fn transformers(fields: Fields<'_>) -> Result<Parts, String> {
         Some(5.0) => Filter::Hamming,
         Some(other) => return Err(format!("has resample {other}; 0 to 5 are known")),
     };
-    Ok((geometry, filter, transformers_normalization(fields)?))
+    let by_std_again = fields
+        .flag("include_top")?
+        .unwrap_or(is(&["EfficientNet"]) && fields.has_any(&["image_std"]));
+    let bgr = fields
+        .flag("do_flip_channel_order")?
+        .unwrap_or(is(&["MobileViT"]));
+    Ok(Sidecar {
+        path: PathBuf::new(),
+        geometry,
+        filter,
+        normalization: transformers_normalization(fields, by_std_again)?,
+        bgr,
+        ignored: fields.others(&[&OBEYED, &HARMLESS]),
+    })
 }
 
 /// Rescaling and normalization in one, for pixels from 0 to 1: a value is
-/// `(255·pixel·factor − offset − mean) / std`.
-fn transformers_normalization(fields: Fields<'_>) -> Result<Option<Normalization>, String> {
+/// `(255·pixel·factor − offset − mean) / std`, and divided by `std` once more where `by_std_again`, which is
+/// what EfficientNet's `include_top` means.
+fn transformers_normalization(
+    fields: Fields<'_>,
+    by_std_again: bool,
+) -> Result<Option<Normalization>, String> {
     let factor = match fields.flag("do_rescale")?.unwrap_or(true) {
         true => fields.number("rescale_factor")?.unwrap_or(1.0 / 255.0),
         false => 1.0,
@@ -281,7 +351,7 @@ fn transformers_normalization(fields: Fields<'_>) -> Result<Option<Normalization
     };
     let (mean, std) = match fields
         .flag("do_normalize")?
-        .unwrap_or(fields.0.contains_key("image_mean"))
+        .unwrap_or(fields.has_any(&["image_mean"]))
     {
         true => (
             fields
@@ -292,6 +362,15 @@ fn transformers_normalization(fields: Fields<'_>) -> Result<Option<Normalization
                 .ok_or("has do_normalize without an image_std")?,
         ),
         false => ([0.0; 3], [1.0; 3]),
+    };
+    let std = match by_std_again {
+        true => {
+            let again = fields
+                .channels("image_std")?
+                .ok_or("has include_top without an image_std")?;
+            std::array::from_fn(|channel| std[channel] * again[channel])
+        }
+        false => std,
     };
     let scaled = normalization(mean.map(|m| (m + offset) / range), std.map(|s| s / range))?;
     let identity = scaled.mean == [0.0; 3] && scaled.std == [1.0; 3];
@@ -323,7 +402,18 @@ struct Fields<'a>(&'a Map<String, Value>);
 
 impl<'a> Fields<'a> {
     fn has_any(self, names: &[&str]) -> bool {
-        names.iter().any(|name| self.0.contains_key(*name))
+        names.iter().any(|name| self.get(name).is_some())
+    }
+
+    /// Names of the fields that are in none of `lists` and ask for anything.
+    fn others(self, lists: &[&[&str]]) -> Vec<String> {
+        let asks = |value: &Value| !value.is_null() && *value != Value::Bool(false);
+        let named = |name: &String| lists.iter().any(|list| list.contains(&name.as_str()));
+        let others = self
+            .0
+            .iter()
+            .filter(|(name, value)| asks(value) && !named(name));
+        others.map(|(name, _)| name.clone()).collect()
     }
 
     fn get(self, name: &str) -> Option<&'a Value> {
@@ -390,7 +480,7 @@ impl<'a> Fields<'a> {
                     width: side(width)?,
                 }));
             }
-            let fields = value.as_object()?;
+            let fields = Fields(value.as_object()?);
             match (
                 fields.get("height"),
                 fields.get("width"),
@@ -400,7 +490,7 @@ impl<'a> Fields<'a> {
                     height: side(height)?,
                     width: side(width)?,
                 })),
-                (None, None, Some(edge)) if !fields.contains_key("longest_edge") => {
+                (None, None, Some(edge)) if !fields.has_any(&["longest_edge"]) => {
                     Some(Edge::Shortest(side(edge)?))
                 }
                 _ => None,

@@ -40,7 +40,8 @@ pub struct ClassifierOptions {
 /// Which preprocessing file belongs to a classifier.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum SidecarChoice {
-    /// `preprocessor_config.json`, or else `config.json`, in the classifier's folder, if it exists.
+    /// `preprocessor_config.json`, or else `config.json`, in the classifier's folder, or above it where that is
+    /// called `onnx`, if it exists.
     #[default]
     Beside,
     /// This file.
@@ -72,6 +73,18 @@ impl Classifier {
         };
         if let Some(sidecar) = &sidecar {
             log::info!("preprocessing as {} says", sidecar.path.display());
+            if !sidecar.ignored.is_empty() {
+                log::warn!(
+                    "{}: its {} may change pixels, and {} not applied: prepare the pictures yourself if so",
+                    sidecar.path.display(),
+                    sidecar.ignored.join(", "),
+                    if sidecar.ignored.len() == 1 {
+                        "is"
+                    } else {
+                        "are"
+                    },
+                );
+            }
         }
         let described = sidecar.as_ref().and_then(|sidecar| sidecar.geometry.size);
         let size = options.overrides.size.or(described);
@@ -101,6 +114,10 @@ impl Classifier {
             width: shape.width,
         };
         let preprocess = Preprocess::resolve(sidecar.as_ref(), &options.overrides, Some(fixed))?;
+        // Each goes in front of what is there: pixels are normalized as RGB, and then turned round.
+        if preprocess.bgr {
+            graph.reverse_channels();
+        }
         if let Some(Normalization { mean, std }) = preprocess.normalization {
             graph.normalize_input(&mean, &std);
         }

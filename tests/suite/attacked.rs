@@ -241,7 +241,7 @@ fn tensors_that_do_not_fit_their_storage_are_refused() {
         (float(6, 0, [0, 3, 1, 1], [3, 1, 1, 1]), "no pictures"),
         (
             tensor("FloatStorage", ("0", 6), 0, &[2, 3], &[3, 1]),
-            "4 axes",
+            "not the layout nchw",
         ),
         (
             tensor("FloatStorage", ("0", 6), 0, &[2, 3, 1, 1], &[1]),
@@ -276,6 +276,38 @@ fn tensors_that_do_not_fit_their_storage_are_refused() {
     let compressed = members(CompressionMethod::Deflated);
     let path = write(folder.path(), "compressed.pt", compressed);
     assert!(refusal(&path).contains("compressed"));
+}
+
+#[test]
+fn a_tensor_alone_has_its_labels_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let three = tensor("FloatStorage", ("0", 6), 0, &[2, 3, 1, 1], &[3, 1, 1, 1]);
+    let alone = |pickle: &[u8]| [b"\x80\x02", pickle, b"."].concat();
+    let zip = |pickle: &[u8], storage: &[u8]| {
+        let members = [("data.pkl", pickle), ("data/0", storage)];
+        torch_zip(CompressionMethod::Stored, &members)
+    };
+    let six = bytes_of(&[0.25; 6]);
+    let pictures = write(folder.path(), "alone.pt", zip(&alone(&three), &six));
+    let complete = dict(&[("adv_complete", three.clone())]);
+    let complete = write(folder.path(), "aa.pth", zip(&complete, &six));
+    for path in [&pictures, &complete] {
+        assert!(refusal(path).contains("no true labels"));
+    }
+    let labels = tensor("FloatStorage", ("0", 2), 0, &[2, 1], &[1, 1]);
+    let labels = zip(&alone(&labels), &bytes_of(&[3.0, 1.0]));
+    write(folder.path(), "labels.pt", labels);
+    for path in [pictures, complete] {
+        let items = all(&path);
+        assert_eq!((items[0].label, items[1].label), (3, 1));
+        assert_eq!(items[1].adversarial.pixels, [0.25; 3]);
+        // The other commands read the same.
+        let dataset = backstitch::input::Dataset::open(&[path], Some(Layout::Nchw), None).unwrap();
+        let labels: Vec<_> = dataset.items().map(|item| item.label).collect();
+        assert_eq!(labels, [Some(3), Some(1)]);
+        let picture = dataset.load(&dataset.item(1)).unwrap();
+        assert_eq!(picture.pixels, [0.25; 3]);
+    }
 }
 
 #[test]
@@ -392,7 +424,7 @@ fn big_endian_files_and_strange_archives_are_refused() {
 #[test]
 fn values_beyond_the_range_are_rounding_or_errors_of_their_picture() {
     let folder = tempfile::tempdir().unwrap();
-    let values = [-0.001, 0.5, 1.0015, 0.25, 1.003, 0.5];
+    let values = [-0.001, 0.5, 1.0009, 0.25, 1.003, 0.5];
     let shape = tensor("FloatStorage", ("0", 6), 0, &[2, 3, 1, 1], &[3, 1, 1, 1]);
     let torch = write(folder.path(), "t.pt", pair(shape, &bytes_of(&values)));
     let numpy = npz(&[
@@ -427,7 +459,7 @@ fn arrays_are_pairs() {
     let packed = write(folder.path(), "pgd.npz", packed);
     let plain = write(folder.path(), "sets/pgd.npy", adv());
     assert!(refusal(&plain).contains("labels.npy"));
-    write(folder.path(), "sets/labels.npy", npy_f32(&[2], &[4.0, 9.0]));
+    write(folder.path(), "sets/labels.npy", npy_f32(&[2], &[4.5, 9.0]));
     let error = AttackedSet::open(&plain, None).unwrap_err().to_string();
     assert!(error.contains("labels must be integers"), "{error}");
     for (name, bytes) in [

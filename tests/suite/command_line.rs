@@ -616,6 +616,37 @@ fn normalization_goes_in_front_of_the_first_layer() {
 }
 
 #[test]
+fn failed_pictures_have_their_row() {
+    let folder = TempDir::new().unwrap();
+    smooth(1, 0.0, 0).save(folder.path().join("a.png")).unwrap();
+    common::write(folder.path(), "b.png", common::truncated_png());
+    smooth(2, 0.0, 0).save(folder.path().join("c.png")).unwrap();
+    common::write(folder.path(), "list.txt", "c.png\nb.png\na.png\n");
+    let model = fixture("toy.onnx");
+    let list = folder.path().join("list.txt");
+    let output = backstitch()
+        .args(["classify", "--json", "--classifier", text(&model)])
+        .args(["--list", text(&list), "--mean", "0,2,0"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let names: Vec<&str> = lines
+        .iter()
+        .map(|line| line["image"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["c.png", "b.png", "a.png"]);
+    assert!(lines[1]["error"].is_string() && lines[1]["top"].is_null());
+    assert!(lines[0]["error"].is_null() && lines[2]["top"].is_array());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said.matches("was probably meant").count(), 1, "{said}");
+}
+
+#[test]
 fn outputs_that_cannot_be_written_are_refused() {
     let folder = TempDir::new().unwrap();
     let path = folder.path();

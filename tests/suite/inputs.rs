@@ -221,6 +221,15 @@ fn flipping_bytes_never_panics() {
             "npz",
             npz(&[("x", npy_u8(&[1, 3, 2, 2], &[1; 12])), ("y", npy_i64(&[1]))]),
         ),
+        (
+            "npz",
+            npz(&[
+                ("x", npy_header("<f8", true, "(2, 3, 2, 2)", &[0; 192])),
+                ("y", npy_f32(&[2, 3], &[0.0, 1.0, 0.0, 0.0, 0.0, 1.0])),
+            ]),
+        ),
+        ("npy", npy_header(">f2", true, "(2, 2, 2, 3)", &[0; 48])),
+        ("pt", std::fs::read(fixture("attacked-half.pt")).unwrap()),
         ("bin", cifar(&[1])),
         ("jsonl", br#"{"file": "a.png", "label": 1}"#.to_vec()),
         ("jpg", CMYK_JPEG.to_vec()),
@@ -437,13 +446,13 @@ fn damaged_arrays_are_refused_in_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |name: &str, bytes: &[u8]| refusal(&write(folder.path(), name, bytes), None);
     let header = |descr, fortran, shape| npy_header(descr, fortran, shape, &[0; 96]);
-    assert!(refused("a.npy", &header("<f8", false, "(1, 3, 2, 2)")).contains("dtype <f8"));
+    assert!(refused("a.npy", &header("<c8", false, "(1, 3, 2, 2)")).contains("dtype <c8"));
     assert!(refused("b.npy", &header("|O", false, "(1, 3, 2, 2)")).contains("dtype |O"));
-    assert!(refused("c.npy", &header("<f4", true, "(1, 3, 2, 2)")).contains("Fortran order"));
+    assert!(refused("c.npy", &header("<i4", true, "(1, 3, 2, 2)")).contains("is I32"));
     assert!(refused("d.npy", &header("<f4", false, "(9, 3, 2, 2)")).contains("is truncated"));
     assert!(refused("e.npy", &header("<f4", false, "(0, 3, 2, 2)")).contains("no pictures"));
     let huge = "(4611686018427387904, 3, 4611686018427387904, 4)";
-    assert!(refused("f.npy", &header("<f4", false, huge)).contains("too large"));
+    assert!(refused("f.npy", &header("<f4", false, huge)).contains("more than a file can hold"));
     let many = "(4611686018427387904, 3, 2, 2)";
     assert!(refused("g.npy", &header("<f4", false, many)).contains("more than a file can hold"));
     let beyond = "(18446744073709551616, 3, 2, 2)";
@@ -503,9 +512,193 @@ fn archives_give_pictures_and_labels() {
     let short = [("x", pictures()), ("labels", npy_i64(&[1]))];
     assert!(message("e.npz", &short).contains("1 labels for 2 pictures"));
     let negative = [("x", pictures()), ("labels", npy_i64(&[1, -1]))];
-    assert!(message("f.npz", &negative).contains("negative label at [1]"));
+    assert!(message("f.npz", &negative).contains("has label -1 at [1]"));
     let cut = npy_header("|u1", false, "(9, 3, 2, 2)", &[0; 12]);
     assert!(message("g.npz", &[("x", cut)]).contains("truncated"));
+}
+
+#[test]
+fn labels_have_any_form_that_says_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let pictures = || npy_u8(&[3, 3, 2, 2], &[7; 36]);
+    let labels = |name: &str, array: Vec<u8>| -> Vec<Option<usize>> {
+        let path = write(
+            folder.path(),
+            "a.npz",
+            npz(&[("x", pictures()), (name, array)]),
+        );
+        let dataset = open(&[path], None).unwrap();
+        dataset.items().map(|item| item.label).collect()
+    };
+    let wanted = [Some(2), Some(0), Some(1)];
+    let column: Vec<u8> = [2i64, 0, 1].iter().flat_map(|x| x.to_le_bytes()).collect();
+    let one_hot = [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0];
+    for (name, array) in [
+        ("y_test", npy_i64(&[2, 0, 1])),
+        ("labels", npy_header("<i8", false, "(3, 1)", &column)),
+        ("y", npy_f32(&[3, 3], &one_hot)),
+        ("label", npy_f32(&[3], &[2.0, 0.0, 1.0])),
+        ("target", npy_i64(&[2, 0, 1])),
+        ("targets", npy_u8(&[3], &[2, 0, 1])),
+        (
+            "y",
+            npy_header("|b1", true, "(3, 3)", &[0, 1, 0, 0, 0, 1, 1, 0, 0]),
+        ),
+    ] {
+        assert_eq!(labels(name, array), wanted, "{name}");
+    }
+    // What cannot be labels is left.
+    for array in [
+        npy_f32(&[3], &[0.5, 0.0, 1.0]),
+        npy_f32(&[3, 2], &[0.3, 0.7, 1.0, 0.0, 0.0, 1.0]),
+        npy_header("<U3", false, "(3,)", &[0; 36]),
+        npy_u8(&[3, 0], &[]),
+    ] {
+        assert_eq!(labels("labels", array), [None; 3]);
+    }
+}
+
+#[test]
+fn numbers_of_every_width_and_order_are_the_same_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    // Quarters, which float16 has too.
+    let value = |n: usize, c: usize, y: usize, x: usize| ((n + 2 * c + 3 * y + x) % 5) as f32 / 4.0;
+    let shape = [2, 3, 2, 4];
+    let (mut c_order, mut fortran) = (Vec::new(), vec![0.0; 48]);
+    for n in 0..2 {
+        for (c, y, x) in (0..24).map(|i| (i / 8, i / 4 % 2, i % 4)) {
+            c_order.push(value(n, c, y, x));
+            fortran[n + 2 * (c + 3 * (y + 2 * x))] = value(n, c, y, x);
+        }
+    }
+    let doubles = |values: &[f32]| -> Vec<u8> {
+        values
+            .iter()
+            .flat_map(|&x| f64::from(x).to_le_bytes())
+            .collect()
+    };
+    let halves = |values: &[f32]| -> Vec<u8> {
+        let bits = |x: &f32| [0x0000u16, 0x3400, 0x3800, 0x3a00, 0x3c00][(x * 4.0) as usize];
+        values.iter().flat_map(|x| bits(x).to_be_bytes()).collect()
+    };
+    let text = "(2, 3, 2, 4)";
+    for (name, bytes) in [
+        ("f4.npy", npy_f32(&shape, &c_order)),
+        ("f8.npy", npy_header("<f8", false, text, &doubles(&c_order))),
+        ("f2.npy", npy_header(">f2", false, text, &halves(&c_order))),
+        (
+            "f8-fortran.npy",
+            npy_header("<f8", true, text, &doubles(&fortran)),
+        ),
+        (
+            "f2-fortran.npz",
+            npz(&[("x", npy_header(">f2", true, text, &halves(&fortran)))]),
+        ),
+    ] {
+        let pictures = load(&write(folder.path(), name, bytes), None);
+        let pixels: Vec<f32> = pictures
+            .into_iter()
+            .flat_map(|p| p.unwrap().pixels)
+            .collect();
+        assert_eq!(pixels, c_order, "{name}");
+    }
+}
+
+#[test]
+fn rounding_is_clipped_and_what_is_wrong_is_guessed() {
+    let cases = fixture("cases/rounding");
+    let archive = load(&cases.join("roundtrip.npz"), None);
+    let tensors = load(&cases.join("roundtrip.pt"), None);
+    assert_eq!(archive.len(), 4);
+    for (here, there) in archive.into_iter().zip(tensors) {
+        let (here, there) = (here.unwrap(), there.unwrap());
+        assert_eq!(here, there);
+        assert!(here.pixels.iter().all(|x| (0.0..=1.0).contains(x)));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for (value, other, hint) in [
+        (1.002, 0.5, "clip"),
+        (200.0, 0.0, "divide by 255"),
+        (2.4, -2.1, "looks normalized"),
+        (f32::NAN, 0.5, "not finite"),
+    ] {
+        let mut values = [other; 12];
+        values[4] = value;
+        let path = write(folder.path(), "bad.npy", npy_f32(&[3, 2, 2], &values));
+        let error = load(&path, None).remove(0).unwrap_err().to_string();
+        assert!(error.contains(hint), "{error}");
+    }
+}
+
+#[test]
+fn byte_order_marks_are_no_part_of_the_text() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a", "b"] {
+        write(folder.path(), &format!("d/{name}.png"), png(2, 2));
+    }
+    let manifest = std::fs::read(fixture("cases/bom/bom.jsonl")).unwrap();
+    let manifest = write(folder.path(), "bom.jsonl", manifest);
+    let dataset = open(&[manifest], None).unwrap();
+    assert_eq!(ids(&dataset), ["d/a.png", "d/b.png"]);
+    assert_eq!(dataset.item(0).label, Some(3));
+    let classes = Classes::open(&fixture("cases/bom/bom.txt")).unwrap();
+    assert_eq!(classes.label_of(Path::new("cat/a.png")), Some(0));
+    // A second file of this kind: lists that were joined.
+    let lines = "{\"file\": \"d/a.png\"}\r\n\u{feff}\r\n\u{feff}{\"file\": \"d/b.png\"}";
+    let joined = write(folder.path(), "joined.jsonl", lines);
+    assert_eq!(ids(&open(&[joined], None).unwrap()), ["d/a.png", "d/b.png"]);
+}
+
+#[test]
+fn metadata_of_hugging_face_lists_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a.png", "deep/b.png", "c.png"] {
+        write(folder.path(), &format!("train/{name}"), png(2, 2));
+    }
+    let lines = concat!(
+        r#"{"file_name": "deep/b.png", "label": 4, "text": "a cat"}"#,
+        "\n",
+        r#"{"file_name": "a.png", "label": 1}"#,
+    );
+    let metadata = write(folder.path(), "train/metadata.jsonl", lines);
+    for input in [folder.path().join("train"), metadata] {
+        let dataset = open(&[input], None).unwrap();
+        assert_eq!(ids(&dataset), ["deep/b.png", "a.png"]);
+        let item = dataset.item(0);
+        assert_eq!(item.label, Some(4));
+        assert_eq!(item.more["text"], "a cat");
+        assert_eq!(item.more.len(), 1);
+        assert!(dataset.load(&item).is_ok());
+    }
+}
+
+#[test]
+fn lists_name_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["cat/a b.png", "dog/c.png"] {
+        write(folder.path(), name, png(2, 2));
+    }
+    let classes = write(folder.path(), "classes.txt", "dog\ncat\n");
+    let classes = || Classes::open(&classes).ok();
+    let lines = "\u{feff}dog/c.png\r\n\r\ncat/a b.png\r\ngone.png";
+    let list = write(folder.path(), "list.txt", lines);
+    let elsewhere = write(folder.path(), "other/list.txt", lines);
+    for (list, base) in [(list, None), (elsewhere, Some(folder.path()))] {
+        let dataset = Dataset::open_list(&list, base, classes()).unwrap();
+        assert_eq!(ids(&dataset), ["dog/c.png", "cat/a b.png", "gone.png"]);
+        let labels: Vec<_> = dataset.items().map(|item| item.label).collect();
+        assert_eq!(labels, [Some(0), Some(1), None]);
+        let loads: Vec<_> = dataset
+            .items()
+            .map(|item| dataset.load(&item).is_ok())
+            .collect();
+        assert_eq!(loads, [true, true, false]);
+    }
+    let empty = write(folder.path(), "empty.txt", "\n");
+    let error = Dataset::open_list(&empty, None, None)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("lists no pictures"), "{error}");
 }
 
 #[test]

@@ -20,4 +20,5 @@ mod pipeline;
 mod report;
 mod schedules;
 mod several_devices;
+mod sidecars;
 mod toy;
