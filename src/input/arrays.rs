@@ -190,7 +190,10 @@ impl ArrayFile {
             dtype,
             Dtype::U8 | Dtype::F16 | Dtype::Bf16 | Dtype::F32 | Dtype::F64
         ) {
-            let other = format!("is {dtype:?}; pictures are uint8, or floats from 0 to 1");
+            let other = format!(
+                "has dtype {}; pictures must be uint8, or floats from 0 to 1: convert it with astype",
+                dtype.name()
+            );
             return Err(refused(other.into()));
         }
         let layout = layout.map_or_else(|| Layout::infer(shape), Ok);

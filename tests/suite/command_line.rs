@@ -451,7 +451,7 @@ fn bad_inputs_are_refused_in_one_line() {
         (&missing, "missing.png", ""),
         (&empty, "empty", ""),
         (&open, "open.npy", "--layout"),
-        (&kind, "kind.npy", "float32"),
+        (&kind, "kind.npy", "astype"),
         (&shape, "shape.npy", ""),
     ] {
         let said = fail(1, &["classify", text(input), "--classifier", text(&model)]);

@@ -448,7 +448,7 @@ fn damaged_arrays_are_refused_in_one_line() {
     let header = |descr, fortran, shape| npy_header(descr, fortran, shape, &[0; 96]);
     assert!(refused("a.npy", &header("<c8", false, "(1, 3, 2, 2)")).contains("dtype <c8"));
     assert!(refused("b.npy", &header("|O", false, "(1, 3, 2, 2)")).contains("dtype |O"));
-    assert!(refused("c.npy", &header("<i4", true, "(1, 3, 2, 2)")).contains("is I32"));
+    assert!(refused("c.npy", &header("<i4", true, "(1, 3, 2, 2)")).contains("dtype int32"));
     assert!(refused("d.npy", &header("<f4", false, "(9, 3, 2, 2)")).contains("is truncated"));
     assert!(refused("e.npy", &header("<f4", false, "(0, 3, 2, 2)")).contains("no pictures"));
     let huge = "(4611686018427387904, 3, 4611686018427387904, 4)";
