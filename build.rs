@@ -264,6 +264,12 @@ fn compile_for_gpu(nvcc: &Nvcc, source: &Path, out: &Path) -> PathBuf {
             "-gencode=arch=compute_{architecture},code=sm_{architecture}"
         ));
     }
+    // Machine code is most of the program, and shrinks to a fifth. Drivers that run what nvcc 13 compiles unpack it;
+    // older ones of CUDA 12 know only the faster form.
+    let major = nvcc.version.split('.').next();
+    if major.and_then(|major| major.parse().ok()) >= Some(13) {
+        options.push("--compress-mode=size".to_owned());
+    }
     // Chips that are not in the list compile this when they load it.
     options.push("-gencode=arch=compute_80,code=compute_80".to_owned());
 

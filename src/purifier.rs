@@ -67,7 +67,7 @@ impl Purifier {
         PurifierBuilder {
             classifier: classifier.into(),
             options: Options::new(ReconstructOptions::preset(Preset::Tiles, CHANNELS)),
-            place: Place::Device(Device::Auto),
+            devices: Chosen::Device(Device::Auto),
             precision: Precision::Float32,
             limits: Limits::default(),
         }
@@ -232,13 +232,13 @@ impl Purifier {
 pub struct PurifierBuilder {
     classifier: Arc<Classifier>,
     options: Options,
-    place: Place,
+    devices: Chosen,
     precision: Precision,
     limits: Limits,
 }
 
 /// The devices that a purifier runs on.
-enum Place {
+enum Chosen {
     Device(Device),
     Opened(OpenDevices),
     Own(Box<dyn OwnBackend>),
@@ -289,19 +289,19 @@ impl PurifierBuilder {
 
     /// The devices to compute on.
     pub fn device(mut self, device: Device) -> Self {
-        self.place = Place::Device(device);
+        self.devices = Chosen::Device(device);
         self
     }
 
     /// Devices that are open already.
     pub fn devices(mut self, devices: OpenDevices) -> Self {
-        self.place = Place::Opened(devices);
+        self.devices = Chosen::Opened(devices);
         self
     }
 
     /// A backend of the caller, in place of this crate's.
     pub fn backend<B: Backend + 'static>(mut self, backend: B) -> Self {
-        self.place = Place::Own(Box::new(backend));
+        self.devices = Chosen::Own(Box::new(backend));
         self
     }
 
@@ -338,18 +338,18 @@ impl PurifierBuilder {
         let PurifierBuilder {
             classifier,
             options,
-            place,
+            devices,
             precision,
             limits,
         } = self;
         options.validate()?;
-        let engines = match place {
-            Place::Device(device) => {
+        let engines = match devices {
+            Chosen::Device(device) => {
                 let open = device.open(precision, limits.memory)?;
                 open.engines(&classifier, &options, limits)?
             }
-            Place::Opened(open) => open.engines(&classifier, &options, limits)?,
-            Place::Own(backend) => backend.engines(&classifier, &options, limits)?,
+            Chosen::Opened(open) => open.engines(&classifier, &options, limits)?,
+            Chosen::Own(backend) => backend.engines(&classifier, &options, limits)?,
         };
         Ok(Purifier {
             classifier,

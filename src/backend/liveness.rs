@@ -9,7 +9,7 @@ pub(super) type BufferId = usize;
 
 /// Where a buffer lies in an arena, in the arena's units.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Span {
     pub offset: usize,
     pub len: usize,
 }
@@ -48,11 +48,11 @@ pub(super) struct Outline<'a> {
 /// Where a step's forward pass reads and writes.
 #[derive(Clone, Debug)]
 pub(super) struct Forward {
-    pub inputs: Vec<Place>,
-    pub output: Place,
+    pub inputs: Vec<Span>,
+    pub output: Span,
     /// Where the argument of the activation is kept, when its derivative needs it.
-    pub argument: Option<Place>,
-    pub scratch: Place,
+    pub argument: Option<Span>,
+    pub scratch: Span,
 }
 
 /// Where a step's backward pass reads and writes.
@@ -60,11 +60,11 @@ pub(super) struct Forward {
 pub(super) struct Backward {
     pub step: usize,
     /// Of the activation, the value or argument that gives its derivative.
-    pub known: Option<Place>,
-    pub inputs: Vec<Place>,
-    pub output: Place,
-    pub gradient: Place,
-    pub scratch: Place,
+    pub known: Option<Span>,
+    pub inputs: Vec<Span>,
+    pub output: Span,
+    pub gradient: Span,
+    pub scratch: Span,
     pub calls: Vec<Call>,
 }
 
@@ -72,7 +72,7 @@ pub(super) struct Backward {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Call {
     pub input: usize,
-    pub to: Place,
+    pub to: Span,
     /// Whether another step has already written there.
     pub accumulate: bool,
 }
@@ -82,12 +82,12 @@ pub(super) struct Call {
 pub(super) struct Schedule {
     /// Length of an arena.
     pub arena: usize,
-    pub input: Place,
-    pub output: Place,
+    pub input: Span,
+    pub output: Span,
     pub forward: Vec<Forward>,
     /// The gradient by the logits and, where they depend on it, by the image.
-    pub loss: Place,
-    pub by_input: Option<Place>,
+    pub loss: Span,
+    pub by_input: Option<Span>,
     /// In the order in which they run.
     pub backward: Vec<Backward>,
 }
@@ -225,7 +225,7 @@ impl Schedule {
             .ok_or_else(|| {
                 Error::invalid("the model's activations are beyond the address space")
             })?;
-        let at = |object: usize| Place {
+        let at = |object: usize| Span {
             offset: placement.offsets[object],
             len: objects.0[object].len,
         };

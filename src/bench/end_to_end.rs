@@ -46,7 +46,7 @@ pub(crate) struct Assumed {
     pub wait: f64,
 }
 
-/// As above.
+/// NVIDIA's figures, rounded up.
 pub(crate) const ASSUMED: Assumed = Assumed {
     launch: 4e-6,
     wait: 10e-6,

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::backend::cuda::classifier::CudaClassifier;
 use crate::backend::cuda::driver::emulator::{Emulator, Options as EmulatorOptions};
-use crate::backend::cuda::driver::{Device, Kind};
+use crate::backend::cuda::driver::{ActivityKind, Device};
 use crate::backend::cuda::images::DeviceImages;
 use crate::backend::cuda::model::{Chip, Demand, demands};
 use crate::backend::cuda::{CudaBackend, classifier_batch};
@@ -75,7 +75,8 @@ impl Rehearsal<'_> {
         let profile = profiling.finish()?;
         let transfers = |name| {
             let all = profile.totals.iter();
-            let total = all.filter(|total| total.kind == Kind::Transfer && total.name == name);
+            let total =
+                all.filter(|total| total.kind == ActivityKind::Transfer && total.name == name);
             total.fold(Transfers::default(), |sum, total| Transfers {
                 count: sum.count + total.count,
                 bytes: sum.bytes + total.work.bytes,

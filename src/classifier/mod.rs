@@ -1,4 +1,4 @@
-//! The victim: ONNX import, our own graph, and the passes that make it fit to run.
+//! The classifier: ONNX import, our own graph, and the passes that make it fit to run.
 //!
 //! [`Graph::load`] is the way in: [`onnx`] translates a file operator by operator, with every shape
 //! resolved and shape arithmetic folded by the `interpreter`; `passes` rewrite the graph; backends

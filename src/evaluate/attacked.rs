@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::picture::Picture;
 use crate::random::{Purpose, RandomKey};
 
-use super::case::Kind;
+use super::case::CaseKind;
 
 /// Attacks each picture, given its true label, by a case of this program; `victim` is what the attack is made
 /// on.
@@ -14,7 +14,7 @@ use super::case::Kind;
 /// # Errors
 /// A failing device, or [`Error::Interrupted`] if `stop` ends an attack.
 pub(super) fn make(
-    kind: &Kind,
+    kind: &CaseKind,
     pictures: &[Picture],
     labels: &[Option<usize>],
     eight_bit: bool,
@@ -27,13 +27,13 @@ pub(super) fn make(
         eight_bit,
     };
     match kind {
-        Kind::Clean | Kind::Given => Ok(pictures.to_vec()),
-        Kind::Noise { eps, seed } => Ok(pictures
+        CaseKind::Clean | CaseKind::Given => Ok(pictures.to_vec()),
+        CaseKind::Noise { eps, seed } => Ok(pictures
             .iter()
             .map(|picture| changed(picture, noisy(picture, *eps, *seed, eight_bit)))
             .collect()),
-        Kind::Static { attack: options }
-        | Kind::Adaptive {
+        CaseKind::Static { attack: options }
+        | CaseKind::Adaptive {
             attack: options, ..
         } => {
             let mut victim = Stoppable { victim, stop };

@@ -19,13 +19,13 @@ pub struct Case {
     pub title: String,
     /// How the pictures are made.
     #[serde(flatten)]
-    pub kind: Kind,
+    pub kind: CaseKind,
 }
 
 /// Where a case's pictures come from.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Kind {
+pub enum CaseKind {
     /// The pictures themselves.
     Clean,
     /// Random noise: each value moves by `eps` up or down, at random.
@@ -92,7 +92,7 @@ impl Case {
         Case {
             name: "clean".into(),
             title: "clean".into(),
-            kind: Kind::Clean,
+            kind: CaseKind::Clean,
         }
     }
 
@@ -101,7 +101,7 @@ impl Case {
         Case {
             name: format!("given:{attack}"),
             title: format!("{attack} (given)"),
-            kind: Kind::Given,
+            kind: CaseKind::Given,
         }
     }
 
@@ -109,7 +109,7 @@ impl Case {
         Case {
             name: format!("noise-linf-{}", short(eps)),
             title: format!("random ± noise, L∞ {}", fraction(eps)),
-            kind: Kind::Noise { eps, seed },
+            kind: CaseKind::Noise { eps, seed },
         }
     }
 
@@ -154,12 +154,12 @@ impl Case {
             eight_bit,
         };
         let kind = match through {
-            None => Kind::Static { attack },
+            None => CaseKind::Static { attack },
             Some(through) => {
                 let (tag, words) = way(through);
                 let _ = write!(name, "@{tag}");
                 let _ = write!(title, ", {words}");
-                Kind::Adaptive { attack, through }
+                CaseKind::Adaptive { attack, through }
             }
         };
         Case { name, title, kind }
@@ -168,12 +168,12 @@ impl Case {
     /// The ball that bounds the change; `None` if there is no bound.
     pub fn budget(&self) -> Option<Ball> {
         match &self.kind {
-            Kind::Clean | Kind::Given => None,
-            Kind::Noise { eps, .. } => Some(Ball {
+            CaseKind::Clean | CaseKind::Given => None,
+            CaseKind::Noise { eps, .. } => Some(Ball {
                 norm: Norm::Linf,
                 eps: *eps,
             }),
-            Kind::Static { attack } | Kind::Adaptive { attack, .. } => {
+            CaseKind::Static { attack } | CaseKind::Adaptive { attack, .. } => {
                 attack.method.attack().ball()
             }
         }
@@ -182,46 +182,46 @@ impl Case {
     /// The attack's method; `None` for clean pictures, noise, and attacks that others made.
     pub fn method(&self) -> Option<&Method> {
         match &self.kind {
-            Kind::Static { attack } | Kind::Adaptive { attack, .. } => Some(&attack.method),
-            Kind::Clean | Kind::Noise { .. } | Kind::Given => None,
+            CaseKind::Static { attack } | CaseKind::Adaptive { attack, .. } => Some(&attack.method),
+            CaseKind::Clean | CaseKind::Noise { .. } | CaseKind::Given => None,
         }
     }
 
     /// Whether this is an attack: neither clean nor noise.
     pub fn is_attack(&self) -> bool {
-        !matches!(self.kind, Kind::Clean | Kind::Noise { .. })
+        !matches!(self.kind, CaseKind::Clean | CaseKind::Noise { .. })
     }
 
     /// Whether these are the pictures themselves.
     pub fn is_clean(&self) -> bool {
-        matches!(self.kind, Kind::Clean)
+        matches!(self.kind, CaseKind::Clean)
     }
 
     /// Whether others made the attack.
     pub fn is_given(&self) -> bool {
-        matches!(self.kind, Kind::Given)
+        matches!(self.kind, CaseKind::Given)
     }
 
     /// Whether the attack was made on the classifier behind the whole defense.
     pub fn is_adaptive(&self) -> bool {
-        matches!(self.kind, Kind::Adaptive { .. })
+        matches!(self.kind, CaseKind::Adaptive { .. })
     }
 
     /// What the attack knew of `defense`.
     pub fn threat(&self, defense: &str) -> Threat {
         match &self.kind {
-            Kind::Clean => Threat::Clean,
-            Kind::Noise { .. } => Threat::Noise,
-            Kind::Given => Threat::Unknown,
-            Kind::Static { attack } if defense == NONE => match attack.method {
+            CaseKind::Clean => Threat::Clean,
+            CaseKind::Noise { .. } => Threat::Noise,
+            CaseKind::Given => Threat::Unknown,
+            CaseKind::Static { attack } if defense == NONE => match attack.method {
                 Method::Square(_) => Threat::BlackBox,
                 _ => Threat::WhiteBox,
             },
-            Kind::Adaptive { through, .. } if defense == BACKSTITCH => match through.rule {
+            CaseKind::Adaptive { through, .. } if defense == BACKSTITCH => match through.rule {
                 Rule::Queries => Threat::BlackBox,
                 _ => Threat::Adaptive,
             },
-            Kind::Static { .. } | Kind::Adaptive { .. } => Threat::Transfer,
+            CaseKind::Static { .. } | CaseKind::Adaptive { .. } => Threat::Transfer,
         }
     }
 }

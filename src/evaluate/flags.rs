@@ -8,7 +8,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::case::{Case, Kind, Threat};
+use super::case::{Case, CaseKind, Threat};
 use super::row::{BACKSTITCH, NONE};
 use super::statistics::Proportion;
 use super::suite::LARGE;
@@ -300,15 +300,15 @@ fn rising(view: &View<'_>) -> Vec<Finding> {
         _ => None,
     };
     let same = |a: &Case, b: &Case| match (&a.kind, &b.kind) {
-        (Kind::Static { attack: a }, Kind::Static { attack: b }) => {
+        (CaseKind::Static { attack: a }, CaseKind::Static { attack: b }) => {
             std::mem::discriminant(&a.method) == std::mem::discriminant(&b.method)
         }
         (
-            Kind::Adaptive {
+            CaseKind::Adaptive {
                 attack: a,
                 through: by_a,
             },
-            Kind::Adaptive {
+            CaseKind::Adaptive {
                 attack: b,
                 through: by_b,
             },
@@ -351,7 +351,7 @@ fn zero_gradients(view: &View<'_>) -> Vec<Finding> {
 fn noise(view: &View<'_>) -> Vec<Finding> {
     pairs(
         view,
-        |a, b| matches!(a.kind, Kind::Noise { .. }) && b.is_attack() && same_size(a, b),
+        |a, b| matches!(a.kind, CaseKind::Noise { .. }) && b.is_attack() && same_size(a, b),
         |paired| paired.right[0] < paired.right[1],
     )
 }

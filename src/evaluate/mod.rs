@@ -25,7 +25,7 @@ mod suite;
 mod summary;
 mod view;
 
-pub use case::{Case, Kind, Threat};
+pub use case::{Case, CaseKind, Threat};
 pub use cell::{Answer, Cell, Excluded};
 pub use defenses::rows;
 pub use flags::{Finding, Flag, State};

@@ -8,7 +8,7 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 use super::attacked::make;
-use super::case::{Case, Kind};
+use super::case::{Case, CaseKind};
 use super::cell::{Answer, Cell, Excluded};
 use super::defenses;
 use super::journal::Journal;
@@ -303,7 +303,7 @@ impl Evaluator<'_> {
                 return Err(Error::Interrupted);
             }
             let gradients = match case.kind {
-                Kind::Clean => self.zero_gradients(batch)?.into_iter().map(Some).collect(),
+                CaseKind::Clean => self.zero_gradients(batch)?.into_iter().map(Some).collect(),
                 _ => vec![None; batch.len()],
             };
             let answered = self.defend(batch)?;
@@ -339,7 +339,7 @@ impl Evaluator<'_> {
         let labels: Vec<Option<usize>> = subjects.iter().map(|(s, _)| Some(s.label)).collect();
         let (stop, eight_bit) = (|| watch.stop(), self.eight_bit);
         let made = match &case.kind {
-            Kind::Adaptive { through, .. } => {
+            CaseKind::Adaptive { through, .. } => {
                 let mut victim = Defended::new(self.defense, *through)?;
                 make(
                     &case.kind,

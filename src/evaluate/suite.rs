@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, json};
 
-use super::case::{Case, Kind};
+use super::case::{Case, CaseKind};
 use crate::attack::adaptive::{Adaptive, Rule, Seeds};
 use crate::attack::{Method, Name};
 use crate::error::{Error, Result};
@@ -145,7 +145,7 @@ impl Choice {
         }
         let method = Method::with(name, &options)?;
         let case = Case::attack(method, through, self.seed, self.eight_bit);
-        if let Kind::Static { attack } | Kind::Adaptive { attack, .. } = &case.kind {
+        if let CaseKind::Static { attack } | CaseKind::Adaptive { attack, .. } = &case.kind {
             attack.validate(classes)?;
         }
         Ok(case)

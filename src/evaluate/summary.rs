@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::case::{Case, Kind, Threat, fraction};
+use super::case::{Case, CaseKind, Threat, fraction};
 use super::cell::{Cell, Excluded};
 use super::flags::{Flag, raise};
 use super::row::{BACKSTITCH, NONE, Row};
@@ -271,13 +271,13 @@ fn attack(view: &View<'_>, case: &Case) -> AttackSummary {
 /// How a case's numbers are to be read.
 fn statement(case: &Case) -> &'static str {
     match case.kind {
-        Kind::Clean => "no attack",
-        Kind::Noise { .. } => "no attack: random noise of the same size",
-        Kind::Static { .. } => STATIC,
-        Kind::Given => {
+        CaseKind::Clean => "no attack",
+        CaseKind::Noise { .. } => "no attack: random noise of the same size",
+        CaseKind::Static { .. } => STATIC,
+        CaseKind::Given => {
             "made by others, and it is not known what it knew; no robustness claim unless it knew the defense"
         }
-        Kind::Adaptive { .. } => {
+        CaseKind::Adaptive { .. } => {
             "made on backstitch; for every other row a transfer, and no robustness claim"
         }
     }

@@ -41,7 +41,7 @@ struct Run {
 
 /// The position of a result's line.
 #[derive(Debug)]
-struct Place {
+struct ResultLine {
     image: String,
     run: usize,
     start: u64,
@@ -70,9 +70,9 @@ pub fn merge(runs: &[PathBuf], out: &Path, options: &Options) -> Result<Counts> 
     check_complete(&runs, options.partial)?;
 
     let unfinished = Unfinished::start(out)?;
-    let mut places = index(&runs, options.partial)?;
-    places.sort_by(|a, b| in_order(&a.image, &b.image));
-    let (counts, tally) = join_results(&runs, &mut places, &unfinished.path)?;
+    let mut results = index(&runs, options.partial)?;
+    results.sort_by(|a, b| in_order(&a.image, &b.image));
+    let (counts, tally) = join_results(&runs, &mut results, &unfinished.path)?;
     if options.report {
         join_reports(&runs, counts, &unfinished.path)?;
     }
@@ -176,8 +176,8 @@ fn check_complete(runs: &[Run], partial: bool) -> Result<()> {
 }
 
 /// One result for each picture of all runs; a result is preferred to an error.
-fn index(runs: &[Run], partial: bool) -> Result<Vec<Place>> {
-    let mut places: Vec<Place> = Vec::new();
+fn index(runs: &[Run], partial: bool) -> Result<Vec<ResultLine>> {
+    let mut results: Vec<ResultLine> = Vec::new();
     let mut by_image: HashMap<u64, usize> = HashMap::new();
     for (run, Run { path, .. }) in runs.iter().enumerate() {
         let path = path.join("results.jsonl");
@@ -194,30 +194,30 @@ fn index(runs: &[Run], partial: bool) -> Result<Vec<Place>> {
                     }
                 };
             };
-            let place = Place {
+            let result = ResultLine {
                 image: line.image,
                 run,
                 start: here,
                 failed: line.error.is_some(),
             };
-            let hash = xxhash_rust::xxh3::xxh3_64(place.image.as_bytes());
+            let hash = xxhash_rust::xxh3::xxh3_64(result.image.as_bytes());
             let Some(&other) = by_image.get(&hash) else {
-                by_image.insert(hash, places.len());
-                places.push(place);
+                by_image.insert(hash, results.len());
+                results.push(result);
                 return Ok(());
             };
-            let other = &mut places[other];
-            if other.image != place.image {
+            let other = &mut results[other];
+            if other.image != result.image {
                 // Different names have equal hashes: both are kept.
-                places.push(place);
+                results.push(result);
             } else if other.failed {
-                *other = place;
-            } else if !place.failed && !same_result(runs, other, &place)? {
+                *other = result;
+            } else if !result.failed && !same_result(runs, other, &result)? {
                 return Err(Error::file(
                     &path,
                     format!(
                         "says something else of {} than {}",
-                        place.image.escape_debug(),
+                        result.image.escape_debug(),
                         runs[other.run].path.join("results.jsonl").display()
                     ),
                 ));
@@ -225,15 +225,15 @@ fn index(runs: &[Run], partial: bool) -> Result<Vec<Place>> {
             Ok(())
         })?;
     }
-    Ok(places)
+    Ok(results)
 }
 
 /// Whether two results of a picture are equal except for the time they took.
-fn same_result(runs: &[Run], a: &Place, b: &Place) -> Result<bool> {
-    let read = |place: &Place| -> Result<Value> {
-        let path = runs[place.run].path.join("results.jsonl");
+fn same_result(runs: &[Run], a: &ResultLine, b: &ResultLine) -> Result<bool> {
+    let read = |result: &ResultLine| -> Result<Value> {
+        let path = runs[result.run].path.join("results.jsonl");
         let mut reader = BufReader::new(File::open(&path).map_err(Error::io(&path))?);
-        let mut value: Value = serde_json::from_slice(&line_at(&path, &mut reader, place.start)?)
+        let mut value: Value = serde_json::from_slice(&line_at(&path, &mut reader, result.start)?)
             .map_err(|error| Error::file(&path, error.to_string()))?;
         if let Some(fields) = value.as_object_mut() {
             fields.shift_remove("seconds");
@@ -267,7 +267,7 @@ fn in_order(a: &str, b: &str) -> Ordering {
 }
 
 /// Writes `results.jsonl` and the output pictures.
-fn join_results(runs: &[Run], places: &mut [Place], out: &Path) -> Result<(Counts, Tally)> {
+fn join_results(runs: &[Run], results: &mut [ResultLine], out: &Path) -> Result<(Counts, Tally)> {
     let path = out.join("results.jsonl");
     let mut joined = Replacement::create(&path)?;
     let mut readers = Vec::new();
@@ -279,10 +279,10 @@ fn join_results(runs: &[Run], places: &mut [Place], out: &Path) -> Result<(Count
     // Tar files, and the runs they are from.
     let mut taken: HashMap<PathBuf, usize> = HashMap::new();
     let mut folders: HashSet<PathBuf> = HashSet::new();
-    for place in places {
-        let run = &runs[place.run];
+    for result in results {
+        let run = &runs[result.run];
         let path = run.path.join("results.jsonl");
-        let bytes = line_at(&path, &mut readers[place.run], place.start)?;
+        let bytes = line_at(&path, &mut readers[result.run], result.start)?;
         let line: Line = serde_json::from_slice(&bytes)
             .map_err(|error| Error::file(&path, error.to_string()))?;
         if let Some(output) = &line.output {
@@ -299,10 +299,10 @@ fn join_results(runs: &[Run], places: &mut [Place], out: &Path) -> Result<(Count
                     put(&run.path.join(&file), &out.join(&file), &mut folders)?;
                     // A tar file has several pictures, but is linked once; other files have one picture.
                     if Path::new(output) != file {
-                        taken.insert(file, place.run);
+                        taken.insert(file, result.run);
                     }
                 }
-                Some(&other) if other != place.run => {
+                Some(&other) if other != result.run => {
                     return Err(Error::file(
                         run.path.join(&file),
                         format!(

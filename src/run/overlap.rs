@@ -7,14 +7,14 @@ use super::claim::{ATTACKED, FILES, LOCK};
 use super::pictures::IMAGES;
 use crate::error::{Error, Result};
 
-/// The places that a command writes or removes, to be compared with the files that it reads.
+/// The outputs that a command writes or removes, to be compared with the files that it reads.
 #[derive(Clone, Debug, Default)]
 pub struct Outputs {
-    places: Vec<Place>,
+    outputs: Vec<Output>,
 }
 
 #[derive(Clone, Debug)]
-struct Place {
+struct Output {
     /// The option that names it.
     option: &'static str,
     /// As the user named it.
@@ -63,7 +63,7 @@ impl Outputs {
         let mut real = Folders::default().real(&name);
         // A link in place of the file may not be there yet, or lead to what is not.
         real.target = real.target.or_else(|| Some(resolved(&name)));
-        self.places.push(Place {
+        self.outputs.push(Output {
             option,
             name,
             real,
@@ -77,21 +77,21 @@ impl Outputs {
     /// # Errors
     /// The message names both.
     pub fn check<P: AsRef<Path>>(&self, read: impl IntoIterator<Item = P>) -> Result<()> {
-        for (i, place) in self.places.iter().enumerate() {
-            for other in &self.places[..i] {
-                if place.option != other.option && place.meets(other) {
+        for (i, output) in self.outputs.iter().enumerate() {
+            for other in &self.outputs[..i] {
+                if output.option != other.option && output.meets(other) {
                     let both = format!("would be written over by {}", other.name.display());
-                    let (one, two) = (other.option, place.option);
-                    return Err(Error::file(&place.name, both)
+                    let (one, two) = (other.option, output.option);
+                    return Err(Error::file(&output.name, both)
                         .hint(format!("give `{one}` and `{two}` different places")));
                 }
             }
         }
-        let there = |place: &&Place| match place.whole {
-            true => place.real.entry.is_dir(),
-            false => place.real.entry.is_file() || place.real.entry.is_symlink(),
+        let there = |output: &&Output| match output.whole {
+            true => output.real.entry.is_dir(),
+            false => output.real.entry.is_file() || output.real.entry.is_symlink(),
         };
-        let there: Vec<&Place> = self.places.iter().filter(there).collect();
+        let there: Vec<&Output> = self.outputs.iter().filter(there).collect();
         if there.is_empty() {
             return Ok(());
         }
@@ -107,26 +107,26 @@ impl Outputs {
     /// # Errors
     /// It is an output.
     pub fn check_one(&self, path: &Path) -> Result<()> {
-        let all: Vec<&Place> = self.places.iter().collect();
+        let all: Vec<&Output> = self.outputs.iter().collect();
         refuse(&all, path, &mut Folders::default())
     }
 }
 
-fn refuse(places: &[&Place], path: &Path, folders: &mut Folders) -> Result<()> {
+fn refuse(outputs: &[&Output], path: &Path, folders: &mut Folders) -> Result<()> {
     let read = folders.real(path);
-    let Some(place) = places.iter().find(|place| place.holds(&read)) else {
+    let Some(output) = outputs.iter().find(|output| output.holds(&read)) else {
         return Ok(());
     };
-    let output = place.name.display();
-    let message = match place.whole {
-        true => format!("is read, and lies in {output}, where outputs are written and removed"),
-        false => format!("is read, and would be written over by {output}"),
+    let name = output.name.display();
+    let message = match output.whole {
+        true => format!("is read, and lies in {name}, where outputs are written and removed"),
+        false => format!("is read, and would be written over by {name}"),
     };
-    Err(Error::file(path, message).hint(format!("give `{}` another place", place.option)))
+    Err(Error::file(path, message).hint(format!("give `{}` another place", output.option)))
 }
 
-impl Place {
-    /// Whether a file is this place or lies in it.
+impl Output {
+    /// Whether a file is this output or lies in it.
     fn holds(&self, file: &Real) -> bool {
         let mut pairs = self
             .real
@@ -135,7 +135,7 @@ impl Place {
         pairs.any(|(own, file)| own == file || self.whole && file.starts_with(own))
     }
 
-    fn meets(&self, other: &Place) -> bool {
+    fn meets(&self, other: &Output) -> bool {
         self.holds(&other.real) || other.holds(&self.real)
     }
 }

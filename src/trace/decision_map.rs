@@ -14,7 +14,7 @@ const COLUMN: f64 = 0.035;
 pub(super) fn draw(svg: &mut Svg, panel: Panel, trace: &Trace<'_>, paths: &[TracedPath<'_>]) {
     panel.title(
         svg,
-        "Decision map: iteration × place on the segment to the input",
+        "Decision map: iteration × position on the segment to the input",
     );
     let first = paths.iter().find_map(|path| path.segment.points.first());
     let behind = first.map_or(0.0, |point| f64::from(point.t).min(0.0));

@@ -48,7 +48,7 @@ pub(super) fn margins(svg: &mut Svg, panel: Panel, trace: &Trace<'_>, paths: &[T
     };
     let first = paths.iter().find_map(|path| path.segment.points.first());
     let behind = first.map_or(0.0, |point| f64::from(point.t).min(0.0));
-    let places = Scale {
+    let positions = Scale {
         domain: (behind, 1.0),
         range: (panel.left + (ITERATIONS + 0.06) * width, panel.right),
     };
@@ -84,19 +84,21 @@ pub(super) fn margins(svg: &mut Svg, panel: Panel, trace: &Trace<'_>, paths: &[T
             .collect();
         svg.line(&points, path.stroke());
         let points = along(path.segment).into_iter();
-        let points: Vec<_> = points.map(|(t, lead)| (places.at(t), y.at(lead))).collect();
+        let points: Vec<_> = points
+            .map(|(t, lead)| (positions.at(t), y.at(lead)))
+            .collect();
         svg.line(&points, path.stroke());
     }
     for path in paths {
         if let Some(boundary) = path.outcome.boundary.map(f64::from) {
             let lead = at_place(path.segment, input, boundary, lead);
             if lead.is_finite() {
-                Sign::Boundary.draw(svg, (places.at(boundary), y.at(lead)));
+                Sign::Boundary.draw(svg, (positions.at(boundary), y.at(lead)));
             }
         }
     }
     panel.x_axis(svg, &iterations, "iteration of the trajectory");
-    panel.x_axis(svg, &places, "position t on the segment");
+    panel.x_axis(svg, &positions, "position t on the segment");
 }
 
 /// The plane of the two logits, with every path through it.
@@ -128,7 +130,7 @@ pub(super) fn plane(svg: &mut Svg, panel: Panel, trace: &Trace<'_>, paths: &[Tra
         domain: extent(all.iter().map(|logits| logits.1)),
         range: (panel.bottom, panel.top),
     };
-    let place = |(a, b): (f64, f64)| {
+    let on_panel = |(a, b): (f64, f64)| {
         let finite = a.is_finite() && b.is_finite();
         finite.then(|| (x.at(a), y.at(b)))
     };
@@ -144,20 +146,20 @@ pub(super) fn plane(svg: &mut Svg, panel: Panel, trace: &Trace<'_>, paths: &[Tra
     boundary(svg, &x, &y, labels.recovered_color);
     for path in paths {
         let trajectory = path.trajectory.iter().map(|point| logits(&point.reading));
-        let line: Vec<_> = trajectory.filter_map(place).collect();
+        let line: Vec<_> = trajectory.filter_map(on_panel).collect();
         let thin = Stroke {
             width: 0.6 * path.stroke().width,
             ..path.stroke()
         };
         svg.line(&line, thin);
-        let line: Vec<_> = segment(path).into_iter().filter_map(place).collect();
+        let line: Vec<_> = segment(path).into_iter().filter_map(on_panel).collect();
         let dashed = Stroke {
             dashed: true,
             ..thin
         };
         svg.line(&line, dashed);
         for point in &path.trajectory {
-            if let Some((px, py)) = place(logits(&point.reading)) {
+            if let Some((px, py)) = on_panel(logits(&point.reading)) {
                 let fill = color(trace.labels().role(point.reading.label()));
                 let size = if path.principal { 5.0 } else { 3.0 };
                 let dot = [px - size / 2.0, py - size / 2.0, size, size];
@@ -172,14 +174,14 @@ pub(super) fn plane(svg: &mut Svg, panel: Panel, trace: &Trace<'_>, paths: &[Tra
                     value(logits(reading))
                 })
             };
-            if let Some(at) = place((of(|logits| logits.0), of(|logits| logits.1))) {
+            if let Some(at) = on_panel((of(|logits| logits.0), of(|logits| logits.1))) {
                 Sign::Boundary.draw(svg, at);
             }
         }
     }
     let middle = (panel.left + panel.right) / 2.0;
     for (reading, name) in [(&outcome.input, "input"), (&outcome.output, "output")] {
-        if let Some((px, py)) = place(logits(reading)) {
+        if let Some((px, py)) = on_panel(logits(reading)) {
             let fill = color(trace.labels().role(reading.label()));
             svg.disc((px, py), 6.0, fill, Stroke::solid(INK, 1.5));
             let (dx, anchor) = match px > middle {

@@ -31,8 +31,8 @@ impl Trace<'_> {
 
     /// Everything that was probed, with the results that the drawing shows.
     ///
-    /// `margin` of a point is the recovered label's logit less the input label's. `place` is the position: 0 at
-    /// the reconstruction, 1 at the input, negative behind the reconstruction. `mirrored` is the reading of the
+    /// `margin` of a point is the recovered label's logit less the input label's. `position` is 0 at the
+    /// reconstruction, 1 at the input, negative behind the reconstruction. `mirrored` is the reading of the
     /// point's mirror image, if that votes too. Numbers that are not finite are null.
     pub fn json(&self) -> Value {
         let outcome = self.outcome;
@@ -46,7 +46,7 @@ impl Trace<'_> {
         let segment = |segment: &Segment| {
             let point = |point: &crate::defense::SegmentPoint| {
                 let mut value = self.reading(&point.reading);
-                value["place"] = json!(point.t);
+                value["position"] = json!(point.t);
                 if let Some(mirrored) = &point.mirrored {
                     value["mirrored"] = self.reading(mirrored);
                 }
@@ -180,7 +180,7 @@ mod tests {
         assert!((lead - (0.85f64 / 0.05).ln()).abs() < 1e-5);
         let segment = &first["segments"][0];
         assert_eq!(
-            (&segment["iteration"], &segment["points"][0]["place"]),
+            (&segment["iteration"], &segment["points"][0]["position"]),
             (&80.into(), &(-0.25).into())
         );
         let consensus = &json["paths"][1];

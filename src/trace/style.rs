@@ -87,7 +87,7 @@ pub(super) fn at_place(
     let points = segment.points.iter();
     let points = points.map(|point| (f64::from(point.t), value(&point.reading)));
     let points: Vec<_> = points.chain([(1.0, value(input))]).collect();
-    let after = points.iter().position(|(place, _)| *place >= t);
+    let after = points.iter().position(|(at, _)| *at >= t);
     match after {
         None => points[points.len() - 1].1,
         Some(0) => points[0].1,

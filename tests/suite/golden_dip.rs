@@ -321,16 +321,16 @@ fn devices() -> Vec<backstitch::backend::cuda::driver::Device> {
 #[test]
 fn cuda_is_close_to_pytorch() {
     use backstitch::backend::cuda::CudaBackend;
-    use backstitch::backend::cuda::dip::{CudaDip, Path as Method};
+    use backstitch::backend::cuda::dip::{CudaDip, StepMode};
     for device in devices() {
         let backend = CudaBackend::new(device);
         close_to_pytorch(&backend, |spec, height, width| {
-            Some(CudaDip::with_path(&backend, spec, height, width, 1, Method::OpByOp).unwrap())
+            Some(CudaDip::with_mode(&backend, spec, height, width, 1, StepMode::OpByOp).unwrap())
         });
         // As the device's shared memory allows.
         close_to_pytorch(&backend, |spec, height, width| {
             let engine = CudaDip::new(&backend, spec, height, width, 1).unwrap();
-            (engine.path() == Method::Resident).then_some(engine)
+            (engine.step_mode() == StepMode::Resident).then_some(engine)
         });
     }
 }

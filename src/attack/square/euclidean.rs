@@ -3,7 +3,7 @@
 use super::super::ball::{Ball, Norm, length};
 use super::super::climb::Subject;
 use super::super::rounding::round_into_ball;
-use super::{Proposals, draw, place, sign};
+use super::{Proposals, draw, position, sign};
 
 /// The ball around a picture.
 pub(super) struct Euclidean {
@@ -53,7 +53,7 @@ impl Window {
     }
 
     /// The indices of its pixels in a plane of this width, row by row.
-    fn places(self, width: usize) -> impl Iterator<Item = usize> {
+    fn pixels(self, width: usize) -> impl Iterator<Item = usize> {
         let rows = self.top..self.top + self.side;
         rows.flat_map(move |y| (0..self.side).map(move |x| y * width + self.left + x))
     }
@@ -109,8 +109,8 @@ impl Proposals for Euclidean {
             let peak = peak(side, drawn[cell] < 0.5);
             for (channel, plane) in change.chunks_exact_mut(height * width).enumerate() {
                 let sign = sign(drawn[(channel + 1) * cells + cell]);
-                for (place, value) in window.places(width).zip(&peak) {
-                    plane[place] = sign * value;
+                for (pixel, value) in window.pixels(width).zip(&peak) {
+                    plane[pixel] = sign * value;
                 }
             }
         }
@@ -134,8 +134,8 @@ impl Proposals for Euclidean {
         let side = (side.max(3) | 1).min(height.min(width));
         let drawn = draw(subject, run, query, 5 + shape.channels);
         let window = |u: f32, v: f32| Window {
-            top: place(u, side, height),
-            left: place(v, side, width),
+            top: position(u, side, height),
+            left: position(v, side, width),
             side,
         };
         let (to, from) = (window(drawn[0], drawn[1]), window(drawn[2], drawn[3]));
@@ -146,23 +146,23 @@ impl Proposals for Euclidean {
         let squared = length(change.iter().copied()).powi(2);
         let unused = (f64::from(self.ball.eps).powi(2) - squared).max(0.0) / shape.channels as f64;
         for (channel, plane) in change.chunks_exact_mut(height * width).enumerate() {
-            let inside = to.places(width).map(|place| plane[place]);
+            let inside = to.pixels(width).map(|pixel| plane[pixel]);
             let size = length(inside).max(LEAST);
-            let moving = from.places(width).chain(
-                to.places(width)
-                    .filter(|place| !from.contains(place / width, place % width)),
+            let moving = from.pixels(width).chain(
+                to.pixels(width)
+                    .filter(|pixel| !from.contains(pixel / width, pixel % width)),
             );
-            let moving = length(moving.map(|place| plane[place]));
+            let moving = length(moving.map(|pixel| plane[pixel]));
             let sign = sign(drawn[5 + channel]);
             let new: Vec<f32> = to
-                .places(width)
+                .pixels(width)
                 .zip(&peak)
-                .map(|(place, peak)| sign * peak + (f64::from(plane[place]) / size) as f32)
+                .map(|(pixel, peak)| sign * peak + (f64::from(plane[pixel]) / size) as f32)
                 .collect();
             let scale = (moving.powi(2) + unused).sqrt() / length(new.iter().copied()).max(LEAST);
-            from.places(width).for_each(|place| plane[place] = 0.0);
-            for (place, value) in to.places(width).zip(&new) {
-                plane[place] = (scale * f64::from(*value)) as f32;
+            from.pixels(width).for_each(|pixel| plane[pixel] = 0.0);
+            for (pixel, value) in to.pixels(width).zip(&new) {
+                plane[pixel] = (scale * f64::from(*value)) as f32;
             }
         }
         self.image(clean, &change)

@@ -3,7 +3,7 @@
 use super::super::ball::{Ball, Norm};
 use super::super::climb::Subject;
 use super::super::rounding::round_into_ball;
-use super::{Proposals, draw, place, sign};
+use super::{Proposals, draw, position, sign};
 use crate::random::Purpose;
 
 /// The ball around a picture.
@@ -68,7 +68,10 @@ impl Proposals for Maximum {
         let side = (area * (height * width) as f64).sqrt().round() as usize;
         let side = side.clamp(1, height.min(width));
         let drawn = draw(subject, run, query, 2 + shape.channels);
-        let (top, left) = (place(drawn[0], side, height), place(drawn[1], side, width));
+        let (top, left) = (
+            position(drawn[0], side, height),
+            position(drawn[1], side, width),
+        );
         let mut image = image.to_vec();
         for (channel, &u) in drawn[2..].iter().enumerate() {
             for y in top..top + side {

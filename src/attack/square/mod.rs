@@ -164,9 +164,9 @@ fn draw(subject: &Subject<'_>, run: usize, query: usize, count: usize) -> Vec<f3
 }
 
 /// Where `size` pixels start on an axis of `n`, for a random number `u` in `[0, 1)`.
-fn place(u: f32, size: usize, n: usize) -> usize {
-    let places = n - size + 1;
-    ((f64::from(u) * places as f64) as usize).min(places - 1)
+fn position(u: f32, size: usize, n: usize) -> usize {
+    let positions = n - size + 1;
+    ((f64::from(u) * positions as f64) as usize).min(positions - 1)
 }
 
 /// −1 or 1, each for half of the random numbers in `[0, 1)`.
@@ -189,12 +189,12 @@ mod tests {
     }
 
     #[test]
-    fn every_place_is_on_the_axis_and_all_are_reached() {
+    fn every_position_is_on_the_axis_and_all_are_reached() {
         for (size, n) in [(1, 1), (3, 3), (2, 5)] {
-            let places: std::collections::BTreeSet<usize> = (0..1000)
-                .map(|i| place(i as f32 / 1000.0, size, n))
+            let positions: std::collections::BTreeSet<usize> = (0..1000)
+                .map(|i| position(i as f32 / 1000.0, size, n))
                 .collect();
-            assert_eq!(places, (0..=n - size).collect());
+            assert_eq!(positions, (0..=n - size).collect());
         }
     }
 }

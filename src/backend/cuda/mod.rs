@@ -5,7 +5,7 @@
 //! - `kernels` is the table of all kernels;
 //! - `images` moves, cuts and joins images;
 //! - [`dip`] optimizes DIP instances;
-//! - `classifier` runs the victim;
+//! - `classifier` runs the classifier;
 //! - `model` says what a chip needs for it at least.
 
 mod backend;
@@ -54,7 +54,7 @@ impl Backend for CudaBackend {
         width: usize,
         capacity: usize,
     ) -> Result<u128> {
-        CudaDip::bytes(self, spec, height, width, capacity, dip::Path::Auto)
+        CudaDip::bytes(self, spec, height, width, capacity, dip::StepMode::Auto)
     }
 
     fn free_bytes(&self) -> Option<u64> {

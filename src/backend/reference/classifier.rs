@@ -1,4 +1,4 @@
-//! The victim in float64.
+//! The classifier in float64.
 
 use crate::backend::checks::{check_classified, check_gradients};
 use crate::backend::host::HostImages;

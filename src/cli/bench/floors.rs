@@ -219,7 +219,7 @@ fn table(chip: &Chip, preset: Preset, iteration: &Iteration) -> Result<()> {
         "\n{}, {side}x{side}, {}: {:.3} us an iteration of an instance at least, {:.0} a second; {:.0}% of \
          the float32 peak; {} launches",
         preset.name(),
-        iteration.path,
+        iteration.mode,
         1e6 * all,
         1.0 / all,
         100.0 * share_of_peak(chip, iteration),
@@ -265,7 +265,7 @@ fn kernel_figures(chip: &Chip, kernels: &BTreeMap<&'static str, Demand>) -> Vec<
 fn figure(chip: &Chip, preset: Preset, iteration: &Iteration) -> Value {
     json!({
         "preset": preset,
-        "path": iteration.path,
+        "mode": iteration.mode,
         "side": iteration.side,
         "seconds": iteration.floor(chip),
         "instance_iterations_per_second": 1.0 / iteration.floor(chip),

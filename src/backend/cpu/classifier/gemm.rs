@@ -168,7 +168,7 @@ impl Kernel for Tiles<'_> {
 
 /// Where in the result, and in the inner dimension, a tile lies.
 #[derive(Clone, Copy)]
-struct Place {
+struct Extent {
     row: usize,
     column: usize,
     first: usize,
@@ -190,17 +190,17 @@ impl Tiles<'_> {
                     let rows = (self.rows.end - row).min(R);
                     let mut column = start;
                     while column < end {
-                        let place = Place {
+                        let extent = Extent {
                             row,
                             column,
                             first,
                             depth,
                         };
                         if end - column >= C * LANES {
-                            self.tiles::<V, R, C, ALONG>(rows, place);
+                            self.tiles::<V, R, C, ALONG>(rows, extent);
                             column += C * LANES;
                         } else {
-                            self.tiles::<V, R, 1, ALONG>(rows, place);
+                            self.tiles::<V, R, 1, ALONG>(rows, extent);
                             column += LANES;
                         }
                     }
@@ -215,15 +215,15 @@ impl Tiles<'_> {
     fn tiles<V: F32x16, const R: usize, const C: usize, const ALONG: bool>(
         &self,
         rows: usize,
-        mut place: Place,
+        mut extent: Extent,
     ) {
-        let end = place.row + rows;
-        while place.row < end {
-            place.row += match end - place.row {
-                1 => self.tile::<V, 1, C, ALONG>(place),
-                2 | 3 => self.tile::<V, 2, C, ALONG>(place),
-                left if left < R => self.tile::<V, 4, C, ALONG>(place),
-                _ => self.tile::<V, R, C, ALONG>(place),
+        let end = extent.row + rows;
+        while extent.row < end {
+            extent.row += match end - extent.row {
+                1 => self.tile::<V, 1, C, ALONG>(extent),
+                2 | 3 => self.tile::<V, 2, C, ALONG>(extent),
+                left if left < R => self.tile::<V, 4, C, ALONG>(extent),
+                _ => self.tile::<V, R, C, ALONG>(extent),
             };
         }
     }
@@ -232,14 +232,14 @@ impl Tiles<'_> {
     #[inline(always)]
     fn tile<V: F32x16, const R: usize, const C: usize, const ALONG: bool>(
         &self,
-        place: Place,
+        extent: Extent,
     ) -> usize {
         let Product { k, a, b, .. } = *self.product;
-        let begins = place.first == 0;
-        let ends = place.first + place.depth == k;
+        let begins = extent.first == 0;
+        let ends = extent.first + extent.depth == k;
         // Only a single vector is ever cut off by the end of a row.
         let count = if C == 1 {
-            LANES.min(self.columns.end - place.column)
+            LANES.min(self.columns.end - extent.column)
         } else {
             LANES
         };
@@ -248,9 +248,9 @@ impl Tiles<'_> {
         // and columns lie in `a`; its caller, that they lie in `c`.
         unsafe {
             let to = |r: usize, c: usize| {
-                let column = place.column - self.columns.start + c * LANES;
+                let column = extent.column - self.columns.start + c * LANES;
                 self.c
-                    .add((place.row - self.rows.start + r) * self.stride + column)
+                    .add((extent.row - self.rows.start + r) * self.stride + column)
             };
             if !begins || self.product.accumulate {
                 for r in 0..R {
@@ -261,19 +261,19 @@ impl Tiles<'_> {
             } else if let Some(bias) = self.product.bias {
                 let mut vectors = [V::splat(0.0); C];
                 for c in 0..C {
-                    vectors[c] = load_part(bias.as_ptr().add(place.column + c * LANES), count);
+                    vectors[c] = load_part(bias.as_ptr().add(extent.column + c * LANES), count);
                 }
                 sums = [vectors; R];
             }
             let mut left = a
                 .data
                 .as_ptr()
-                .add(place.row * a.row + place.first * a.column);
+                .add(extent.row * a.row + extent.first * a.column);
             let mut right = b
                 .as_ptr()
-                .add(place.column / LANES * k + place.first)
+                .add(extent.column / LANES * k + extent.first)
                 .cast::<f32>();
-            for _ in 0..place.depth {
+            for _ in 0..extent.depth {
                 let mut vectors = [V::splat(0.0); C];
                 for c in 0..C {
                     vectors[c] = V::load(right.add(c * k * LANES));
@@ -292,7 +292,7 @@ impl Tiles<'_> {
                 && let Some(bias) = self.product.bias
             {
                 for c in 0..C {
-                    let bias: V = load_part(bias.as_ptr().add(place.column + c * LANES), count);
+                    let bias: V = load_part(bias.as_ptr().add(extent.column + c * LANES), count);
                     for r in 0..R {
                         sums[r][c] = sums[r][c].add(bias);
                     }

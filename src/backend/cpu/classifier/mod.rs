@@ -1,6 +1,6 @@
 //! The cpu backend's classifier engine.
 //!
-//! A graph becomes a plan of steps over buffers (`plan`), whose places in one arena per image in
+//! A graph becomes a plan of steps over buffers (`plan`), whose spans in one arena per image in
 //! flight are fixed by their lifetimes (`schedule`). Steps are operations with their
 //! constants packed once, one file per family. Images run side by side, one a thread; what is left of
 //! a batch, and a single image, is shared out within the steps.
@@ -31,7 +31,7 @@ use self::plan::ClassifierPlan;
 use crate::backend::checks::{check_classified, check_gradients};
 use crate::backend::cpu::simd::Lanes;
 use crate::backend::host::HostImages;
-use crate::backend::liveness::{Place, Schedule};
+use crate::backend::liveness::{Schedule, Span};
 use crate::backend::{At, ClassifierEngine, ImageShape, LossGradient};
 use crate::classifier::Graph;
 use crate::error::{Error, Result};
@@ -93,7 +93,7 @@ impl CpuClassifier {
 
     fn run_forward(&self, schedule: &Schedule, arena: &mut [Lanes], pixels: &[f32]) {
         let arena = Arena::new(arena, schedule);
-        // SAFETY: here and below, places that a schedule gives to what is alive at the same time are
+        // SAFETY: here and below, spans that a schedule gives to what is alive at the same time are
         // disjoint, and all lie within the arena.
         unsafe {
             numbers_mut(arena.get_mut(schedule.input))[..pixels.len()].copy_from_slice(pixels);
@@ -145,7 +145,7 @@ impl CpuClassifier {
                 }
             }
             match schedule.by_input {
-                Some(place) => out.copy_from_slice(&numbers(arena.get(place))[..out.len()]),
+                Some(span) => out.copy_from_slice(&numbers(arena.get(span))[..out.len()]),
                 None => out.fill(0.0),
             }
         }
@@ -175,7 +175,7 @@ impl CpuClassifier {
                 each_image(wave.len(), wave.len(), |_, i| {
                     if let (Ok(mut arena), Ok(mut row)) = (self.arenas[i].lock(), rows[i].lock()) {
                         self.run_forward(schedule, &mut arena, wave[i].pixels());
-                        let Place { offset, len } = schedule.output;
+                        let Span { offset, len } = schedule.output;
                         row.copy_from_slice(&numbers(&arena[offset..][..len])[..classes]);
                     }
                 });
@@ -203,7 +203,7 @@ fn failed() -> Error {
     Error::Device("the classifier failed in an earlier call".into())
 }
 
-/// The places of a schedule in memory.
+/// The spans of a schedule in memory.
 struct Arena {
     base: *mut Lanes,
 }
@@ -217,17 +217,17 @@ impl Arena {
     }
 
     /// # Safety
-    /// The place lies within the arena, and nothing writes to it while the result is used.
-    unsafe fn get<'a>(&self, place: Place) -> &'a [Lanes] {
+    /// The span lies within the arena, and nothing writes to it while the result is used.
+    unsafe fn get<'a>(&self, span: Span) -> &'a [Lanes] {
         // SAFETY: the caller's promise.
-        unsafe { std::slice::from_raw_parts(self.base.add(place.offset), place.len) }
+        unsafe { std::slice::from_raw_parts(self.base.add(span.offset), span.len) }
     }
 
     /// # Safety
-    /// The place lies within the arena, and nothing else touches it while the result is used.
-    unsafe fn get_mut<'a>(&self, place: Place) -> &'a mut [Lanes] {
+    /// The span lies within the arena, and nothing else touches it while the result is used.
+    unsafe fn get_mut<'a>(&self, span: Span) -> &'a mut [Lanes] {
         // SAFETY: the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.base.add(place.offset), place.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.base.add(span.offset), span.len) }
     }
 }
 
@@ -284,7 +284,7 @@ impl ClassifierEngine for CpuClassifier {
         each_image(workers, images.len(), |worker, i| {
             if let (Ok(mut arena), Ok(mut row)) = (self.arenas[worker].lock(), rows[i].lock()) {
                 self.run_forward(&self.logits, &mut arena, images[i].pixels());
-                let Place { offset, len } = self.logits.output;
+                let Span { offset, len } = self.logits.output;
                 row.copy_from_slice(&numbers(&arena[offset..][..len])[..self.classes]);
             }
         });

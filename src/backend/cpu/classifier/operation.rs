@@ -8,8 +8,8 @@
 use rayon::prelude::*;
 
 use crate::backend::cpu::simd::{F32x16, LANES, Lanes};
-use crate::backend::liveness::Place;
 pub(super) use crate::backend::liveness::Reads;
+use crate::backend::liveness::Span;
 use crate::classifier::Function;
 use crate::error::Result;
 
@@ -17,7 +17,7 @@ use crate::error::Result;
 #[derive(Clone, Copy)]
 pub(super) struct Inputs<'a> {
     base: *const Lanes,
-    places: &'a [Place],
+    spans: &'a [Span],
 }
 
 // SAFETY: shared reads only, of memory that `Inputs::new`'s caller keeps valid and unwritten.
@@ -25,14 +25,14 @@ unsafe impl Sync for Inputs<'_> {}
 
 impl<'a> Inputs<'a> {
     /// # Safety
-    /// `base` plus each place is valid for reads, and not written, for `'a`.
-    pub(super) unsafe fn new(base: *const Lanes, places: &'a [Place]) -> Self {
-        Inputs { base, places }
+    /// `base` plus each span is valid for reads, and not written, for `'a`.
+    pub(super) unsafe fn new(base: *const Lanes, spans: &'a [Span]) -> Self {
+        Inputs { base, spans }
     }
 
     /// Input `i`.
     pub(super) fn get(&self, i: usize) -> &'a [Lanes] {
-        let Place { offset, len } = self.places[i];
+        let Span { offset, len } = self.spans[i];
         // SAFETY: the promise given to `new`.
         unsafe { std::slice::from_raw_parts(self.base.add(offset), len) }
     }

@@ -1,6 +1,6 @@
 //! The cuda backend's classifier engine.
 //!
-//! A graph becomes a plan of steps over buffers ([`plan`]), whose places in one arena for a batch of
+//! A graph becomes a plan of steps over buffers ([`plan`]), whose spans in one arena for a batch of
 //! images are fixed by their lifetimes ([`schedule`](crate::backend::liveness)). Steps are operations
 //! with their constants on the device, one file per family.
 //!
@@ -35,7 +35,7 @@ use super::backend::CudaBackend;
 use super::driver::{self, Address, Buffer, DriverError};
 use super::images::DeviceImages;
 use crate::backend::checks::{check_classified, check_gradients};
-use crate::backend::liveness::{Place, Schedule};
+use crate::backend::liveness::{Schedule, Span};
 use crate::backend::{At, ClassifierEngine, ImageOps, ImageShape, LossGradient};
 use crate::classifier::Graph;
 use crate::error::{Error, Result};
@@ -53,7 +53,7 @@ pub struct CudaClassifier {
     logits: Schedule,
     /// Made when a gradient is first asked for.
     gradient: Option<Schedule>,
-    /// Room for a schedule's places, each for `batch` images.
+    /// Room for a schedule's spans, each for `batch` images.
     arena: Option<Buffer<f32>>,
 }
 
@@ -116,9 +116,9 @@ impl CudaClassifier {
         }
     }
 
-    /// Where a place of the arena starts.
-    fn at(&self, arena: &Buffer<f32>, place: Place) -> Address {
-        arena.at(place.offset * self.batch)
+    /// Where a span of the arena starts.
+    fn at(&self, arena: &Buffer<f32>, span: Span) -> Address {
+        arena.at(span.offset * self.batch)
     }
 
     /// Computes the logits of up to a batch of images.
@@ -143,20 +143,20 @@ impl CudaClassifier {
         images: usize,
     ) -> driver::Result<()> {
         let device = &self.backend.device;
-        let at = |place: Place| self.at(arena, place);
-        for (step, places) in self.plan.steps.iter().zip(&schedule.forward) {
-            let inputs: Vec<Address> = places.inputs.iter().map(|&place| at(place)).collect();
-            let kept = step.activation.zip(places.argument);
+        let at = |span: Span| self.at(arena, span);
+        for (step, spans) in self.plan.steps.iter().zip(&schedule.forward) {
+            let inputs: Vec<Address> = spans.inputs.iter().map(|&span| at(span)).collect();
+            let kept = step.activation.zip(spans.argument);
             step.operation.forward(Forward {
                 device,
                 images,
                 inputs: &inputs,
                 activation: step.activation.filter(|_| kept.is_none()),
-                output: at(kept.map_or(places.output, |(_, argument)| argument)),
+                output: at(kept.map_or(spans.output, |(_, argument)| argument)),
             })?;
             if let Some((function, argument)) = kept {
                 let numbers = images * step.elements;
-                elementwise::apply(device, function, at(argument), at(places.output), numbers)?;
+                elementwise::apply(device, function, at(argument), at(spans.output), numbers)?;
             }
         }
         Ok(())
@@ -171,28 +171,28 @@ impl CudaClassifier {
         images: usize,
     ) -> driver::Result<()> {
         let device = &self.backend.device;
-        let at = |place: Place| self.at(arena, place);
-        for places in &schedule.backward {
-            let step = &self.plan.steps[places.step];
-            let gradient = at(places.gradient);
-            if let (Some(function), Some(known)) = (step.activation, places.known) {
+        let at = |span: Span| self.at(arena, span);
+        for spans in &schedule.backward {
+            let step = &self.plan.steps[spans.step];
+            let gradient = at(spans.gradient);
+            if let (Some(function), Some(known)) = (step.activation, spans.known) {
                 let numbers = images * step.elements;
                 elementwise::activation_slope(device, function, at(known), gradient, numbers)?;
             }
-            let mut inputs: Vec<Address> = places.inputs.iter().map(|&place| at(place)).collect();
-            // What is not read has no place.
+            let mut inputs: Vec<Address> = spans.inputs.iter().map(|&span| at(span)).collect();
+            // What is not read has no span.
             inputs.resize(step.inputs.len(), Address(0));
-            for call in &places.calls {
+            for call in &spans.calls {
                 step.operation.backward(Backward {
                     device,
                     images,
                     input: call.input,
                     inputs: &inputs,
-                    output: at(places.output),
+                    output: at(spans.output),
                     gradient,
                     to: at(call.to),
                     accumulate: call.accumulate,
-                    scratch: at(places.scratch),
+                    scratch: at(spans.scratch),
                 })?;
             }
         }
@@ -223,8 +223,8 @@ impl CudaClassifier {
             arena.upload(&by_logits, schedule.loss.offset * self.batch)?;
             self.launch_backward(schedule, arena, batch.len())?;
             match schedule.by_input {
-                Some(place) => {
-                    let from = self.at(arena, place);
+                Some(span) => {
+                    let from = self.at(arena, span);
                     self.backend
                         .scatter(from, out, first + start, batch.len())?;
                 }

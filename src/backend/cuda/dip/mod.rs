@@ -34,7 +34,7 @@ const RESIDENT_WAVES: usize = 8;
 
 /// How an engine runs iterations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Path {
+pub enum StepMode {
     /// In the resident step where the network fits, else operation by operation.
     #[default]
     Auto,
@@ -44,7 +44,7 @@ pub enum Path {
     Resident,
 }
 
-/// What an engine of one path has beside the instances' state.
+/// What an engine in one mode has beside the instances' state.
 enum Method {
     OpByOp(Box<OpByOp>),
     Resident(Box<Resident>),
@@ -98,20 +98,20 @@ impl CudaDip {
         width: usize,
         capacity: usize,
     ) -> Result<Self> {
-        CudaDip::with_path(backend, spec, height, width, capacity, Path::Auto)
+        CudaDip::with_mode(backend, spec, height, width, capacity, StepMode::Auto)
     }
 
-    /// The same on a path.
+    /// The same in a given mode.
     ///
     /// # Errors
     /// As [`new`](Self::new)'s, and the resident step is asked for and the network does not fit.
-    pub fn with_path(
+    pub fn with_mode(
         backend: &CudaBackend,
         spec: &NetSpec,
         height: usize,
         width: usize,
         capacity: usize,
-        path: Path,
+        mode: StepMode,
     ) -> Result<Self> {
         spec.check_size(height, width)?;
         if capacity > MAX_CAPACITY {
@@ -131,13 +131,13 @@ impl CudaDip {
         to_u32(parameters + input, "numbers of an instance")?;
         let sums = error_sums(to_u32(shape.elements(), "pixels")?) as usize;
         let per_slot = |elements: usize| device.allocate::<f32>(elements * capacity);
-        let resident = match path {
-            Path::OpByOp => None,
+        let resident = match mode {
+            StepMode::OpByOp => None,
             _ => Resident::plan(spec, height, width, device.shared_limit()),
         };
         let method = match resident {
             Some(resident) => Method::Resident(Box::new(resident)),
-            None if path == Path::Resident => {
+            None if mode == StepMode::Resident => {
                 return Err(Error::invalid(format!(
                     "this DIP network at {height}×{width} (height × width) does not fit the {} bytes of shared memory of a block on {}; run it operation by operation",
                     device.shared_limit(),
@@ -171,11 +171,11 @@ impl CudaDip {
         })
     }
 
-    /// The path that the engine takes: not [`Path::Auto`].
-    pub fn path(&self) -> Path {
+    /// The mode that the engine runs in: not [`StepMode::Auto`].
+    pub fn step_mode(&self) -> StepMode {
         match self.method {
-            Method::OpByOp(_) => Path::OpByOp,
-            Method::Resident(_) => Path::Resident,
+            Method::OpByOp(_) => StepMode::OpByOp,
+            Method::Resident(_) => StepMode::Resident,
         }
     }
 
@@ -191,7 +191,7 @@ impl CudaDip {
         height: usize,
         width: usize,
     ) -> Result<usize> {
-        let each = CudaDip::bytes(backend, spec, height, width, 1, Path::Auto)?;
+        let each = CudaDip::bytes(backend, spec, height, width, 1, StepMode::Auto)?;
         let device = &backend.device;
         let multiprocessors = device.multiprocessors() as usize;
         let wanted = match Resident::plan(spec, height, width, device.shared_limit()) {
@@ -206,21 +206,21 @@ impl CudaDip {
         Ok(wanted.min(fitting).clamp(1, MAX_CAPACITY))
     }
 
-    /// Bytes of the device's memory that [`with_path`](Self::with_path) of the same arguments takes.
+    /// Bytes of the device's memory that [`with_mode`](Self::with_mode) of the same arguments takes.
     ///
     /// # Errors
-    /// The network is impossible or cannot fit that size, or the path is not for it.
+    /// The network is impossible or cannot fit that size, or the mode is not for it.
     pub fn bytes(
         backend: &CudaBackend,
         spec: &NetSpec,
         height: usize,
         width: usize,
         capacity: usize,
-        path: Path,
+        mode: StepMode,
     ) -> Result<u128> {
         let (device, tally) = Device::tally(backend.device.shared_limit());
         let empty = CudaBackend::new(device).with_precision(backend.precision);
-        CudaDip::with_path(&empty, spec, height, width, capacity, path)?;
+        CudaDip::with_mode(&empty, spec, height, width, capacity, mode)?;
         Ok(tally.bytes().into())
     }
 

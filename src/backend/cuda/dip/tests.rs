@@ -77,12 +77,12 @@ pub(super) fn load<B: ImageOps, E: DipEngine<Images = B::Images>>(
     engine.load(&[instance]).unwrap();
 }
 
-const PATHS: [Path; 2] = [Path::OpByOp, Path::Resident];
+const MODES: [StepMode; 2] = [StepMode::OpByOp, StepMode::Resident];
 
 /// An engine of pictures of [`SIZE`].
-fn engine(backend: &CudaBackend, spec: &NetSpec, capacity: usize, path: Path) -> CudaDip {
-    let engine = CudaDip::with_path(backend, spec, SIZE[0], SIZE[1], capacity, path).unwrap();
-    assert_eq!(engine.path(), path);
+fn engine(backend: &CudaBackend, spec: &NetSpec, capacity: usize, mode: StepMode) -> CudaDip {
+    let engine = CudaDip::with_mode(backend, spec, SIZE[0], SIZE[1], capacity, mode).unwrap();
+    assert_eq!(engine.step_mode(), mode);
     engine
 }
 
@@ -136,7 +136,7 @@ fn iterations_are_the_references() {
             let spec = spec(padding, optimize);
             let [height, width] = SIZE;
             let mut reference = ReferenceDip::new(&spec, height, width, 3).unwrap();
-            let mut engine = engine(&backend, &spec, 3, Path::OpByOp);
+            let mut engine = engine(&backend, &spec, 3, StepMode::OpByOp);
             // Slot 2 starts an iteration later, slot 1 is free.
             for (slot, seed) in [(0, 3), (2, 4)] {
                 load(&Reference, &mut reference, SHAPE, slot, seed);
@@ -158,11 +158,11 @@ fn an_instance_does_not_depend_on_the_others() {
     for device in test_devices() {
         let backend = CudaBackend::new(device);
         let spec = spec(Padding::Zero, true);
-        for path in PATHS {
-            let mut alone = engine(&backend, &spec, 1, path);
+        for mode in MODES {
+            let mut alone = engine(&backend, &spec, 1, mode);
             load(&backend, &mut alone, SHAPE, 0, 7);
             alone.run(4).unwrap();
-            let mut among = engine(&backend, &spec, 4, path);
+            let mut among = engine(&backend, &spec, 4, mode);
             load(&backend, &mut among, SHAPE, 3, 1);
             among.run(2).unwrap();
             load(&backend, &mut among, SHAPE, 1, 7);
@@ -193,7 +193,7 @@ fn recorded_iterations_are_iterations() {
         let backend = CudaBackend::new(device);
         let spec = spec(Padding::Reflect, true);
         let new = |capacity| {
-            let mut engine = engine(&backend, &spec, capacity, Path::OpByOp);
+            let mut engine = engine(&backend, &spec, capacity, StepMode::OpByOp);
             load(&backend, &mut engine, SHAPE, 0, 7);
             engine
         };
@@ -230,7 +230,7 @@ fn profiles_measure_every_launch_of_an_iteration() {
     for device in test_devices() {
         let backend = CudaBackend::new(device.clone());
         let spec = spec(Padding::Zero, false);
-        let mut engine = engine(&backend, &spec, 2, Path::OpByOp);
+        let mut engine = engine(&backend, &spec, 2, StepMode::OpByOp);
         load(&backend, &mut engine, SHAPE, 0, 3);
         engine.run(1).unwrap();
         let profiling = device.profile().unwrap();
@@ -273,8 +273,8 @@ fn launches_of(count: usize) -> u64 {
         },
         2,
     );
-    let path = Path::OpByOp;
-    let mut engine = CudaDip::with_path(&backend, &spec, size, size, count, path).unwrap();
+    let mode = StepMode::OpByOp;
+    let mut engine = CudaDip::with_mode(&backend, &spec, size, size, count, mode).unwrap();
     let target = backend.allocate(shape, 1).unwrap();
     let instance = |slot| Instance {
         slot,
@@ -305,7 +305,7 @@ fn iterations_do_the_work_that_is_said() {
     let backend = CudaBackend::new(emulator.device());
     for (padding, optimize) in [(Padding::Zero, true), (Padding::Reflect, false)] {
         let spec = spec(padding, optimize);
-        let mut engine = engine(&backend, &spec, 3, Path::OpByOp);
+        let mut engine = engine(&backend, &spec, 3, StepMode::OpByOp);
         load(&backend, &mut engine, SHAPE, 0, 1);
         load(&backend, &mut engine, SHAPE, 2, 2);
         // The first iteration averages nothing.
@@ -322,7 +322,7 @@ fn the_memory_it_says_is_the_memory_it_takes() {
     use crate::backend::cuda::driver::emulator::{Emulator, Options};
     let spec = spec(Padding::Reflect, true);
     let [height, width] = SIZE;
-    let bytes = PATHS.map(|path| {
+    let bytes = MODES.map(|mode| {
         let new = |memory: u64| {
             let options = Options {
                 memory,
@@ -331,16 +331,16 @@ fn the_memory_it_says_is_the_memory_it_takes() {
             CudaBackend::new(Emulator::new(options).unwrap().device())
         };
         let backend = new(u64::MAX);
-        let bytes = CudaDip::bytes(&backend, &spec, height, width, 3, path).unwrap() as u64;
+        let bytes = CudaDip::bytes(&backend, &spec, height, width, 3, mode).unwrap() as u64;
         let take =
-            |memory: u64| CudaDip::with_path(&new(memory), &spec, height, width, 3, path).map(drop);
+            |memory: u64| CudaDip::with_mode(&new(memory), &spec, height, width, 3, mode).map(drop);
         take(bytes).unwrap();
         let refused = take(bytes - 1).unwrap_err();
         assert!(
             matches!(&refused, Error::OutOfMemory(_)) && refused.to_string().contains("no memory"),
             "{refused}"
         );
-        assert!(CudaDip::bytes(&backend, &spec, 13, width, 3, path).is_err());
+        assert!(CudaDip::bytes(&backend, &spec, 13, width, 3, mode).is_err());
         bytes
     });
     // The resident step has no feature maps in the device's memory.

@@ -11,7 +11,7 @@ use super::error::{DriverError, Result};
 use super::interface::Driver;
 use super::kernel::Kernel;
 use super::launch::{Launch, Work};
-use super::profile::{Kind, Peak};
+use super::profile::{ActivityKind, Peak};
 use super::profiler::{Activity, Profiler};
 use super::recording;
 
@@ -141,7 +141,7 @@ impl Device {
     ) -> Result<()> {
         let activity = Activity {
             name: kernel.name,
-            kind: Kind::Kernel,
+            kind: ActivityKind::Kernel,
             work: launch.work,
             launch: Some(launch),
         };
@@ -159,7 +159,7 @@ impl Device {
         recording::refuse(&self.driver, name)?;
         let activity = Activity {
             name,
-            kind: Kind::Transfer,
+            kind: ActivityKind::Transfer,
             work: Work {
                 bytes: bytes as u64,
                 ..Work::default()

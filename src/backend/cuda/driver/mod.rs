@@ -41,7 +41,7 @@ pub use self::error::{DriverError, Result};
 pub use self::graph::Graph;
 pub use self::kernel::{Kernel, Module};
 pub use self::launch::{Launch, Work, shared_bytes};
-pub use self::profile::{Kind, Peak, PhaseTotal, Profile, Total};
+pub use self::profile::{ActivityKind, Peak, PhaseTotal, Profile, Total};
 pub use self::profiling::{Phase, Profiling};
 #[cfg(test)]
 pub(crate) use self::testing::test_devices;

@@ -21,7 +21,7 @@ pub struct Peak {
 /// What a device does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum ActivityKind {
     Kernel,
     /// Moving or setting bytes.
     Transfer,
@@ -31,7 +31,7 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Total {
     pub name: &'static str,
-    pub kind: Kind,
+    pub kind: ActivityKind,
     pub count: u64,
     /// Of the device's time.
     pub seconds: f64,
@@ -39,7 +39,7 @@ pub struct Total {
 }
 
 impl Total {
-    pub(super) fn new(name: &'static str, kind: Kind) -> Self {
+    pub(super) fn new(name: &'static str, kind: ActivityKind) -> Self {
         Total {
             name,
             kind,
@@ -71,8 +71,8 @@ impl Total {
     /// or no peak limits it.
     pub fn bandwidth_share(&self, peak: &Peak) -> Option<f64> {
         match self.kind {
-            Kind::Kernel => Some(self.bandwidth() / peak.bytes?),
-            Kind::Transfer => None,
+            ActivityKind::Kernel => Some(self.bandwidth() / peak.bytes?),
+            ActivityKind::Transfer => None,
         }
     }
 
@@ -123,7 +123,7 @@ pub(super) struct Event {
     pub begin: f64,
     pub seconds: f64,
     /// `None` for a phase.
-    pub activity: Option<(Kind, Work, Option<Launch>)>,
+    pub activity: Option<(ActivityKind, Work, Option<Launch>)>,
 }
 
 /// What a device did while it was profiled (`Device::profile`).
@@ -294,7 +294,7 @@ impl fmt::Display for Profile {
         ];
         let mut lines = vec![head.map(str::to_owned)];
         for total in &self.totals {
-            let kernel = total.kind == Kind::Kernel;
+            let kernel = total.kind == ActivityKind::Kernel;
             let rate = |rate: f64| format!("{:.1}", rate * 1e-9);
             lines.push([
                 total.name.to_owned(),

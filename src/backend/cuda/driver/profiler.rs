@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::error::Result;
 use super::launch::{Launch, Work};
 use super::lock::lock;
-use super::profile::{Event, Kind, Peak, PhaseTotal, Profile, Total};
+use super::profile::{ActivityKind, Event, Peak, PhaseTotal, Profile, Total};
 use super::timeline::Timeline;
 
 /// Activities between two readings of the device's clock: a reading waits for all that was asked for.
@@ -24,7 +24,7 @@ pub(super) const MAX_EVENTS: usize = 1_000_000;
 #[derive(Clone, Copy)]
 pub(super) struct Activity {
     pub name: &'static str,
-    pub kind: Kind,
+    pub kind: ActivityKind,
     pub work: Work,
     /// A kernel's.
     pub launch: Option<Launch>,

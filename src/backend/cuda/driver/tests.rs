@@ -177,7 +177,7 @@ fn profiles_sum_up_what_was_done() {
     for (name, bytes) in [("upload", 8), ("zeroing", 8), ("download", 4)] {
         let transfer = total(name);
         assert_eq!((transfer.count, transfer.work.bytes), (1, bytes));
-        assert_eq!(transfer.kind, Kind::Transfer);
+        assert_eq!(transfer.kind, ActivityKind::Transfer);
     }
     let [outer, inner] = &profile.phases[..] else {
         panic!("{:?}", profile.phases);
@@ -200,14 +200,14 @@ fn tables_say_what_is_known() {
     };
     let total = Total {
         name: "conv",
-        kind: Kind::Kernel,
+        kind: ActivityKind::Kernel,
         count: 20,
         seconds: 0.003,
         work,
     };
     let transfer = Total {
         name: "upload",
-        kind: Kind::Transfer,
+        kind: ActivityKind::Transfer,
         count: 1,
         seconds: 0.001,
         ..total

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Chip, Demand};
 use crate::backend::cuda::CudaBackend;
-use crate::backend::cuda::dip::{CudaDip, Path};
+use crate::backend::cuda::dip::{CudaDip, StepMode};
 use crate::backend::cuda::driver::emulator::{Counts, Emulator, Options};
 use crate::backend::{At, DipEngine, ImageOps, ImageShape, Instance, Precision};
 use crate::dip::{NetSpec, Preset};
@@ -20,15 +20,15 @@ const SAMPLE: u32 = 16;
 const PROBE_INTERVAL: u32 = 20;
 
 /// The ways to run an iteration in float32.
-const OP_BY_OP: (Path, Precision) = (Path::OpByOp, Precision::Float32);
-const RESIDENT: (Path, Precision) = (Path::Resident, Precision::Float32);
+const OP_BY_OP: (StepMode, Precision) = (StepMode::OpByOp, Precision::Float32);
+const RESIDENT: (StepMode, Precision) = (StepMode::Resident, Precision::Float32);
 
 /// What the kernels do in one iteration of one instance. All of it grows with the number of instances,
 /// launches excepted.
 #[derive(Clone, Debug)]
 pub(crate) struct Iteration {
     /// How the engine runs it.
-    pub path: &'static str,
+    pub mode: &'static str,
     /// Side of the instance's picture.
     pub side: usize,
     /// Multiply-adds of the convolutions: of the forward pass, and as many again for either derivative.
@@ -50,7 +50,7 @@ impl Iteration {
     }
 }
 
-/// An iteration of a preset's network on each path that the engine has for it on a chip.
+/// An iteration of a preset's network in each mode that the engine has for it on a chip.
 ///
 /// # Errors
 /// The emulator does not run on this processor, or there is no memory.
@@ -65,9 +65,9 @@ pub(crate) fn iterations(preset: Preset, chip: &Chip) -> Result<Vec<Iteration>> 
         shared_limit: (chip.shared_memory - 1) * 1024,
         ..Options::default()
     };
-    let one = |path, iterations, way| -> Result<Iteration> {
+    let one = |mode, iterations, way| -> Result<Iteration> {
         Ok(Iteration {
-            path,
+            mode,
             side,
             convolutions: 3 * spec.multiply_adds(side, side),
             kernels: count(&spec, side, iterations, &options, way)?,
@@ -75,10 +75,14 @@ pub(crate) fn iterations(preset: Preset, chip: &Chip) -> Result<Vec<Iteration>> 
     };
     let mut all = vec![one("op by op", 1, OP_BY_OP)?];
     if preset.tile().is_none() {
-        all.push(one("op by op, bf16", 1, (Path::OpByOp, Precision::Bf16))?);
+        all.push(one(
+            "op by op, bf16",
+            1,
+            (StepMode::OpByOp, Precision::Bf16),
+        )?);
     } else {
-        let (_, _, engine) = engine(&spec, side, &options, (Path::Auto, Precision::Float32))?;
-        if engine.path() == Path::Resident {
+        let (_, _, engine) = engine(&spec, side, &options, (StepMode::Auto, Precision::Float32))?;
+        if engine.step_mode() == StepMode::Resident {
             all.push(one("resident", PROBE_INTERVAL, RESIDENT)?);
         }
     }
@@ -90,11 +94,11 @@ fn engine(
     spec: &NetSpec,
     side: usize,
     options: &Options,
-    (path, precision): (Path, Precision),
+    (mode, precision): (StepMode, Precision),
 ) -> Result<(Emulator, CudaBackend, CudaDip)> {
     let emulator = Emulator::new(options.clone())?;
     let backend = CudaBackend::new(emulator.device()).with_precision(precision);
-    let engine = CudaDip::with_path(&backend, spec, side, side, 1, path)?;
+    let engine = CudaDip::with_mode(&backend, spec, side, side, 1, mode)?;
     Ok((emulator, backend, engine))
 }
 
@@ -105,7 +109,7 @@ fn count(
     side: usize,
     iterations: u32,
     options: &Options,
-    way: (Path, Precision),
+    way: (StepMode, Precision),
 ) -> Result<BTreeMap<&'static str, Demand>> {
     let (emulator, backend, mut engine) = engine(spec, side, options, way)?;
     let shape = ImageShape {
@@ -192,7 +196,7 @@ mod tests {
             ..Demand::default()
         };
         let iteration = Iteration {
-            path: "",
+            mode: "",
             side: 1,
             convolutions: 1,
             kernels: BTreeMap::from([("a", by_memory), ("b", by_matrices)]),
@@ -211,20 +215,20 @@ mod tests {
             assert!(
                 least * 0.9 < floor && floor < 1e3 * least,
                 "{}: {floor}",
-                iteration.path
+                iteration.mode
             );
         }
     }
 
     #[test]
-    fn paths_are_those_that_the_chips_memory_allows() {
-        let paths = |chip: &str| -> Vec<&str> {
+    fn modes_are_those_that_the_chips_memory_allows() {
+        let modes = |chip: &str| -> Vec<&str> {
             let chip = Chip::named(chip).unwrap();
             let iterations = iterations(Preset::Cifar, chip).unwrap();
-            iterations.iter().map(|iteration| iteration.path).collect()
+            iterations.iter().map(|iteration| iteration.mode).collect()
         };
-        assert_eq!(paths("h100"), ["op by op", "resident"]);
-        assert_eq!(paths("l4"), ["op by op"]);
+        assert_eq!(modes("h100"), ["op by op", "resident"]);
+        assert_eq!(modes("l4"), ["op by op"]);
     }
 
     /// Three levels at 8×8: all of what a thread asks of memory and of the multiply-adds is counted.

@@ -304,7 +304,7 @@ fn memory_is_what_the_estimate_says() {
 fn bfloat16_is_what_the_gpus_kernels_compute() {
     use crate::backend::ImageOps;
     use crate::backend::cuda::CudaBackend;
-    use crate::backend::cuda::dip::{CudaDip, Path};
+    use crate::backend::cuda::dip::{CudaDip, StepMode};
     use crate::backend::cuda::driver::emulator::{Emulator, Options};
 
     let spec = NetSpec {
@@ -339,8 +339,8 @@ fn bfloat16_is_what_the_gpus_kernels_compute() {
     let mut images = backend.allocate(shape, 1).unwrap();
     backend.upload(pixels.image(0), &mut images, 0).unwrap();
     // In the resident step nothing is rounded.
-    let path = Path::OpByOp;
-    let mut engine = CudaDip::with_path(&backend, &spec, height, width, 1, path).unwrap();
+    let mode = StepMode::OpByOp;
+    let mut engine = CudaDip::with_mode(&backend, &spec, height, width, 1, mode).unwrap();
     start(&mut engine, 0, &images, KEY);
     engine.run(1).unwrap();
     engine.reconstructions(&[0], &mut images, 0).unwrap();

@@ -58,14 +58,14 @@ impl Map {
 
 /// Where a normalization's parameters and statistics start.
 #[derive(Clone, Copy)]
-pub(super) struct NormPlace {
+pub(super) struct NormSpan {
     pub weight: usize,
     pub bias: usize,
     pub statistics: usize,
     pub channels: usize,
 }
 
-impl NormPlace {
+impl NormSpan {
     /// Its channels among all normalized ones.
     pub(super) fn range(&self) -> std::ops::Range<usize> {
         self.statistics..self.statistics + self.channels
@@ -84,7 +84,7 @@ impl NormPlace {
 /// Convolution, batch normalization, LeakyReLU.
 pub(super) struct Block {
     pub conv: Conv,
-    pub norm: NormPlace,
+    pub norm: NormSpan,
     pub x: View,
     /// Where the derivative by `x` goes, if anywhere.
     pub dx: Option<View>,
@@ -101,7 +101,7 @@ pub(super) struct Merge {
     /// Skip channels first; then the derivative by them.
     pub merged: View,
     pub skip: usize,
-    pub norm: NormPlace,
+    pub norm: NormSpan,
     pub y: View,
 }
 
@@ -222,8 +222,8 @@ impl<'a> Builder<'a> {
         (conv, bias)
     }
 
-    fn norm(&mut self, channels: usize) -> NormPlace {
-        let norm = NormPlace {
+    fn norm(&mut self, channels: usize) -> NormSpan {
+        let norm = NormSpan {
             weight: self.parameter,
             bias: self.parameter + channels,
             statistics: self.normalized,

@@ -3,7 +3,7 @@
 use super::conv::Start;
 use super::loss::{Picture, sigmoid_loss};
 use super::norm::{self, Channel};
-use super::plan::{Block, LanePlan, LaneStep, Merge, NormPlace};
+use super::plan::{Block, LanePlan, LaneStep, Merge, NormSpan};
 use super::resample::{fold_border, reflect_border, upsample, upsample_gradient};
 use super::view::View;
 use crate::backend::cpu::simd::{Isa, Lanes};
@@ -110,20 +110,20 @@ impl Iteration<'_> {
     }
 
     /// Normalizes `x`, whose channels' sums lie where their means will be.
-    fn normalize(&mut self, place: &NormPlace, leaky: bool, x: &View, y: &View) {
-        let norm = place.norm(self.parameters, leaky);
-        let channels = &mut self.workspace.channels[place.range()];
+    fn normalize(&mut self, span: &NormSpan, leaky: bool, x: &View, y: &View) {
+        let norm = span.norm(self.parameters, leaky);
+        let channels = &mut self.workspace.channels[span.range()];
         let memory = &mut self.workspace.memory;
         norm::statistics(self.isa, memory, x, channels);
         norm::forward(self.isa, norm, channels, memory, x, y);
     }
 
     /// Turns the derivative by `y` into the one by `x`, in the place of `x`.
-    fn normalize_gradient(&mut self, place: &NormPlace, leaky: bool, x: &View, dy: &View) {
-        let norm = place.norm(self.parameters, leaky);
-        let channels = &self.workspace.channels[place.range()];
-        let gradients = &mut self.gradients[place.weight..place.bias + place.channels];
-        let (dweight, dbias) = gradients.split_at_mut(place.channels);
+    fn normalize_gradient(&mut self, span: &NormSpan, leaky: bool, x: &View, dy: &View) {
+        let norm = span.norm(self.parameters, leaky);
+        let channels = &self.workspace.channels[span.range()];
+        let gradients = &mut self.gradients[span.weight..span.bias + span.channels];
+        let (dweight, dbias) = gradients.split_at_mut(span.channels);
         let memory = &mut self.workspace.memory;
         norm::backward(self.isa, norm, channels, memory, x, dy, dweight, dbias);
     }

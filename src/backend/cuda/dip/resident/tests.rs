@@ -1,7 +1,7 @@
 use super::*;
 use crate::backend::cuda::CudaBackend;
 use crate::backend::cuda::dip::tests::{Reference, assert_close, key, load, results};
-use crate::backend::cuda::dip::{CudaDip, Path};
+use crate::backend::cuda::dip::{CudaDip, StepMode};
 use crate::backend::cuda::driver::test_devices;
 use crate::backend::reference::ReferenceDip;
 use crate::backend::{DipEngine, ImageShape};
@@ -60,7 +60,15 @@ impl Case {
 
     fn engine(&self, backend: &CudaBackend, capacity: usize) -> CudaDip {
         let ImageShape { height, width, .. } = self.shape;
-        CudaDip::with_path(backend, &self.spec, height, width, capacity, Path::Resident).unwrap()
+        CudaDip::with_mode(
+            backend,
+            &self.spec,
+            height,
+            width,
+            capacity,
+            StepMode::Resident,
+        )
+        .unwrap()
     }
 }
 
@@ -148,8 +156,8 @@ fn an_iteration_moves_a_hundredth_of_the_bytes() {
     let backend = CudaBackend::new(emulator.device());
     let spec = Preset::Tiles.spec(3);
     let shape = shape(32, 32);
-    let bytes = [(Path::OpByOp, 2), (Path::Resident, 25)].map(|(path, iterations)| {
-        let mut engine = CudaDip::with_path(&backend, &spec, 32, 32, 1, path).unwrap();
+    let bytes = [(StepMode::OpByOp, 2), (StepMode::Resident, 25)].map(|(mode, iterations)| {
+        let mut engine = CudaDip::with_mode(&backend, &spec, 32, 32, 1, mode).unwrap();
         load(&backend, &mut engine, shape, 0, 1);
         emulator.take_counts();
         engine.run(iterations).unwrap();
@@ -162,7 +170,7 @@ fn an_iteration_moves_a_hundredth_of_the_bytes() {
     assert!(bytes[1] <= 0.01 * bytes[0], "{bytes:?}");
 }
 
-/// On a chip of little shared memory, `cifar` is left to the other path.
+/// On a chip of little shared memory, `cifar` runs operation by operation.
 #[cfg(feature = "emulator")]
 #[test]
 fn what_does_not_fit_runs_operation_by_operation() {
@@ -172,14 +180,14 @@ fn what_does_not_fit_runs_operation_by_operation() {
         ..Options::default()
     };
     let backend = CudaBackend::new(Emulator::new(options).unwrap().device());
-    let path = |preset: Preset| {
+    let mode = |preset: Preset| {
         let engine = CudaDip::new(&backend, &preset.spec(3), 32, 32, 1);
-        engine.unwrap().path()
+        engine.unwrap().step_mode()
     };
-    assert_eq!(path(Preset::Tiles), Path::Resident);
-    assert_eq!(path(Preset::Cifar), Path::OpByOp);
+    assert_eq!(mode(Preset::Tiles), StepMode::Resident);
+    assert_eq!(mode(Preset::Cifar), StepMode::OpByOp);
     let spec = Preset::Cifar.spec(3);
-    let forced = CudaDip::with_path(&backend, &spec, 32, 32, 1, Path::Resident);
+    let forced = CudaDip::with_mode(&backend, &spec, 32, 32, 1, StepMode::Resident);
     let refused = forced.map(drop).unwrap_err().to_string();
     assert!(refused.contains("101376 bytes"), "{refused}");
 }

@@ -21,10 +21,10 @@ fn an_instance_on_tensor_cores_does_not_depend_on_the_others() {
     for device in test_devices() {
         let backend = CudaBackend::new(device).with_precision(Precision::Bf16);
         let spec = wide(true);
-        let mut alone = engine(&backend, &spec, 1, Path::OpByOp);
+        let mut alone = engine(&backend, &spec, 1, StepMode::OpByOp);
         load(&backend, &mut alone, SHAPE, 0, 7);
         alone.run(2).unwrap();
-        let mut among = engine(&backend, &spec, 3, Path::OpByOp);
+        let mut among = engine(&backend, &spec, 3, StepMode::OpByOp);
         load(&backend, &mut among, SHAPE, 2, 1);
         load(&backend, &mut among, SHAPE, 1, 7);
         among.run(2).unwrap();
@@ -33,7 +33,7 @@ fn an_instance_on_tensor_cores_does_not_depend_on_the_others() {
             results(&backend, &mut alone, SHAPE, 0)
         );
         let exact = CudaBackend::new(backend.device.clone());
-        let mut exact = engine(&exact, &spec, 1, Path::OpByOp);
+        let mut exact = engine(&exact, &spec, 1, StepMode::OpByOp);
         load(&backend, &mut exact, SHAPE, 0, 7);
         exact.run(2).unwrap();
         assert_ne!(
@@ -65,7 +65,7 @@ fn iterations_on_tensor_cores_are_near_the_references() {
     for device in devices() {
         let backend = CudaBackend::new(device).with_precision(Precision::Bf16);
         let mut reference = ReferenceDip::new(&spec, height, width, 1).unwrap();
-        let mut engine = engine(&backend, &spec, 1, Path::OpByOp);
+        let mut engine = engine(&backend, &spec, 1, StepMode::OpByOp);
         load(&Reference, &mut reference, SHAPE, 0, 3);
         load(&backend, &mut engine, SHAPE, 0, 3);
         let mut first = None;
@@ -108,7 +108,7 @@ fn the_loss_curve_is_float32s() {
         let mut target = float32.allocate(SHAPE, 1).unwrap();
         float32.upload(&waves, &mut target, 0).unwrap();
         let mut engines = [&float32, &bf16].map(|backend| {
-            let mut engine = engine(backend, &spec, 1, Path::OpByOp);
+            let mut engine = engine(backend, &spec, 1, StepMode::OpByOp);
             let instance = Instance {
                 slot: 0,
                 target: At::new(&target, 0),
@@ -139,7 +139,7 @@ fn tensor_cores_take_room_where_they_are_used() {
         let backend = CudaBackend::new(device);
         precisions.map(|precision| {
             let backend = backend.clone().with_precision(precision);
-            CudaDip::bytes(&backend, spec, height, width, 3, Path::OpByOp).unwrap()
+            CudaDip::bytes(&backend, spec, height, width, 3, StepMode::OpByOp).unwrap()
         })
     };
     // The most is level 1's up convolution, from 16 to 10 channels: its derivative by weights in one part.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::backend::cuda::classifier::CudaClassifier;
-use crate::backend::cuda::dip::{CudaDip, Path};
+use crate::backend::cuda::dip::{CudaDip, StepMode};
 use crate::backend::cuda::driver::{Device, Launch};
 use crate::backend::cuda::{CudaBackend, images::DeviceImages};
 use crate::backend::{
@@ -28,10 +28,10 @@ pub(super) fn largest(shared_limit: u32) -> Result<BTreeMap<&'static str, Launch
     let (device, tally) = Device::tally(shared_limit);
     let backend = CudaBackend::new(device);
     for preset in Preset::ALL {
-        iterate(&backend, preset, Path::OpByOp, Precision::Float32)?;
+        iterate(&backend, preset, StepMode::OpByOp, Precision::Float32)?;
         match preset.tile() {
-            Some(_) => iterate(&backend, preset, Path::Resident, Precision::Float32)?,
-            None => iterate(&backend, preset, Path::OpByOp, Precision::Bf16)?,
+            Some(_) => iterate(&backend, preset, StepMode::Resident, Precision::Float32)?,
+            None => iterate(&backend, preset, StepMode::OpByOp, Precision::Bf16)?,
         }
     }
     for (_, model) in samples() {
@@ -54,14 +54,19 @@ fn shape(side: usize) -> ImageShape {
 }
 
 /// An iteration of a preset's network, with noise on its input.
-fn iterate(backend: &CudaBackend, preset: Preset, path: Path, precision: Precision) -> Result<()> {
+fn iterate(
+    backend: &CudaBackend,
+    preset: Preset,
+    mode: StepMode,
+    precision: Precision,
+) -> Result<()> {
     let side = preset.tile().unwrap_or(PICTURE);
     let spec = NetSpec {
         jitter: 0.03,
         ..preset.spec(3)
     };
     let backend = backend.clone().with_precision(precision);
-    let mut engine = CudaDip::with_path(&backend, &spec, side, side, 1, path)?;
+    let mut engine = CudaDip::with_mode(&backend, &spec, side, side, 1, mode)?;
     let targets = backend.allocate(shape(side), 1)?;
     engine.load(&[Instance {
         slot: 0,
