@@ -50,14 +50,11 @@ pub use probe::Prober;
 pub use push::{ChosenPush, PushOptions};
 pub(crate) use reading::MIN_LOG_PROB;
 pub use reading::Reading;
-pub use reconstruct::{
-    Placed, ReconstructOptions, ReconstructionId, ReconstructionPath, Reconstructions,
-};
+pub use reconstruct::{ReconstructOptions, ReconstructionId, ReconstructionPath, Reconstructions};
 pub(crate) use room::Room;
 pub use settling::SettlingOptions;
 pub use stitch::{StitchMode, StitchOptions};
-pub use stopping::smoothed_psnr_maximum;
-pub use trajectory::{Trajectory, TrajectoryPoint, trace};
+pub use trajectory::{Trajectory, TrajectoryPoint};
 pub use verdict::{EvidenceOptions, Judgment, Verdict, VerdictOptions};
 pub(crate) use verdict::{Odds, lead};
 pub use votes::Vote;

@@ -151,8 +151,8 @@ impl ReconstructOptions {
 }
 
 /// An image with its reconstructions.
-pub struct Placed<'a, I> {
-    /// Place of the reconstructions in [`Reconstructions`].
+pub(super) struct Placed<'a, I> {
+    /// Its place in [`Reconstructions`].
     pub place: usize,
     /// The input.
     pub input: At<'a, I>,

@@ -13,7 +13,7 @@ const LAMBDA: f64 = 0.002;
 ///
 /// The smoothing is converted from one iteration to the probe interval: the past has the weight
 /// `(1 − λ)^interval`.
-pub fn smoothed_psnr_maximum(trajectory: &[TrajectoryPoint]) -> usize {
+pub(super) fn smoothed_psnr_maximum(trajectory: &[TrajectoryPoint]) -> usize {
     let psnr: Vec<f64> = trajectory.iter().map(|p| p.least_tile_psnr).collect();
     let interval = trajectory.first().map_or(1, |p| p.iteration);
     maximum_of_smoothed(&psnr, interval)

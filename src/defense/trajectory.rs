@@ -4,8 +4,9 @@ use crate::backend::{At, ClassifierEngine, ImageOps};
 use crate::error::Result;
 use crate::picture::decibels;
 
+use super::reconstruct::Placed;
 use super::{
-    Oracle, Placed, Prober, Reading, ReconstructOptions, ReconstructionId, ReconstructionPath,
+    Oracle, Prober, Reading, ReconstructOptions, ReconstructionId, ReconstructionPath,
     Reconstructions,
 };
 
@@ -27,7 +28,7 @@ pub struct TrajectoryPoint {
 pub type Trajectory = Vec<TrajectoryPoint>;
 
 /// Probes all reconstructions of `images`; the result has a trajectory for each image and path.
-pub fn trace<O: ImageOps, C: ClassifierEngine<Images = O::Images>>(
+pub(super) fn trace<O: ImageOps, C: ClassifierEngine<Images = O::Images>>(
     prober: &mut Prober<O, C>,
     options: &ReconstructOptions,
     images: &[&Placed<'_, O::Images>],
