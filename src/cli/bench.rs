@@ -28,7 +28,8 @@ pub struct Args {
     /// Measure this preset only
     #[arg(long, value_enum)]
     pub preset: Option<Preset>,
-    /// DIP networks at once [default: as many as cover one 224x224 picture; 64 for cifar]
+    /// DIP networks at once [default: on a GPU as many as it runs well at once; on the processor as many as
+    /// cover one 224x224 picture, 64 for cifar]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_535))]
     pub instances: Option<u32>,
     /// Seconds for each figure, at least
@@ -82,13 +83,15 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Outcome> {
         )));
     }
     device::run(global, |devices| match devices.only("bench")?.backends {
-        Backends::Cpu(backends) => measure(args, &backends[0]),
+        Backends::Cpu(backends) => measure(args, &backends[0], false),
+        // One picture's networks do not fill a GPU.
         #[cfg(any(feature = "cuda", feature = "emulator"))]
-        Backends::Cuda(backends) => measure(args, &backends[0]),
+        Backends::Cuda(backends) => measure(args, &backends[0], true),
     })
 }
 
-fn measure(args: &Args, backend: &impl Backend) -> Result<Outcome> {
+/// Measures `backend`, with as many instances as it has room for where `fill` and nothing else is asked for.
+fn measure(args: &Args, backend: &impl Backend, fill: bool) -> Result<Outcome> {
     let peak = backend.peak_gflops();
     let budget = Duration::from_secs_f64(args.seconds);
     let say = |line: String| match args.json {
@@ -101,7 +104,7 @@ fn measure(args: &Args, backend: &impl Backend) -> Result<Outcome> {
     })?;
     let mut figures = Vec::new();
     for preset in args.presets() {
-        let figure = bench::preset(backend, preset, args.instances, budget)?;
+        let figure = bench::preset(backend, preset, args.instances, fill, budget)?;
         let of_peak = peak.map_or(String::new(), |peak| {
             format!(" ({:.0}% of peak)", 100.0 * figure.gflops / peak)
         });

@@ -74,7 +74,10 @@ fn gpus() -> Vec<Device> {
     let why_not = nvidia::usable().err();
     let found: Vec<Device> = (0..)
         .map_while(|ordinal| nvidia::describe(ordinal).ok())
-        .map(|gpu| describe(&gpu, why_not.as_ref()))
+        .map(|gpu| {
+            let own = gpu.check_generation().err();
+            describe(&gpu, why_not.as_ref().or(own.as_ref()))
+        })
         .collect();
     match why_not {
         Some(why) if found.is_empty() => vec![Device {
@@ -123,6 +126,7 @@ fn way_out(why: &Unusable) -> &'static str {
     match why {
         Unusable::NoDriver | Unusable::NoGpu => "with an NVIDIA GPU, install NVIDIA's driver",
         Unusable::OldDriver { .. } => "install a newer driver",
+        Unusable::OldGpu { .. } => "name another GPU, or the processor, with --device",
         Unusable::NoKernels => "install nvcc (scripts/install-nvcc.sh does) and build again",
         Unusable::Failed(_) => "nvidia-smi may say more",
     }

@@ -16,6 +16,9 @@ const OLDEST_DRIVER: Cuda = Cuda {
     minor: 8,
 };
 
+/// The oldest chips that the kernels run on: they copy to shared memory without waiting and multiply in bfloat16.
+const OLDEST_CAPABILITY: [u32; 2] = [8, 0];
+
 /// A version of CUDA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Cuda {
@@ -41,6 +44,13 @@ pub enum Unusable {
 
     #[error("the driver finds no GPU")]
     NoGpu,
+
+    /// The kernels are not for its generation.
+    #[error(
+        "{name} has compute capability {}.{}, and the kernels need {}.{} or later",
+        .capability[0], .capability[1], OLDEST_CAPABILITY[0], OLDEST_CAPABILITY[1]
+    )]
+    OldGpu { name: String, capability: [u32; 2] },
 
     /// The program was built without nvcc.
     #[error("this build has no kernels for GPUs")]
@@ -121,10 +131,45 @@ pub fn usable() -> Result<usize, Unusable> {
         major: compiler.unwrap_or(0),
         minor: 0,
     };
-    match has.major < needs.major {
-        true => Err(Unusable::OldDriver { has, needs }),
-        false => Ok(count as usize),
+    if has.major < needs.major {
+        return Err(Unusable::OldDriver { has, needs });
     }
+    // One that the kernels run on is enough.
+    let checks = (0..count).map(|ordinal| {
+        let device = result::device::get(ordinal)?;
+        check_generation(
+            &result::device::get_name(device)?,
+            compute_capability(device)?,
+        )
+    });
+    let any = checks.reduce(Result::or);
+    any.expect("there is a GPU").map(|()| count as usize)
+}
+
+/// Refuses a chip that the kernels do not run on.
+fn check_generation(name: &str, capability: [u32; 2]) -> Result<(), Unusable> {
+    match capability < OLDEST_CAPABILITY {
+        true => Err(Unusable::OldGpu {
+            name: name.to_owned(),
+            capability,
+        }),
+        false => Ok(()),
+    }
+}
+
+/// Major and minor number.
+fn compute_capability(device: sys::CUdevice) -> Result<[u32; 2], Refusal> {
+    use sys::CUdevice_attribute as A;
+    Ok([
+        attribute(device, A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+        attribute(device, A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+    ])
+}
+
+fn attribute(device: sys::CUdevice, attribute: sys::CUdevice_attribute) -> Result<u32, Refusal> {
+    // SAFETY: the device is one that `result::device::get` gave.
+    let value = unsafe { result::device::get_attribute(device, attribute) };
+    value.map(|value| u32::try_from(value).unwrap_or(0))
 }
 
 /// How many GPUs this build can use on this machine; [`usable`] says why there are none.
@@ -143,11 +188,7 @@ pub fn describe(ordinal: usize) -> Result<Description, Unusable> {
         return Err(Unusable::NoGpu);
     }
     let device = result::device::get(ordinal_there)?;
-    let attribute = |attribute| {
-        // SAFETY: the device is one.
-        let value = unsafe { result::device::get_attribute(device, attribute) };
-        value.map(|value| u32::try_from(value).unwrap_or(0))
-    };
+    let attribute = |name| attribute(device, name);
     use sys::CUdevice_attribute as A;
     // In kHz; zero where the driver does not say.
     let clock = 1e3 * f64::from(attribute(A::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?);
@@ -156,11 +197,8 @@ pub fn describe(ordinal: usize) -> Result<Description, Unusable> {
     Ok(Description {
         ordinal,
         name: result::device::get_name(device)?,
-        compute_capability: [
-            attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
-            attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
-        ],
-        // SAFETY: as above.
+        compute_capability: compute_capability(device)?,
+        // SAFETY: the device is one.
         memory: unsafe { result::device::total_mem(device) }? as u64,
         free_memory: free_memory(device)?,
         multiprocessors: attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.max(1),
@@ -188,6 +226,11 @@ fn free_memory(device: sys::CUdevice) -> Result<u64, Refusal> {
 }
 
 impl Description {
+    /// Refuses a chip that the kernels do not run on.
+    pub fn check_generation(&self) -> Result<(), Unusable> {
+        check_generation(&self.name, self.compute_capability)
+    }
+
     /// What it can do at most: from its highest clock, and what its generation's multiprocessors do in a clock
     /// (CUDA C++ Programming Guide, "Throughput of Native Arithmetic Instructions"; the tensor cores by
     /// the white papers of A100, H100 and B200).
@@ -242,6 +285,15 @@ mod tests {
             ..a100
         };
         assert_eq!(unknown.peak(), Peak::default());
+    }
+
+    #[test]
+    fn chips_before_8_0_are_refused_by_name() {
+        let check = |capability| check_generation("Tesla T4", capability);
+        assert!(check([8, 0]).is_ok() && check([12, 1]).is_ok());
+        let refusal = check([7, 5]).unwrap_err().to_string();
+        let said = "Tesla T4 has compute capability 7.5, and the kernels need 8.0 or later";
+        assert_eq!(refusal, said);
     }
 
     #[test]

@@ -82,7 +82,9 @@ impl Nvidia {
         let refused = |refusal| absent(explain(refusal));
         let handle = result::device::get(ordinal as c_int).map_err(refused)?;
         let context = Context::retain(handle).map_err(refused)?;
-        let description = describe(ordinal).map_err(|why| absent(why.to_string()))?;
+        let description = describe(ordinal)
+            .and_then(|description| description.check_generation().map(|()| description))
+            .map_err(|why| absent(why.to_string()))?;
         let stream = context
             .enter()
             .and_then(|()| result::stream::create(result::stream::StreamKind::NonBlocking))
