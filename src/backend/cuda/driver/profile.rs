@@ -86,6 +86,15 @@ impl Total {
         let matrix = needed(self.work.matrix_multiply_adds, peak.matrix_multiply_adds)?;
         Some(per(plain + matrix, self.seconds))
     }
+
+    /// The least seconds that the chip's peak allows: for moving the bytes, or for the arithmetic if that takes
+    /// longer. `None` where the peak is not known, or for transfers.
+    pub fn floor_seconds(&self, peak: &Peak) -> Option<f64> {
+        let share = self
+            .bandwidth_share(peak)?
+            .max(self.arithmetic_share(peak)?);
+        Some(share * self.seconds)
+    }
 }
 
 /// `amount / seconds`; nothing takes no time.
@@ -286,6 +295,7 @@ impl fmt::Display for Profile {
             "count",
             "ms",
             "of all",
+            "floor ms",
             "µs each",
             "GB/s",
             "of peak",
@@ -301,6 +311,11 @@ impl fmt::Display for Profile {
                 total.count.to_string(),
                 format!("{:.3}", 1e3 * total.seconds),
                 percent(Some(per(total.seconds, device_seconds))),
+                match (kernel, total.floor_seconds(&self.peak)) {
+                    (false, _) => String::new(),
+                    (true, None) => "unknown".to_owned(),
+                    (true, Some(floor)) => format!("{:.3}", 1e3 * floor),
+                },
                 format!("{:.1}", 1e6 * total.seconds / total.count as f64),
                 rate(total.bandwidth()),
                 match kernel {
