@@ -298,7 +298,7 @@ mod tests {
             ..Demand::default()
         };
         let iteration = Iteration {
-            path: "op by op",
+            mode: "op by op",
             side: 32,
             convolutions: 66_900_000,
             kernels: [("a", by_memory), ("b", by_arithmetic)].into(),
