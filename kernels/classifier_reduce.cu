@@ -191,10 +191,10 @@ KERNEL(classifier_normalize_backward, NormalizeBackwardArgs, 1024) {
         sums[1] = multiply_add(g, y, sums[1]);
     }
     team_sum(team, sums, partial);
-    const float level = sums[0] / float(args.rows.length), slant = sums[1] / float(args.rows.length);
+    const float level = sums[0] / float(args.rows.length), coefficient = sums[1] / float(args.rows.length);
     for (uint32_t i = team.lane; i < args.rows.length; i += team.size) {
         const float y = (x[i * step] - standard.mean) * standard.scale;
-        const float by = multiply_add(-y, slant, gradient[i * step] - level) * standard.scale;
+        const float by = multiply_add(-y, coefficient, gradient[i * step] - level) * standard.scale;
         to[i * step] = args.accumulate ? to[i * step] + by : by;
     }
 }

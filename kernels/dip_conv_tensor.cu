@@ -466,12 +466,12 @@ template <int KERNEL_SIZE, int STRIDE> DEVICE void weights(const ConvTensorWeigh
                 }
             }
             if (at_work) {
-                uint32_t slants[2][4];
+                uint32_t gradients[2][4];
                 UNROLL
                 for (int m = 0; m < 2; ++m) {
-                    load_transposed(slants[m], patch + ((warp_row / SLICE + m) * DY_SLICE + row * TILE * 2 + dy_at));
+                    load_transposed(gradients[m], patch + ((warp_row / SLICE + m) * DY_SLICE + row * TILE * 2 + dy_at));
                     if (with_bias) {
-                        multiply_matrices(bias[m], slants[m], ONES, ONES);
+                        multiply_matrices(bias[m], gradients[m], ONES, ONES);
                     }
                 }
                 UNROLL
@@ -495,7 +495,7 @@ template <int KERNEL_SIZE, int STRIDE> DEVICE void weights(const ConvTensorWeigh
                         UNROLL
                         for (int k = 0; k < 4; ++k) {
                             const int m = k / 2, eight = k % 2;
-                            multiply_matrices(sums[down_tap][2 * n + eight][m], slants[m], pixel[2 * eight],
+                            multiply_matrices(sums[down_tap][2 * n + eight][m], gradients[m], pixel[2 * eight],
                                               pixel[2 * eight + 1]);
                         }
                     }

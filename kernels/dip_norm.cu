@@ -8,18 +8,18 @@
 
 // What normalization knows of a channel.
 struct Statistics {
-    double rest;      // what the mean, rounded, lacks
+    double residual;      // what the mean, rounded, lacks
     double precision; // 1 / (variance + epsilon)
     float mean;
     float scale; // sqrt(precision)
 };
-ARGUMENTS(Statistics, rest, precision, mean, scale)
+ARGUMENTS(Statistics, residual, precision, mean, scale)
 
 // The derivative by x beside its part that is proportional to the one by y: a line in x - mean.
 struct Line {
-    float slant, slant_rest, level;
+    float coefficient, coefficient_low, level;
 };
-ARGUMENTS(Line, slant, slant_rest, level)
+ARGUMENTS(Line, coefficient, coefficient_low, level)
 
 struct NormArgs {
     Buffer<const uint32_t> slots;
@@ -53,11 +53,11 @@ KERNEL(dip_norm_statistics, NormArgs, 256) {
     }
     block_sum(sums, partial);
     if (threadIdx.x == 0) {
-        const double rest = sums[0] / args.plane;
-        const double variance = sums[1] / args.plane - rest * rest;
+        const double residual = sums[0] / args.plane;
+        const double variance = sums[1] / args.plane - residual * residual;
         const double precision = 1.0 / ((variance > 0.0 ? variance : 0.0) + args.epsilon);
         const Global<Statistics> statistics = args.statistics + slot * args.channels;
-        statistics[blockIdx.x] = Statistics{rest, precision, mean, float(sqrt(precision))};
+        statistics[blockIdx.x] = Statistics{residual, precision, mean, float(sqrt(precision))};
     }
 }
 
@@ -129,17 +129,17 @@ KERNEL(dip_norm_backward_parameters, NormBackwardArgs, 256) {
     }
     block_sum(sums, partial);
     if (threadIdx.x == 0) {
-        const double sum = sums[0], product = sums[1] - statistics.rest * sum;
+        const double sum = sums[0], product = sums[1] - statistics.residual * sum;
         const Global<float> dweight = of_slot(args.dweight, slot);
         const Global<float> dbias = of_slot(args.dbias, slot);
         dweight[channel] = float(product * double(statistics.scale));
         dbias[channel] = float(sum);
-        // factor * (dy - sum / plane - (distance - rest) * precision * product / plane)
+        // factor * (dy - sum / plane - (distance - residual) * precision * product / plane)
         const double factor = double(norm.factor) / args.plane;
-        const double slant = -factor * statistics.precision * product;
-        const double level = -factor * sum - slant * statistics.rest;
+        const double coefficient = -factor * statistics.precision * product;
+        const double level = -factor * sum - coefficient * statistics.residual;
         const Global<Line> lines = args.lines + slot * args.channels;
-        lines[channel] = Line{float(slant), float(slant - double(float(slant))), float(level)};
+        lines[channel] = Line{float(coefficient), float(coefficient - double(float(coefficient))), float(level)};
     }
 }
 
@@ -158,6 +158,7 @@ KERNEL(dip_norm_backward, NormBackwardArgs, 256) {
     const Line line = lines[channel];
     const float value = x[i], distance = value - norm.mean;
     const float d = leaky_backward(dy[i], normalize(norm, value), args.slope);
-    const float around = multiply_add(distance, line.slant, multiply_add(distance, line.slant_rest, line.level));
+    const float low = multiply_add(distance, line.coefficient_low, line.level);
+    const float around = multiply_add(distance, line.coefficient, low);
     dy[i] = multiply_add(d, norm.factor, around);
 }

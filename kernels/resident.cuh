@@ -84,8 +84,8 @@ using Memory = Shared<float>;
 // by the line that its derivative has beside its part that is proportional to the one by the output.
 constexpr uint32_t RECORD = 8;
 constexpr uint32_t MEAN = 0, FACTOR = 1, BIAS = 2, SCALE = 3;
-constexpr uint32_t REST = 4, PRECISION = 5, PRECISION_REST = 6;
-constexpr uint32_t SLANT = 4, SLANT_REST = 5, LEVEL = 6;
+constexpr uint32_t RESIDUAL = 4, PRECISION = 5, PRECISION_LOW = 6;
+constexpr uint32_t COEFFICIENT = 4, COEFFICIENT_LOW = 5, LEVEL = 6;
 
 // n / d by d's reciprocal, 2^31 / d rounded down, plus 1; n * d < 2^31.
 DEVICE uint32_t quotient(uint32_t n, uint32_t reciprocal) { return uint32_t((uint64_t(n) * reciprocal) >> 31); }

@@ -68,9 +68,9 @@ DEVICE void statistics(const ResidentArgs& args, const Step& step, const Memory&
         record[FACTOR] = memory[step.weight + channel] * scale;
         record[BIAS] = float(memory[step.weight + step.inputs + channel]);
         record[SCALE] = scale;
-        record[REST] = mean.low;
+        record[RESIDUAL] = mean.low;
         record[PRECISION] = precision.high;
-        record[PRECISION_REST] = precision.low;
+        record[PRECISION_LOW] = precision.low;
     }
 }
 
@@ -115,16 +115,16 @@ DEVICE void normalized(const ResidentArgs& args, const Step& step, const Memory&
         gather(step, partials, channel, sum, products);
         const Memory record = memory + (step.norm + channel * RECORD);
         const Memory gradients = memory + (args.gradients_at + step.weight);
-        const Pair rest = {record[REST], 0.0f}, precision = {record[PRECISION], record[PRECISION_REST]};
-        products = products + -(rest * sum);
+        const Pair residual = {record[RESIDUAL], 0.0f}, precision = {record[PRECISION], record[PRECISION_LOW]};
+        products = products + -(residual * sum);
         gradients[channel] = products.high * record[SCALE];
         gradients[step.inputs + channel] = sum.high;
-        // factor * (d - sum / pixels - (distance - rest) * precision * products / pixels)
+        // factor * (d - sum / pixels - (distance - residual) * precision * products / pixels)
         const Pair factor = Pair{record[FACTOR], 0.0f} / Pair{float(pixels), 0.0f};
-        const Pair slant = -(factor * (precision * products));
-        const Pair level = -(factor * sum + slant * rest);
-        record[SLANT] = slant.high;
-        record[SLANT_REST] = slant.low;
+        const Pair coefficient = -(factor * (precision * products));
+        const Pair level = -(factor * sum + coefficient * residual);
+        record[COEFFICIENT] = coefficient.high;
+        record[COEFFICIENT_LOW] = coefficient.low;
         record[LEVEL] = level.high;
     }
     barrier();
@@ -133,13 +133,13 @@ DEVICE void normalized(const ResidentArgs& args, const Step& step, const Memory&
         const Affine norm = affine(memory, step.norm, channel);
         const Memory record = memory + (step.norm + channel * RECORD);
         const Column column = column_behind(step, memory, channel);
-        const float slant = record[SLANT], slant_rest = record[SLANT_REST], level = record[LEVEL];
+        const float coefficient = record[COEFFICIENT], coefficient_low = record[COEFFICIENT_LOW], level = record[LEVEL];
         for (uint32_t pixel = share.pixel; pixel < pixels; pixel += share.pixels) {
             const float value = memory[in(step, step.x, channel, pixel)], distance = value - norm.mean;
             const uint32_t at = in(step, step.y, channel, pixel);
             const float d =
                 step.keeps ? float(memory[at]) : by_normalized(step, memory, norm, column, channel, pixel, value);
-            const float around = multiply_add(distance, slant, multiply_add(distance, slant_rest, level));
+            const float around = multiply_add(distance, coefficient, multiply_add(distance, coefficient_low, level));
             memory[at] = multiply_add(d, norm.factor, around);
         }
     }

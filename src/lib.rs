@@ -21,7 +21,7 @@
 //!     .seed(7)
 //!     .build()?;
 //!
-//! let gray = Picture::new(shape, vec![0.5; shape.elements()]);
+//! let gray = Picture::new(shape, vec![0.5; shape.elements()])?;
 //! let purified = purifier.purify(&gray)?;
 //! if purified.verdict() == Verdict::Clean {
 //!     // What is clean comes out as it went in.

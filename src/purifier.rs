@@ -67,8 +67,12 @@ impl Purifier {
         PurifierBuilder {
             classifier: classifier.into(),
             options: Options::new(ReconstructOptions::preset(Preset::Tiles, CHANNELS)),
+            seed: None,
+            iterations: None,
+            restarts: None,
+            always: None,
             devices: Chosen::Device(Device::Auto),
-            precision: Precision::Float32,
+            precision: None,
             limits: Limits::default(),
         }
     }
@@ -120,7 +124,7 @@ impl Purifier {
     /// errors.
     pub fn purify(&mut self, picture: &Picture) -> Result<Purified> {
         let mut purified = self.purify_batch(std::slice::from_ref(picture))?;
-        purified.pop().unwrap_or(Err(Error::Interrupted))
+        purified.pop().expect("a result for every picture")
     }
 
     /// Purifies pictures of any sizes on all devices together; the results are in the pictures' order.
@@ -141,15 +145,18 @@ impl Purifier {
             },
         );
         ended?;
-        let results = results
-            .into_iter()
-            .filter_map(|result| result.into_inner().expect("no thread panics with a result"));
+        let results = results.into_iter().map(|result| {
+            let result = result.into_inner().expect("no thread panics with a result");
+            result.expect("a run that ends without an error has given every result")
+        });
         Ok(results.collect())
     }
 
     /// Purifies a stream of pictures with continuous batching: each begins when it arrives, if there is room, and
-    /// is given to `done` when it is finished, while the others run on. See [`scheduler::run`] for the arguments
-    /// and for the times in the result.
+    /// is given to `done` when it is finished, while the others run on. `done` takes the picture's name, its result
+    /// and its share of the device's time in seconds; several threads may call it at once. `intake_ended` is called
+    /// once, when the devices have taken all pictures or the run ends early; `stop` ends the run early. The result
+    /// has the run's times besides, also where it failed.
     ///
     /// # Errors
     /// [`Error::Interrupted`] if `stop` ended it; the first error of `done`; the last device's error.
@@ -157,7 +164,7 @@ impl Purifier {
         &mut self,
         pictures: impl Iterator<Item = (T, Result<Picture>)> + Send,
         stop: &(dyn Fn() -> bool + Sync),
-        no_more: impl FnOnce(),
+        intake_ended: impl FnOnce(),
         done: impl Fn(T, Result<Purified>, f64) -> Result<()> + Sync,
     ) -> (Usage, Result<()>) {
         let preprocess = self.classifier.preprocess();
@@ -165,13 +172,20 @@ impl Purifier {
             let picture = picture.and_then(|picture| preprocess.apply(picture));
             (name, picture)
         });
-        scheduler::run(&mut self.engines.defenses, prepared, stop, no_more, done)
+        scheduler::run(
+            &mut self.engines.defenses,
+            prepared,
+            stop,
+            intake_ended,
+            done,
+        )
     }
 
     /// Classifies pictures of any size, without purification.
     ///
     /// # Errors
-    /// A picture cannot be preprocessed, or its logits are not numbers; the device's errors.
+    /// A picture cannot be preprocessed, or its logits are not numbers; the device's errors. No picture is
+    /// classified then.
     pub fn classify(&mut self, pictures: &[Picture]) -> Result<Vec<Reading>> {
         let preprocess = self.classifier.preprocess();
         let prepared = pictures
@@ -209,6 +223,7 @@ impl Purifier {
                 pictures.len()
             )));
         }
+        pictures.iter().try_for_each(Picture::check)?;
         let images: Vec<&[f32]> = pictures.iter().map(|picture| &picture.pixels[..]).collect();
         match through {
             Some(through) => Defended::new(self.defense(), through)?.gradient(&images, losses),
@@ -217,23 +232,33 @@ impl Purifier {
     }
 
     /// The classifier alone, on the first device.
+    #[doc(hidden)] // for the crate's own benchmarks
     pub fn oracle(&mut self) -> &mut dyn Oracle {
         self.defense().oracle_mut()
     }
 
     /// The defense on the first device, for attacks, evaluations and traces.
+    #[doc(hidden)] // for the crate's own benchmarks
     pub fn defense(&mut self) -> &mut dyn DeviceDefense {
         &mut *self.engines.defenses[0]
     }
 }
 
 /// Builds a [`Purifier`].
+///
+/// The order of its calls does not matter, but that the last of those about one thing holds: [`seed`](Self::seed),
+/// [`iterations`](Self::iterations), [`restarts`](Self::restarts) and [`always`](Self::always) change what
+/// [`preset`](Self::preset) or [`options`](Self::options) says, and of these two the last holds.
 #[must_use = "a builder does nothing before build()"]
 pub struct PurifierBuilder {
     classifier: Arc<Classifier>,
     options: Options,
+    seed: Option<u64>,
+    iterations: Option<u32>,
+    restarts: Option<usize>,
+    always: Option<bool>,
     devices: Chosen,
-    precision: Precision,
+    precision: Option<Precision>,
     limits: Limits,
 }
 
@@ -245,43 +270,38 @@ enum Chosen {
 }
 
 impl PurifierBuilder {
-    /// Sets the preset of the DIP networks, and the iterations and tiles that go with it; keeps the other options.
+    /// Sets the preset of the DIP networks, and the iterations, restarts and tiles that go with it; keeps the options
+    /// of all other stages.
     pub fn preset(mut self, preset: Preset) -> Self {
-        let seed = self.options.reconstruct.seed;
-        self.options.reconstruct = ReconstructOptions {
-            seed,
-            ..ReconstructOptions::preset(preset, CHANNELS)
-        };
+        self.options.reconstruct = ReconstructOptions::preset(preset, CHANNELS);
         self
     }
 
     /// The seed of the first restart; restart `r` has `seed + r`.
     pub fn seed(mut self, seed: u64) -> Self {
-        self.options.reconstruct.seed = seed;
+        self.seed = Some(seed);
         self
     }
 
-    /// Iterations of each restart, at least 1; the probe interval is at most as many.
+    /// Iterations of each restart, at least 1; where the probe interval is more, it becomes as many.
     pub fn iterations(mut self, iterations: u32) -> Self {
-        let reconstruct = &mut self.options.reconstruct;
-        reconstruct.iterations = iterations;
-        reconstruct.probe_interval = reconstruct.probe_interval.min(iterations.max(1));
+        self.iterations = Some(iterations);
         self
     }
 
     /// Restarts of each picture, each with a seed of its own; at least 1.
     pub fn restarts(mut self, restarts: usize) -> Self {
-        self.options.reconstruct.restarts = restarts;
+        self.restarts = Some(restarts);
         self
     }
 
     /// Whether to purify pictures with the verdict `clean` too.
     pub fn always(mut self, always: bool) -> Self {
-        self.options.always = always;
+        self.always = Some(always);
         self
     }
 
-    /// Sets every option of the defense at once, in place of those set before.
+    /// Sets every option of the defense at once.
     pub fn options(mut self, options: Options) -> Self {
         self.options = options;
         self
@@ -305,13 +325,15 @@ impl PurifierBuilder {
         self
     }
 
-    /// Precision of the DIP networks' wide convolutions; only for devices that [`device`](Self::device) opens.
+    /// Precision of the DIP networks' wide convolutions, float32 by default; only for devices that
+    /// [`device`](Self::device) opens.
     pub fn precision(mut self, precision: Precision) -> Self {
-        self.precision = precision;
+        self.precision = Some(precision);
         self
     }
 
-    /// Pictures in flight on each device, at least 1; by default as many as keep its instances busy.
+    /// Pictures in flight on each device, from 1 to 1,024; by default as many as keep its instances busy, and never
+    /// more than those.
     pub fn pictures(mut self, pictures: usize) -> Self {
         self.limits.pictures = Some(pictures);
         self
@@ -324,7 +346,7 @@ impl PurifierBuilder {
     }
 
     /// Bytes of memory that the devices share; by default what is free. Only for the processor, because a GPU has
-    /// memory of its own.
+    /// memory of its own, and not for devices that are open already.
     pub fn memory(mut self, bytes: u64) -> Self {
         self.limits.memory = Some(bytes);
         self
@@ -335,19 +357,26 @@ impl PurifierBuilder {
     /// # Errors
     /// An option that cannot be used, a device that does not exist, or too little memory for a single picture.
     pub fn build(self) -> Result<Purifier> {
+        let options = self.whole_options();
+        options.validate()?;
         let PurifierBuilder {
             classifier,
-            options,
             devices,
             precision,
             limits,
+            ..
         } = self;
-        options.validate()?;
+        let theirs = |option: &str| {
+            let text = "is not for devices that are open already: they have theirs";
+            Err(Error::option(option, text))
+        };
         let engines = match devices {
             Chosen::Device(device) => {
-                let open = device.open(precision, limits.memory)?;
+                let open = device.open(precision.unwrap_or_default(), limits.memory)?;
                 open.engines(&classifier, &options, limits)?
             }
+            _ if precision.is_some() => return theirs("precision"),
+            Chosen::Opened(_) if limits.memory.is_some() => return theirs("memory"),
             Chosen::Opened(open) => open.engines(&classifier, &options, limits)?,
             Chosen::Own(backend) => backend.engines(&classifier, &options, limits)?,
         };
@@ -356,6 +385,22 @@ impl PurifierBuilder {
             options,
             engines,
         })
+    }
+}
+
+impl PurifierBuilder {
+    /// The options, with what was set one by one.
+    fn whole_options(&self) -> Options {
+        let mut options = self.options.clone();
+        let reconstruct = &mut options.reconstruct;
+        reconstruct.seed = self.seed.unwrap_or(reconstruct.seed);
+        reconstruct.restarts = self.restarts.unwrap_or(reconstruct.restarts);
+        if let Some(iterations) = self.iterations {
+            reconstruct.iterations = iterations;
+            reconstruct.probe_interval = reconstruct.probe_interval.min(iterations.max(1));
+        }
+        options.always = self.always.unwrap_or(options.always);
+        options
     }
 }
 
@@ -399,7 +444,7 @@ impl<B: Backend + 'static> OwnBackend for B {
     }
 }
 
-/// A defense on each of `backends`, which has at least one.
+/// A defense on each of `backends`.
 fn engines<B: Backend + 'static>(
     backends: &[B],
     classifier: &Classifier,
@@ -407,10 +452,11 @@ fn engines<B: Backend + 'static>(
     limits: Limits,
 ) -> Result<Engines> {
     let (shape, classes) = (classifier.shape(), classifier.classes());
+    let first = backends.first().ok_or_else(device::none)?;
     let mut engines = Engines {
         defenses: Vec::new(),
         plans: Vec::new(),
-        precision: backends[0].precision(),
+        precision: first.precision(),
     };
     for backend in backends {
         let plan = Plan::new(backend, options, shape, classes, limits)?;
@@ -434,10 +480,13 @@ impl Classifier {
     /// # Errors
     /// The device's errors.
     pub fn on(&self, devices: &OpenDevices) -> Result<Box<dyn Oracle>> {
+        fn first<B>(backends: &[B]) -> Result<&B> {
+            backends.first().ok_or_else(device::none)
+        }
         Ok(match &devices.backends {
-            Backends::Cpu(backends) => Box::new(self.prober(&backends[0])?),
+            Backends::Cpu(backends) => Box::new(self.prober(first(backends)?)?),
             #[cfg(any(feature = "cuda", feature = "emulator"))]
-            Backends::Cuda(backends) => Box::new(self.prober(&backends[0])?),
+            Backends::Cuda(backends) => Box::new(self.prober(first(backends)?)?),
         })
     }
 }

@@ -68,8 +68,8 @@ pub struct DefenseArgs {
     /// Part of each trajectory that does not vote, in [0, 1)
     #[arg(long, value_name = "PART", help_heading = "Decision")]
     pub warm_up: Option<f64>,
-    /// Reconstructions of a path whose segment to the input is probed; of a restart the last one, and the
-    /// others only where that does not show the recovered label
+    /// Reconstructions of each path whose segment to the input is probed; of a restart the last one first, and
+    /// the others only if that does not show the recovered label
     #[arg(long, value_name = "N", help_heading = "Decision")]
     pub segments: Option<usize>,
     /// How far behind a reconstruction, away from the input, the map is probed too, as a part of their
@@ -79,12 +79,12 @@ pub struct DefenseArgs {
     /// Points behind a reconstruction
     #[arg(long, value_name = "N", help_heading = "Decision")]
     pub reach_points: Option<usize>,
-    /// Look at nothing in the mirror. Otherwise the mirror images of what votes count too, and the input's
-    /// views are mirrored: not right for text, digits or whatever else is another thing with left and right
-    /// exchanged
+    /// Do not use mirror images, which otherwise vote too and are among the input's views: for text, digits and
+    /// anything else whose meaning changes when it is mirrored
     #[arg(long, help_heading = "Decision")]
     pub no_mirror: bool,
-    /// How far the input's views, which show what an attack hides, are moved, as a part of its size; 0: not
+    /// How far the input's views, which show what an attack hides, are shifted, as a part of its size; 0 turns
+    /// it off
     #[arg(long, value_name = "PART", help_heading = "Decision")]
     pub view_shift: Option<f64>,
     /// Points of a segment

@@ -105,10 +105,10 @@ pub struct RunFolderArgs {
     /// Form of the output pictures
     #[arg(long, value_enum, default_value_t = SaveFormat::Png)]
     pub save: SaveFormat,
-    /// Write output pictures to tar shards (WebDataset), with their true labels
+    /// Write output pictures to tar files (WebDataset), with their true labels
     #[arg(long)]
     pub tar_out: bool,
-    /// Pictures of a tar shard
+    /// Pictures of a tar file
     #[arg(
         long,
         value_name = "N",
@@ -117,7 +117,7 @@ pub struct RunFolderArgs {
         value_parser = clap::value_parser!(u64).range(1..)
     )]
     pub tar_pictures: u64,
-    /// Bytes of pictures after which a tar shard is full
+    /// Bytes of pictures after which a tar file is full
     #[arg(
         long,
         value_name = "N",

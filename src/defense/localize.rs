@@ -35,10 +35,8 @@ impl LocalizeOptions {
         }
         // At distances below 2^-20, two blends in float32 are the same picture.
         if !(1e-6..=1.0).contains(&self.tolerance) {
-            return Err(Error::invalid(format!(
-                "the localization tolerance must be in [1e-6, 1], not {}",
-                self.tolerance
-            )));
+            let wrong = format!("must be in [1e-6, 1], not {}", self.tolerance);
+            return Err(Error::option("tolerance", wrong));
         }
         Ok(())
     }

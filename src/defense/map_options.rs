@@ -51,13 +51,19 @@ impl MapOptions {
     /// Checks every number.
     pub fn validate(&self) -> Result<()> {
         if !(0.0..1.0).contains(&self.warm_up) {
-            return Err(Error::invalid(format!(
-                "the warm-up must be a share of the trajectory in [0, 1), not {}",
+            let wrong = format!(
+                "must be a share of the trajectory in [0, 1), not {}",
                 self.warm_up
-            )));
+            );
+            return Err(Error::option("warm_up", wrong));
         }
-        if self.segment_points == 0 || self.segments == 0 {
-            return Err(Error::invalid("at least 1 segment with 1 point is needed"));
+        for (option, number) in [
+            ("segments", self.segments),
+            ("segment_points", self.segment_points),
+        ] {
+            if number == 0 {
+                return Err(Error::option(option, "must be at least 1, not 0"));
+            }
         }
         let most = self.segment_points.max(self.reach_points);
         if most > MAX_POINTS {
@@ -65,11 +71,8 @@ impl MapOptions {
             return Err(Error::invalid(many).hint("lower `segment_points` or `reach_points`"));
         }
         if !(0.0..=Self::MAX_REACH).contains(&self.reach) {
-            return Err(Error::invalid(format!(
-                "the reach behind the reconstruction must be in [0, {}], not {}",
-                Self::MAX_REACH,
-                self.reach
-            )));
+            let wrong = format!("must be in [0, {}], not {}", Self::MAX_REACH, self.reach);
+            return Err(Error::option("reach", wrong));
         }
         if !(0.0..=Self::MAX_VIEW_SHIFT).contains(&self.view_shift) {
             return Err(Error::option(

@@ -33,12 +33,13 @@ impl PushOptions {
             || !self.strengths.iter().all(usable)
             || !self.strengths.is_sorted()
         {
-            return Err(Error::invalid(
-                "push strengths must be one or more numbers from 0 on, in rising order",
+            return Err(Error::option(
+                "push",
+                "must be one or more numbers from 0 on, in rising order",
             ));
         }
         if !self.margin.is_finite() {
-            return Err(Error::invalid("the push margin must be a number"));
+            return Err(Error::option("margin", "must be a number"));
         }
         Ok(())
     }

@@ -58,11 +58,17 @@ impl ReconstructOptions {
             let wrong = format!("must be 1 to {}, not {}", Self::MAX_RESTARTS, self.restarts);
             return Err(Error::option("restarts", wrong));
         }
+        if self.iterations == 0 {
+            return Err(Error::option("iterations", "must be at least 1, not 0"));
+        }
         if self.probe_interval == 0 || self.iterations < self.probe_interval {
-            return Err(Error::invalid(format!(
-                "the probe interval must be between 1 and the {} iterations, not {}",
-                self.iterations, self.probe_interval
-            )));
+            return Err(Error::option(
+                "probe_interval",
+                format!(
+                    "must be between 1 and the {} iterations, not {}",
+                    self.iterations, self.probe_interval
+                ),
+            ));
         }
         Ok(())
     }

@@ -36,7 +36,7 @@ impl StitchOptions {
     /// Checks the cell size.
     pub fn validate(&self) -> Result<()> {
         if self.cell == 0 {
-            return Err(Error::invalid("a stitch's cells need at least 1 pixel"));
+            return Err(Error::option("cell", "must be at least 1 pixel, not 0"));
         }
         Ok(())
     }

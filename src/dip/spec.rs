@@ -229,22 +229,16 @@ impl NetSpec {
             )));
         }
         if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
-            return Err(Error::invalid(format!(
-                "the learning rate must be above 0, not {}",
-                self.learning_rate
-            )));
+            let wrong = format!("must be above 0, not {}", self.learning_rate);
+            return Err(Error::option("learning_rate", wrong));
         }
         if !(self.jitter.is_finite() && self.jitter >= 0.0) {
-            return Err(Error::invalid(format!(
-                "the jitter must be 0 or above, not {}",
-                self.jitter
-            )));
+            let wrong = format!("must be 0 or above, not {}", self.jitter);
+            return Err(Error::option("jitter", wrong));
         }
         if !(0.0..1.0).contains(&self.averaging) {
-            return Err(Error::invalid(format!(
-                "output averaging must be in [0, 1), not {}",
-                self.averaging
-            )));
+            let wrong = format!("must be in [0, 1), not {}", self.averaging);
+            return Err(Error::option("averaging", wrong));
         }
         Ok(())
     }

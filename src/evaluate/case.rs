@@ -67,7 +67,7 @@ pub enum Threat {
     Adaptive,
     /// The attack was made on another victim than this defense.
     Transfer,
-    /// Others made the attack, and it is not known what it knew.
+    /// Another program made the attack; its threat model is not known.
     Unknown,
 }
 

@@ -78,7 +78,7 @@ struct Known {
 
 /// Reads a picture and its true label from the data set or, if the data set does not have it, from its first
 /// attacked version.
-fn know(entry: &Entry, load: &dyn Load) -> Result<Known> {
+fn read_known(entry: &Entry, load: &dyn Load) -> Result<Known> {
     match (&entry.item, entry.given.first()) {
         (Some(item), _) => Ok(Known {
             label: item.label,
@@ -96,7 +96,7 @@ fn know(entry: &Entry, load: &dyn Load) -> Result<Known> {
 }
 
 /// The subjects' versions that others attacked; those that cannot be read are recorded as failed.
-fn given<'s>(
+fn take_given<'s>(
     case: &Case,
     subjects: &[&'s Subject],
     load: &dyn Load,
@@ -198,7 +198,10 @@ impl Evaluator<'_> {
         journal: &mut Journal,
         watch: &dyn Watch,
     ) -> Result<Vec<Subject>> {
-        let known: Vec<Result<Known>> = entries.par_iter().map(|entry| know(entry, load)).collect();
+        let known: Vec<Result<Known>> = entries
+            .par_iter()
+            .map(|entry| read_known(entry, load))
+            .collect();
         let clean = known
             .iter()
             .flatten()
@@ -295,7 +298,7 @@ impl Evaluator<'_> {
             return Ok(());
         }
         let attacked = match case.is_given() {
-            true => given(case, subjects, load, journal, watch)?,
+            true => take_given(case, subjects, load, journal, watch)?,
             false => self.attack(case, subjects, watch)?,
         };
         for batch in attacked.chunks(self.defense.places()) {

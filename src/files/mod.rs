@@ -1,5 +1,5 @@
-//! Files as the rest of the program reads and writes them: nothing that can block is opened, and no name ever
-//! stands for half a file.
+//! Files as the rest of the program reads and writes them: nothing that can block is opened, and files appear only
+//! when they are complete.
 
 pub(crate) mod jsonl;
 pub(crate) mod replace;

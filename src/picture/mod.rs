@@ -40,8 +40,47 @@ pub struct Picture {
 }
 
 impl Picture {
-    /// A picture of `pixels`, CHW in `[0, 1]`; there must be as many as `shape` has elements.
-    pub fn new(shape: ImageShape, pixels: Vec<f32>) -> Picture {
+    /// A picture of `pixels`, CHW in `[0, 1]`.
+    ///
+    /// # Errors
+    /// Those of [`check`](Self::check).
+    pub fn new(shape: ImageShape, pixels: Vec<f32>) -> Result<Picture> {
+        let picture = Self::of(shape, pixels);
+        picture.check()?;
+        Ok(picture)
+    }
+
+    /// Refuses what is no picture, as a value can be that was put together by hand.
+    ///
+    /// # Errors
+    /// Other than three channels, another number of pixels than the shape has, or one that is not from 0 to 1.
+    pub fn check(&self) -> Result<()> {
+        let Picture { shape, pixels, .. } = self;
+        if shape.channels != 3 {
+            let channels = shape.channels;
+            return Err(Error::invalid(format!(
+                "a picture of {channels} channels; pictures have 3, RGB"
+            )));
+        }
+        let wanted = [shape.height, shape.width]
+            .iter()
+            .try_fold(3usize, |n, &side| n.checked_mul(side));
+        if wanted != Some(pixels.len()) {
+            return Err(Error::invalid(format!(
+                "a picture of {} pixel values, which is not what its shape {shape} has",
+                pixels.len()
+            )));
+        }
+        match pixels.iter().find(|pixel| !(0.0..=1.0).contains(*pixel)) {
+            Some(pixel) => Err(Error::invalid(format!(
+                "a picture with a pixel value of {pixel}; they must be from 0 to 1"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// The picture of pixels that are known to be right.
+    pub(crate) fn of(shape: ImageShape, pixels: Vec<f32>) -> Picture {
         let eight_bit = pixels.iter().all(|&pixel| {
             let level = (pixel * 255.0).round();
             (0.0..=255.0).contains(&level) && level / 255.0 == pixel
@@ -203,11 +242,13 @@ pub fn write_png(out: impl Write, shape: ImageShape, pixels: &[f32]) -> std::io:
 pub fn check_size(width: usize, height: usize) -> Result<(), String> {
     let pixels = MAX_BYTES / (3 * size_of::<f32>());
     if width == 0 || height == 0 {
-        return Err(format!("has no pixels ({width}×{height})"));
+        return Err(format!(
+            "has no pixels: it is {height}x{width} (height x width)"
+        ));
     }
     if width > MAX_SIDE || height > MAX_SIDE || width * height > pixels {
         return Err(format!(
-            "is {width}×{height} pixels, too large: at most {MAX_SIDE} a side and {} million in \
+            "is {height}x{width} pixels (height x width), too large: at most {MAX_SIDE} a side and {} million in \
              all; make it smaller first",
             pixels / 1_000_000
         ));

@@ -133,9 +133,10 @@ impl Preprocess {
     /// earlier run are not resized again.
     ///
     /// # Errors
-    /// The picture has another size and it is not known how to resize it, or it is so narrow that resizing it
-    /// would take too much memory.
+    /// The picture fails [`Picture::check`]; it has another size and it is not known how to resize it, or it is so
+    /// narrow that resizing it would take too much memory.
     pub fn apply(&self, picture: Picture) -> Result<Picture> {
+        picture.check()?;
         let Size { height, width } = self.size;
         let wanted = rgb(height, width);
         if picture.shape == wanted {

@@ -139,6 +139,8 @@ impl Device {
     /// their own.
     pub fn open(&self, precision: Precision, memory: Option<u64>) -> Result<OpenDevices> {
         match self {
+            Device::Cpu(0) | Device::Emulator(0) => Err(none()),
+            Device::Cuda(ordinals) if ordinals.is_empty() => Err(none()),
             Device::Auto if gpu_is_usable() => open_gpus(&[0], precision, memory),
             Device::Auto => open_cpu(1, precision, memory),
             Device::Cpu(count) => open_cpu(*count, precision, memory),
@@ -147,6 +149,11 @@ impl Device {
             Device::Emulator(count) => open_emulator(*count, precision, memory),
         }
     }
+}
+
+/// The error about a list of devices that is empty.
+pub(super) fn none() -> Error {
+    Error::option("device", "must be one at least")
 }
 
 fn open_cpu(count: usize, precision: Precision, memory: Option<u64>) -> Result<OpenDevices> {

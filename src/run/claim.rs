@@ -125,8 +125,8 @@ pub(super) fn lock(folder: &Path) -> Result<File> {
     }
 }
 
-/// Refuses a folder that has a file of a run's name which no run wrote, by the run's own record: `run.json`,
-/// or a journal where that is gone or damaged; a run begins with its report. What is empty is no loss.
+/// Refuses a folder with a file that no run wrote but that a run would replace. What a run wrote is known by its own
+/// record: `run.json`, or a journal where that is gone or damaged. Empty files may be replaced.
 fn refuse_strangers(folder: &Path) -> Result<()> {
     let journal = |name: &str| -> bool {
         let first = File::open(folder.join(name)).map(|file| BufReader::new(file).lines().next());

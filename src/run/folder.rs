@@ -312,7 +312,7 @@ impl Finished {
     }
 }
 
-/// Refuses to write over a picture that no run wrote: one that the folder has where no run goes on.
+/// Refuses to replace a picture unless the run is resumed.
 fn refuse_stranger(picture: &Path) -> Result<()> {
     match picture.symlink_metadata() {
         Err(_) => Ok(()),

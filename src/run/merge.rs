@@ -216,7 +216,7 @@ fn index(runs: &[Run], partial: bool) -> Result<Vec<ResultLine>> {
                 return Err(Error::file(
                     &path,
                     format!(
-                        "says something else of {} than {}",
+                        "differs about {} from {}",
                         result.image.escape_debug(),
                         runs[other.run].path.join("results.jsonl").display()
                     ),

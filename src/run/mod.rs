@@ -1,15 +1,14 @@
 //! The run folder: output pictures, `results.jsonl`, `run.json`, the report.
 //!
 //! ```text
-//! OUT/images/…       the output pictures, mirroring the input tree, or tar shards of them
+//! OUT/images/…       the output pictures, mirroring the input tree, or tar files of them
 //! OUT/results.jsonl  one object per picture; a journal, appended to
 //! OUT/run.json       configuration, versions, device, counts, throughput, phases, memory
 //! OUT/report.html    the pictures; appended to
 //! OUT/.lock          held while a run writes
 //! ```
 //!
-//! Every other file is written under a temporary name and renamed when it is complete, so that no name ever
-//! belongs to half a file.
+//! Every other file is written under a temporary name and renamed when it is complete.
 
 mod claim;
 mod folder;

@@ -61,7 +61,7 @@ impl Outputs {
 
     fn add(&mut self, option: &'static str, name: PathBuf, whole: bool) {
         let mut real = Folders::default().real(&name);
-        // A link in place of the file may not be there yet, or lead to what is not.
+        // A link may be missing, or point to a missing file.
         real.target = real.target.or_else(|| Some(resolved(&name)));
         self.outputs.push(Output {
             option,
@@ -71,8 +71,8 @@ impl Outputs {
         });
     }
 
-    /// Refuses outputs that are among the files `read`, or that are each other. Where none of them is there
-    /// yet, `read` is not looked at.
+    /// Refuses an output that is also one of the files `read`, and two outputs that are one file. If no output
+    /// exists yet, `read` is not checked.
     ///
     /// # Errors
     /// The message names both.
@@ -174,7 +174,7 @@ impl Folders {
     }
 }
 
-/// A path without links and `..`, as far as it exists; the rest is what creating it would make.
+/// A path with links and `..` resolved; parts that do not exist stay as they are written.
 fn resolved(path: &Path) -> PathBuf {
     let path = match path == Path::new("") {
         true => Path::new("."),

@@ -9,7 +9,7 @@ use crate::input::Shard;
 /// A run's folder of output pictures.
 pub(super) const IMAGES: &str = "images";
 
-/// When a tar shard is full: at the first of both.
+/// When a tar file is full: at the first of both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TarSize {
     /// Number of pictures, at least 1.

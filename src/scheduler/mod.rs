@@ -214,6 +214,11 @@ fn work<T>(
     writers: &mpsc::SyncSender<Ended<T>>,
 ) -> Phases {
     let mut phases = Phases::default();
+    // A run that was interrupted leaves images in flight.
+    if let Err(error) = defense.clear() {
+        queue.lose_device(&defense.name(), error, vec![]);
+        return phases;
+    }
     let mut flying: Vec<Option<Flying<T>>> = (0..defense.places()).map(|_| None).collect();
     let mut in_flight = 0;
     while !queue.has_failed() {

@@ -44,10 +44,21 @@ impl Plan {
         limits: Limits,
     ) -> Result<Plan> {
         options.validate()?;
+        if let Some(pictures) = limits.pictures
+            && !(1..=MAX_IMAGES).contains(&pictures)
+        {
+            let text = format!("must be from 1 to {MAX_IMAGES}, not {pictures}");
+            return Err(Error::option("pictures", text));
+        }
         let reconstruct = &options.reconstruct;
         let grids = reconstruct.grids(image)?;
         let instances = match limits.capacity {
-            Some(0) => return Err(Error::invalid("the capacity must be at least 1 instance")),
+            Some(0) => {
+                return Err(Error::option(
+                    "capacity",
+                    "must be at least 1 instance, not 0",
+                ));
+            }
             Some(capacity) => capacity,
             None => backend.dip_capacity(
                 &reconstruct.spec,
@@ -67,7 +78,7 @@ impl Plan {
             ..plan
         };
         let mut plan = busy(Plan {
-            images: images.min(limits.pictures.unwrap_or(MAX_IMAGES).clamp(1, MAX_IMAGES)),
+            images: images.min(limits.pictures.unwrap_or(MAX_IMAGES)),
             capacity: instances,
         });
         let Some(memory) = Memory::of(backend, limits.memory) else {
@@ -186,29 +197,25 @@ fn memory_error(parts: &[MemoryPart], memory: Memory) -> Error {
     let (up, down) = (f64::ceil, f64::floor);
     let needed = size(parts.iter().map(|part| part.bytes).sum(), up);
     let there = match memory {
-        Memory::Free(bytes) => format!("{} are free", size(bytes.into(), down)),
-        Memory::Share(bytes) => {
-            let bytes = size(bytes.into(), down);
-            format!("a device has {bytes}, its share of what it may take or of what is free")
-        }
+        Memory::Free(bytes) => format!("{} is free", size(bytes.into(), down)),
+        Memory::Share(bytes) => format!("a device may take {}", size(bytes.into(), down)),
     };
-    let message = format!("an image needs {needed} of memory where {there}");
-    match parts.iter().max_by_key(|part| part.bytes) {
-        None => Error::invalid(message),
-        Some(most) => {
-            let bytes = size(most.bytes, up);
-            let message = format!("{message} ({bytes} of it for {})", most.purpose);
-            Error::invalid(message).hint(most.hint)
-        }
-    }
+    let most = parts.iter().max_by_key(|part| part.bytes);
+    let of_it = most.map_or(String::new(), |most| {
+        format!(" ({} for {})", size(most.bytes, up), most.purpose)
+    });
+    let error = Error::invalid(format!(
+        "one picture needs {needed}{of_it} of memory, and {there}"
+    ));
+    most.iter().fold(error, |error, most| error.hint(most.hint))
 }
 
-/// A number of bytes for people: gigabytes to one place, or megabytes.
+/// A number of bytes for people: gigabytes to one place, megabytes, or bytes.
 fn size(bytes: u128, round: fn(f64) -> f64) -> String {
-    let (gigabytes, megabytes) = (bytes as f64 / 1e9, bytes as f64 / 1e6);
-    match gigabytes >= 1.0 {
-        true => format!("{:.1} GB", round(10.0 * gigabytes) / 10.0),
-        false => format!("{:.0} MB", round(megabytes)),
+    match bytes as f64 {
+        bytes if bytes >= 1e9 => format!("{:.1} GB", round(bytes / 1e8) / 10.0),
+        bytes if bytes >= 1e6 => format!("{:.0} MB", round(bytes / 1e6)),
+        bytes => format!("{bytes} bytes"),
     }
 }
 

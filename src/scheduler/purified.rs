@@ -41,7 +41,7 @@ impl Purified {
     /// The output, in the classifier's size.
     pub fn picture(&self) -> Picture {
         let pixels = self.outcome.pixels.clone();
-        Picture::new(self.input.shape, pixels)
+        Picture::of(self.input.shape, pixels)
     }
 
     /// Writes the output as an 8-bit RGB PNG. An existing file of this name is replaced when the new one is

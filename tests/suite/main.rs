@@ -17,6 +17,7 @@ mod large_runs;
 mod limits;
 mod overlaps;
 mod pipeline;
+mod purifier;
 mod report;
 mod schedules;
 mod several_devices;

@@ -40,9 +40,9 @@ pub(super) struct Body<'a> {
 /// What holds for all nodes of a body.
 pub(super) struct Context<'a> {
     pub opset: i64,
-    /// What the attributes stand for that refer to the call of the function.
+    /// Values of the attributes that refer to the function's caller.
     arguments: Arguments<'a>,
-    /// Names of the nodes whose place the body takes.
+    /// Names of the nodes that the body replaces.
     prefix: String,
     depth: usize,
 }

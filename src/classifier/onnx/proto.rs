@@ -27,7 +27,7 @@ pub struct OperatorSet {
     pub version: i64,
 }
 
-/// Nodes that an operator of the file's own stands for. They see the function's inputs only.
+/// The body of a function that the model defines; its nodes see the function's inputs only.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Function {
     #[prost(string, tag = "1")]

@@ -155,7 +155,7 @@ fn each_way_to_the_wrong_answer_is_climbed_where_it_is_the_nearest() {
         ("recovered", sure(1), second, away, false, "0000", "-+00"),
         // The adversarial label holds through the reconstructions: clean, and wrong.
         ("kept", sure(1), sure(1), away, true, "", ""),
-        // Right, but the map is in two minds: a false alarm is nearer than another input label.
+        // Right, but the map's votes are split: a false alarm is nearer than another input label.
         ("doubted", sure(0), split(0, 3), away, false, "0000", "-00+"),
         // Right at the input, wrong on the map.
         ("alarmed", sure(0), sure(2), away, true, "", ""),

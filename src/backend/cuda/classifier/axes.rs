@@ -73,7 +73,7 @@ impl Axis {
     }
 }
 
-/// Fewer axes that go through the same elements: neighbors in one where they lie like one.
+/// Fewer axes that go through the same elements: neighboring axes that are contiguous are merged.
 pub(super) fn merged(axes: impl IntoIterator<Item = Axis>) -> Vec<Axis> {
     let mut merged: Vec<Axis> = vec![];
     for axis in axes {

@@ -32,7 +32,7 @@ pub(super) struct Channel {
     /// `1/sqrt(variance + ε)`.
     pub scale: Lanes,
     /// What the mean lacks.
-    rest: [f64; LANES],
+    residual: [f64; LANES],
     /// `1/(variance + ε)`.
     precision: [f64; LANES],
 }
@@ -116,7 +116,7 @@ fn check(norm: &Norm<'_>, channels: &[Channel], memory: &[Lanes], x: &View, y: &
 #[derive(Clone, Copy)]
 struct Exact<V> {
     sum: V,
-    rest: V,
+    residual: V,
 }
 
 impl<V: F32x16> Exact<V> {
@@ -125,7 +125,7 @@ impl<V: F32x16> Exact<V> {
         let zero = V::splat(0.0);
         Exact {
             sum: zero,
-            rest: zero,
+            residual: zero,
         }
     }
 
@@ -136,14 +136,14 @@ impl<V: F32x16> Exact<V> {
         let error = self.sum.sub(sum.sub(added)).add(b.sub(added));
         Exact {
             sum,
-            rest: self.rest.add(error),
+            residual: self.residual.add(error),
         }
     }
 
     #[inline(always)]
     fn wide(self) -> [f64; LANES] {
-        let (sum, rest) = (self.sum.to_array(), self.rest.to_array());
-        std::array::from_fn(|lane| f64::from(sum[lane]) + f64::from(rest[lane]))
+        let (sum, residual) = (self.sum.to_array(), self.residual.to_array());
+        std::array::from_fn(|lane| f64::from(sum[lane]) + f64::from(residual[lane]))
     }
 }
 
@@ -292,14 +292,14 @@ impl Kernel for Moments<'_> {
         for (i, channel) in self.channels.iter_mut().enumerate() {
             let mean = vector::<V>(&channel.mean).mul(V::splat(per_pixel as f32));
             // SAFETY: the view lies inside the memory.
-            let [rest, squares] = unsafe {
+            let [residual, squares] = unsafe {
                 let plane = Plane::new(self.memory.as_mut_ptr(), &self.x, i);
                 sums::<V, 2>(Distances(plane, mean), self.x.height, self.x.width)
             };
-            channel.rest = rest.wide().map(|sum| sum * per_pixel);
+            channel.residual = residual.wide().map(|sum| sum * per_pixel);
             let squares = squares.wide();
             channel.precision = std::array::from_fn(|lane| {
-                let variance = squares[lane] * per_pixel - channel.rest[lane].powi(2);
+                let variance = squares[lane] * per_pixel - channel.residual[lane].powi(2);
                 1.0 / (variance.max(0.0) + BN_EPSILON)
             });
             channel.mean = lanes(mean);
@@ -436,19 +436,19 @@ impl Kernel for Backward<'_> {
                 let (sum, mut product) = (sum.wide(), product.wide());
                 let factor = line.factor.to_array();
                 let scale = channel.scale.0;
-                // The derivative is factor · (d − sum/n − (distance − rest) · precision · product/n).
-                let (mut slant, mut level) = ([0.0; LANES], [0.0; LANES]);
+                // The derivative is factor · (d − sum/n − (distance − residual) · precision · product/n).
+                let (mut coefficient, mut level) = ([0.0; LANES], [0.0; LANES]);
                 for lane in 0..LANES {
-                    product[lane] -= channel.rest[lane] * sum[lane];
+                    product[lane] -= channel.residual[lane] * sum[lane];
                     let factor = f64::from(factor[lane]) * per_pixel;
-                    slant[lane] = -factor * channel.precision[lane] * product[lane];
-                    level[lane] = -factor * sum[lane] - slant[lane] * channel.rest[lane];
+                    coefficient[lane] = -factor * channel.precision[lane] * product[lane];
+                    level[lane] = -factor * sum[lane] - coefficient[lane] * channel.residual[lane];
                     product[lane] *= f64::from(scale[lane]);
                 }
                 self.dweight[i] = narrow(product);
                 self.dbias[i] = narrow(sum);
-                let high = narrow(slant);
-                let low = std::array::from_fn(|lane| slant[lane] - f64::from(high.0[lane]));
+                let high = narrow(coefficient);
+                let low = std::array::from_fn(|lane| coefficient[lane] - f64::from(high.0[lane]));
                 let (low, high): (V, V) = (vector(&narrow(low)), vector(&high));
                 let level: V = vector(&narrow(level));
                 for y in 0..height {

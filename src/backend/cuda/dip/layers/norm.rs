@@ -11,7 +11,7 @@ driver::arguments! {
     /// What normalization knows of a channel.
     #[derive(Debug, Pod, Zeroable)]
     pub(crate) struct Statistics {
-        rest: f64,
+        residual: f64,
         precision: f64,
         mean: f32,
         scale: f32,
@@ -20,8 +20,8 @@ driver::arguments! {
     /// A part of the derivative of a channel.
     #[derive(Debug, Pod, Zeroable)]
     pub(crate) struct Line {
-        slant: f32,
-        slant_rest: f32,
+        coefficient: f32,
+        coefficient_low: f32,
         level: f32,
     }
 

@@ -68,7 +68,7 @@ impl Events {
         let mut times = Vec::with_capacity(used.len());
         for &next in &*used {
             // Differences of neighbors: milliseconds in float32 are exact enough for those alone.
-            // SAFETY: both events are in one stream, and have come to pass.
+            // SAFETY: both events are in one stream, and have completed.
             seconds += f64::from(unsafe { event::elapsed(before, next) }?) * 1e-3;
             times.push(seconds);
             before = next;
