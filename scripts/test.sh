@@ -83,6 +83,8 @@ cargo run --locked --no-default-features --example purify_file \
 say "Rust: tests"
 log=$(mktemp)
 trap 'rm -rf "$log" "$scratch"' EXIT
+cargo run --locked --features emulator,faults --example own_backend \
+    -- tests/fixtures/toy.onnx "$scratch/picture.png"
 {
     cargo test --doc --features emulator,faults --locked
     cargo test --all-targets --features emulator,faults --locked

@@ -35,10 +35,46 @@
 //! # }
 //! ```
 //!
+//! Many pictures, as they come, with continuous batching; and the gradient that an adaptive attack follows:
+//!
+//! ```
+//! use backstitch::attack::adaptive::{Adaptive, Rule};
+//! use backstitch::attack::{Aim, Loss};
+//! use backstitch::{Classifier, Device, Picture, Purifier};
+//!
+//! # fn main() -> backstitch::Result<()> {
+//! # let classifier = Classifier::open("tests/fixtures/toy.onnx")?;
+//! # let shape = classifier.shape();
+//! # let mut purifier = Purifier::builder(classifier)
+//! #     .device(Device::Cpu(1))
+//! #     .iterations(40)
+//! #     .restarts(1)
+//! #     .build()?;
+//! let level = |i: u8| Picture::new(shape, vec![f32::from(i) / 8.0; shape.elements()]);
+//! let pictures = (0..4).map(|i| (format!("picture {i}"), level(i)));
+//! let (usage, ended) = purifier.purify_stream(
+//!     pictures,
+//!     &|| false, // never stop early
+//!     || {},
+//!     |name, purified, _seconds| {
+//!         println!("{name}: {:?}", purified?.verdict());
+//!         Ok(())
+//!     },
+//! );
+//! ended?;
+//! println!("{usage:?}");
+//!
+//! let gray = level(4)?;
+//! let loss = Loss::CrossEntropy(Aim::AwayFrom(0));
+//! let slopes = purifier.gradient(&[gray], &[loss], Some(Adaptive::new(Rule::Decision)))?;
+//! assert_eq!(slopes[0].gradient.len(), shape.elements());
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! From here on:
 //!
-//! - [`Purifier::purify_stream`] purifies pictures as they come, with continuous batching, and
-//!   [`Purifier::gradient`] gives what adaptive attacks follow;
+//! - [`Purifier::purify_batch`] takes a slice of pictures, [`Purifier::classify`] only classifies;
 //! - [`attack`] has the attacks, alone and through the defense; [`baseline`] the simpler defenses; [`evaluate`] sets
 //!   them side by side;
 //! - [`input`] reads data sets of many forms and [`run`] keeps a run's results on disk, so that a run can be resumed;

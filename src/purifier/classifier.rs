@@ -163,8 +163,13 @@ impl Classifier {
         &self.graph
     }
 
-    /// What `run.json` records of it: the file's XXH3 hash, by which a run resumes with the same model only, what of
-    /// the file it stands for, and the preprocessing.
+    /// The ONNX file's XXH3 hash of 128 bits, in hexadecimal; external data does not count.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// What `run.json` records of it: its [`hash`](Self::hash), by which a run resumes with the same model only, what
+    /// of the file it stands for, and the preprocessing.
     pub fn describe(&self) -> serde_json::Value {
         json!({
             "hash": self.hash,
