@@ -59,8 +59,8 @@ fn numbers_out_of_range_are_refused_with_the_range() {
         (["--segment-points", &most], "--segment-points"),
         (["--fan", "1000000"], "--fan"),
         (["--fan", &most], "--fan"),
-        (["--probe-interval", "4294967295"], "probe interval"),
-        (["--capacity", "0"], "capacity"),
+        (["--probe-interval", "4294967295"], "--probe-interval must be"),
+        (["--capacity", "0"], "--capacity"),
     ] {
         let said = refusal(&more);
         assert!(said.contains(wanted), "{more:?}: {said}");
