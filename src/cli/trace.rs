@@ -9,7 +9,7 @@ use super::inputs::Inputs;
 use super::model::Model;
 use super::{Global, Outcome, device};
 use crate::error::{Error, Result};
-use crate::files::replace::replace;
+use crate::files::replace::{not_created, replace};
 use crate::input::{Dataset, Layout};
 use crate::purifier::{Classifier, OpenDevices};
 use crate::trace::Trace;
@@ -79,7 +79,7 @@ fn prepare(folder: &Path, overwrite: bool) -> Result<()> {
             "holds another trace; replace it with --overwrite, or name another folder",
         ));
     }
-    std::fs::create_dir_all(folder).map_err(Error::io(folder))
+    std::fs::create_dir_all(folder).map_err(not_created(folder))
 }
 
 /// Whether a folder has the numbers of a trace, which are written last.

@@ -97,6 +97,12 @@ pub(crate) fn write_error(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error)
     }
 }
 
+/// The error about an output folder that cannot be created, for `map_err`.
+pub(crate) fn not_created(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.as_ref().to_path_buf();
+    move |error| Error::file(path, format!("cannot be created: {error}"))
+}
+
 /// Removes what a run that was killed had begun to write.
 pub(crate) fn remove_unfinished(folder: &Path) {
     for entry in walkdir::WalkDir::new(folder).into_iter().flatten() {

@@ -12,7 +12,7 @@ use super::pictures::{self, IMAGES};
 use super::report::Report;
 use super::resume::{self, Changes};
 use crate::error::{Error, Result};
-use crate::files::replace::remove_unfinished;
+use crate::files::replace::{not_created, remove_unfinished};
 
 /// The journal of runs on single pictures.
 pub(super) const RESULTS: &str = "results.jsonl";
@@ -68,7 +68,7 @@ pub(crate) fn take_folder(
     if path.exists() && !path.is_dir() {
         return Err(Error::file(path, "is a file; -o takes a folder"));
     }
-    std::fs::create_dir_all(path).map_err(Error::io(path))?;
+    std::fs::create_dir_all(path).map_err(not_created(path))?;
     let mut taken = Taken {
         lock: lock(path)?,
         resumes: false,

@@ -59,7 +59,10 @@ fn numbers_out_of_range_are_refused_with_the_range() {
         (["--segment-points", &most], "--segment-points"),
         (["--fan", "1000000"], "--fan"),
         (["--fan", &most], "--fan"),
-        (["--probe-interval", "4294967295"], "--probe-interval must be"),
+        (
+            ["--probe-interval", "4294967295"],
+            "--probe-interval must be",
+        ),
         (["--capacity", "0"], "--capacity"),
     ] {
         let said = refusal(&more);

@@ -328,7 +328,7 @@ impl Kernel for Backward<'_> {
                 unsafe { run_jobs::<V, 2>(call, item.image, scratch, group) };
                 group += 2;
             } else {
-                // SAFETY: as above.
+                // SAFETY: items are disjoint in image, rows, columns and groups.
                 unsafe { run_jobs::<V, 1>(call, item.image, scratch, group) };
                 group += 1;
             }

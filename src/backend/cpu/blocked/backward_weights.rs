@@ -145,10 +145,10 @@ impl Kernel for Sum<'_> {
         };
         for group in self.groups.clone() {
             for row in group * stride..(group + 1) * stride {
-                // SAFETY: as above.
+                // SAFETY: the sums are this chunk's own rows of the workspace.
                 unsafe { V::splat(0.0).store(sums.add(row * LANES)) };
             }
-            // SAFETY: as above.
+            // SAFETY: the biases are this chunk's own rows of the workspace.
             unsafe { V::splat(0.0).store(biases.add(group * LANES)) };
         }
         for piece in self.pieces {
@@ -180,7 +180,7 @@ impl Kernel for Sum<'_> {
                     unsafe { piece.add::<V, 2>() };
                     group += 2;
                 } else {
-                    // SAFETY: as above.
+                    // SAFETY: the piece was prepared; the sums are this item's own.
                     unsafe { piece.add::<V, 1>() };
                     group += 1;
                 }

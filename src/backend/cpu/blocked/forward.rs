@@ -265,7 +265,7 @@ impl Kernel for Forward<'_> {
                 unsafe { rows::<V, 2>(call, &item, scratch, step, group) };
                 group += 2;
             } else {
-                // SAFETY: as above.
+                // SAFETY: items are disjoint in image, rows, columns and groups.
                 unsafe { rows::<V, 1>(call, &item, scratch, step, group) };
                 group += 1;
             }

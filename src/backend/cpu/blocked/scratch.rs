@@ -45,7 +45,7 @@ pub(super) struct SharedMut(*mut f32);
 
 // SAFETY: the work items that share the pointer never touch the same element (each kernel says why).
 unsafe impl Send for SharedMut {}
-// SAFETY: as above.
+// SAFETY: no two threads touch the same element through it.
 unsafe impl Sync for SharedMut {}
 
 impl SharedMut {

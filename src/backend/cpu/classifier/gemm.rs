@@ -428,7 +428,7 @@ mod tests {
                     for first in (0..n).step_by(16) {
                         let columns = first..(first + 16).min(n);
                         let to = cut[row * n + first..].as_mut_ptr();
-                        // SAFETY: as above.
+                        // SAFETY: `cut` has `m` rows of `n`, and the columns lie in them.
                         unsafe { product.run(row..row + 1, columns, to, n) };
                     }
                 }

@@ -119,7 +119,7 @@ fn statistics<V: F32x16>(x: &[f32], epsilon: f32) -> [f32; 2] {
     let mean = total.mean(x.len());
     let mut squares = Total::new();
     for (first, count) in vectors(x.len()) {
-        // SAFETY: as above.
+        // SAFETY: `count` numbers from `first` lie within the row.
         let x: V = unsafe { load_part(x.as_ptr().add(first), count) };
         let centered = only(x.sub(V::splat(mean)), count, 0.0);
         squares.add(first, centered.mul(centered));
@@ -181,7 +181,7 @@ impl Kernel for Gradient<'_> {
         }
         let (plain, along) = (plain.mean(length), along.mean(length));
         for (first, count) in vectors(length) {
-            // SAFETY: as above.
+            // SAFETY: `count` numbers from `first` lie within all three rows.
             unsafe {
                 let x: V = load_part(self.x.as_ptr().add(first), count);
                 let y = x.sub(V::splat(mean)).mul(V::splat(scale));

@@ -137,7 +137,7 @@ impl Kernel for Forward<'_> {
             let zero = V::splat(0.0);
             let mut total = zero;
             for (at, count) in vectors(softmax, column) {
-                // SAFETY: as above.
+                // SAFETY: `x` and `y` are `[length][inner]`, and the part lies in their rows.
                 unsafe {
                     let shifted = load_part::<V>(x.add(at), count).sub(largest);
                     // Far below the largest: 0 instead of a number that denormal arithmetic would slow.
@@ -166,7 +166,7 @@ impl Kernel for Forward<'_> {
                 V::splat(1.0).div(total)
             };
             for (at, count) in vectors(softmax, column) {
-                // SAFETY: as above.
+                // SAFETY: `y` is `[length][inner]`, and the part lies in its rows.
                 unsafe {
                     let part: V = load_part(y.add(at), count);
                     let part = if softmax.logarithm {
@@ -218,7 +218,7 @@ impl Kernel for Gradient<'_> {
                 total = V::splat(sum(total));
             }
             for (at, count) in vectors(softmax, column) {
-                // SAFETY: as above.
+                // SAFETY: all three are `[length][inner]`, and the part lies in their rows.
                 unsafe {
                     let g: V = load_part(gradient.add(at), count);
                     let y: V = load_part(y.add(at), count);

@@ -53,7 +53,7 @@ struct Version {
 
 // SAFETY: the pointers are to `SLOTS`, which threads may share.
 unsafe impl Send for Table {}
-// SAFETY: as above.
+// SAFETY: the slots are atomic.
 unsafe impl Sync for Table {}
 
 static CALLBACKS: Callbacks = Callbacks {

@@ -196,13 +196,13 @@ impl Correlate<'_> {
                 }
             } else {
                 while x + 2 <= width {
-                    // SAFETY: as above.
+                    // SAFETY: `run` has checked every place that the correlation reaches.
                     unsafe { self.tile::<V, O, 2, ROWS, COLUMNS, STRIDE>(first, y, x, &mut sums) };
                     x += 2;
                 }
             }
             while x < width {
-                // SAFETY: as above.
+                // SAFETY: `run` has checked every place that the correlation reaches.
                 unsafe { self.tile::<V, O, 1, ROWS, COLUMNS, STRIDE>(first, y, x, &mut sums) };
                 x += 1;
             }

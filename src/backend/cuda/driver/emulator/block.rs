@@ -216,7 +216,7 @@ impl<'a> Worker<'a> {
             let [x, y, _] = launch.grid;
             worker.run_block([block % x, block / x % y, block / x / y])?;
         }
-        // SAFETY: as above.
+        // SAFETY: the context is still this thread's own.
         Ok(unsafe { (*context).counters })
     }
 
@@ -405,7 +405,7 @@ unsafe extern "C" fn written(at: *const u8, bytes: u64) -> bool {
 
 unsafe extern "C" fn wrote(at: *const u8, bytes: u64) {
     let worker = worker();
-    // SAFETY: as above.
+    // SAFETY: device.h passes an element within its allocation.
     let element = unsafe { std::slice::from_raw_parts(at, bytes as usize) };
     if worker.is_shared(at) {
         memory::mark(&mut worker.written.borrow_mut(), element);

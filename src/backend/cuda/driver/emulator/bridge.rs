@@ -32,7 +32,7 @@ pub fn check_layout(fields: RawFields, layout: Layout) -> Result<(), String> {
     // entry without a name.
     let mut raw = unsafe { fields() };
     for field in layout.fields {
-        // SAFETY: as above; the loop returns before it passes the end.
+        // SAFETY: the array of device.h ends with an entry without a name, and the loop returns before it passes that.
         let its = unsafe { *raw };
         if its.name.is_null() {
             return Err(format!(
@@ -58,7 +58,7 @@ pub fn check_layout(fields: RawFields, layout: Layout) -> Result<(), String> {
         // SAFETY: this entry has a name, so it is not the last.
         raw = unsafe { raw.add(1) };
     }
-    // SAFETY: as above.
+    // SAFETY: every entry before this one has a name, so this one is in the array.
     let end = unsafe { *raw };
     if !end.name.is_null() || end.bytes != layout.bytes as u64 {
         return Err("the kernel's arguments have more fields or another size".to_owned());

@@ -29,7 +29,7 @@ pub(super) struct Nvidia {
 
 // SAFETY: the driver's handles may be used from any thread; every use makes the context current first.
 unsafe impl Send for Nvidia {}
-// SAFETY: as above; the driver orders concurrent calls itself.
+// SAFETY: the driver orders concurrent calls itself.
 unsafe impl Sync for Nvidia {}
 
 /// Modules and kernels by name, loaded at their first use.

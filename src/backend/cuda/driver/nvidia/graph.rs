@@ -22,7 +22,7 @@ pub(super) struct Prepared {
 
 // SAFETY: the driver's handles may be used from any thread; every use makes the context current first.
 unsafe impl Send for Prepared {}
-// SAFETY: as above; concurrent launches wait for one another (`launch` holds the GPU's lock).
+// SAFETY: concurrent launches wait for one another (`launch` holds the GPU's lock).
 unsafe impl Sync for Prepared {}
 
 impl Prepared {
