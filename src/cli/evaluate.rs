@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::defense::DefenseArgs;
+use super::inputs::open_list;
 use super::model::Model;
 use super::progress::Progress;
 use super::run_folder::ExistingArgs;
@@ -21,7 +22,7 @@ use crate::baseline;
 use crate::error::{Error, Result};
 use crate::evaluate::{
     Case, Cell, Choice, Entry, Evaluation, Evaluator, Given, Journal, Load, Source, Suite, Wanted,
-    Watch, entries, first, rows, save_format, summarize,
+    Watch, entries, first, kept_name, rows, save_format, summarize,
 };
 use crate::input::{Attacked, AttackedSet, Classes, Dataset, Item, Layout};
 use crate::picture::Picture;
@@ -33,16 +34,20 @@ use crate::run::{RunDescription, RunState, Status, Tally};
 pub struct Args {
     /// Pictures with true labels: class folders (with --classes), .npz with labels, CIFAR-10 .bin files,
     /// .jsonl manifests
-    #[arg(value_name = "DATA", required_unless_present = "attacked")]
+    #[arg(value_name = "DATA", required_unless_present_any = ["attacked", "list"])]
     pub data: Vec<PathBuf>,
+    /// File with the names of the pictures to take, one a line: relative to DATA, a folder, or without one to
+    /// this file's folder
+    #[arg(long, value_name = "FILE")]
+    pub list: Option<PathBuf>,
     /// File with one class-folder name a line, in label order: pictures in such folders get true labels
     #[arg(long, value_name = "FILE")]
     pub classes: Option<PathBuf>,
     /// Order of an array's axes, where its shape leaves it open
     #[arg(long, value_enum)]
     pub layout: Option<Layout>,
-    /// Pictures that others attacked: a folder with manifest.jsonl, a .jsonl, .npz, .npy, or a .pt of
-    /// torchattacks; may be given several times
+    /// Pictures that others attacked: a folder with manifest.jsonl or of a run of attack, a .jsonl, .npz, .npy,
+    /// or a .pt of torchattacks; may be given several times
     #[arg(long, value_name = "PATH")]
     pub attacked: Vec<PathBuf>,
     #[command(flatten)]
@@ -194,11 +199,12 @@ impl EvaluationArgs {
 /// Evaluates the defense and everything that it is compared with.
 pub(crate) fn run(args: &Args, global: &Global) -> Result<Outcome> {
     let outputs = global.outputs().run_folder(&args.output.output);
-    outputs.check(&args.classes)?;
+    outputs.check(args.classes.iter().chain(&args.list))?;
     let classes = args.classes.as_deref().map(Classes::open).transpose()?;
-    let dataset = match args.data.is_empty() {
-        true => None,
-        false => Some(Dataset::open(&args.data, args.layout, classes)?),
+    let dataset = match (&args.list, args.data.as_slice()) {
+        (Some(list), data) => Some(open_list(list, data, classes)?),
+        (None, []) => None,
+        (None, data) => Some(Dataset::open(data, args.layout, classes)?),
     };
     let open = |path: &PathBuf| AttackedSet::open(path, args.layout);
     let sets: Vec<AttackedSet> = args.attacked.iter().map(open).collect::<Result<_>>()?;
@@ -300,14 +306,19 @@ fn evaluate(inputs: Inputs<'_>, devices: OpenDevices) -> Result<Outcome> {
     };
     let stop = interrupt::catch()?;
     let existing = args.output.existing.existing();
-    let mut journal = Journal::open(&args.output.output, existing, description.clone())?;
-
     let ids = || pictures.iter().map(|picture| picture.id.clone());
     let keep = args.output.save_attacked.then(|| {
         let extension = save_format(eight_bit).extension();
         let key = false;
         OutputNames::new(ids, Form { extension, key })
     });
+    let own = || cases.iter().filter(|case| !case.is_given());
+    let kept = keep.iter().flat_map(|names| {
+        pictures
+            .iter()
+            .flat_map(move |picture| own().map(|case| kept_name(names, &picture.id, case)))
+    });
+    let mut journal = Journal::open(&args.output.output, existing, description.clone(), kept)?;
     let chunk = purifier.plans()[0].images.max(purifier.oracle().batch());
     let mut evaluator = Evaluator {
         defense: purifier.defense(),

@@ -11,8 +11,9 @@ use crate::run::Outputs;
 #[derive(Clone, Debug, clap::Args)]
 pub struct Inputs {
     /// Images (PNG, JPEG, WebP, BMP, GIF, TIFF), folders of them, .npy, .npz or .pt arrays (floats from 0
-    /// to 1, or uint8), CIFAR-10 .bin files, .tar shards (WebDataset), .jsonl manifests with "file" and
-    /// "label"; - is such a manifest on standard input, worked on as it comes
+    /// to 1, or uint8), CIFAR's .bin files and batches for Python, .tar and .tgz shards (WebDataset), folders of
+    /// runs, .jsonl manifests with "file" and "label"; - is such a manifest on standard input, worked on as it
+    /// comes
     #[arg(value_name = "INPUT", required_unless_present = "list")]
     pub inputs: Vec<PathBuf>,
     /// File with the names of the pictures to take, one a line: relative to INPUT, a folder, or without one to
@@ -42,15 +43,7 @@ impl Inputs {
         let classes = self.classes.as_deref().map(Classes::open).transpose()?;
         let is_stdin = |path: &PathBuf| path == Path::new("-");
         if let Some(list) = &self.list {
-            let folder = match self.inputs.as_slice() {
-                [] => None,
-                [folder] if folder.is_dir() => Some(folder.as_path()),
-                _ => {
-                    let text = "names pictures of one folder: name that as INPUT, or none";
-                    return Err(Error::option("list", text));
-                }
-            };
-            return self.part(Dataset::open_list(list, folder, classes)?, outputs);
+            return self.part(open_list(list, &self.inputs, classes)?, outputs);
         }
         let dataset = match self.inputs.as_slice() {
             [input] if is_stdin(input) => {
@@ -81,4 +74,24 @@ impl Inputs {
             None => dataset,
         })
     }
+}
+
+/// The pictures that a list names, of the only one of `inputs` or of the list's own folder.
+///
+/// # Errors
+/// Those of [`Dataset::open_list`]; the inputs are no folder, or several.
+pub(crate) fn open_list(
+    list: &Path,
+    inputs: &[PathBuf],
+    classes: Option<Classes>,
+) -> Result<Dataset> {
+    let folder = match inputs {
+        [] => None,
+        [folder] if folder.is_dir() => Some(folder.as_path()),
+        _ => {
+            let text = "names pictures of one folder: name that alone, or none";
+            return Err(Error::option("list", text));
+        }
+    };
+    Dataset::open_list(list, folder, classes)
 }

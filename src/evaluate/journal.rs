@@ -11,7 +11,7 @@ use super::cell::Cell;
 use crate::error::{Error, Result};
 use crate::files::jsonl;
 use crate::files::replace::{replace, write_error};
-use crate::run::{self, CELLS, Existing, RunDescription, RunState};
+use crate::run::{self, ATTACKED, CELLS, Existing, RunDescription, RunState};
 
 /// An evaluation's run folder, locked by this process, and its cells.
 ///
@@ -34,14 +34,25 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Starts or resumes the evaluation in `folder`.
+    /// Starts or resumes the evaluation in `folder`, which will keep the pictures `kept` there.
     ///
     /// # Errors
     /// The folder cannot be written, another process writes it, it holds a run and `existing` does not
-    /// allow that, or the run to resume has another configuration.
-    pub fn open(folder: &Path, existing: Existing, description: RunDescription) -> Result<Journal> {
+    /// allow that, or the run to resume has another configuration; or the folder has one of the pictures, and no
+    /// run wrote it.
+    pub fn open(
+        folder: &Path,
+        existing: Existing,
+        description: RunDescription,
+        kept: impl IntoIterator<Item = PathBuf>,
+    ) -> Result<Journal> {
         let identity = run::identity(&description, Value::Null, Value::Null);
         let taken = run::take_folder(folder, existing, CELLS, &identity)?;
+        if !taken.resumes && folder.join(ATTACKED).is_dir() {
+            for picture in kept {
+                run::refuse_stranger(&folder.join(picture))?;
+            }
+        }
         let path = folder.join(CELLS);
         let cells = match taken.resumes {
             true => read(&path)?,
@@ -155,7 +166,7 @@ mod tests {
     #[test]
     fn a_torn_journal_goes_on_where_it_was_whole() {
         let folder = tempfile::tempdir().unwrap();
-        let open = |existing, seed| Journal::open(folder.path(), existing, description(seed));
+        let open = |existing, seed| Journal::open(folder.path(), existing, description(seed), []);
         let mut journal = open(Existing::Refuse, 1).unwrap();
         journal.record(cell("a", "clean")).unwrap();
         let failed = Cell {
@@ -187,7 +198,7 @@ mod tests {
     #[test]
     fn damage_in_the_middle_is_said_with_its_line() {
         let folder = tempfile::tempdir().unwrap();
-        let open = |existing| Journal::open(folder.path(), existing, description(1));
+        let open = |existing| Journal::open(folder.path(), existing, description(1), []);
         drop(open(Existing::Refuse).unwrap());
         let line = serde_json::to_string(&cell("a", "clean")).unwrap();
         let path = folder.path().join(CELLS);
@@ -199,7 +210,7 @@ mod tests {
     #[test]
     fn two_runs_do_not_write_one_folder() {
         let folder = tempfile::tempdir().unwrap();
-        let open = || Journal::open(folder.path(), Existing::Overwrite, description(1));
+        let open = || Journal::open(folder.path(), Existing::Overwrite, description(1), []);
         let first = open().unwrap();
         let error = open().unwrap_err().to_string();
         assert!(error.contains("is being written by another run"), "{error}");

@@ -32,7 +32,7 @@ pub use flags::{Finding, Flag, State};
 pub use journal::Journal;
 pub use pictures::{Entry, Given, Load, entries, first};
 pub use row::{BACKSTITCH, DIPDEFEND, NONE, Row};
-pub use run::{Evaluator, Watch, save_format};
+pub use run::{Evaluator, Watch, kept_name, save_format};
 pub use statistics::{Proportion, roc_area};
 pub use suite::{Choice, Suite, Wanted};
 pub use summary::{

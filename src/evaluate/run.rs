@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use rayon::prelude::*;
@@ -510,13 +510,16 @@ impl Evaluator<'_> {
             return Ok(None);
         };
         let format = save_format(self.eight_bit);
-        let name = Path::new(ATTACKED)
-            .join(&case.name)
-            .join(names.path(&attacked.subject.entry.id));
+        let name = kept_name(names, &attacked.subject.entry.id, case);
         let picture = &attacked.picture;
         save_picture(folder, &name, format, picture.shape, &picture.pixels)?;
         Ok(Some(id_of(&name)))
     }
+}
+
+/// Where a picture's version of a case is kept, in the run folder.
+pub fn kept_name(names: &OutputNames, id: &str, case: &Case) -> PathBuf {
+    Path::new(ATTACKED).join(&case.name).join(names.path(id))
 }
 
 /// The largest change of a value, and the Euclidean length of the change.

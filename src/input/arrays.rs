@@ -297,6 +297,27 @@ impl ArrayFile {
     }
 }
 
+/// A picture's own file: an image, or a `.npy` array of one picture.
+///
+/// # Errors
+/// It is missing or damaged, or has several pictures.
+pub(super) fn open_picture(path: &Path) -> Result<Picture> {
+    if path
+        .extension()
+        .is_none_or(|e| !e.eq_ignore_ascii_case("npy"))
+    {
+        return Picture::open(path);
+    }
+    let array = ArrayFile::open_npy(path, None)?;
+    match array.len() {
+        1 => array.load(0),
+        several => {
+            let message = format!("has {several} pictures where one is listed");
+            Err(Error::file(path, message).hint("name the array itself as the input"))
+        }
+    }
+}
+
 /// The true labels beside a file that has none of its own, and where they are.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 //!
 //! | input | attacked pictures | clean counterparts | labels | classes that the attack met |
 //! | --- | --- | --- | --- | --- |
+//! | the folder of a run of `attack` | its outputs | none | `label` | none |
 //! | `.jsonl` manifest, or a folder with `manifest.jsonl` | lines whose `attack` is not `none` | `clean`, or the line `clean/…` for `ATTACK/…` | `label` | `predicted` |
 //! | `.npz` | `adv`, `x_adv`, `adv_inputs`, `adv_images`, `adv_complete`, `images` | `clean`, `x`, `x_clean`, `clean_inputs`, `inputs` | `labels`, `label`, `y`, `target`, `targets` | `preds`, `predicted` |
 //! | `.npy` | the file | `clean.npy` beside it | `labels.npy` beside it | `preds.npy` beside it |
@@ -14,7 +15,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::array_names::{ADVERSARIAL, CLEAN, LABELS, PREDICTED, beside_array, no_pictures};
-use super::arrays::{ArrayFile, Layout, labels_beside, open_numbers};
+use super::arrays::{ArrayFile, Layout, labels_beside, open_numbers, open_picture};
 use super::manifest::Manifest;
 use super::npz::Npz;
 use super::torch::TorchFile;
@@ -71,7 +72,13 @@ impl AttackedSet {
     /// do not have the same length.
     pub fn open(path: &Path, layout: Option<Layout>) -> Result<AttackedSet> {
         if path.is_dir() {
-            return open_manifest(&path.join("manifest.jsonl"));
+            let manifest = path.join("manifest.jsonl");
+            // Pictures of a run are called as in the data set that it attacked.
+            let images = path.join("images");
+            return match Manifest::of_run(&images, None).filter(|_| !manifest.is_file()) {
+                Some(run) => of_manifest(path, &images, run),
+                None => open_manifest(&manifest),
+            };
         }
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("");
         match extension.to_ascii_lowercase().as_str() {
@@ -116,8 +123,8 @@ impl AttackedSet {
         let (clean, adversarial) = match &self.pictures {
             Pictures::Files(files) => {
                 let (adversarial, clean) = &files[index];
-                let clean = clean.as_deref().map(Picture::open).transpose()?;
-                (clean, Picture::open(adversarial)?)
+                let clean = clean.as_deref().map(open_picture).transpose()?;
+                (clean, open_picture(adversarial)?)
             }
             Pictures::Arrays(adversarial, clean) => {
                 let clean = clean.as_ref().map(|clean| clean.load(index)).transpose()?;
@@ -155,8 +162,9 @@ impl AttackedSet {
         let listed = listed
             .iter()
             .flat_map(|(adversarial, clean)| [Some(adversarial), clean.as_ref()]);
-        [path.to_owned(), path.join("manifest.jsonl")]
-            .into_iter()
+        let lists = ["manifest.jsonl", "results.jsonl"].map(|name| path.join(name));
+        std::iter::once(path.to_owned())
+            .chain(lists)
             .chain(beside_array(path))
             .chain(listed.flatten().cloned())
     }
@@ -215,11 +223,16 @@ fn own_name(path: &Path) -> String {
 }
 
 fn open_manifest(path: &Path) -> Result<AttackedSet> {
-    let manifest = Manifest::open(path)?;
+    let base = path.parent().unwrap_or(Path::new(""));
+    of_manifest(path, base, Manifest::open(path)?)
+}
+
+/// The attacked pictures of a manifest, whose paths begin with `base`; `path` names it and the attacks of lines that
+/// name none.
+fn of_manifest(path: &Path, base: &Path, manifest: Manifest) -> Result<AttackedSet> {
     let places: HashMap<PathBuf, usize> = (0..manifest.len())
         .map(|index| (manifest.path(index), index))
         .collect();
-    let base = path.parent().unwrap_or(Path::new(""));
     let mut set = AttackedSet {
         rows: Vec::new(),
         pictures: Pictures::Files(Vec::new()),

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::array_names::beside_array;
-use super::arrays::ArrayFile;
 pub use super::arrays::Layout;
-use super::cifar::CifarFile;
+use super::arrays::{ArrayFile, open_picture};
+use super::cifar::{CifarFile, is_pickle};
 use super::classes::Classes;
 use super::folder::Folder;
 use super::item::{Item, Place};
@@ -63,17 +63,21 @@ impl Kind {
     fn open(path: &Path, layout: Option<Layout>, classes: Option<&Classes>) -> Result<Kind> {
         let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
         if metadata.is_dir() {
-            return Ok(match Manifest::in_folder(path) {
+            return Ok(match Manifest::in_folder(path, classes) {
                 Some(manifest) => Kind::Manifest(manifest),
                 None => Kind::Folder(Folder::open(path, classes)?),
             });
         }
-        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("");
-        Ok(match extension.to_ascii_lowercase().as_str() {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = name.to_ascii_lowercase();
+        let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
+        Ok(match extension {
             "npy" | "npz" | "pt" | "pth" => Kind::Array(Arc::new(ArrayFile::open(path, layout)?)),
             "bin" => Kind::Cifar(Arc::new(CifarFile::open(path)?)),
             "jsonl" => Kind::Manifest(Manifest::open(path)?),
-            "tar" => Kind::Tar(Arc::new(TarFile::open(path, classes)?)),
+            "tar" | "tgz" => Kind::Tar(Arc::new(TarFile::open(path, classes)?)),
+            "gz" if name.ends_with(".tar.gz") => Kind::Tar(Arc::new(TarFile::open(path, classes)?)),
+            _ if is_pickle(path) => Kind::Array(Arc::new(ArrayFile::open_cifar_batch(path)?)),
             _ => {
                 let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
                 Kind::File {
@@ -97,7 +101,8 @@ impl Kind {
 }
 
 impl Dataset {
-    /// Opens inputs: image files, folders, `.npy`, `.npz`, CIFAR-10 `.bin`, `.jsonl` manifests, `.tar` files.
+    /// Opens inputs: image files, folders, `.npy`, `.npz`, CIFAR's batches, `.jsonl` manifests, `.tar` and `.tgz`
+    /// files.
     ///
     /// If there is one input, ids are paths relative to it. If there are several, ids start with the input's own
     /// name, numbered (`x~2`) if two inputs have the same name. `layout` is the order of an array's axes;
@@ -271,7 +276,8 @@ impl Dataset {
                 Kind::Folder(folder) => Box::new((0..folder.len()).map(|row| folder.path(row))),
                 Kind::Manifest(manifest) => {
                     let listed = (0..manifest.len()).map(|row| manifest.path(row));
-                    Box::new(std::iter::once(path.join("metadata.jsonl")).chain(listed))
+                    let lists = ["metadata.jsonl", "results.jsonl"].map(|name| path.join(name));
+                    Box::new(lists.into_iter().chain(listed))
                 }
                 Kind::Array(_) => Box::new(beside_array(path)),
                 Kind::File { .. } | Kind::Cifar(_) | Kind::Tar(_) => Box::new(std::iter::empty()),
@@ -346,7 +352,7 @@ impl Dataset {
     /// The picture is missing, damaged, too large, or has values that are not valid in a picture.
     pub fn load(&self, item: &Item) -> Result<Picture> {
         match &item.place {
-            Place::File(path) => Picture::open(path),
+            Place::File(path) => open_picture(path),
             Place::Array(array, row) => array.load(*row),
             Place::Cifar(cifar, row) => cifar.load(*row),
             Place::Tar(tar, row) => tar.load(*row),

@@ -1,5 +1,6 @@
 //! `.jsonl` manifests: one JSON object a line, with `file`, or `file_name` as in Hugging Face's `metadata.jsonl`, and
-//! optionally `label`. Lists of names, one a line, are manifests of nothing else.
+//! optionally `label`. Lists of names, one a line, are manifests of nothing else; so are the results of a run, with
+//! the `output` and the `label` of each picture.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -12,9 +13,12 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::classes::Classes;
 use super::folder::Folder;
-use super::names::numbered;
+use super::names::{id_of, numbered};
 use crate::error::{Error, Result};
 use crate::files::{open_regular, text};
+
+/// The folder of a run's output pictures.
+const IMAGES: &str = "images";
 
 /// The longest line that is read, in bytes.
 pub(crate) const MAX_LINE: u64 = 1 << 20;
@@ -51,7 +55,7 @@ impl Manifest {
     /// A line is no object with a `file`, or its `label` is no label; the message has its number.
     pub(crate) fn open(path: &Path) -> Result<Manifest> {
         let base = path.parent().unwrap_or(Path::new(""));
-        Self::read(path, base, Entry::parse)
+        Self::read(path, base, |line| Entry::parse(line).map(Some))
     }
 
     /// Reads a list of files, one a line, relative to `base`; `classes` give them true labels by their folders.
@@ -69,29 +73,79 @@ impl Manifest {
             let file = str::from_utf8(line).map_err(|_| "is not UTF-8")?;
             let file = file.trim_end_matches(['\r', '\n']);
             let label = classes.and_then(|classes| classes.label_of(&absolute.join(file)));
-            Ok(Entry {
+            Ok(Some(Entry {
                 file: file.to_owned(),
                 label: label.and_then(|label| u32::try_from(label).ok()),
                 more: None,
-            })
+            }))
         })
     }
 
-    /// The manifest in a folder, where it has Hugging Face's `metadata.jsonl`. Pictures of the folder that it does
-    /// not list are counted in a warning; a file of this name that is no manifest is named in one and left.
-    pub(crate) fn in_folder(folder: &Path) -> Option<Manifest> {
+    /// The manifest in a folder, where it has Hugging Face's `metadata.jsonl` or is a [run's](Self::of_run).
+    /// Pictures of the folder that it does not list are counted in a warning; a `metadata.jsonl` that is no manifest
+    /// is named in one and left. `classes` are for a run's pictures without labels.
+    pub(crate) fn in_folder(folder: &Path, classes: Option<&Classes>) -> Option<Manifest> {
         let path = folder.join("metadata.jsonl");
         if !path.is_file() {
-            return None;
+            return Self::of_run(folder, classes);
         }
-        let manifest = match Self::open(&path) {
-            Ok(manifest) => manifest,
+        match Self::open(&path) {
+            Ok(manifest) => {
+                manifest.name_others(&path, folder);
+                Some(manifest)
+            }
             Err(error) => {
                 log::warn!("{error}; the folder's pictures are taken without it");
-                return None;
+                None
             }
+        }
+    }
+
+    /// The outputs of the run that a folder holds, or the folder above it where it is the run's `images`, as far as
+    /// they are files; `None` where there are none.
+    pub(crate) fn of_run(folder: &Path, classes: Option<&Classes>) -> Option<Manifest> {
+        let absolute = std::path::absolute(folder).ok()?;
+        let holds_run = |run: &&Path| {
+            let holds = |name| run.join(name).is_file();
+            holds("run.json") && holds("results.jsonl")
         };
-        let listed: HashSet<PathBuf> = (0..manifest.len()).map(|i| manifest.path(i)).collect();
+        let above = (absolute.file_name()? == IMAGES).then(|| absolute.parent());
+        let run = [Some(absolute.as_path()), above.flatten()];
+        let run = run.into_iter().flatten().find(holds_run)?;
+        let inside = absolute.strip_prefix(run).ok()?;
+        let results = run.join("results.jsonl");
+        let manifest = Self::read(&results, folder, |line| {
+            // A line that a crash cut short is of a picture that is not done.
+            let Ok(Done { output, label }) = serde_json::from_slice(line) else {
+                return Ok(None);
+            };
+            let Some(file) = output.as_deref().and_then(|output| {
+                let file = Path::new(output).strip_prefix(inside).ok()?;
+                let in_tar = |part: &Path| part.extension().is_some_and(|e| e == "tar");
+                (!file.ancestors().skip(1).any(in_tar)).then(|| id_of(file))
+            }) else {
+                return Ok(None);
+            };
+            let of_folder = || classes.and_then(|classes| classes.label_of(&absolute.join(&file)));
+            let label = label.or_else(|| of_folder()?.try_into().ok());
+            Ok(Some(Entry {
+                file,
+                label,
+                more: None,
+            }))
+        });
+        let manifest = manifest.ok()?;
+        let images = match inside == Path::new("") {
+            true => folder.join(IMAGES),
+            false => folder.to_owned(),
+        };
+        manifest.name_others(&results, &images);
+        Some(manifest)
+    }
+
+    /// Counts the pictures of a folder that are not listed in a warning, which names the list.
+    fn name_others(&self, list: &Path, folder: &Path) {
+        let listed: HashSet<PathBuf> = (0..self.len()).map(|i| self.path(i)).collect();
         // A folder without any pictures is one whose pictures lie elsewhere.
         let others = Folder::open(folder, None).map_or(0, |pictures| {
             let others = (0..pictures.len()).filter(|&i| !listed.contains(&pictures.path(i)));
@@ -100,17 +154,17 @@ impl Manifest {
         if others > 0 {
             log::warn!(
                 "{}: does not list {others} of the pictures in its folder, which are left out",
-                path.display()
+                list.display()
             );
         }
-        Some(manifest)
     }
 
-    /// Reads the entries that `parse` makes of a file's lines; blank ones are left out.
+    /// Reads the entries that `parse` makes of a file's lines; blank ones, and those of which it makes none, are left
+    /// out.
     fn read(
         path: &Path,
         base: &Path,
-        parse: impl Fn(&[u8]) -> Result<Entry, String>,
+        parse: impl Fn(&[u8]) -> Result<Option<Entry>, String>,
     ) -> Result<Manifest> {
         let mut reader = BufReader::with_capacity(1 << 16, open_regular(path)?);
         let mut manifest = Manifest {
@@ -131,6 +185,9 @@ impl Manifest {
             }
             let entry = parse(&line)
                 .map_err(|message| Error::file(path, format!("line {number} {message}")))?;
+            let Some(entry) = entry else {
+                continue;
+            };
             if let Some(id) = names.again(&entry.file) {
                 manifest
                     .again
@@ -261,6 +318,13 @@ fn check_length(line: &[u8]) -> Result<(), String> {
         true => Err("is longer than 1 MiB".into()),
         false => Ok(()),
     }
+}
+
+/// What is read of a line of a run's results.
+#[derive(serde::Deserialize)]
+struct Done {
+    output: Option<String>,
+    label: Option<u32>,
 }
 
 /// One line.

@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use super::stored::{Dtype, Stored, c_order, fortran_order};
+use super::stored::{Dtype, Stored, c_order, fortran_order, numpy_dtype};
 use crate::error::{Error, Result};
 use crate::files::replace::Replacement;
 
@@ -72,22 +72,7 @@ impl Header {
     /// number.
     pub(crate) fn dtype(&self) -> Option<(Dtype, bool)> {
         let kind = self.descr.trim_start_matches(['<', '>', '|', '=']);
-        let dtype = match kind {
-            "b1" => Dtype::Bool,
-            "u1" => Dtype::U8,
-            "i1" => Dtype::I8,
-            "u2" => Dtype::U16,
-            "i2" => Dtype::I16,
-            "u4" => Dtype::U32,
-            "i4" => Dtype::I32,
-            "u8" => Dtype::U64,
-            "i8" => Dtype::I64,
-            "f2" => Dtype::F16,
-            "f4" => Dtype::F32,
-            "f8" => Dtype::F64,
-            _ => return None,
-        };
-        Some((dtype, self.descr.starts_with('>')))
+        Some((numpy_dtype(kind)?, self.descr.starts_with('>')))
     }
 
     /// Bytes of the whole array.

@@ -1,18 +1,20 @@
-//! Reads pickles of tensors without running code.
+//! Reads pickles of tensors and of NumPy's arrays without running code.
 //!
 //! A pickle is a program for a small stack machine, and Python's machine runs any function that the pickle
-//! names. This one knows only the instructions that `torch.save` writes for dicts, lists, tuples, numbers,
-//! strings and tensors, and refuses a file at the first other name.
+//! names. This one knows only the instructions that `torch.save` and CIFAR's authors write for dicts, lists,
+//! tuples, numbers, strings, tensors and arrays, and refuses a file at the first other name.
 //!
 //! Values are in one list and refer to each other by index. Depth, sharing and cycles therefore need no
 //! recursion, and no instruction allocates more memory than its own length.
 
 use std::collections::HashMap;
 
-use super::stored::Dtype;
+use super::stored::{Dtype, numpy_dtype};
 
-/// The longest pickle that is read, in bytes; that of a dict of tensors is less than a kilobyte.
+/// The longest pickle of tensors that is read, in bytes; that of a dict of tensors is less than a kilobyte.
 pub(crate) const MAX_BYTES: u64 = 16 << 20;
+/// The most values that a pickle may have: CIFAR-100's has 150,000 labels and names.
+const MAX_VALUES: usize = 16 << 20;
 
 /// Index of a value in the [`Pickle`].
 type Id = usize;
@@ -49,6 +51,19 @@ pub(crate) struct Tensor {
     pub strides: Vec<usize>,
 }
 
+/// An array of NumPy in the pickle, as it says; not checked yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Array {
+    pub dtype: Dtype,
+    pub big_endian: bool,
+    pub shape: Vec<usize>,
+    pub fortran_order: bool,
+    /// Where its elements start in the pickle.
+    pub start: usize,
+    /// Bytes of its elements.
+    pub length: usize,
+}
+
 /// A value.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Value {
@@ -57,6 +72,13 @@ pub(crate) enum Value {
     Int(i64),
     Float(f64),
     Text(String),
+    /// Bytes, or a string of Python 2: where they start in the pickle, how many they are, and what they say where
+    /// they are at most 255 of UTF-8.
+    Bytes {
+        start: usize,
+        length: usize,
+        text: Option<String>,
+    },
     List(Vec<Id>),
     Tuple(Vec<Id>),
     Dict(Vec<(Id, Id)>),
@@ -72,6 +94,27 @@ pub(crate) enum Value {
     RebuildTensor,
     /// `collections.OrderedDict`.
     OrderedDict,
+    /// `numpy.core.multiarray._reconstruct`.
+    Reconstruct,
+    /// `numpy.ndarray`.
+    ArrayClass,
+    /// `numpy.dtype`.
+    DtypeClass,
+    /// A type of elements, and whether their most significant byte comes first.
+    Dtype(Dtype, bool),
+    /// An array of NumPy; `None` until it gets its elements.
+    Array(Option<Array>),
+}
+
+impl Value {
+    /// What a string says, whichever Python wrote it.
+    fn text(&self) -> Option<&str> {
+        match self {
+            Value::Text(text) => Some(text),
+            Value::Bytes { text, .. } => text.as_deref(),
+            _ => None,
+        }
+    }
 }
 
 /// What a pickle holds.
@@ -88,6 +131,7 @@ impl Pickle {
     /// The pickle is damaged, or holds more than values and tensors; the message follows "its pickle".
     pub(crate) fn parse(bytes: &[u8]) -> Result<Pickle, String> {
         let mut machine = Machine {
+            length: bytes.len(),
             rest: bytes,
             values: Vec::new(),
             stack: Vec::new(),
@@ -114,14 +158,28 @@ impl Pickle {
         let Value::Dict(entries) = self.root() else {
             return None;
         };
-        let called = |id: Id| matches!(&self.values[id], Value::Text(text) if text == key);
+        let called = |id: Id| self.values[id].text() == Some(key);
         let found = entries.iter().rev().find(|(id, _)| called(*id))?;
         Some(&self.values[found.1])
+    }
+
+    /// The integers of a list or tuple; `None` where it is another value, or has others in it.
+    pub(crate) fn integers(&self, value: &Value) -> Option<Vec<i64>> {
+        let (Value::List(items) | Value::Tuple(items)) = value else {
+            return None;
+        };
+        let integer = |&id: &Id| match self.values[id] {
+            Value::Int(value) => Some(value),
+            _ => None,
+        };
+        items.iter().map(integer).collect()
     }
 }
 
 /// The stack machine.
 struct Machine<'a> {
+    /// Bytes of the whole pickle.
+    length: usize,
     rest: &'a [u8],
     values: Vec<Value>,
     stack: Vec<Id>,
@@ -133,6 +191,9 @@ struct Machine<'a> {
 impl<'a> Machine<'a> {
     /// Runs one instruction; gives the result if it is the last.
     fn step(&mut self) -> Result<Option<Id>, String> {
+        if self.values.len() > MAX_VALUES {
+            return Err(format!("has more than {MAX_VALUES} values"));
+        }
         match self.byte()? {
             0x80 => match self.byte()? {
                 2..=5 => {}
@@ -171,6 +232,19 @@ impl<'a> Machine<'a> {
             b'X' => {
                 let length = u32::from_le_bytes(self.array()?) as usize;
                 self.text(length)?;
+            }
+            // Strings of Python 2 and bytes of Python 3, short and long.
+            b'U' | b'C' => {
+                let length = self.byte()?.into();
+                self.bytes(length)?;
+            }
+            b'T' | b'B' => {
+                let length = u32::from_le_bytes(self.array()?) as usize;
+                self.bytes(length)?;
+            }
+            0x8e => {
+                let length = u64::from_le_bytes(self.array()?);
+                self.bytes(usize::try_from(length).map_err(|_| "is cut short")?)?;
             }
             b'(' => self.marks.push(self.stack.len()),
             b']' => self.push(Value::List(Vec::new())),
@@ -229,10 +303,10 @@ impl<'a> Machine<'a> {
             }
             b'Q' => self.storage()?,
             b'R' => self.reduce()?,
+            b'b' => self.build()?,
             other => {
                 return Err(format!(
-                    "has instruction 0x{other:02x}, which torch.save does not write for tensors in \
-                     a dict"
+                    "has instruction 0x{other:02x}, which is not written for tensors or arrays in a dict"
                 ));
             }
         }
@@ -279,6 +353,20 @@ impl<'a> Machine<'a> {
         let text = std::str::from_utf8(self.take(length)?);
         let text = text.map_err(|_| "has a string that is not UTF-8")?;
         self.push(Value::Text(text.into()));
+        Ok(())
+    }
+
+    fn bytes(&mut self, length: usize) -> Result<(), String> {
+        let start = self.length - self.rest.len();
+        let bytes = self.take(length)?;
+        let short = bytes.len() <= usize::from(u8::MAX);
+        let text = std::str::from_utf8(bytes).ok().filter(|_| short);
+        let text = text.map(str::to_owned);
+        self.push(Value::Bytes {
+            start,
+            length,
+            text,
+        });
         Ok(())
     }
 
@@ -363,6 +451,11 @@ impl<'a> Machine<'a> {
             ("torch._utils", "_rebuild_tensor_v2") => Some(Value::RebuildTensor),
             ("collections", "OrderedDict") => Some(Value::OrderedDict),
             ("torch", class) => dtype_of_storage(class).map(Value::StorageClass),
+            ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct") => {
+                Some(Value::Reconstruct)
+            }
+            ("numpy", "ndarray") => Some(Value::ArrayClass),
+            ("numpy", "dtype") => Some(Value::DtypeClass),
             _ => None,
         };
         self.push(value.ok_or_else(|| {
@@ -401,7 +494,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Calls one of the two functions that are allowed.
+    /// Calls one of the functions that are allowed.
     fn reduce(&mut self) -> Result<(), String> {
         let arguments = self.pop()?;
         let function = self.pop()?;
@@ -413,10 +506,66 @@ impl<'a> Machine<'a> {
                 self.tensor(arguments)
                     .ok_or("has a tensor whose description cannot be read")?,
             ),
+            // The arguments make an empty array, which gets everything when it is built.
+            Value::Reconstruct => Value::Array(None),
+            Value::DtypeClass => {
+                let name = arguments.first().and_then(|&id| self.values[id].text());
+                let name = name.ok_or("has an array whose type cannot be read")?;
+                let dtype = numpy_dtype(name).ok_or_else(|| {
+                    format!(
+                        "has an array of type {:?}, which is no number",
+                        shortened(name)
+                    )
+                })?;
+                Value::Dtype(dtype, false)
+            }
             _ => return Err("calls what is no function".into()),
         };
         self.push(value);
         Ok(())
+    }
+
+    /// Gives an array of NumPy its elements, or a type of elements its order of bytes.
+    fn build(&mut self) -> Result<(), String> {
+        let state = self.pop()?;
+        let id = self.top()?;
+        let state = self.items(state).unwrap_or_default();
+        let built = match (&self.values[id], state) {
+            (Value::Dtype(dtype, _), &[_, order, ..]) => {
+                let big_endian = self.values[order].text() == Some(">");
+                Some(Value::Dtype(*dtype, big_endian))
+            }
+            (Value::Array(None), state) => self.numpy(state).map(|array| Value::Array(Some(array))),
+            _ => None,
+        };
+        self.values[id] = built.ok_or("has an array whose description cannot be read")?;
+        Ok(())
+    }
+
+    /// The array of `(version, shape, dtype, fortran_order, elements)`.
+    fn numpy(&self, state: &[Id]) -> Option<Array> {
+        let &[_, shape, dtype, fortran_order, elements] = state else {
+            return None;
+        };
+        let Value::Dtype(dtype, big_endian) = self.values[dtype] else {
+            return None;
+        };
+        let fortran_order = match self.values[fortran_order] {
+            Value::Bool(value) => value,
+            Value::Int(value) => value != 0,
+            _ => return None,
+        };
+        let Value::Bytes { start, length, .. } = self.values[elements] else {
+            return None;
+        };
+        Some(Array {
+            dtype,
+            big_endian,
+            shape: self.sizes(shape)?,
+            fortran_order,
+            start,
+            length,
+        })
     }
 
     /// The tensor of `(storage, offset, shape, strides, requires_grad, hooks[, metadata])`.
@@ -432,21 +581,28 @@ impl<'a> Machine<'a> {
         else {
             return None;
         };
-        let size = |id: Id| match self.values[id] {
-            Value::Int(value) => usize::try_from(value).ok(),
-            _ => None,
-        };
-        let sizes =
-            |id| -> Option<Vec<usize>> { self.items(id)?.iter().map(|&id| size(id)).collect() };
         let tensor = Tensor {
             dtype: *dtype,
             storage: name.clone(),
             storage_elements: *elements,
-            offset: size(offset)?,
-            shape: sizes(shape)?,
-            strides: sizes(strides)?,
+            offset: self.size(offset)?,
+            shape: self.sizes(shape)?,
+            strides: self.sizes(strides)?,
         };
         (tensor.shape.len() == tensor.strides.len()).then_some(tensor)
+    }
+
+    /// An integer that is a size.
+    fn size(&self, id: Id) -> Option<usize> {
+        match self.values[id] {
+            Value::Int(value) => usize::try_from(value).ok(),
+            _ => None,
+        }
+    }
+
+    /// A tuple of sizes.
+    fn sizes(&self, id: Id) -> Option<Vec<usize>> {
+        self.items(id)?.iter().map(|&id| self.size(id)).collect()
     }
 
     /// The items of a tuple.

@@ -85,6 +85,25 @@ impl Dtype {
     }
 }
 
+/// The type that NumPy calls `name` without a byte order: `u1`, `f4` and the like; `None` for what is no number.
+pub(crate) fn numpy_dtype(name: &str) -> Option<Dtype> {
+    Some(match name {
+        "b1" => Dtype::Bool,
+        "u1" => Dtype::U8,
+        "i1" => Dtype::I8,
+        "u2" => Dtype::U16,
+        "i2" => Dtype::I16,
+        "u4" => Dtype::U32,
+        "i4" => Dtype::I32,
+        "u8" => Dtype::U64,
+        "i8" => Dtype::I64,
+        "f2" => Dtype::F16,
+        "f4" => Dtype::F32,
+        "f8" => Dtype::F64,
+        _ => return None,
+    })
+}
+
 /// An array in a file, whose every element is known to lie in the file.
 #[derive(Clone, Debug)]
 pub(crate) struct Stored {

@@ -1,12 +1,13 @@
 //! WebDataset's `.tar` files: members with the same key are one sample, such as `key.png` beside `key.cls` or
-//! `key.json`.
+//! `key.json`. Those that are compressed with gzip are unpacked first.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use flate2::read::MultiGzDecoder;
 use serde_json::{Map, Value};
 use tar::{Archive, Entry, EntryType};
 
@@ -24,9 +25,15 @@ const MAX_CLS: u64 = 64;
 /// The longest `.json` and the longest extended header that is read, in bytes.
 const MAX_TEXT: u64 = 1 << 20;
 
+/// How much longer than its file an archive may become when it is unpacked: pictures are compressed already.
+const MAX_GROWTH: u64 = 32;
+/// What an archive may become even if it grows more, in bytes.
+const ROOM: u64 = 1 << 30;
+
 /// The pictures of a `.tar` file, in its order; nothing is decoded.
 ///
-/// Members are read from the `.tar` file and never unpacked, so their names are ids, not paths.
+/// Members are read from the `.tar` file, or its unpacked copy, and never made files of their own: their names are
+/// ids, not paths.
 #[derive(Debug)]
 pub(crate) struct TarFile {
     path: PathBuf,
@@ -62,12 +69,14 @@ impl TarFile {
     /// the class folder that a picture lies in.
     ///
     /// Where the archive is cut short, its last member is a picture that cannot be loaded; so are the pictures
-    /// of a key that comes twice with labels.
+    /// of a key that comes twice with labels. What gzip compressed, whatever its name, is unpacked to a temporary
+    /// file first.
     ///
     /// # Errors
-    /// It is damaged, or has no whole pictures; a label is no label.
+    /// It is damaged, has no whole pictures, or unpacks to more than an archive of pictures would; a label is no
+    /// label.
     pub(crate) fn open(path: &Path, classes: Option<&Classes>) -> Result<TarFile> {
-        let file = open_regular(path)?;
+        let (file, packed_is_cut) = unpacked(path, open_regular(path)?)?;
         let length = file.metadata().map_err(Error::io(path))?.len();
         let damaged =
             |error: std::io::Error| Error::file(path, format!("is a damaged tar archive: {error}"));
@@ -75,7 +84,7 @@ impl TarFile {
             Error::file(path, format!("{}: {message}", name.escape_debug()))
         };
         let headers = check_headers(&file, length);
-        let cut_short = headers.map_err(|message| Error::file(path, message))?;
+        let cut_short = headers.map_err(|message| Error::file(path, message))? || packed_is_cut;
         let mut archive = Archive::new(rewound(&file).map_err(Error::io(path))?);
         let mut names = Names::default();
         let mut pictures = Vec::new();
@@ -277,6 +286,43 @@ fn check_headers(file: &File, length: u64) -> Result<bool, String> {
         end = data_end.next_multiple_of(BLOCK);
     }
     Ok(length < end + BLOCK)
+}
+
+/// The file itself, or what gzip compressed in it as a temporary file; and whether that was cut short.
+fn unpacked(path: &Path, file: File) -> Result<(File, bool)> {
+    let length = file.metadata().map_err(Error::io(path))?.len();
+    let mut start = Vec::new();
+    let mut reader = rewound(&file).map_err(Error::io(path))?.take(2);
+    reader.read_to_end(&mut start).map_err(Error::io(path))?;
+    if start != [0x1f, 0x8b] {
+        return Ok((file, false));
+    }
+    let most = ROOM.max(length.saturating_mul(MAX_GROWTH));
+    let packed = BufReader::new(rewound(&file).map_err(Error::io(path))?);
+    let mut content = MultiGzDecoder::new(packed).take(most + 1);
+    let failed = || Error::io(std::env::temp_dir());
+    let mut whole = tempfile::tempfile().map_err(failed())?;
+    let mut chunk = vec![0; 1 << 16];
+    loop {
+        match content.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(read) => whole.write_all(&chunk[..read]).map_err(failed())?,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok((whole, true)),
+            Err(error) => {
+                let message = format!("is a damaged gzip archive: {error}");
+                return Err(Error::file(path, message));
+            }
+        }
+    }
+    match content.limit() {
+        0 => Err(Error::file(
+            path,
+            format!("unpacks to more than {most} bytes, which no archive of pictures does"),
+        )
+        .hint("unpack it with gunzip if it is one")),
+        _ => Ok((whole, false)),
+    }
 }
 
 /// The file, from its start.

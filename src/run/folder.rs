@@ -313,7 +313,7 @@ impl Finished {
 }
 
 /// Refuses to replace a picture unless the run is resumed.
-fn refuse_stranger(picture: &Path) -> Result<()> {
+pub(crate) fn refuse_stranger(picture: &Path) -> Result<()> {
     match picture.symlink_metadata() {
         Err(_) => Ok(()),
         Ok(_) => Err(Error::file(

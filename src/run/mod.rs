@@ -28,7 +28,7 @@ mod tally;
 
 pub(crate) use self::claim::{ATTACKED, CELLS, take_folder};
 pub use self::folder::RunFolder;
-pub(crate) use self::folder::save_picture;
+pub(crate) use self::folder::{refuse_stranger, save_picture};
 pub use self::metrics::Exporter;
 pub use self::options::{Existing, ResultsCopy, RunDescription, RunOptions, RunState, SaveFormat};
 pub use self::overlap::Outputs;

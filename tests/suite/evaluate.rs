@@ -507,15 +507,8 @@ fn a_limit_leaves_room_for_pictures_that_others_attacked() {
     ];
     let sets = ["--attacked", text(&one), "--attacked", text(&two)];
     succeed(&mut pictures.evaluate(&out, &[&more[..], &sets].concat()));
-    let cells = std::fs::read_to_string(out.join("cells.jsonl")).unwrap();
-    let images: std::collections::BTreeSet<String> = cells
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap())
-        .map(|cell| cell["image"].as_str().unwrap().to_owned())
-        .collect();
-    let kept: Vec<&str> = images.iter().map(String::as_str).collect();
     assert_eq!(
-        kept,
+        images(&out),
         [
             "a/0.png",
             "a/1.png",
@@ -525,4 +518,82 @@ fn a_limit_leaves_room_for_pictures_that_others_attacked() {
             "two.npz#1"
         ]
     );
+}
+
+#[test]
+fn kept_pictures_never_replace_those_that_no_run_wrote() {
+    let pictures = Pictures::new();
+    let out = pictures.path("out");
+    let more = "--attacks noise --baselines jpeg-75 --limit 2 --save-attacked";
+    let more: Vec<&str> = more.split(' ').collect();
+    let mine = common::write(&out, "attacked/clean/a/0.png", b"mine");
+    for existing in [None, Some("--overwrite"), Some("--resume")] {
+        let more: Vec<&str> = more.iter().copied().chain(existing).collect();
+        let said = fail(&mut pictures.evaluate(&out, &more));
+        assert!(said.contains("attacked/clean/a/0.png"), "{said}");
+        assert_eq!(std::fs::read(&mine).unwrap(), b"mine");
+        assert!(!out.join("run.json").exists());
+    }
+    std::fs::remove_file(&mine).unwrap();
+    let other = common::write(&out, "attacked/clean/a/mine.png", b"mine");
+    succeed(&mut pictures.evaluate(&out, &more));
+    succeed(&mut pictures.evaluate(&out, &[&more[..], &["--overwrite"]].concat()));
+    assert_eq!(std::fs::read(&other).unwrap(), b"mine");
+    assert!(mine.exists());
+}
+
+#[test]
+fn a_list_names_the_pictures_of_an_evaluation() {
+    let pictures = Pictures::new();
+    let list = common::write(
+        pictures.folder.path(),
+        "list.txt",
+        "photos/c/1.png\nphotos/a/0.png\n",
+    );
+    let out = pictures.path("out");
+    let mut command = Command::cargo_bin("backstitch").unwrap();
+    command.arg("evaluate").arg("--list").arg(&list);
+    command.arg("--classes").arg(pictures.path("classes.txt"));
+    command.arg("--classifier").arg(model()).arg("-o").arg(&out);
+    let more = "--preset cifar --iterations 10 --restarts 1 --attacks noise --baselines jpeg-75";
+    succeed(command.args(more.split(' ')));
+    assert_eq!(images(&out), ["photos/a/0.png", "photos/c/1.png"]);
+}
+
+/// The pictures that an evaluation has cells of, in the order of their names.
+fn images(out: &Path) -> Vec<String> {
+    let cells = std::fs::read_to_string(out.join("cells.jsonl")).unwrap();
+    let images: std::collections::BTreeSet<String> = cells
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .map(|cell| cell["image"].as_str().unwrap().to_owned())
+        .collect();
+    images.into_iter().collect()
+}
+
+#[test]
+fn the_quick_suite_counts_given_pictures_apart_from_clean_ones() {
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
+    let case = shared.join("cases/given-and-clean");
+    let model = shared.join("models/cifar-resnet20.onnx");
+    if !case.is_dir() || !model.is_file() {
+        eprintln!("skipped: no ../shared/cases");
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("out");
+    let mut command = Command::cargo_bin("backstitch").unwrap();
+    command.arg("evaluate").arg(case.join("clean48.npz"));
+    command.arg("--attacked").arg(case.join("att48.npz"));
+    command.arg("--classifier").arg(model).arg("-o").arg(&out);
+    let more = "--preset cifar --iterations 5 --restarts 1 --attacks noise --baselines jpeg-75";
+    succeed(command.args(more.split(' ')));
+    let seen = images(&out);
+    let of = |name: &str| seen.iter().filter(|id| id.starts_with(name)).count();
+    assert_eq!((of("clean48.npz#"), of("att48.npz#")), (32, 32));
+    let evaluation = json(&out.join("evaluation.json"));
+    for attack in ["noise-linf-4", "given:att48"] {
+        let right = &cell(&evaluation, attack, "none")["right"];
+        assert_eq!(right["of"], 32, "{attack}");
+    }
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::common::*;
+use backstitch::input::stream::Stream;
 use backstitch::input::{Classes, Dataset, Layout};
 use backstitch::picture::Picture;
 use image::{DynamicImage, ImageFormat};
@@ -237,6 +238,8 @@ fn flipping_bytes_never_panics() {
         ("npy", npy_header(">f2", true, "(2, 2, 2, 3)", &[0; 48])),
         ("pt", std::fs::read(fixture("attacked-half.pt")).unwrap()),
         ("bin", cifar(&[1])),
+        ("pkl", CIFAR_BATCH.to_vec()),
+        ("tgz", gzip(&tar(&[("a.png", &png(2, 2)), ("a.cls", b"1")]))),
         ("jsonl", br#"{"file": "a.png", "label": 1}"#.to_vec()),
         ("jpg", CMYK_JPEG.to_vec()),
         ("jpg", PROGRESSIVE_JPEG.to_vec()),
@@ -565,6 +568,21 @@ fn labels_have_any_form_that_says_them() {
 }
 
 #[test]
+fn label_arrays_of_the_cases_agree() {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/cases/label-arrays");
+    if !cases.is_dir() {
+        eprintln!("skipped: no ../shared/cases");
+        return;
+    }
+    let wanted = [1, 3, 3, 3, 2, 3, 4, 2, 2, 3, 0, 2].map(Some);
+    for name in ["lab_int", "lab_n1", "lab_onehot", "lab_float"] {
+        let dataset = open(&[cases.join(format!("{name}.npz"))], None).unwrap();
+        let labels: Vec<_> = dataset.items().map(|item| item.label).collect();
+        assert_eq!(labels, wanted, "{name}");
+    }
+}
+
+#[test]
 fn numbers_of_every_width_and_order_are_the_same_pictures() {
     let folder = tempfile::tempdir().unwrap();
     // Quarters, which float16 has too.
@@ -649,6 +667,11 @@ fn byte_order_marks_are_no_part_of_the_text() {
     assert_eq!(dataset.item(0).label, Some(3));
     let classes = Classes::open(&fixture("cases/bom/bom.txt")).unwrap();
     assert_eq!(classes.label_of(Path::new("cat/a.png")), Some(0));
+    let bytes = std::fs::read(fixture("cases/bom/bom.jsonl")).unwrap();
+    let stream = Stream::new(std::io::Cursor::new(bytes), || false);
+    let streamed: Vec<_> = stream.items().map(|item| (item.id, item.label)).collect();
+    let listed: Vec<_> = dataset.items().map(|item| (item.id, item.label)).collect();
+    assert_eq!(streamed, listed);
     // A second file of this kind: lists that were joined.
     let lines = "{\"file\": \"d/a.png\"}\r\n\u{feff}\r\n\u{feff}{\"file\": \"d/b.png\"}";
     let joined = write(folder.path(), "joined.jsonl", lines);
@@ -723,6 +746,142 @@ fn cifar_records_have_labels() {
     assert!(refusal(&odd, None).contains("no whole number of CIFAR-10 records"));
     let label = write(folder.path(), "label.bin", cifar(&[1, 10]));
     assert!(refusal(&label, None).contains("label 10 at record 1"));
+}
+
+/// The labels and pictures of a batch.
+fn batch(path: &Path) -> Vec<(Option<usize>, Picture)> {
+    let dataset = open(&[path.to_owned()], None).unwrap();
+    dataset
+        .items()
+        .map(|item| (item.label, dataset.load(&item).unwrap()))
+        .collect()
+}
+
+#[test]
+fn batches_of_cifar_for_python_have_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    let pixels: Vec<u8> = (0..2 * 3072).map(|i| (i % 251) as u8).collect();
+    let list = b"](K\x03K\x08e";
+    let shape = b"K\x02M\x00\x0c\x86";
+    let python_2 = cifar_of_python_2("labels", list, shape, &pixels);
+    let fine = cifar_of_python_2("fine_labels", list, shape, &pixels);
+    for (name, bytes) in [
+        ("test_batch", CIFAR_BATCH),
+        ("data_batch_1", &python_2[..]),
+        ("train", &fine[..]),
+    ] {
+        let path = write(folder.path(), name, bytes);
+        assert_eq!(
+            ids(&open(std::slice::from_ref(&path), None).unwrap())[1],
+            format!("{name}#1")
+        );
+        let pictures = batch(&path);
+        let labels: Vec<_> = pictures.iter().map(|(label, _)| *label).collect();
+        assert_eq!(labels, [Some(3), Some(8)], "{name}");
+        for (row, (_, picture)) in pictures.iter().enumerate() {
+            let wanted = pixels[row * 3072..][..3072].iter();
+            let wanted: Vec<f32> = wanted.map(|&byte| f32::from(byte) / 255.0).collect();
+            assert_eq!((picture.shape.height, picture.shape.width), (32, 32));
+            assert!(picture.pixels == wanted && picture.eight_bit, "{name}");
+        }
+    }
+    // One that is in columns, as Fortran has them.
+    let turned: Vec<u8> = (0..2 * 3072)
+        .map(|i| pixels[i % 2 * 3072 + i / 2])
+        .collect();
+    let mut columns = cifar_of_python_2("labels", list, shape, &turned);
+    let flag = columns.windows(2).rposition(|two| two == b"\x89T").unwrap();
+    columns[flag] = 0x88;
+    let columns = write(folder.path(), "columns", columns);
+    assert!(batch(&columns) == batch(&folder.path().join("test_batch")));
+}
+
+#[test]
+fn other_pickles_are_refused_and_run_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let marker = folder.path().join("marker");
+    let command = format!("touch {}", marker.display());
+    let command = [&[b'U', command.len() as u8][..], command.as_bytes()].concat();
+    let call = [&b"\x80\x02cos\nsystem\n"[..], &command, b"\x85R."].concat();
+    let of = |labels: &[u8], shape: &[u8]| cifar_of_python_2("labels", labels, shape, &[7; 3072]);
+    let (one, shape) = (b"](K\x03e", b"K\x01M\x00\x0c\x86");
+    for (bytes, said) in [
+        (call, "names \"os.system\""),
+        (b"\x80\x02}.".to_vec(), "without an array data"),
+        (b"\x80\x02N0.".to_vec(), "instruction 0x30"),
+        (b"\x80\x02Nb.".to_vec(), "lacks its values"),
+        (b"\x80\x02NNb.".to_vec(), "description cannot be read"),
+        (of(b"](K\x03K\x08e", shape), "has 2 labels for 1 pictures"),
+        (of(b"](J\xff\xff\xff\xffe", shape), "no integers from 0"),
+        (
+            of(one, b"K\x02M\x00\x0c\x86"),
+            "has shape [2, 3072] and 3072 bytes",
+        ),
+        (of(one, b"K\x03M\x00\x04\x86"), "with 3072 columns"),
+        (
+            of(one, b"J\xff\xff\xff\xffM\x00\x0c\x86"),
+            "description cannot be read",
+        ),
+    ] {
+        let path = write(folder.path(), "data_batch_1", bytes);
+        let error = refusal(&path, None);
+        assert!(error.contains(said), "{said}: {error}");
+    }
+    assert!(!marker.exists());
+    for end in (2..CIFAR_BATCH.len()).step_by(5) {
+        let path = write(folder.path(), "cut", &CIFAR_BATCH[..end]);
+        assert!(refusal(&path, None).contains("cut short"));
+    }
+}
+
+#[test]
+fn compressed_tars_are_tars() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = tar(&[
+        ("cat/a.png", &png(5, 4)),
+        ("cat/a.cls", b"3"),
+        ("b.png", &png(2, 9)),
+    ]);
+    let packed = gzip(&plain);
+    let shards = |name: &str, bytes: &[u8]| {
+        let dataset = open(&[write(folder.path(), name, bytes)], None).unwrap();
+        let items: Vec<_> = dataset.items().collect();
+        let loaded: Vec<_> = items.iter().map(|i| dataset.load(i)).collect();
+        let named = items.into_iter().map(|item| (item.id, item.label));
+        named.zip(loaded).collect::<Vec<_>>()
+    };
+    // The content counts, not the name.
+    for (name, bytes) in [
+        ("x.tgz", &packed),
+        ("x.tar.gz", &packed),
+        ("x.tar", &packed),
+        ("y.tgz", &plain),
+    ] {
+        let all = shards(name, bytes);
+        let said: Vec<_> = all.iter().map(|(named, _)| named.clone()).collect();
+        let wanted = [("cat/a.png", Some(3)), ("b.png", None)];
+        assert_eq!(
+            said,
+            wanted.map(|(id, label)| (format!("{name}/{id}"), label))
+        );
+        for ((_, picture), (width, height)) in all.iter().zip([(5, 4), (2, 9)]) {
+            assert_eq!(picture.as_ref().unwrap().pixels, expected(width, height));
+        }
+    }
+    // Cut short: what is whole counts, and the end is an error.
+    for end in [packed.len() - 1, packed.len() - 9, packed.len() * 7 / 8] {
+        let all = shards("cut.tgz", &packed[..end]);
+        assert!(all[0].1.is_ok());
+        let error = all.last().unwrap().1.as_ref().unwrap_err().to_string();
+        assert!(error.contains("cut short"), "{error}");
+    }
+    let mut damaged = packed.clone();
+    let end = damaged.len() - 6;
+    damaged[end] ^= 1;
+    let path = write(folder.path(), "sum.tgz", damaged);
+    assert!(refusal(&path, None).contains("damaged gzip archive"));
+    let path = write(folder.path(), "none.tgz", gzip(b""));
+    assert!(refusal(&path, None).contains("truncated tar archive"));
 }
 
 #[test]

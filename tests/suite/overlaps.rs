@@ -1,4 +1,5 @@
-//! Outputs that are inputs are refused before anything is written, and nothing of anybody else is removed.
+//! Outputs that are inputs are refused before anything is written, and nothing of anybody else is removed. Outputs of
+//! runs that are over are inputs as all others are.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -234,6 +235,73 @@ fn files_that_no_run_wrote_are_neither_replaced_nor_removed() {
     let names: Vec<_> = left.keys().map(|path| path.file_name().unwrap()).collect();
     assert_eq!(names, ["0.png", "mine.png"]);
     assert!(left[&folder.join("out/images/mine.png")] == picture);
+}
+
+#[test]
+fn outputs_of_a_run_are_inputs_with_their_labels() {
+    /// The toy says 3 of each.
+    const LABELS: [u64; 3] = [3, 3, 1];
+    let folder = case();
+    let folder = folder.path();
+    common::write(folder, "data/list.jsonl", {
+        let line = |i: usize| {
+            format!(
+                "{{\"file\": \"images/{i}.png\", \"label\": {}}}\n",
+                LABELS[i]
+            )
+        };
+        (0..3).map(line).collect::<String>()
+    });
+    let made =
+        "attack data/list.jsonl --classifier model.onnx --method fgsm -o attacked --no-report";
+    assert_eq!(run(folder, made).0, 0);
+    let exact = format!("purify attacked --save npy -o exact {PURIFY}");
+    assert_eq!(run(folder, &exact).0, 0);
+    let labels = |line: &str| -> Vec<(String, Option<u64>)> {
+        let line = format!("classify {line} --classifier model.onnx --jsonl all.jsonl");
+        let (code, said) = run(folder, &line);
+        assert_eq!(code, 0, "{said}");
+        let text = std::fs::read_to_string(folder.join("all.jsonl")).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        let mut named: Vec<_> = lines
+            .map(|line: serde_json::Value| {
+                let image = line["image"].as_str().unwrap();
+                (image.to_owned(), line["label"].as_u64())
+            })
+            .collect();
+        named.sort();
+        named
+    };
+    let wanted = |before: &str, after: &str| -> Vec<(String, Option<u64>)> {
+        let named = (0..3).map(|i| (format!("{before}{i}.{after}"), Some(LABELS[i])));
+        named.collect()
+    };
+    assert_eq!(labels("attacked"), wanted("images/images/", "png"));
+    assert_eq!(labels("attacked/images"), wanted("images/", "png"));
+    assert_eq!(labels("exact"), wanted("images/images/images/", "npy"));
+    // What the run did not write is named and left.
+    common::write(folder, "attacked/images/mine.png", common::png(32, 32));
+    let (code, said) = run(folder, "classify attacked --classifier model.onnx");
+    assert_eq!(code, 0);
+    assert!(said.contains("does not list 1 of the pictures"), "{said}");
+    let line = "evaluate data/list.jsonl --attacked attacked --classifier model.onnx --preset cifar \
+                --iterations 5 --restarts 1 --attacks noise --baselines jpeg-75 -o judged";
+    let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(run(folder, &line).0, 0);
+    let cells = std::fs::read_to_string(folder.join("judged/cells.jsonl")).unwrap();
+    let cells: Vec<serde_json::Value> = cells
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert!(
+        cells
+            .iter()
+            .all(|cell| cell["image"].as_str().unwrap().starts_with("images/"))
+    );
+    let given = cells
+        .iter()
+        .filter(|cell| cell["attack"] == "given:attacked");
+    assert_eq!(given.count(), 2, "of those that are right when clean");
 }
 
 #[test]

@@ -203,6 +203,56 @@ pub(crate) fn npy_with_nan() -> Vec<u8> {
     npy_f32(&shape, &values)
 }
 
+/// What gzip makes of bytes.
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    packed.write_all(bytes).unwrap();
+    packed.finish().unwrap()
+}
+
+/// A `.tar` file of these members.
+pub(crate) fn tar(members: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, bytes) in members {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, name, *bytes).unwrap();
+    }
+    archive.into_inner().unwrap()
+}
+
+/// A batch of CIFAR in Python's form, of two pictures with the labels 3 and 8, written by NumPy 2: byte `i` of all
+/// pixels is `i % 251`.
+pub(crate) const CIFAR_BATCH: &[u8] = include_bytes!("../../data/cifar-batch.pkl");
+
+/// The same as the authors of CIFAR-10 wrote theirs, with Python 2; `labels` are what follows the key.
+pub(crate) fn cifar_of_python_2(key: &str, labels: &[u8], shape: &[u8], pixels: &[u8]) -> Vec<u8> {
+    let short = |text: &str| [&[b'U', text.len() as u8][..], text.as_bytes()].concat();
+    let length = (pixels.len() as u32).to_le_bytes();
+    [
+        &b"\x80\x02}q\x01("[..],
+        &short("batch_label"),
+        &short("testing batch 1 of 1"),
+        &short(key),
+        labels,
+        &short("data"),
+        b"cnumpy.core.multiarray\n_reconstruct\nq\x02cnumpy\nndarray\nq\x03K\x00\x85",
+        &short("b"),
+        b"\x87Rq\x04(K\x01",
+        shape,
+        b"cnumpy\ndtype\nq\x05",
+        &short("u1"),
+        b"K\x00K\x01\x87R(K\x03",
+        &short("|"),
+        b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T",
+        &length,
+        pixels,
+        b"tbu.",
+    ]
+    .concat()
+}
+
 /// CIFAR-10 records with these labels; every pixel of record `i` is `i`.
 pub(crate) fn cifar(labels: &[u8]) -> Vec<u8> {
     let records = labels.iter().enumerate();
