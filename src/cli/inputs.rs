@@ -11,8 +11,8 @@ use crate::run::Outputs;
 #[derive(Clone, Debug, clap::Args)]
 pub struct Inputs {
     /// Images (PNG, JPEG, WebP, BMP, GIF, TIFF), folders of them, .npy, .npz or .pt arrays (floats from 0
-    /// to 1, or uint8), CIFAR's .bin files and batches for Python, .tar and .tgz shards (WebDataset), folders of
-    /// runs, .jsonl manifests with "file" and "label"; - is such a manifest on standard input, worked on as it
+    /// to 1, or uint8), CIFAR's .bin files and batches for Python, .tar and .tgz files (WebDataset), .parquet with a
+    /// column of images, folders of runs, .jsonl manifests with "file" and "label"; - is such a manifest on standard input, worked on as it
     /// comes
     #[arg(value_name = "INPUT", required_unless_present = "list")]
     pub inputs: Vec<PathBuf>,

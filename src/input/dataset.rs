@@ -16,6 +16,7 @@ use super::folder::Folder;
 use super::item::{Item, Place};
 use super::manifest::Manifest;
 use super::names::{id_of, numbered};
+use super::parquet::ParquetFile;
 use super::shard::Shard;
 use super::stream::Stream;
 use super::webdataset::TarFile;
@@ -56,6 +57,7 @@ enum Kind {
     Manifest(Manifest),
     Array(Arc<ArrayFile>),
     Cifar(Arc<CifarFile>),
+    Parquet(Arc<ParquetFile>),
     Tar(Arc<TarFile>),
 }
 
@@ -75,6 +77,7 @@ impl Kind {
             "npy" | "npz" | "pt" | "pth" => Kind::Array(Arc::new(ArrayFile::open(path, layout)?)),
             "bin" => Kind::Cifar(Arc::new(CifarFile::open(path)?)),
             "jsonl" => Kind::Manifest(Manifest::open(path)?),
+            "parquet" => Kind::Parquet(Arc::new(ParquetFile::open(path)?)),
             "tar" | "tgz" => Kind::Tar(Arc::new(TarFile::open(path, classes)?)),
             "gz" if name.ends_with(".tar.gz") => Kind::Tar(Arc::new(TarFile::open(path, classes)?)),
             _ if is_pickle(path) => Kind::Array(Arc::new(ArrayFile::open_cifar_batch(path)?)),
@@ -95,14 +98,15 @@ impl Kind {
             Kind::Manifest(manifest) => manifest.len(),
             Kind::Array(array) => array.len(),
             Kind::Cifar(cifar) => cifar.len(),
+            Kind::Parquet(parquet) => parquet.len(),
             Kind::Tar(tar) => tar.len(),
         }
     }
 }
 
 impl Dataset {
-    /// Opens inputs: image files, folders, `.npy`, `.npz`, CIFAR's batches, `.jsonl` manifests, `.tar` and `.tgz`
-    /// files.
+    /// Opens inputs: image files, folders, `.npy`, `.npz`, CIFAR's batches, Parquet, `.jsonl` manifests, `.tar` and
+    /// `.tgz` files.
     ///
     /// If there is one input, ids are paths relative to it. If there are several, ids start with the input's own
     /// name, numbered (`x~2`) if two inputs have the same name. `layout` is the order of an array's axes;
@@ -253,7 +257,7 @@ impl Dataset {
             Kind::Folder(folder) => name.clone() + &id_of(folder.relative(row)),
             Kind::Manifest(manifest) => name.clone() + manifest.id(row),
             Kind::Tar(tar) => format!("{name}/{}", tar.id(row)),
-            Kind::Array(_) | Kind::Cifar(_) => format!("{name}#{row}"),
+            Kind::Array(_) | Kind::Cifar(_) | Kind::Parquet(_) => format!("{name}#{row}"),
         }
     }
 
@@ -280,7 +284,9 @@ impl Dataset {
                     Box::new(lists.into_iter().chain(listed))
                 }
                 Kind::Array(_) => Box::new(beside_array(path)),
-                Kind::File { .. } | Kind::Cifar(_) | Kind::Tar(_) => Box::new(std::iter::empty()),
+                Kind::File { .. } | Kind::Cifar(_) | Kind::Parquet(_) | Kind::Tar(_) => {
+                    Box::new(std::iter::empty())
+                }
             };
             std::iter::once(path.clone()).chain(listed)
         })
@@ -311,6 +317,7 @@ impl Dataset {
             Kind::Manifest(manifest) => (manifest.label(row), Place::File(manifest.path(row))),
             Kind::Array(array) => (array.label(row), Place::Array(array.clone(), row)),
             Kind::Cifar(cifar) => (Some(cifar.label(row)), Place::Cifar(cifar.clone(), row)),
+            Kind::Parquet(parquet) => (parquet.label(row), Place::Parquet(parquet.clone(), row)),
             Kind::Tar(tar) => (tar.label(row), Place::Tar(tar.clone(), row)),
         };
         let more = match kind {
@@ -355,6 +362,7 @@ impl Dataset {
             Place::File(path) => open_picture(path),
             Place::Array(array, row) => array.load(*row),
             Place::Cifar(cifar, row) => cifar.load(*row),
+            Place::Parquet(parquet, row) => parquet.load(*row),
             Place::Tar(tar, row) => tar.load(*row),
             Place::Unknown(message) => Err(Error::invalid(message)),
         }

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::arrays::ArrayFile;
 use super::cifar::CifarFile;
+use super::parquet::ParquetFile;
 use super::webdataset::TarFile;
 
 /// One picture of a [`Dataset`](super::Dataset).
@@ -27,6 +28,7 @@ pub(super) enum Place {
     File(PathBuf),
     Array(Arc<ArrayFile>, usize),
     Cifar(Arc<CifarFile>, usize),
+    Parquet(Arc<ParquetFile>, usize),
     Tar(Arc<TarFile>, usize),
     /// None, because the stream's line is damaged; the text says what is wrong with it.
     Unknown(String),

@@ -16,6 +16,7 @@ pub(crate) mod manifest;
 pub(crate) mod names;
 pub(crate) mod npy;
 pub(crate) mod npz;
+pub(crate) mod parquet;
 pub(crate) mod pickle;
 pub(crate) mod shard;
 pub(crate) mod stored;

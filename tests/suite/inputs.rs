@@ -237,6 +237,18 @@ fn flipping_bytes_never_panics() {
         ),
         ("npy", npy_header(">f2", true, "(2, 2, 2, 3)", &[0; 48])),
         ("pt", std::fs::read(fixture("attacked-half.pt")).unwrap()),
+        (
+            "parquet",
+            std::fs::read(fixture("parquet/hub.parquet")).unwrap(),
+        ),
+        (
+            "parquet",
+            std::fs::read(fixture("parquet/plain.parquet")).unwrap(),
+        ),
+        (
+            "parquet",
+            std::fs::read(fixture("parquet/gzip.parquet")).unwrap(),
+        ),
         ("bin", cifar(&[1])),
         ("pkl", CIFAR_BATCH.to_vec()),
         ("tgz", gzip(&tar(&[("a.png", &png(2, 2)), ("a.cls", b"1")]))),
@@ -728,6 +740,48 @@ fn lists_name_pictures() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("lists no pictures"), "{error}");
+}
+
+/// Files that pyarrow wrote: one as Hugging Face does, with a dictionary, snappy and two row groups; one of plain
+/// bytes with one missing beside text, in pages of the second version, with zstd; one with gzip.
+#[test]
+fn parquet_gives_pictures_and_labels() {
+    let labels = [
+        ("hub", [Some(3), Some(0), None, None, Some(7), Some(1)]),
+        (
+            "plain",
+            [Some(3), Some(0), Some(2), Some(1), Some(7), Some(1)],
+        ),
+        ("gzip", [Some(3), Some(0), None, None, Some(7), Some(1)]),
+    ];
+    for (name, labels) in labels {
+        let path = fixture(&format!("parquet/{name}.parquet"));
+        let dataset = open(std::slice::from_ref(&path), None).unwrap();
+        let its: Vec<_> = dataset.items().map(|item| item.label).collect();
+        assert_eq!(its, labels, "{name}");
+        assert_eq!(dataset.item(4).id, format!("{name}.parquet#4"));
+        // Not in their order, so that pages are read again.
+        for i in [5, 0, 4, 1, 3, 2] {
+            let picture = dataset.load(&dataset.item(i));
+            if (name, i) == ("plain", 2) {
+                let error = picture.unwrap_err().to_string();
+                assert!(error.contains("row 2 has no bytes"), "{error}");
+                continue;
+            }
+            let picture = picture.unwrap();
+            let (height, width) = (picture.shape.height, picture.shape.width);
+            assert_eq!((height, width), (3, 4));
+            let level = 10 * i as u8;
+            let wanted = [level, 2 * level, 255 - level].repeat(12);
+            assert_eq!(picture.to_rgb8(), wanted, "{name} {i}");
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let hub = std::fs::read(fixture("parquet/hub.parquet")).unwrap();
+    let cut = write(folder.path(), "cut.parquet", &hub[..hub.len() - 9]);
+    assert!(refusal(&cut, None).contains("is no Parquet file, or is cut short"));
+    let text = write(folder.path(), "text.parquet", b"PAR1 no parquet");
+    assert!(refusal(&text, None).contains("is no Parquet file"));
 }
 
 #[test]
