@@ -3,5 +3,8 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    backstitch::cli::start(backstitch::cli::run)
+    ExitCode::from(backstitch::cli::start(
+        std::env::args_os(),
+        backstitch::cli::run,
+    ))
 }

@@ -16,6 +16,7 @@
 mod classifier;
 mod device;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 pub use self::classifier::{Classifier, ClassifierOptions, SidecarChoice};
@@ -74,6 +75,7 @@ impl Purifier {
             devices: Chosen::Device(Device::Auto),
             precision: None,
             limits: Limits::default(),
+            interrupt: Arc::default(),
         }
     }
 
@@ -202,7 +204,7 @@ impl Purifier {
     /// the classifier alone or, if `through` is given, through the classifier behind the defense.
     ///
     /// # Errors
-    /// A picture of another size; 0 draws; the device's errors.
+    /// A picture of another size; a loss that the classifier does not have; 0 draws; the device's errors.
     pub fn gradient(
         &mut self,
         pictures: &[Picture],
@@ -224,6 +226,8 @@ impl Purifier {
             )));
         }
         pictures.iter().try_for_each(Picture::check)?;
+        let classes = self.classifier.classes();
+        losses.iter().try_for_each(|loss| loss.validate(classes))?;
         let images: Vec<&[f32]> = pictures.iter().map(|picture| &picture.pixels[..]).collect();
         match through {
             Some(through) => Defended::new(self.defense(), through)?.gradient(&images, losses),
@@ -260,6 +264,7 @@ pub struct PurifierBuilder {
     devices: Chosen,
     precision: Option<Precision>,
     limits: Limits,
+    interrupt: Arc<AtomicBool>,
 }
 
 /// The devices that a purifier runs on.
@@ -352,6 +357,13 @@ impl PurifierBuilder {
         self
     }
 
+    /// While `flag` is true, every call ends with [`Error::Interrupted`] at its next checkpoint or batch, and the
+    /// pictures in flight are dropped; the purifier stays usable.
+    pub fn interrupt(mut self, flag: Arc<AtomicBool>) -> Self {
+        self.interrupt = flag;
+        self
+    }
+
     /// Opens the devices, loads the classifier on each, and allocates the memory for the pictures in flight.
     ///
     /// # Errors
@@ -364,6 +376,7 @@ impl PurifierBuilder {
             devices,
             precision,
             limits,
+            interrupt,
             ..
         } = self;
         let theirs = |option: &str| {
@@ -373,12 +386,12 @@ impl PurifierBuilder {
         let engines = match devices {
             Chosen::Device(device) => {
                 let open = device.open(precision.unwrap_or_default(), limits.memory)?;
-                open.engines(&classifier, &options, limits)?
+                open.engines(&classifier, &options, limits, &interrupt)?
             }
             _ if precision.is_some() => return theirs("precision"),
             Chosen::Opened(_) if limits.memory.is_some() => return theirs("memory"),
-            Chosen::Opened(open) => open.engines(&classifier, &options, limits)?,
-            Chosen::Own(backend) => backend.engines(&classifier, &options, limits)?,
+            Chosen::Opened(open) => open.engines(&classifier, &options, limits, &interrupt)?,
+            Chosen::Own(backend) => backend.engines(&classifier, &options, limits, &interrupt)?,
         };
         Ok(Purifier {
             classifier,
@@ -410,15 +423,16 @@ impl OpenDevices {
         classifier: &Classifier,
         options: &Options,
         limits: Limits,
+        interrupt: &Arc<AtomicBool>,
     ) -> Result<Engines> {
         let limits = Limits {
             memory: self.memory,
             ..limits
         };
         match &self.backends {
-            Backends::Cpu(backends) => engines(backends, classifier, options, limits),
+            Backends::Cpu(backends) => engines(backends, classifier, options, limits, interrupt),
             #[cfg(any(feature = "cuda", feature = "emulator"))]
-            Backends::Cuda(backends) => engines(backends, classifier, options, limits),
+            Backends::Cuda(backends) => engines(backends, classifier, options, limits, interrupt),
         }
     }
 }
@@ -430,6 +444,7 @@ trait OwnBackend: Send {
         classifier: &Classifier,
         options: &Options,
         limits: Limits,
+        interrupt: &Arc<AtomicBool>,
     ) -> Result<Engines>;
 }
 
@@ -439,8 +454,15 @@ impl<B: Backend + 'static> OwnBackend for B {
         classifier: &Classifier,
         options: &Options,
         limits: Limits,
+        interrupt: &Arc<AtomicBool>,
     ) -> Result<Engines> {
-        engines(std::slice::from_ref(self), classifier, options, limits)
+        engines(
+            std::slice::from_ref(self),
+            classifier,
+            options,
+            limits,
+            interrupt,
+        )
     }
 }
 
@@ -450,6 +472,7 @@ fn engines<B: Backend + 'static>(
     classifier: &Classifier,
     options: &Options,
     limits: Limits,
+    interrupt: &Arc<AtomicBool>,
 ) -> Result<Engines> {
     let (shape, classes) = (classifier.shape(), classifier.classes());
     let first = backends.first().ok_or_else(device::none)?;
@@ -460,7 +483,10 @@ fn engines<B: Backend + 'static>(
     };
     for backend in backends {
         let plan = Plan::new(backend, options, shape, classes, limits)?;
-        let (plan, defense) = plan.defense(classifier.prober(backend)?, options.clone())?;
+        let prober = classifier
+            .prober(backend)?
+            .interrupted_by(interrupt.clone());
+        let (plan, defense) = plan.defense(prober, options.clone())?;
         engines.plans.push(plan);
         engines.defenses.push(Box::new(defense));
     }

@@ -79,7 +79,7 @@ impl Apgd {
             }
             let searches = open
                 .iter()
-                .map(|hunt| Search::new(self, hunt.subject, hunt.losses[which], run));
+                .map(|hunt| Search::new(self, hunt.subject, hunt.losses[which].clone(), run));
             let mut searches: Vec<Search<'_>> = searches.collect();
             // One gradient at the start, and one after each step.
             climb(victim, &mut searches, self.steps + 1)?;
@@ -239,7 +239,7 @@ impl Climber for Search<'_> {
     }
 
     fn loss(&self) -> Loss {
-        self.loss
+        self.loss.clone()
     }
 
     fn advance(&mut self, slope: Slope) {

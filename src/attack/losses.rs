@@ -1,6 +1,9 @@
 //! The losses that attacks maximize, as functions of one image's logits, and their derivatives.
 
+use std::sync::Arc;
+
 use crate::defense::Reading;
+use crate::error::{Error, Result};
 
 /// What an attack wants the victim's label to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +40,7 @@ impl Aim {
 }
 
 /// A loss as a function of the logits `z`. Attacks maximize it.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Loss {
     /// The cross-entropy of the class to leave, or the negative cross-entropy of the class to reach.
     CrossEntropy(Aim),
@@ -68,19 +71,62 @@ pub enum Loss {
         /// The class to reach.
         other: usize,
     },
+    /// `Σ weights[c] · z_c`, with a weight for each class: what a loss of the caller's is near given logits, with
+    /// its derivatives by them as the weights.
+    Linear {
+        /// The weights, by class.
+        weights: Arc<[f32]>,
+    },
 }
 
 /// Added to the ratios' denominators, as in AutoAttack, so that equal logits do not divide by 0.
 const MIN_SPREAD: f64 = 1e-12;
 
 impl Loss {
-    /// The aim that a larger loss leads to.
+    /// The aim that a larger loss leads to. Of a linear loss it is the class of the largest weight, by its size: to
+    /// leave it if the weight is negative, as that of the true label is in cross-entropy, or else to reach it.
     pub fn aim(&self) -> Aim {
         match *self {
             Loss::CrossEntropy(aim) | Loss::Margin { aim, .. } => aim,
             Loss::Dlr { label } => Aim::AwayFrom(label),
             Loss::TargetedDlr { target, .. } => Aim::Towards(target),
             Loss::Difference { other, .. } => Aim::Towards(other),
+            Loss::Linear { ref weights } => {
+                let by_weight = |a: &usize, b: &usize| weights[*a].total_cmp(&weights[*b]);
+                let least = (0..weights.len()).min_by(by_weight).unwrap_or(0);
+                let most = (0..weights.len()).max_by(by_weight).unwrap_or(0);
+                match weights.is_empty() || -weights[least] >= weights[most] {
+                    true => Aim::AwayFrom(least),
+                    false => Aim::Towards(most),
+                }
+            }
+        }
+    }
+
+    /// Checks that a classifier of `classes` classes has this loss.
+    ///
+    /// # Errors
+    /// A class that it has not, fewer classes than the loss compares, or another number of weights.
+    pub fn validate(&self, classes: usize) -> Result<()> {
+        let (class, other) = match *self {
+            Loss::CrossEntropy(aim) | Loss::Margin { aim, .. } => (aim.class(), 0),
+            Loss::Dlr { label } => (label, 2),
+            Loss::TargetedDlr { label, target } => (label, target.max(3)),
+            Loss::Difference { label, other } => (label, other),
+            Loss::Linear { ref weights } if weights.len() != classes => {
+                return Err(Error::invalid(format!(
+                    "{} weights for {classes} classes",
+                    weights.len()
+                )));
+            }
+            Loss::Linear { .. } => (0, 0),
+        };
+        match class.max(other) < classes {
+            true => Ok(()),
+            false => Err(Error::invalid(format!(
+                "a loss needs class {}, but the classifier has {classes} classes, from 0 on",
+                class.max(other)
+            ))),
         }
     }
 
@@ -145,6 +191,13 @@ impl Loss {
                 add(label, -1.0);
                 z(other) - z(label)
             }
+            Loss::Linear { ref weights } => {
+                let terms = weights.iter().enumerate().map(|(class, &weight)| {
+                    add(class, f64::from(weight));
+                    f64::from(weight) * z(class)
+                });
+                terms.sum()
+            }
         }
     }
 }
@@ -183,6 +236,9 @@ mod tests {
                 label: 0,
                 target: 1,
             },
+            Loss::Linear {
+                weights: [0.5, -1.0, 0.0, 2.0, -0.25, 1.5].into(),
+            },
         ];
         for class in 0..6 {
             losses.push(Loss::Dlr { label: class });
@@ -215,6 +271,37 @@ mod tests {
                 assert!(off < 2e-6, "{loss:?}, class {class}: {off}");
             }
         }
+    }
+
+    #[test]
+    fn a_linear_loss_aims_at_what_it_weighs_most() {
+        let aim = |weights: [f32; 3]| {
+            let weights = weights.into();
+            Loss::Linear { weights }.aim()
+        };
+        // The derivatives of cross-entropy, of the same with a target, and of a margin.
+        assert_eq!(aim([0.2, -0.9, 0.7]), Aim::AwayFrom(1));
+        assert_eq!(aim([-0.2, -0.7, 0.9]), Aim::Towards(2));
+        assert_eq!(aim([1.0, 0.0, -1.0]), Aim::AwayFrom(2));
+    }
+
+    #[test]
+    fn losses_of_other_classifiers_are_refused() {
+        let away = |class| Loss::CrossEntropy(Aim::AwayFrom(class));
+        let weights = |count: usize| Loss::Linear {
+            weights: vec![0.0; count].into(),
+        };
+        let (label, target) = (0, 1);
+        for (loss, classes) in [
+            (away(9), 10),
+            (Loss::Dlr { label }, 3),
+            (Loss::TargetedDlr { label, target }, 4),
+            (weights(2), 2),
+        ] {
+            assert!(loss.validate(classes).is_ok(), "{loss:?}");
+            assert!(loss.validate(classes - 1).is_err(), "{loss:?}");
+        }
+        assert!(weights(3).validate(4).is_err());
     }
 
     #[test]

@@ -20,21 +20,19 @@ pub(crate) mod model;
 pub(crate) mod progress;
 pub mod purify;
 pub(crate) mod run_folder;
+pub mod settings;
 pub(crate) mod through;
 pub(crate) mod trace;
 pub(crate) mod values;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use log::Level;
 
-use crate::backend::Precision;
-
 use crate::error::{Error, Result};
-use crate::purifier::Device;
 use crate::run::Counts;
 use crate::run::Outputs;
 
@@ -54,27 +52,8 @@ pub struct Global {
     /// Say more about what happens; twice for details
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
-    /// Threads to compute with; all cores by default
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: Option<u16>,
-    /// Where to compute; auto is the first GPU, or else the processor. purify takes several devices of
-    /// one kind: cuda:all, or a list with commas (cpu,cpu shares the threads between two; cuda,cuda has two
-    /// engines on one GPU, which shares its memory between them: one computes while the host decides about
-    /// the other's pictures)
-    #[arg(
-        long,
-        global = true,
-        value_name = "auto|cpu|cuda|cuda:N|cuda:all|emulator",
-        default_value = "auto"
-    )]
-    pub device: Device,
-    /// Memory to plan pictures in flight and their networks with, such as 500M or 8GiB; what is free by
-    /// default. For the processor, whose devices (cpu,cpu) share it; a GPU's plan follows its own memory
-    #[arg(long, global = true, value_name = "SIZE", value_parser = values::bytes)]
-    pub memory: Option<u64>,
-    /// What factors of DIP networks' wide convolutions are rounded to; bf16 is for the tensor cores of GPUs
-    #[arg(long, global = true, value_enum, default_value_t = Precision::Float32)]
-    pub precision: Precision,
+    #[command(flatten)]
+    pub place: device::Place,
     /// Measure every kernel: a table at the end, and a trace for Perfetto or chrome://tracing in FILE
     #[arg(long, global = true, value_name = "FILE.json")]
     pub profile: Option<PathBuf>,
@@ -150,29 +129,32 @@ pub fn run(cli: Cli) -> Result<Outcome> {
     }
 }
 
-/// Parses the command line, prepares logging and threads, runs the command, and makes its end an exit
-/// code.
-pub fn start(run: impl FnOnce(Cli) -> Result<Outcome>) -> ExitCode {
+/// Parses a command line, whose first word is the program, prepares logging and threads, runs the command, and
+/// makes its end an exit code.
+pub fn start(
+    line: impl IntoIterator<Item = OsString>,
+    run: impl FnOnce(Cli) -> Result<Outcome>,
+) -> u8 {
     // What FAILPOINTS says is to fail does so from here on.
     #[cfg(feature = "faults")]
     let _faults = fail::FailScenario::setup();
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(line);
     messages::start(cli.global.verbose, cli.global.log);
-    let result = use_threads(cli.global.threads).and_then(|()| run(cli));
+    let result = use_threads(cli.global.place.threads).and_then(|()| run(cli));
     match result {
-        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Done) => 0,
         Ok(Outcome::SomeFailed { failed, of }) => {
             messages::say(Level::Error, &format!("{failed} of {of} pictures failed"));
-            ExitCode::FAILURE
+            1
         }
         Ok(Outcome::Interrupted) | Err(Error::Interrupted) => {
             messages::say(Level::Warn, "interrupted; what was finished is kept");
-            ExitCode::from(130)
+            130
         }
-        Err(error) if is_closed_stdout(&error) => ExitCode::SUCCESS,
+        Err(error) if is_closed_stdout(&error) => 0,
         Err(error) => {
             messages::say(Level::Error, &messages::line(&error));
-            ExitCode::FAILURE
+            1
         }
     }
 }

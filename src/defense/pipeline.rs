@@ -234,6 +234,7 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> DeviceDefense for Defe
 
     fn advance(&mut self) -> Result<Vec<(usize, Outcome)>> {
         let start = Instant::now();
+        self.prober.go_on()?;
         let room = &mut self.room;
         room.fitting.advance(
             self.prober.ops(),

@@ -1,5 +1,8 @@
 //! Probing: many images are classified, in batches.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use rayon::prelude::*;
 
 use super::{Oracle, Reading};
@@ -23,6 +26,7 @@ pub struct Prober<O: ImageOps, C: ClassifierEngine<Images = O::Images>> {
     gradients: Option<O::Images>,
     batch: usize,
     classified: u64,
+    interrupt: Arc<AtomicBool>,
 }
 
 impl<O: ImageOps, C: ClassifierEngine<Images = O::Images>> Prober<O, C> {
@@ -37,7 +41,21 @@ impl<O: ImageOps, C: ClassifierEngine<Images = O::Images>> Prober<O, C> {
             gradients: None,
             batch,
             classified: 0,
+            interrupt: Arc::default(),
         })
+    }
+
+    /// The same, whose calls fail with [`Error::Interrupted`] before their next batch while `flag` is true.
+    pub(crate) fn interrupted_by(self, flag: Arc<AtomicBool>) -> Self {
+        Prober {
+            interrupt: flag,
+            ..self
+        }
+    }
+
+    /// Fails while the flag of [`interrupted_by`](Self::interrupted_by) is true.
+    pub(super) fn go_on(&self) -> Result<()> {
+        go_on(&self.interrupt)
     }
 
     /// The operations that make its images.
@@ -55,6 +73,7 @@ impl<O: ImageOps, C: ClassifierEngine<Images = O::Images>> Prober<O, C> {
         let mut readings = Vec::with_capacity(jobs.len());
         let _phase = self.ops.phase("probe");
         for chunk in jobs.chunks(self.batch) {
+            self.go_on()?;
             make(&self.ops, chunk, &mut self.scratch)?;
             let images: Vec<_> = (0..chunk.len())
                 .map(|i| At::new(&self.scratch, i))
@@ -140,6 +159,7 @@ impl<O: ImageOps, C: ClassifierEngine<Images = O::Images>> Oracle for Prober<O, 
         };
         let mut found = Vec::with_capacity(images.len());
         for chunk in images.chunks(self.batch) {
+            go_on(&self.interrupt)?;
             upload(&self.ops, chunk, &mut self.scratch)?;
             let first = found.len();
             let mut of_chunk = |i: usize, logits: &[f32], derivative: &mut [f32]| {
@@ -159,6 +179,14 @@ impl<O: ImageOps, C: ClassifierEngine<Images = O::Images>> Oracle for Prober<O, 
         }
         self.classified += images.len() as u64;
         Ok(found)
+    }
+}
+
+/// Fails while `interrupt` is true.
+fn go_on(interrupt: &AtomicBool) -> Result<()> {
+    match interrupt.load(Ordering::Relaxed) {
+        true => Err(Error::Interrupted),
+        false => Ok(()),
     }
 }
 

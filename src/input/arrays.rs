@@ -10,7 +10,7 @@ use super::stored::{Dtype, Stored, fortran_order};
 use super::torch::TorchFile;
 use crate::error::{Error, Message, Result};
 use crate::files::open_regular;
-use crate::picture::{Picture, check_size, rgb};
+use crate::picture::{ImageShape, Picture, check_size, rgb};
 
 /// How far beyond 0 and 1 a float may lie: what arithmetic in float16 or a round trip through mean and standard
 /// deviation leaves. It is clipped.
@@ -36,7 +36,7 @@ impl Layout {
     ///
     /// # Errors
     /// Both have 1 or 3 entries, or the shape is not that of pictures.
-    pub(super) fn infer(shape: &[usize]) -> Result<Layout, Message> {
+    pub fn infer(shape: &[usize]) -> Result<Layout, Message> {
         let channels = |n: usize| n == 1 || n == 3;
         let (first, last, [channels_first, channels_last]) = match *shape {
             [_, a, _, b] => (a, b, [Layout::Nchw, Layout::Nhwc]),
@@ -77,7 +77,10 @@ impl Layout {
     }
 
     /// Pictures, channels, height and width of an array of `shape`.
-    pub(super) fn dimensions(self, shape: &[usize]) -> Result<[usize; 4], String> {
+    ///
+    /// # Errors
+    /// It has another number of axes, or of channels; the message is about the array.
+    pub fn dimensions(self, shape: &[usize]) -> Result<[usize; 4], String> {
         let dimensions = match (self, shape) {
             (Layout::Nchw, &[n, c, h, w]) | (Layout::Nhwc, &[n, h, w, c]) => [n, c, h, w],
             (Layout::Chw, &[c, h, w]) | (Layout::Hwc, &[h, w, c]) => [1, c, h, w],
@@ -99,7 +102,7 @@ impl Layout {
     }
 
     /// Whether a pixel's channels are neighbors in memory.
-    pub(super) fn interleaved(self) -> bool {
+    pub fn interleaved(self) -> bool {
         matches!(self, Layout::Nhwc | Layout::Hwc)
     }
 }
@@ -231,7 +234,7 @@ impl ArrayFile {
         self.labels.as_ref().map(|labels| labels[row])
     }
 
-    /// Reads a picture. Floats that lie up to [`SLACK`] beyond 0 and 1 are clipped.
+    /// Reads a picture as [`picture`] makes it.
     ///
     /// # Errors
     /// The file cannot be read, or a float is not a number from 0 to 1; the message gives the float's index in
@@ -242,57 +245,44 @@ impl ArrayFile {
         let eight_bit = self.numbers.dtype == Dtype::U8;
         let divisor = if eight_bit { 255.0 } else { 1.0 };
         let values = self.numbers.row(row, |x| x as f32 / divisor)?;
-        let is_bad = |x: &f32| !(-SLACK..=1.0 + SLACK).contains(x);
-        if let Some(bad) = values.iter().position(is_bad) {
-            return Err(self.no_pixels(row, &values, bad));
-        }
-        let mut pixels = Vec::with_capacity(3 * plane);
-        for channel in 0..3 {
-            let channel = channel.min(channels - 1);
-            let place = |i: usize| match self.interleaved {
-                true => i * channels + channel,
-                false => channel * plane + i,
+        let values = match self.interleaved {
+            true => (0..channels)
+                .flat_map(|channel| (0..plane).map(move |i| i * channels + channel))
+                .map(|place| values[place])
+                .collect(),
+            false => values,
+        };
+        picture(values, rgb(height, width), eight_bit).map_err(|wrong| {
+            let [channel, y, x] = wrong.place;
+            let index = match self.interleaved {
+                true => [row, y, x, channel],
+                false => [row, channel, y, x],
             };
-            pixels.extend((0..plane).map(|i| values[place(i)].clamp(0.0, 1.0)));
-        }
-        Ok(Picture {
-            shape: rgb(height, width),
-            pixels,
-            eight_bit,
+            let index = &index[usize::from(self.single)..];
+            Error::file(&self.numbers.name, wrong.message(index))
         })
     }
+}
 
-    /// The error about a picture with an element that is no pixel, which it names by its index as NumPy writes it.
-    fn no_pixels(&self, row: usize, values: &[f32], bad: usize) -> Error {
-        let shape = &self.numbers.shape;
-        let mut index = vec![0; shape.len()];
-        let mut rest = bad;
-        for (i, &size) in index.iter_mut().zip(shape).skip(1).rev() {
-            *i = rest % size;
-            rest /= size;
-        }
-        index[0] = row;
-        let index = &index[usize::from(self.single)..];
-        let value = values[bad];
-        let error = Error::file(
-            &self.numbers.name,
-            format!("has {value} at {index:?}; pixels must be from 0 to 1"),
+/// A number of a picture that is no pixel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WrongPixel {
+    /// Its channel, row and column.
+    pub place: [usize; 3],
+    value: f32,
+    hint: Option<&'static str>,
+}
+
+impl WrongPixel {
+    /// What is said of it, with its index in an array of pictures.
+    pub fn message(&self, index: &[usize]) -> Message {
+        let text = format!(
+            "has {} at {index:?}; pixels must be from 0 to 1",
+            self.value
         );
-        let low = values.iter().copied().fold(f32::INFINITY, f32::min);
-        let high = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        match () {
-            _ if values.iter().any(|x| !x.is_finite()) => {
-                error.hint("the picture has numbers that are not finite: whatever made it failed")
-            }
-            _ if low >= -0.1 && high <= 1.1 => error.hint("clip the numbers"),
-            _ if low >= -0.5 && high > 10.0 && high <= 255.5 => error.hint(
-                "the picture looks like one of 0 to 255: divide by 255, or save as uint8",
-            ),
-            _ if low >= -10.0 && high <= 10.0 => error.hint(
-                "the picture looks normalized: multiply by the standard deviation, add the mean, and \
-                 let `mean` and `std` do that for the classifier",
-            ),
-            _ => error,
+        match self.hint {
+            Some(hint) => Message::from(text).hint(hint),
+            None => text.into(),
         }
     }
 }
@@ -315,6 +305,58 @@ pub(super) fn open_picture(path: &Path) -> Result<Picture> {
             let message = format!("has {several} pictures where one is listed");
             Err(Error::file(path, message).hint("name the array itself as the input"))
         }
+    }
+}
+
+/// The picture of `values`: planes of 1 or 3 channels, in `[0, 1]`. Floats that lie up to 0.001 beyond are clipped,
+/// and gray is replicated. `shape` is the picture's; `eight_bit` says that the values are multiples of 1/255.
+///
+/// # Errors
+/// A value is not a number from 0 to 1.
+pub fn picture(
+    mut values: Vec<f32>,
+    shape: ImageShape,
+    eight_bit: bool,
+) -> Result<Picture, WrongPixel> {
+    let is_bad = |x: &f32| !(-SLACK..=1.0 + SLACK).contains(x);
+    if let Some(bad) = values.iter().position(is_bad) {
+        let plane = shape.height * shape.width;
+        return Err(WrongPixel {
+            place: [bad / plane, bad % plane / shape.width, bad % shape.width],
+            value: values[bad],
+            hint: hint(&values),
+        });
+    }
+    for value in &mut values {
+        *value = value.clamp(0.0, 1.0);
+    }
+    if values.len() < shape.elements() {
+        values = [&values[..]; 3].concat();
+    }
+    Ok(Picture {
+        shape,
+        pixels: values,
+        eight_bit,
+    })
+}
+
+/// What a picture with numbers that are no pixels probably is.
+fn hint(values: &[f32]) -> Option<&'static str> {
+    let low = values.iter().copied().fold(f32::INFINITY, f32::min);
+    let high = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    match () {
+        _ if values.iter().any(|x| !x.is_finite()) => {
+            Some("the picture has numbers that are not finite: whatever made it failed")
+        }
+        _ if low >= -0.1 && high <= 1.1 => Some("clip the numbers"),
+        _ if low >= -0.5 && high > 10.0 && high <= 255.5 => {
+            Some("the picture looks like one of 0 to 255: divide by 255, or save as uint8")
+        }
+        _ if low >= -10.0 && high <= 10.0 => Some(
+            "the picture looks normalized: multiply by the standard deviation, add the mean, and let `mean` and \
+             `std` do that for the classifier",
+        ),
+        _ => None,
     }
 }
 

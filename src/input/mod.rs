@@ -24,6 +24,7 @@ pub mod stream;
 pub(crate) mod torch;
 pub(crate) mod webdataset;
 
+pub use arrays::{WrongPixel, picture};
 pub use attacked::{Attacked, AttackedSet};
 pub use classes::Classes;
 pub use dataset::{Dataset, Layout};

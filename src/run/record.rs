@@ -79,6 +79,17 @@ impl ImageRecord {
 
     /// The record of a purified picture, on which its device spent `seconds`.
     pub fn purified(item: &Item, purified: &Purified, seconds: f64) -> Self {
+        let of_item = Self::of(item);
+        ImageRecord {
+            image: of_item.image,
+            label: of_item.label,
+            manifest: of_item.manifest,
+            ..Self::unnamed(purified, seconds)
+        }
+    }
+
+    /// The record of a purified picture that has no name and no true label.
+    pub fn unnamed(purified: &Purified, seconds: f64) -> Self {
         let Purified { input, outcome } = purified;
         let mut more = Map::new();
         more.insert("recovered_label".into(), json!(outcome.recovered_label));
@@ -102,7 +113,7 @@ impl ImageRecord {
             seconds: Some(seconds),
             restarts: Some(outcome.restarts.clone()),
             more,
-            ..Self::of(item)
+            ..ImageRecord::default()
         }
     }
 

@@ -115,9 +115,9 @@ pub fn run<T: Send>(
 }
 
 /// A thread pool for each of several devices, with an equal share of all threads; a single device needs no
-/// pool and uses all threads.
+/// pool and uses all threads. Where the caller is in a pool of its own, its threads are all.
 fn pools(devices: usize) -> Result<Vec<rayon::ThreadPool>> {
-    if devices == 1 {
+    if devices == 1 && rayon::current_thread_index().is_none() {
         return Ok(vec![]);
     }
     let threads = (rayon::current_num_threads() / devices).max(1);

@@ -1,17 +1,22 @@
 //! The joined stages on a small backend whose classifier is known in closed form.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
+use backstitch::attack::adaptive::{Adaptive, Rule};
+use backstitch::attack::{Aim, Loss};
 use backstitch::backend::{At, ClassifierEngine, ImageOps};
 use backstitch::defense::{
     Defense, DeviceDefense, Fallback, Options, Outcome, Segment, Shown, StitchMode, Towards,
     TrajectoryPoint, Verdict, Vote,
 };
+use backstitch::dip::Preset;
 use backstitch::error::Error;
 use backstitch::picture::Picture;
+use backstitch::purifier::{Classifier, Device, Purifier};
 use backstitch::scheduler::{self, Limits, Plan};
 
+use crate::common::fixture;
 use crate::toy::{Linear, SHAPE, SOUND, Toy, boxed, defense, fingerprint, options, picture};
 
 fn purify(options: &Options, images: usize, capacity: usize, pictures: &[Picture]) -> Vec<Outcome> {
@@ -388,4 +393,68 @@ fn a_stopped_run_says_so_and_finishes_what_is_in_flight() {
     );
     assert!(matches!(ended, Err(Error::Interrupted)));
     assert!(done.into_inner() > 0);
+}
+
+#[test]
+fn a_run_that_an_error_ended_leaves_the_devices_ready_for_another() {
+    let mut defenses = [boxed(&SOUND, &options(), 3, 36)];
+    let mut run = |fails: bool| {
+        let done = AtomicUsize::new(0);
+        let pictures = (0..6).map(|i| (i, Ok(picture(i as f32, 0.0))));
+        let (_, ended) = scheduler::run(
+            &mut defenses,
+            pictures,
+            &|| false,
+            || {},
+            |_, outcome, _| {
+                outcome.unwrap();
+                done.fetch_add(1, Ordering::Relaxed);
+                match fails {
+                    true => Err(Error::invalid("the disk is full")),
+                    false => Ok(()),
+                }
+            },
+        );
+        (ended.is_ok(), done.into_inner())
+    };
+    assert!(!run(true).0);
+    assert_eq!(run(false), (true, 6));
+}
+
+#[test]
+fn a_purifier_that_was_interrupted_goes_on_as_if_it_had_not_been() {
+    let interrupt = Arc::new(AtomicBool::new(false));
+    let classifier = Classifier::open(fixture("toy.onnx")).unwrap();
+    let shape = classifier.shape();
+    let mut purifier = Purifier::builder(classifier)
+        .device(Device::Cpu(1))
+        .preset(Preset::Cifar)
+        .iterations(40)
+        .restarts(1)
+        .interrupt(interrupt.clone())
+        .build()
+        .unwrap();
+    let level = |i: usize| (i % 17) as f32 / 17.0;
+    let pixels = (0..shape.elements()).map(level).collect();
+    let pictures = [Picture::new(shape, pixels).unwrap()];
+    let losses = [Loss::CrossEntropy(Aim::AwayFrom(0))];
+    let decision = Some(Adaptive::new(Rule::Decision));
+    let score = |purifier: &mut Purifier| {
+        let purified = purifier.purify(&pictures[0])?;
+        Ok::<_, Error>((purified.score().to_bits(), purified.picture().hash()))
+    };
+    let before = score(&mut purifier).unwrap();
+    interrupt.store(true, Ordering::Relaxed);
+    assert!(matches!(score(&mut purifier), Err(Error::Interrupted)));
+    assert!(matches!(
+        purifier.classify(&pictures),
+        Err(Error::Interrupted)
+    ));
+    for through in [None, decision] {
+        let gradient = purifier.gradient(&pictures, &losses, through);
+        assert!(matches!(gradient, Err(Error::Interrupted)));
+    }
+    interrupt.store(false, Ordering::Relaxed);
+    assert_eq!(score(&mut purifier).unwrap(), before);
+    purifier.gradient(&pictures, &losses, decision).unwrap();
 }

@@ -98,7 +98,7 @@ impl<'a> Defended<'a> {
         &mut self,
         place: usize,
         image: &[f32],
-        loss: Loss,
+        loss: &Loss,
         outcome: &Outcome,
     ) -> Result<Slope> {
         let (loss, gradient) = match self.adaptive.rule {
@@ -106,10 +106,13 @@ impl<'a> Defended<'a> {
                 return Err(Error::invalid("an attack by queries has no gradient")
                     .hint("use `through=identity`, `through=trajectory` or `through=decision`"));
             }
-            Rule::Identity => mean(self.classifier().gradient(&[&outcome.pixels], &[loss])?),
+            Rule::Identity => mean(
+                self.classifier()
+                    .gradient(&[&outcome.pixels], std::slice::from_ref(loss))?,
+            ),
             Rule::Trajectory => {
                 let voters = self.defense.voters(place, &outcome.map)?;
-                let losses = vec![loss; voters.len()];
+                let losses = vec![loss.clone(); voters.len()];
                 let mut slopes = self.classifier().gradient(&views(&voters), &losses)?;
                 let shape = self.defense.shape();
                 for (vote, slope) in outcome.map.votes().zip(&mut slopes) {
@@ -134,7 +137,7 @@ impl<'a> Defended<'a> {
         &mut self,
         place: usize,
         image: &[f32],
-        loss: Loss,
+        loss: &Loss,
         outcome: &Outcome,
     ) -> Result<(f64, Vec<f32>)> {
         let options = self.defense.options();
@@ -152,7 +155,7 @@ impl<'a> Defended<'a> {
             votes,
             shown.then_some(&outcome.output),
         );
-        let ascent = decision.ascent(&loss);
+        let ascent = decision.ascent(loss);
         let voters = self.defense.voters(place, map)?;
         let viewpoints = self.defense.viewpoints();
         let shape = self.defense.shape();
@@ -206,7 +209,7 @@ impl Victim for Defended<'_> {
             for seed in self.adaptive.draws(self.seed) {
                 let outcomes = self.purify(images, seed)?;
                 for (i, outcome) in outcomes.iter().enumerate() {
-                    draws[i].push(self.slope(i, images[i], losses[i], outcome)?);
+                    draws[i].push(self.slope(i, images[i], &losses[i], outcome)?);
                 }
             }
             slopes.extend(draws.into_iter().map(expectation));

@@ -141,7 +141,10 @@ impl Victim for Waves {
         let mut slopes = Vec::new();
         for (image, loss) in images.iter().zip(losses) {
             let (wave, derivative) = self.hidden(image);
-            let outer = self.outer.gradient(&[&wave], &[*loss])?.remove(0);
+            let outer = self
+                .outer
+                .gradient(&[&wave], std::slice::from_ref(loss))?
+                .remove(0);
             let mut gradient = vec![0.0; image.len()];
             for (i, row) in self.inner.rows.iter().enumerate() {
                 let by_hidden = outer.gradient[i] * derivative[i];

@@ -49,7 +49,7 @@ fn ascend(
     always: bool,
     all: &[Reading],
     views: &[Reading],
-    loss: Loss,
+    loss: &Loss,
 ) -> Ascent {
     let [input, shown, votes @ ..] = all else {
         panic!("two readings and votes");
@@ -58,7 +58,7 @@ fn ascend(
     let undecided = score < verdict.adversarial_from && (always || score > verdict.clean_below);
     let votes = votes.iter().collect();
     let shown = undecided.then_some(shown);
-    Decision::new(verdict, always, (input, views), votes, shown).ascent(&loss)
+    Decision::new(verdict, always, (input, views), votes, shown).ascent(loss)
 }
 
 /// What the defense decides of these readings.
@@ -99,7 +99,7 @@ fn the_decision_loss_is_above_0_exactly_where_the_decision_is_wrong() {
                             Aim::Towards(class) => label == class,
                         };
                         let loss = Loss::CrossEntropy(aim);
-                        let value = ascend(&verdict, always, &all, &views, loss).loss;
+                        let value = ascend(&verdict, always, &all, &views, &loss).loss;
                         assert_eq!(value > 0.0, met, "seed {seed}, {aim:?}, {always}: {value}");
                         seen[kind][usize::from(met)] += 1;
                     }
@@ -133,8 +133,8 @@ fn each_way_to_the_wrong_answer_is_climbed_where_it_is_the_nearest() {
         reading(probabilities)
     };
     let second = reading([0.96, 0.03, 0.005, 0.005]);
-    let away = Loss::CrossEntropy(Aim::AwayFrom(0));
-    let towards = Loss::CrossEntropy(Aim::Towards(2));
+    let away = &Loss::CrossEntropy(Aim::AwayFrom(0));
+    let towards = &Loss::CrossEntropy(Aim::Towards(2));
     let signs = |row: &[f32]| {
         let sign = |x: &f32| {
             if x.abs() < 1e-6 {
@@ -175,7 +175,7 @@ fn each_way_to_the_wrong_answer_is_climbed_where_it_is_the_nearest() {
         }
     }
     // A margin is bounded by its confidence, and has no slope beyond.
-    let margin = Loss::Margin {
+    let margin = &Loss::Margin {
         aim: Aim::AwayFrom(0),
         confidence: 0.125,
     };
@@ -202,7 +202,7 @@ fn the_decision_s_derivatives_are_those_of_its_loss() {
     for seed in 0..60 {
         // The last two are those of the input's views.
         let all = readings(seed, 7, 4);
-        let ascend = |all: &[Reading], loss| {
+        let ascend = |all: &[Reading], loss: &Loss| {
             let (all, views) = all.split_at(5);
             ascend(&verdict, false, all, views, loss)
         };
@@ -211,7 +211,7 @@ fn the_decision_s_derivatives_are_those_of_its_loss() {
             Aim::AwayFrom(1),
             Aim::Towards(2),
         ] {
-            let loss = Loss::CrossEntropy(aim);
+            let loss = &Loss::CrossEntropy(aim);
             let ascent = ascend(&all, loss);
             for place in 0..7 {
                 let slopes = match place {
@@ -262,7 +262,7 @@ fn a_class_that_is_ruled_out_gives_finite_numbers() {
     ] {
         let loss = Loss::CrossEntropy(aim);
         let views = &all[..2];
-        let ascent = ascend(&VerdictOptions::default(), false, &all, views, loss);
+        let ascent = ascend(&VerdictOptions::default(), false, &all, views, &loss);
         assert!(ascent.loss.is_finite(), "{aim:?}");
         let rows = ascent.votes.iter().flatten().chain(&ascent.input);
         let rows = rows.chain(ascent.views.iter().flatten());
