@@ -270,7 +270,7 @@ fn shards_of_processes_merge_to_one_run() {
     let said = refusal(&mut merge(&[0, 1, 2], "x"));
     let image = stolen["image"].as_str().unwrap();
     assert!(
-        said.contains(&format!("says something else of {image}")),
+        said.contains(&format!("differs about {image} from")),
         "{said}"
     );
     assert!(!at("x").exists());

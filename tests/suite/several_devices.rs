@@ -137,7 +137,7 @@ fn capacity_follows_the_memory_and_results_do_not() {
     let out = folder.path().join("too small");
     let said = refusal(&pictures, &out, &["--device", "cpu", "--memory", "1M"]);
     assert!(
-        said.contains("where a device has 1 MB, its share"),
+        said.contains("and a device may take 1 MB"),
         "{said}"
     );
     let (_, needed) = said.split_once("an image needs ").unwrap();
