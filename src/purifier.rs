@@ -28,7 +28,7 @@ use crate::defense::{DeviceDefense, Options, Oracle, Prober, Reading, Reconstruc
 use crate::dip::Preset;
 use crate::error::{Error, Result};
 use crate::picture::Picture;
-use crate::scheduler::{self, Limits, Plan, Purified, Usage};
+use crate::scheduler::{self, Feed, Limits, Plan, Purified, Usage};
 
 /// The classifier's pictures are RGB.
 const CHANNELS: usize = 3;
@@ -181,6 +181,17 @@ impl Purifier {
             intake_ended,
             done,
         )
+    }
+
+    /// Purifies what a feed gives, with continuous batching, until it has no more: for callers that choose which
+    /// picture is next, give pictures a seed of their own, or take some back. See [`Feed`].
+    ///
+    /// The feed's pictures must have the classifier's size: `classifier().preprocess().apply(picture)`.
+    ///
+    /// # Errors
+    /// The devices' threads cannot be started. What devices fail of goes to [`Feed::lost`].
+    pub fn serve<T: Send>(&mut self, feed: &impl Feed<T>) -> Result<Usage> {
+        scheduler::serve(&mut self.engines.defenses, feed)
     }
 
     /// Classifies pictures of any size, without purification.

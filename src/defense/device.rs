@@ -1,6 +1,6 @@
 //! The interface of the defense on one device of any kind.
 
-use super::{DecisionMap, Options, Oracle, Outcome};
+use super::{DecisionMap, Options, Oracle, Outcome, OwnOptions};
 use crate::backend::{ImageShape, Phase, Viewpoint};
 use crate::error::Result;
 use crate::picture::Picture;
@@ -51,11 +51,24 @@ pub trait DeviceDefense: Send {
     /// Number of places that are free.
     fn vacancies(&self) -> usize;
 
+    /// Number of the DIP engine's slots that hold an instance.
+    fn busy_slots(&self) -> usize;
+
     /// Puts pictures in flight, at most [`vacancies`](Self::vacancies); gives the place of each.
     ///
     /// # Errors
     /// A picture that does not have the classifier's shape, or too many; the device's errors.
-    fn admit(&mut self, pictures: &[&Picture]) -> Result<Vec<usize>>;
+    fn admit(&mut self, pictures: &[&Picture]) -> Result<Vec<usize>> {
+        let own = self.options().own();
+        let pictures: Vec<_> = pictures.iter().map(|&picture| (picture, own)).collect();
+        self.admit_with(&pictures)
+    }
+
+    /// Puts pictures in flight like [`admit`](Self::admit), each with options of its own.
+    ///
+    /// # Errors
+    /// Those of [`admit`](Self::admit).
+    fn admit_with(&mut self, pictures: &[(&Picture, OwnOptions)]) -> Result<Vec<usize>>;
 
     /// Runs all images in flight to their next checkpoint. Gives the outcomes of those that are finished, with
     /// their places, which are free again.
@@ -64,6 +77,12 @@ pub trait DeviceDefense: Send {
     /// The device's errors. The images in flight are then lost: call [`clear`](Self::clear) or
     /// [`purify`](Self::purify) next.
     fn advance(&mut self) -> Result<Vec<(usize, Outcome)>>;
+
+    /// Drops the image in flight at a place; the place and the image's slots are then free.
+    ///
+    /// # Errors
+    /// The device's errors.
+    fn remove(&mut self, place: usize) -> Result<()>;
 
     /// Drops the images in flight.
     ///

@@ -34,7 +34,8 @@ struct Fit {
 
 /// The progress of an image.
 struct Fitted {
-    hash: u64,
+    /// The key of the first tile of restart 0.
+    key: RandomKey,
     /// The first instance that waits for a slot.
     next: usize,
     /// Checkpoints that each instance has reached.
@@ -63,13 +64,18 @@ impl<I: ImageBuffer> Fitting<I> {
         })
     }
 
-    /// Adds an image with content hash `hash` at a free place.
+    /// Number of slots that hold an instance.
+    pub(super) fn busy_slots(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.is_some()).count()
+    }
+
+    /// Adds an image at a free place; `key` is that of the first tile of restart 0.
     pub(super) fn begin<O: ImageOps<Images = I>>(
         &mut self,
         ops: &O,
         place: usize,
         image: At<'_, I>,
-        hash: u64,
+        key: RandomKey,
         reconstructions: &Reconstructions<I>,
     ) -> Result<()> {
         let per_image = reconstructions.instances_per_image();
@@ -78,7 +84,7 @@ impl<I: ImageBuffer> Fitting<I> {
             ops.tile(image, *grid, &mut self.targets, first)?;
         }
         self.images[place] = Some(Fitted {
-            hash,
+            key,
             next: 0,
             probes: vec![0; per_image],
         });
@@ -156,8 +162,8 @@ impl<I: ImageBuffer> Fitting<I> {
                     slot,
                     target: At::new(&self.targets, place * per_image + instance),
                     key: RandomKey {
-                        seed: options.seed.wrapping_add(restart as u64),
-                        image: image.hash,
+                        seed: image.key.seed.wrapping_add(restart as u64),
+                        image: image.key.image,
                         tile: (instance - restarts[restart].start) as u32,
                     },
                 });
@@ -202,7 +208,12 @@ pub fn reconstruct<O: ImageOps>(
 ) -> Result<()> {
     let mut fitting = Fitting::new(ops, out, engine.capacity(), images.len(), false)?;
     for (place, (image, hash)) in images.iter().enumerate() {
-        fitting.begin(ops, place, *image, *hash, out)?;
+        let key = RandomKey {
+            seed: options.seed,
+            image: *hash,
+            tile: 0,
+        };
+        fitting.begin(ops, place, *image, key, out)?;
     }
     while (0..images.len()).any(|place| fitting.probes(place) < options.probes()) {
         fitting.advance(ops, engine, options, out)?;

@@ -42,7 +42,7 @@ pub use fitting::reconstruct;
 pub use localize::{Boundary, LocalizeOptions};
 pub use map_options::MapOptions;
 pub use memory::MemoryPart;
-pub use options::Options;
+pub use options::{Options, OwnOptions};
 pub use oracle::Oracle;
 pub use outcome::{Ablations, Fallback, Outcome, PathOutcome, Shown};
 pub use pipeline::Defense;

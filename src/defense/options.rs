@@ -43,6 +43,15 @@ pub struct Options {
     pub ablations: bool,
 }
 
+/// What a picture may have of its own, in place of the [`Options`] of all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnOptions {
+    /// The seed of restart 0; restart `r` has `seed + r`.
+    pub seed: u64,
+    /// Whether to purify the picture even if its verdict is `clean`.
+    pub always: bool,
+}
+
 impl Options {
     /// These options of the reconstruction, with the defaults of all other stages.
     pub fn new(reconstruct: ReconstructOptions) -> Self {
@@ -58,6 +67,14 @@ impl Options {
             eight_bit: true,
             whole_maps: false,
             ablations: false,
+        }
+    }
+
+    /// The options of a picture that asks for none of its own.
+    pub fn own(&self) -> OwnOptions {
+        OwnOptions {
+            seed: self.reconstruct.seed,
+            always: self.always,
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::decision_map::{DecisionMap, Pair};
 use super::device::{DeviceDefense, Times};
 use super::drawing::Drawing;
-use super::options::Options;
+use super::options::{Options, OwnOptions};
 use super::oracle::Oracle;
 use super::outcome::Outcome;
 use super::probe::Prober;
@@ -16,6 +16,7 @@ use super::votes;
 use crate::backend::{Backend, ClassifierEngine, ImageOps, Phase, View, Viewpoint};
 use crate::error::{Error, Result};
 use crate::picture::Picture;
+use crate::random::RandomKey;
 
 /// The defense on a device, for images of one size; used as a [`DeviceDefense`].
 pub struct Defense<
@@ -32,6 +33,7 @@ pub struct Defense<
 
 /// An image in flight.
 struct Flight {
+    own: OwnOptions,
     /// The map so far: the input, its views and, if the image may stop early, votes.
     map: DecisionMap,
     settling: Settling,
@@ -44,6 +46,7 @@ struct Flight {
 /// An image's decision map and what stage C decided.
 pub(super) struct Judged {
     pub place: usize,
+    pub own: OwnOptions,
     /// Checkpoints of a path.
     pub probes: usize,
     pub map: DecisionMap,
@@ -107,11 +110,12 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
     /// Stages B and C for the images that are finished.
     fn judge_finished(&mut self) -> Result<Vec<Judged>> {
         let (inputs, options) = (&self.room.inputs, &self.options);
-        let (mut images, mut maps) = (vec![], vec![]);
+        let (mut images, mut maps, mut own) = (vec![], vec![], vec![]);
         for (place, flight) in self.flights.iter_mut().enumerate() {
             if let Some(flight) = flight.take_if(|flight| flight.finished) {
                 images.push(inputs.placed(place, flight.probes));
                 maps.push(flight.map);
+                own.push(flight.own);
             }
         }
         let mut drawn: Vec<&mut DecisionMap> = maps.iter_mut().collect();
@@ -125,18 +129,21 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
         let wanted: Vec<_> = judgments.iter().map(Judgment::wanted).collect();
         let whole = options.whole_maps || options.ablations;
         // A picture that becomes its own output needs no trajectories.
-        let traced =
-            |judgment: &Judgment| whole || options.always || judgment.verdict != Verdict::Clean;
-        let traced: Vec<_> = judgments.iter().map(traced).collect();
+        let traced = |(judgment, own): (&Judgment, &OwnOptions)| {
+            whole || own.always || judgment.verdict != Verdict::Clean
+        };
+        let traced: Vec<_> = judgments.iter().zip(&own).map(traced).collect();
         drawing.trajectories(&images, &traced, &mut drawn)?;
         if whole {
             drawing.whole(&images, &mut drawn)?;
         }
         drawing.boundaries(&images, &wanted, &mut drawn)?;
-        let decided = maps.into_iter().zip(judgments);
-        let judged = images.iter().zip(decided).map(|(image, (map, judgment))| {
+        let decided = maps.into_iter().zip(judgments).zip(own);
+        let judged = images.iter().zip(decided);
+        let judged = judged.map(|(image, ((map, judgment), own))| {
             Ok(Judged {
                 place: image.place,
+                own,
                 probes: image.probes,
                 pairs: match judgment.wanted() {
                     Some(label) => drawing.pairs(image, &map, label)?,
@@ -183,14 +190,21 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> DeviceDefense for Defe
         self.flights.iter().filter(|image| image.is_none()).count()
     }
 
-    fn admit(&mut self, pictures: &[&Picture]) -> Result<Vec<usize>> {
+    fn busy_slots(&self) -> usize {
+        self.room.fitting.busy_slots()
+    }
+
+    fn admit_with(&mut self, pictures: &[(&Picture, OwnOptions)]) -> Result<Vec<usize>> {
         let start = Instant::now();
         let shape = self.shape();
-        if let Some(picture) = pictures.iter().find(|picture| picture.shape != shape) {
-            return Err(Error::invalid(format!(
-                "a picture has shape {}, but the classifier takes {shape}",
-                picture.shape
-            )));
+        for (picture, _) in pictures {
+            if picture.shape != shape {
+                return Err(Error::invalid(format!(
+                    "a picture has shape {}, but the classifier takes {shape}",
+                    picture.shape
+                )));
+            }
+            picture.check()?;
         }
         let free = (0..self.places()).filter(|&place| self.flights[place].is_none());
         let places: Vec<usize> = free.take(pictures.len()).collect();
@@ -202,7 +216,7 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> DeviceDefense for Defe
             )));
         }
         let room = &mut self.room;
-        for (&place, picture) in places.iter().zip(pictures) {
+        for (&place, (picture, _)) in places.iter().zip(pictures) {
             room.inputs.put(self.prober.ops(), &picture.pixels, place)?;
         }
         let inputs: Vec<_> = places.iter().map(|&place| room.inputs.at(place)).collect();
@@ -215,13 +229,18 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> DeviceDefense for Defe
         let jobs: Vec<_> = jobs.map(|(image, from)| View { image, from }).collect();
         let mut readings = self.prober.views(&jobs)?;
         let mut views = readings.split_off(places.len()).into_iter();
-        for (((&place, picture), image), input) in
+        for (((&place, (picture, own)), image), input) in
             (places.iter().zip(pictures).zip(inputs)).zip(readings)
         {
-            let hash = picture.hash();
-            (room.fitting).begin(self.prober.ops(), place, image, hash, &room.reconstructions)?;
+            let key = RandomKey {
+                seed: own.seed,
+                image: picture.hash(),
+                tile: 0,
+            };
+            (room.fitting).begin(self.prober.ops(), place, image, key, &room.reconstructions)?;
             let views = views.by_ref().take(viewpoints.len()).collect();
             self.flights[place] = Some(Flight {
+                own: *own,
                 map: DecisionMap::new(input, views, self.options.reconstruct.paths().len()),
                 settling: Settling::default(),
                 probes: 0,
@@ -258,6 +277,10 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> DeviceDefense for Defe
         }
         self.times.restoring += probed.elapsed().as_secs_f64();
         Ok(places.into_iter().zip(outcomes).collect())
+    }
+
+    fn remove(&mut self, place: usize) -> Result<()> {
+        self.leave(place)
     }
 
     fn clear(&mut self) -> Result<()> {

@@ -154,7 +154,7 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
         manifold: &Manifold<B::Images>,
         output: &mut B::Images,
     ) -> Result<Source> {
-        if judged.judgment.verdict == Verdict::Clean && !self.options.always {
+        if judged.judgment.verdict == Verdict::Clean && !judged.own.always {
             return Ok(Source::Input);
         }
         let members = manifold.of(image);
@@ -228,7 +228,7 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
             PathOutcome {
                 seed: match path {
                     ReconstructionPath::Restart(restart) => {
-                        Some(options.seed.wrapping_add(*restart as u64))
+                        Some(judged.own.seed.wrapping_add(*restart as u64))
                     }
                     ReconstructionPath::Consensus => None,
                 },

@@ -109,6 +109,12 @@ impl Picture {
 
     /// Decodes a file in memory like [`open`](Self::open); the error is the message only.
     pub fn decode(bytes: &[u8]) -> Result<Picture, String> {
+        Self::decode_within(bytes, MAX_BYTES / (3 * size_of::<f32>()))
+    }
+
+    /// Decodes a file in memory like [`decode`](Self::decode), if its header declares at most this many pixels;
+    /// otherwise nothing of it is decoded.
+    pub fn decode_within(bytes: &[u8], max_pixels: usize) -> Result<Picture, String> {
         if bytes.is_empty() {
             return Err("is empty (0 bytes)".into());
         }
@@ -127,6 +133,11 @@ impl Picture {
         let mut decoder = reader.into_decoder().map_err(damaged)?;
         let (width, height) = decoder.dimensions();
         check_size(width as usize, height as usize)?;
+        if width as usize * height as usize > max_pixels {
+            return Err(format!(
+                "is {width}×{height} pixels, too large: at most {max_pixels} pixels are taken"
+            ));
+        }
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
         let mut image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
         image.apply_orientation(orientation);

@@ -14,19 +14,23 @@
 //! Reading and writing have threads of their own. Each queue holds as many pictures as the devices have in
 //! flight.
 
+mod feed;
 mod plan;
 mod purified;
 mod queue;
 mod usage;
+mod work;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::time::Instant;
 
+pub use self::feed::{Feed, Job, Round};
 pub use self::plan::{Limits, Plan};
 pub use self::purified::Purified;
-use self::queue::{Job, Queue};
+use self::queue::Queue;
 pub use self::usage::{Phases, Usage};
+pub use self::work::serve;
 use crate::backend::ImageShape;
 use crate::defense::DeviceDefense;
 use crate::error::{Error, Result};
@@ -69,7 +73,7 @@ pub fn run<T: Send>(
         return (Usage::default(), Err(none));
     };
     let places: usize = defenses.iter().map(|defense| defense.places()).sum();
-    let pools = match pools(defenses.len()) {
+    let pools = match work::pools(defenses.len()) {
         Ok(pools) => pools,
         Err(error) => return (Usage::default(), Err(error)),
     };
@@ -85,25 +89,10 @@ pub fn run<T: Send>(
         for _ in 0..WRITERS {
             scope.spawn(move || write(receiver, queue, broken, done));
         }
-        let mut pools = pools.iter();
-        let devices: Vec<_> = defenses
-            .iter_mut()
-            .map(|defense| {
-                let defense = defense.as_mut();
-                let (sender, pool) = (sender.clone(), pools.next());
-                scope.spawn(move || match pool {
-                    Some(pool) => pool.install(|| work(defense, queue, &sender)),
-                    None => work(defense, queue, &sender),
-                })
-            })
-            .collect();
-        drop(sender);
-        let ended: Vec<_> = devices.into_iter().map(|thread| thread.join()).collect();
+        let feed = Writing { queue, sender };
+        let ended = work::on_devices(defenses, &pools, &feed);
         intake_ended();
-        let phases = ended
-            .into_iter()
-            .map(|phases| phases.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        phases.sum()
+        work::total(ended)
     });
     let usage = Usage::new(phases, devices, start.elapsed().as_secs_f64());
     let ended = match queue.into_failure() {
@@ -114,20 +103,38 @@ pub fn run<T: Send>(
     (usage, ended)
 }
 
-/// A thread pool for each of several devices, with an equal share of all threads; a single device needs no
-/// pool and uses all threads. Where the caller is in a pool of its own, its threads are all.
-fn pools(devices: usize) -> Result<Vec<rayon::ThreadPool>> {
-    if devices == 1 && rayon::current_thread_index().is_none() {
-        return Ok(vec![]);
+/// The feed of a run: pictures from the queue, results to the writers.
+struct Writing<'q, 's, T> {
+    queue: &'q Queue<'s, T>,
+    sender: mpsc::SyncSender<Ended<T>>,
+}
+
+impl<T: Send> Feed<T> for Writing<'_, '_, T> {
+    fn take(&self, most: usize, wait: bool) -> Vec<Job<T>> {
+        self.queue.take(most, wait)
     }
-    let threads = (rayon::current_num_threads() / devices).max(1);
-    let pool = |_| {
-        let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
-        builder
-            .build()
-            .map_err(|error| Error::device(format!("{threads} threads cannot be started: {error}")))
-    };
-    (0..devices).map(pool).collect()
+
+    fn done(&self, name: T, purified: Result<Purified>, seconds: f64) {
+        let result = Ended {
+            name,
+            purified,
+            seconds,
+        };
+        // Sending fails only if the writers have ended, which ends the run.
+        let _ = self.sender.send(result);
+        self.queue.done(1);
+    }
+
+    fn lost(&self, device: &str, error: Error, jobs: Vec<Job<T>>) {
+        match error {
+            Error::Device(_) | Error::OutOfMemory(_) => self.queue.lose_device(device, error, jobs),
+            error => self.queue.fail(error),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.queue.has_failed()
+    }
 }
 
 /// The reader's thread: pictures go to the queue, errors to the writers.
@@ -154,7 +161,11 @@ fn read<T>(
             ))),
         };
         let goes_on = match picture.and_then(fits) {
-            Ok(picture) => queue.put(Job { name, picture }),
+            Ok(picture) => queue.put(Job {
+                name,
+                picture,
+                own: None,
+            }),
             Err(error) => {
                 let failed = Ended {
                     name,
@@ -188,100 +199,5 @@ fn write<T>(
             broken.store(true, Ordering::Relaxed);
             queue.fail(error);
         }
-    }
-}
-
-/// An image in flight on a device.
-struct Flying<T> {
-    job: Job<T>,
-    /// Its share of the device's time, in seconds.
-    seconds: f64,
-}
-
-/// Fails if a test asks for it: the fail point `device`.
-fn fault() -> Result<()> {
-    #[cfg(feature = "faults")]
-    fail::fail_point!("device", |_| Err(Error::Device(
-        "it fails for a test".into()
-    )));
-    Ok(())
-}
-
-/// A device's thread.
-fn work<T>(
-    defense: &mut dyn DeviceDefense,
-    queue: &Queue<'_, T>,
-    writers: &mpsc::SyncSender<Ended<T>>,
-) -> Phases {
-    let mut phases = Phases::default();
-    // A run that was interrupted leaves images in flight.
-    if let Err(error) = defense.clear() {
-        queue.lose_device(&defense.name(), error, vec![]);
-        return phases;
-    }
-    let mut flying: Vec<Option<Flying<T>>> = (0..defense.places()).map(|_| None).collect();
-    let mut in_flight = 0;
-    while !queue.has_failed() {
-        let start = Instant::now();
-        let jobs = queue.take(defense.places() - in_flight, in_flight == 0);
-        let taken = Instant::now();
-        phases.waiting_for_pictures += (taken - start).as_secs_f64();
-        in_flight += jobs.len();
-        if in_flight == 0 {
-            break;
-        }
-        let _phase = defense.phase("scheduler");
-        let pictures: Vec<&Picture> = jobs.iter().map(|job| &job.picture).collect();
-        let advanced = fault()
-            .and_then(|()| defense.admit(&pictures))
-            .and_then(|places| Ok((places, defense.advance()?)));
-        let (places, outcomes) = match advanced {
-            Ok(advanced) => advanced,
-            Err(error @ (Error::Device(_) | Error::OutOfMemory(_))) => {
-                let flying = flying.into_iter().flatten().map(|flying| flying.job);
-                let lost = flying.chain(jobs).collect();
-                queue.lose_device(&defense.name(), error, lost);
-                break;
-            }
-            Err(error) => {
-                queue.fail(error);
-                break;
-            }
-        };
-        for (place, job) in places.into_iter().zip(jobs) {
-            flying[place] = Some(Flying { job, seconds: 0.0 });
-        }
-        let part = taken.elapsed().as_secs_f64() / in_flight as f64;
-        for flying in flying.iter_mut().flatten() {
-            flying.seconds += part;
-        }
-        let advanced = Instant::now();
-        for (place, outcome) in outcomes {
-            let Some(Flying { job, seconds }) = flying[place].take() else {
-                continue;
-            };
-            let Job { name, picture } = job;
-            let checked = outcome.input.check();
-            let result = Ended {
-                name,
-                purified: checked.map(|()| Purified {
-                    input: picture,
-                    outcome,
-                }),
-                seconds,
-            };
-            // Sending fails only if the writers have ended, which ends the run.
-            let _ = writers.send(result);
-            in_flight -= 1;
-            queue.done(1);
-        }
-        phases.waiting_for_writers += advanced.elapsed().as_secs_f64();
-    }
-    let times = defense.take_times();
-    Phases {
-        dip: times.dip,
-        probing: times.probing,
-        restoring: times.restoring,
-        ..phases
     }
 }

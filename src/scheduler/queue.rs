@@ -4,17 +4,11 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
+use super::Job;
 use crate::error::Error;
-use crate::picture::Picture;
 
 /// How often a waiting thread checks whether the run should stop.
 const POLL: Duration = Duration::from_millis(50);
-
-/// A picture to purify, with its caller's name for it.
-pub(super) struct Job<T> {
-    pub name: T,
-    pub picture: Picture,
-}
 
 /// The queue that all devices share. It ends the run when its source has no more pictures and no device has
 /// images in flight that may come back, when the user stops it, or at the first error.
@@ -158,6 +152,7 @@ impl<'s, T> Queue<'s, T> {
 mod tests {
     use super::*;
     use crate::backend::ImageShape;
+    use crate::picture::Picture;
 
     fn job(name: usize) -> Job<usize> {
         let shape = ImageShape {
@@ -172,6 +167,7 @@ mod tests {
                 pixels: vec![0.0],
                 eight_bit: true,
             },
+            own: None,
         }
     }
 

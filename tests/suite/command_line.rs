@@ -1025,7 +1025,10 @@ fn attacks_go_through_the_defense_where_that_is_asked_for() {
             "--method square --through queries --draws 3",
             "no use for --draws",
         ),
-        ("--through identity --iterations 0", "--iterations must be at least 1"),
+        (
+            "--through identity --iterations 0",
+            "--iterations must be at least 1",
+        ),
     ] {
         let arguments: Vec<&str> = common.into_iter().chain(more.split(' ')).collect();
         let line = fail(1, &arguments);

@@ -1033,3 +1033,14 @@ fn absolute_paths_of_a_manifest_are_named_below_their_common_folder() {
     let dataset = open(&[folder.path().join("list.jsonl")], None).unwrap();
     assert!(dataset.load(&dataset.item(1)).is_ok());
 }
+
+#[test]
+fn a_header_decides_whether_a_picture_is_too_large() {
+    let png = png(4, 3);
+    let whole = Picture::decode_within(&png, 12).unwrap();
+    assert_eq!(whole, Picture::decode(&png).unwrap());
+    // Only the header is left: what is refused is not decoded.
+    let header = &png[..png.windows(4).position(|four| four == b"IDAT").unwrap() + 4];
+    let refused = Picture::decode_within(header, 11).unwrap_err();
+    assert!(refused.contains("4×3 pixels, too large"), "{refused}");
+}

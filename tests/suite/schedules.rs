@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
-use backstitch::defense::{DeviceDefense, Options, SettlingOptions};
+use backstitch::defense::{DeviceDefense, Options, OwnOptions, SettlingOptions};
 use backstitch::error::{Error, Result};
 use backstitch::picture::Picture;
-use backstitch::scheduler;
+use backstitch::scheduler::{self, Feed, Job, Purified, Round};
 use proptest::prelude::*;
 
 use crate::toy::{self, SOUND, Toy, boxed, defense, fingerprint};
@@ -257,5 +257,92 @@ fn early_stopping_saves_iterations_and_keeps_the_verdicts() {
         assert_eq!(whole.verdict, early.verdict);
         // Past the warm-up, two probes at the least.
         assert!(early.iterations >= 2 * 5 * 5, "{}", early.iterations);
+    }
+}
+
+/// A feed of pictures with options of their own, of which one is taken back after the first round.
+struct Own {
+    waiting: Mutex<Vec<Job<usize>>>,
+    rounds: Mutex<Vec<Round>>,
+    done: Mutex<HashMap<usize, Result<String>>>,
+}
+
+const TAKEN_BACK: usize = 3;
+
+fn own(name: usize) -> OwnOptions {
+    OwnOptions {
+        seed: 100 + name as u64 / 2,
+        always: name.is_multiple_of(2),
+    }
+}
+
+impl Feed<usize> for Own {
+    fn take(&self, most: usize, _: bool) -> Vec<Job<usize>> {
+        let mut waiting = self.waiting.lock().unwrap();
+        let left = waiting.len() - most.min(waiting.len());
+        waiting.split_off(left)
+    }
+
+    fn is_unwanted(&self, name: &usize) -> bool {
+        *name == TAKEN_BACK
+    }
+
+    fn done(&self, name: usize, purified: Result<Purified>, _: f64) {
+        let found = purified.map(|purified| fingerprint(&purified.outcome));
+        let before = self.done.lock().unwrap().insert(name, found);
+        assert!(before.is_none(), "{name} is done twice");
+    }
+
+    fn lost(&self, device: &str, error: Error, _: Vec<Job<usize>>) {
+        panic!("{device}: {error}");
+    }
+
+    fn round(&self, device: usize, round: Round) {
+        assert_eq!(device, 0);
+        self.rounds.lock().unwrap().push(round);
+    }
+}
+
+#[test]
+fn a_feed_s_pictures_have_their_own_options_and_can_be_taken_back() {
+    for stop_early in [false, true] {
+        let options = options(stop_early);
+        let jobs = (0..PICTURES).map(|name| Job {
+            name,
+            picture: picture(name),
+            own: (name > 0).then(|| own(name)),
+        });
+        let feed = Own {
+            waiting: Mutex::new(jobs.collect()),
+            rounds: Mutex::default(),
+            done: Mutex::default(),
+        };
+        let mut defenses = [boxed(&SOUND, &options, 3, 20)];
+        scheduler::serve(&mut defenses, &feed).unwrap();
+        let done = feed.done.into_inner().unwrap();
+        assert_eq!(done.len(), PICTURES);
+        for (name, found) in done {
+            if name == TAKEN_BACK {
+                assert!(matches!(found, Err(Error::Interrupted)));
+                continue;
+            }
+            let mut options = options.clone();
+            if name > 0 {
+                options.reconstruct.seed = own(name).seed;
+                options.always = own(name).always;
+            }
+            let mut alone = defense(&SOUND, &options, 1, 64);
+            let alone = fingerprint(&alone.purify(&[&picture(name)]).unwrap()[0]);
+            assert!(found.unwrap() == alone, "{name}");
+        }
+        let rounds = feed.rounds.into_inner().unwrap();
+        assert!(
+            rounds
+                .iter()
+                .any(|round| (1..=20).contains(&round.busy_slots))
+        );
+        let last = rounds.last().unwrap();
+        assert_eq!((last.in_flight, last.busy_slots), (0, 0));
+        assert!(last.worked > 0.0);
     }
 }
