@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::defense::{
-    LocalizeOptions, MapOptions, Options, PushOptions, ReconstructOptions, SettlingOptions,
-    StitchMode, StitchOptions, VerdictOptions,
+    EvidenceOptions, LocalizeOptions, MapOptions, Options, PushOptions, ReconstructOptions,
+    SettlingOptions, StitchMode, StitchOptions, VerdictOptions,
 };
 use crate::dip::{Padding, Preset, Upsample};
 use crate::error::Result;
@@ -96,6 +96,23 @@ pub struct DefenseArgs {
     /// Scores from this on are adversarial
     #[arg(long, value_name = "SCORE", help_heading = "Decision")]
     pub adversarial_from: Option<f64>,
+    /// Weight of the input's views in the evidence, where the votes have 1
+    #[arg(long, value_name = "X", help_heading = "Decision")]
+    pub view_weight: Option<f64>,
+    /// How many of the views' standard deviations are subtracted from their mean
+    #[arg(long, value_name = "X", help_heading = "Decision")]
+    pub view_std_penalty: Option<f64>,
+    /// The most that the views count in the score, for another label or against it; inf: as much as they say
+    #[arg(long, value_name = "NATS", help_heading = "Decision")]
+    pub view_bound: Option<f64>,
+    /// Lead of the recovered label at which the score is 1/2
+    #[arg(
+        long,
+        value_name = "NATS",
+        allow_negative_numbers = true,
+        help_heading = "Decision"
+    )]
+    pub neutral_lead: Option<f64>,
     /// Purify what looks clean too
     #[arg(long, help_heading = "Decision")]
     pub always: bool,
@@ -239,7 +256,17 @@ impl DefenseArgs {
         VerdictOptions {
             clean_below: self.clean_below.unwrap_or(default.clean_below),
             adversarial_from: self.adversarial_from.unwrap_or(default.adversarial_from),
-            ..default
+            evidence: self.evidence(),
+        }
+    }
+
+    fn evidence(&self) -> EvidenceOptions {
+        let default = EvidenceOptions::default();
+        EvidenceOptions {
+            view_weight: self.view_weight.unwrap_or(default.view_weight),
+            view_std_penalty: self.view_std_penalty.unwrap_or(default.view_std_penalty),
+            view_bound_nats: self.view_bound.unwrap_or(default.view_bound_nats),
+            neutral_lead_nats: self.neutral_lead.unwrap_or(default.neutral_lead_nats),
         }
     }
 

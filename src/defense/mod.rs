@@ -56,6 +56,6 @@ pub use settling::SettlingOptions;
 pub use stitch::{StitchMode, StitchOptions};
 pub use trajectory::{Trajectory, TrajectoryPoint};
 pub use verdict::{EvidenceOptions, Judgment, Verdict, VerdictOptions};
-pub(crate) use verdict::{Odds, lead};
+pub(crate) use verdict::{Lead, Odds};
 pub use votes::Vote;
 pub(crate) use votes::support;

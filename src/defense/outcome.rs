@@ -8,14 +8,18 @@ use super::verdict::Verdict;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fallback {
-    /// The stitched picture does not have the recovered label. The output is one path's on-manifold image: of
-    /// those that reach the wanted margin the one closest to the input, else the one with the largest margin.
+    /// The stitched picture does not reach the recovered label with the wanted margin, not even nudged by 8/255. The
+    /// output is one path's on-manifold image, which does: of those that reach the margin before they are rounded the
+    /// one closest to the input, else the one with the largest margin, nudged if need be.
     SinglePath,
+    /// Neither the stitched picture nor one path's image reaches the recovered label with the wanted margin, not even
+    /// nudged by 8/255. The output is the one with the larger margin.
+    Short,
     /// No path has a point of the recovered label. The output is a reconstruction, nudged by at most 8/255
-    /// along the classifier's gradient so that it has the label.
+    /// along the classifier's gradient so that it has the label with the wanted margin.
     Nudged,
-    /// No path has a point of the recovered label, and nudging a reconstruction did not reach the label. The
-    /// output is the nudged reconstruction.
+    /// No path has a point of the recovered label, and nudging a reconstruction did not reach the label with the
+    /// wanted margin. The output is the nudged reconstruction.
     Reconstruction,
 }
 
@@ -60,6 +64,9 @@ pub struct Outcome {
     pub support: Vec<(usize, f64)>,
     /// Why the output is not what the verdict asks for; `None` where it is.
     pub fallback: Option<Fallback>,
+    /// By how many levels of an 8-bit picture the output was nudged along the classifier's gradient, so that it has
+    /// the recovered label with the wanted margin; 0 to 8.
+    pub nudge_steps: usize,
     /// What each restart contributed, in the restarts' order.
     pub restarts: Vec<PathOutcome>,
     /// What the consensus contributed; `None` if there is only one restart.

@@ -3,7 +3,7 @@
 use super::decision_map::Towards;
 use super::device::DeviceDefense;
 use super::manifold::{Manifold, OnManifold, shown_alone};
-use super::nudge::nudge;
+use super::nudge::{nudge, round};
 use super::outcome::{Ablations, Fallback, Outcome, PathOutcome, Shown};
 use super::pipeline::{Defense, Judged};
 use super::reconstruct::{ReconstructionId, ReconstructionPath};
@@ -22,15 +22,15 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
         let manifold = self.on_manifold(&judged)?;
         let made = self.outputs(&judged, &manifold)?;
         let mut outcomes = Vec::with_capacity(judged.len());
-        for (image, (judged, (shown, fallback))) in judged.into_iter().zip(made).enumerate() {
+        for (image, (judged, output)) in judged.into_iter().zip(made).enumerate() {
             let members = manifold.of(image);
             let ablations = match self.options.ablations {
-                true => Some(self.ablate(&judged, &manifold, &members, &shown)?),
+                true => Some(self.ablate(&judged, &manifold, &members, &output.shown)?),
                 false => None,
             };
             outcomes.push(Outcome {
                 ablations,
-                ..self.outcome(judged, &members, shown, fallback)
+                ..self.outcome(judged, &members, output)
             });
         }
         Ok(outcomes)
@@ -74,76 +74,87 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
         })
     }
 
-    /// Runs stages F and G: the output of each image, and the fallback if the output is not what the verdict
-    /// asks for.
+    /// Runs stages F and G: the output of each image.
     fn outputs(
         &mut self,
         judged: &[Judged],
         manifold: &Manifold<B::Images>,
-    ) -> Result<Vec<(Shown, Option<Fallback>)>> {
+    ) -> Result<Vec<Output>> {
         let phase = self.prober.ops().phase("stitch");
         let mut output = self.prober.ops().allocate(self.shape(), judged.len())?;
         let mut sources = Vec::with_capacity(judged.len());
         for (image, judged) in judged.iter().enumerate() {
-            let source = self.make(image, judged, manifold, &mut output)?;
-            if let (Source::Reconstruction, Some(label)) = (source, judged.judgment.wanted()) {
-                let wanted = (label, self.options.push.margin);
-                self.nudge(wanted, &mut output, image)?;
-            }
-            sources.push(source);
+            sources.push(self.make(image, judged, manifold, &mut output)?);
         }
         let changed: Vec<usize> = (0..judged.len())
             .filter(|&image| sources[image] != Source::Input)
             .collect();
-        let mut shown = self.finish(&mut output, &changed)?.into_iter();
-        let mut results = Vec::with_capacity(judged.len());
-        let mut lost = vec![];
+        let mut made = self.finish(&mut output, &changed)?.into_iter();
+        let mut outputs = Vec::with_capacity(judged.len());
         for (image, (judged, source)) in judged.iter().zip(sources).enumerate() {
-            let shown = match source {
+            let made = match source {
                 Source::Input => None,
-                _ => shown.next(),
+                _ => made.next(),
             };
-            let shown = match shown {
-                Some(shown) => shown,
-                None => Shown {
+            outputs.push(match (made, judged.judgment.wanted()) {
+                (Some(made), Some(label)) => {
+                    let members = manifold.of(image);
+                    let alone = shown_alone(&members, self.options.push.margin);
+                    let alone = alone.map(|member| At::new(&manifold.images, member.index));
+                    self.hold(label, made, alone)?
+                }
+                (Some(made), None) => Output::plain(made),
+                (None, _) => Output::plain(Shown {
                     pixels: (self.prober.ops()).download(self.room.inputs.at(judged.place))?,
                     reading: judged.map.input.clone(),
-                },
-            };
-            let label = shown.reading.label();
-            let fallback = match source {
-                Source::Stitched if Some(label) != judged.judgment.recovered => {
-                    let members = manifold.of(image);
-                    if let Some(alone) = shown_alone(&members, self.options.push.margin) {
-                        let alone = At::new(&manifold.images, alone.index);
-                        self.prober.ops().copy(&[alone], &mut output, image)?;
-                    }
-                    lost.push(image);
-                    Some(Fallback::SinglePath)
-                }
-                Source::Reconstruction => judged.judgment.wanted().map(|wanted| {
-                    if label == wanted {
-                        Fallback::Nudged
-                    } else {
-                        Fallback::Reconstruction
-                    }
                 }),
-                _ => None,
-            };
-            results.push((shown, fallback));
-        }
-        for (&image, shown) in lost.iter().zip(self.finish(&mut output, &lost)?) {
-            results[image].0 = shown;
+            });
         }
         drop(phase);
-        Ok(results)
+        Ok(outputs)
     }
 
-    /// Nudges an output to a label until the label's margin is large enough; `wanted` is both.
-    fn nudge(&mut self, wanted: (usize, f64), output: &mut B::Images, image: usize) -> Result<()> {
-        let mut pixels = (self.prober.ops()).download(At::new(&*output, image))?;
-        nudge(&mut self.prober, wanted, &mut pixels)?;
-        self.prober.ops().upload(&pixels, output, image)
+    /// Holds an output to its verdict: `made`, rounded as it will be stored, must have this label with the wanted
+    /// margin. It is nudged where it has not. Where that fails, `alone` is taken, the image of one path; there is none
+    /// if `made` is a reconstruction.
+    fn hold(
+        &mut self,
+        label: usize,
+        made: Shown,
+        alone: Option<At<'_, B::Images>>,
+    ) -> Result<Output> {
+        let wanted = (label, self.options.push.margin);
+        let margin = |shown: &Shown| shown.reading.margin(label);
+        let eight_bit = self.options.eight_bit;
+        let (shown, nudge_steps) = nudge(&mut self.prober, wanted, made, eight_bit)?;
+        let reached = margin(&shown) >= wanted.1;
+        let held = |shown, nudge_steps, fallback| Output {
+            shown,
+            nudge_steps,
+            fallback,
+        };
+        let Some(alone) = alone else {
+            let fallback = match reached {
+                true => Fallback::Nudged,
+                false => Fallback::Reconstruction,
+            };
+            return Ok(held(shown, nudge_steps, Some(fallback)));
+        };
+        if reached {
+            return Ok(held(shown, nudge_steps, None));
+        }
+        let mut single = self.prober.ops().allocate(self.shape(), 1)?;
+        self.prober.ops().copy(&[alone], &mut single, 0)?;
+        let single = self.finish_only(&mut single)?;
+        let (single, of_single) = nudge(&mut self.prober, wanted, single, eight_bit)?;
+        let fallback = match margin(&single) >= wanted.1 {
+            true => Fallback::SinglePath,
+            false => Fallback::Short,
+        };
+        Ok(match margin(&single) > margin(&shown) {
+            true => held(single, of_single, Some(fallback)),
+            false => held(shown, nudge_steps, Some(fallback)),
+        })
     }
 
     /// Makes the output of one image, unless it is the input.
@@ -193,9 +204,7 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
         for &image in images {
             let mut of_image = self.prober.ops().download(At::new(&*output, image))?;
             if self.options.eight_bit {
-                for pixel in &mut of_image {
-                    *pixel = (*pixel * 255.0).round() / 255.0;
-                }
+                round(&mut of_image);
                 self.prober.ops().upload(&of_image, output, image)?;
             }
             pixels.push(of_image);
@@ -213,13 +222,7 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
         Ok(self.finish(output, &[0])?.swap_remove(0))
     }
 
-    fn outcome(
-        &self,
-        judged: Judged,
-        members: &[&OnManifold],
-        shown: Shown,
-        fallback: Option<Fallback>,
-    ) -> Outcome {
+    fn outcome(&self, judged: Judged, members: &[&OnManifold], made: Output) -> Outcome {
         let options = &self.options.reconstruct;
         let path_outcome = |(place, path): (usize, &ReconstructionPath)| {
             let member = members.iter().find(|member| member.found.path == *path);
@@ -250,18 +253,37 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
         let run = judged.probes as u64 * u64::from(options.probe_interval);
         Outcome {
             input: judged.map.input.clone(),
-            output: shown.reading,
-            pixels: shown.pixels,
+            output: made.shown.reading,
+            pixels: made.shown.pixels,
             verdict: judged.judgment.verdict,
             score: judged.judgment.score,
             recovered_label: judged.judgment.recovered,
             support,
-            fallback,
+            fallback: made.fallback,
+            nudge_steps: made.nudge_steps,
             restarts,
             consensus: consensus.flatten(),
             iterations: options.restarts as u64 * run,
             map: judged.map,
             ablations: None,
+        }
+    }
+}
+
+/// An output, and how it came to be.
+struct Output {
+    shown: Shown,
+    nudge_steps: usize,
+    fallback: Option<Fallback>,
+}
+
+impl Output {
+    /// An output of which no label is wanted.
+    fn plain(shown: Shown) -> Output {
+        Output {
+            shown,
+            nudge_steps: 0,
+            fallback: None,
         }
     }
 }

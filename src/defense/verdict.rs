@@ -47,6 +47,9 @@ pub struct EvidenceOptions {
     pub view_weight: f64,
     /// Multiple of the views' standard deviation that is subtracted from their mean.
     pub view_std_penalty: f64,
+    /// The most that the views count in the score, for the recovered label or against it, in nats; infinite (`null`
+    /// in records): as much as they say. The recovered label is chosen by all that they say.
+    pub view_bound_nats: f64,
     /// The lead of the recovered label at which the score is ½, in nats.
     pub neutral_lead_nats: f64,
 }
@@ -56,6 +59,7 @@ impl Default for EvidenceOptions {
         EvidenceOptions {
             view_weight: 1.5,
             view_std_penalty: 0.5,
+            view_bound_nats: f64::INFINITY,
             neutral_lead_nats: 1.9,
         }
     }
@@ -67,16 +71,25 @@ impl EvidenceOptions {
     }
 
     fn validate(&self) -> Result<()> {
-        let all = [
-            self.view_weight,
-            self.view_std_penalty,
-            self.neutral_lead_nats,
-        ];
-        match all.iter().all(|number| number.is_finite()) {
+        at_least_zero("view_weight", self.view_weight)?;
+        at_least_zero("view_std_penalty", self.view_std_penalty)?;
+        if self.view_bound_nats.is_nan() || self.view_bound_nats < 0.0 {
+            let wrong = format!("must be 0 or above, or inf, not {}", self.view_bound_nats);
+            return Err(Error::option("view_bound", wrong));
+        }
+        match self.neutral_lead_nats.is_finite() {
             true => Ok(()),
-            false => Err(Error::invalid(format!(
-                "the evidence's weights must be numbers, not {all:?}"
-            ))),
+            false => Err(Error::option("neutral_lead", "must be a number")),
+        }
+    }
+}
+
+fn at_least_zero(option: &str, weight: f64) -> Result<()> {
+    match weight.is_finite() && weight >= 0.0 {
+        true => Ok(()),
+        false => {
+            let wrong = format!("must be a number from 0 on, not {weight}");
+            Err(Error::option(option, wrong))
         }
     }
 }
@@ -124,11 +137,14 @@ impl VerdictOptions {
         let label = input.label();
         let leads = (0..support.len()).map(|class| {
             let odds = Odds::new(input, views, support, class, label);
-            lead(&odds, &self.evidence).0
+            Lead::new(&odds, &self.evidence)
         });
-        let leads: Vec<f64> = leads.collect();
-        let recovered = best_other(&leads, label);
-        let logit = |label: usize| leads[label] - self.evidence.neutral_lead_nats;
+        let leads: Vec<Lead> = leads.collect();
+        let whole: Vec<f64> = leads.iter().map(Lead::whole).collect();
+        let recovered = best_other(&whole, label);
+        let logit = |label: usize| {
+            leads[label].bounded(self.evidence.view_bound_nats) - self.evidence.neutral_lead_nats
+        };
         let score = recovered.map_or(0.0, |label| 1.0 / (1.0 + (-logit(label)).exp()));
         Judgment {
             support: probabilities(support),
@@ -194,13 +210,13 @@ impl Odds {
     }
 }
 
-/// The lead of a class over the input label, in nats, and its derivatives by the log-odds of the support, of
-/// the input and of each view.
+/// The lead of a class over the input label, in nats, and how it changes with the log-odds of the class to the
+/// input label.
 ///
 /// The lead has two parts:
 ///
 /// - The support: behind the reconstructions the probability of an adversarial label falls, and mostly that
-///   of the true label rises.
+///   of the true label rises. The lead has their log-odds as they are.
 /// - By how much the views raise the class's log-odds above those at the input. An attack lowers the true
 ///   label's logit for one exact picture; if that picture is moved by a few pixels or mirrored, the true
 ///   label's logit rises again and the adversarial label's falls. The views of a clean photograph have the
@@ -208,28 +224,58 @@ impl Odds {
 ///   their standard deviation is subtracted from their mean.
 ///
 /// Logarithms are needed because a strong attack changes the true label's probability to 1e-20 at the input
-/// and 1e-10 in the views. Measurements: docs/tuning.md.
-pub(crate) fn lead(odds: &Odds, weights: &EvidenceOptions) -> (f64, [f64; 2], Vec<f64>) {
-    if odds.views.is_empty() {
-        return (odds.support, [1.0, 0.0], vec![]);
-    }
-    let count = odds.views.len() as f64;
-    let mean = odds.views.iter().sum::<f64>() / count;
-    let squares = odds.views.iter().map(|view| (view - mean).powi(2));
-    let deviation = (squares.sum::<f64>() / count).sqrt();
-    let seen = mean - weights.view_std_penalty * deviation;
-    let by_view = |view: &f64| {
-        let outlying = match deviation > 0.0 {
-            true => (view - mean) / deviation,
-            false => 0.0,
+/// and 1e-10 in the views. An attacker can make them say as much of a clean picture, so the score bounds them.
+/// Measurements: docs/tuning.md.
+pub(crate) struct Lead {
+    /// Log-odds of the support.
+    support: f64,
+    /// What the views add.
+    pub(crate) views: f64,
+    /// Derivative of `views` by the log-odds at the input.
+    pub(crate) by_input: f64,
+    /// Derivative of `views` by the log-odds in each view.
+    pub(crate) by_view: Vec<f64>,
+}
+
+impl Lead {
+    pub(crate) fn new(odds: &Odds, weights: &EvidenceOptions) -> Lead {
+        if odds.views.is_empty() {
+            return Lead {
+                support: odds.support,
+                views: 0.0,
+                by_input: 0.0,
+                by_view: vec![],
+            };
+        }
+        let count = odds.views.len() as f64;
+        let mean = odds.views.iter().sum::<f64>() / count;
+        let squares = odds.views.iter().map(|view| (view - mean).powi(2));
+        let deviation = (squares.sum::<f64>() / count).sqrt();
+        let seen = mean - weights.view_std_penalty * deviation;
+        let by_view = |view: &f64| {
+            let outlying = match deviation > 0.0 {
+                true => (view - mean) / deviation,
+                false => 0.0,
+            };
+            weights.view_weight * (1.0 - weights.view_std_penalty * outlying) / count
         };
-        weights.view_weight * (1.0 - weights.view_std_penalty * outlying) / count
-    };
-    (
-        odds.support + weights.view_weight * (seen - odds.input),
-        [1.0, -weights.view_weight],
-        odds.views.iter().map(by_view).collect(),
-    )
+        Lead {
+            support: odds.support,
+            views: weights.view_weight * (seen - odds.input),
+            by_input: -weights.view_weight,
+            by_view: odds.views.iter().map(by_view).collect(),
+        }
+    }
+
+    /// The lead by which the recovered label is chosen: all that the views say counts.
+    pub(crate) fn whole(&self) -> f64 {
+        self.support + self.views
+    }
+
+    /// The lead that the score has: the views count for `bound` nats at most, either way.
+    pub(crate) fn bounded(&self, bound: f64) -> f64 {
+        self.support + self.views.clamp(-bound, bound)
+    }
 }
 
 /// The class other than `input` with the largest value, the first of equal ones; `None` if there is only one
@@ -321,7 +367,7 @@ mod tests {
                 input: -3.0,
                 views: views.to_vec(),
             };
-            lead(&odds, &EvidenceOptions::default()).0
+            Lead::new(&odds, &EvidenceOptions::default()).whole()
         };
         let weights = EvidenceOptions::default();
         let agreed = lead_of(&[2.0; 4]);
@@ -347,14 +393,46 @@ mod tests {
                     input: all[1],
                     views: all[2..].to_vec(),
                 };
-                lead(&odds, &EvidenceOptions::default())
+                Lead::new(&odds, &EvidenceOptions::default())
             };
-            let (_, slopes, by_view) = at(0, 0.0);
-            for (place, slope) in slopes.into_iter().chain(by_view).enumerate() {
-                let numeric = (at(place, 1e-4).0 - at(place, -1e-4).0) / 2e-4;
+            let Lead {
+                by_input, by_view, ..
+            } = at(0, 0.0);
+            for (place, slope) in [1.0, by_input].into_iter().chain(by_view).enumerate() {
+                let numeric = (at(place, 1e-4).whole() - at(place, -1e-4).whole()) / 2e-4;
                 assert!((numeric - slope).abs() < 1e-6, "{place}: {numeric} {slope}");
             }
         }
+    }
+
+    #[test]
+    fn the_bound_limits_the_score_and_not_the_choice_of_the_label() {
+        let input = reading([1.0 - 2e-9, 2e-9 - 1e-12, 1e-12]);
+        let views = [reading([0.9, 0.05, 0.05]), reading([0.8, 0.1, 0.1])];
+        let support = [0.3, 0.4, 0.3].map(f64::ln);
+        let judged = |bound: f64, input: &Reading, views: &[Reading]| {
+            let mut options = VerdictOptions::default();
+            options.evidence.view_bound_nats = bound;
+            let judged = options.judge(input, views, &support);
+            (judged.recovered, (judged.score / (1.0 - judged.score)).ln())
+        };
+        let neutral = EvidenceOptions::default().neutral_lead_nats;
+        // The third label's support is that of the input label, and the views say 20 nats and more for it.
+        let (recovered, logit) = judged(4.0, &input, &views);
+        assert_eq!(recovered, Some(2));
+        assert!((logit - (4.0 - neutral)).abs() < 1e-6, "{logit}");
+        assert!(judged(f64::INFINITY, &input, &views).1 > 20.0);
+        // Views that say as much against a label are bounded too.
+        let against = [
+            reading([1.0 - 2e-9, 1e-9, 1e-9]),
+            reading([1.0 - 2e-9, 1e-9, 1e-9]),
+        ];
+        let (recovered, logit) = judged(4.0, &reading([0.8, 0.1, 0.1]), &against);
+        assert_eq!(recovered, Some(1));
+        assert!(
+            (logit - ((4.0_f64 / 3.0).ln() - 4.0 - neutral)).abs() < 1e-6,
+            "{logit}"
+        );
     }
 
     #[test]
@@ -408,7 +486,17 @@ mod tests {
         options.evidence.view_weight = 1.0;
         assert_eq!(keys(&options), [thresholds[0], thresholds[1], "evidence"]);
         options.validate().unwrap();
-        options.evidence.neutral_lead_nats = f64::NAN;
-        assert!(options.validate().is_err());
+        let unusable: [fn(&mut EvidenceOptions); 5] = [
+            |o| o.neutral_lead_nats = f64::NAN,
+            |o| o.view_bound_nats = f64::NAN,
+            |o| o.view_bound_nats = -1.0,
+            |o| o.view_weight = -1.0,
+            |o| o.view_std_penalty = f64::INFINITY,
+        ];
+        for spoil in unusable {
+            let mut options = VerdictOptions::default();
+            spoil(&mut options.evidence);
+            assert!(options.validate().is_err(), "{options:?}");
+        }
     }
 }

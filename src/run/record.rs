@@ -100,6 +100,9 @@ impl ImageRecord {
         if let Some(fallback) = outcome.fallback {
             more.insert("fallback".into(), json!(fallback));
         }
+        if outcome.nudge_steps > 0 {
+            more.insert("nudge_steps".into(), json!(outcome.nudge_steps));
+        }
         ImageRecord {
             input_label: Some(outcome.input.label()),
             input_confidence: Some(outcome.input.confidence() as f32),

@@ -702,6 +702,10 @@ fn unusable_numbers_are_refused() {
         ["--capacity", "0"],
         ["--tolerance", "0"],
         ["--clean-below", "2"],
+        ["--view-weight", "nan"],
+        ["--view-std-penalty", "nan"],
+        ["--view-bound", "nan"],
+        ["--neutral-lead", "inf"],
         ["--averaging", "1"],
     ] {
         let said = purify(&more);

@@ -10,6 +10,7 @@ mod evaluate;
 mod exports;
 mod failing_devices;
 mod golden_dip;
+mod held_outputs;
 mod imports;
 mod inputs;
 mod interrupted_runs;

@@ -8,7 +8,7 @@
 //! that decides.
 
 use crate::attack::losses::{Aim, Loss};
-use crate::defense::{MIN_LOG_PROB, Odds, Reading, VerdictOptions, lead, support};
+use crate::defense::{Lead, MIN_LOG_PROB, Odds, Reading, VerdictOptions, support};
 
 /// The readings by which the defense decides about a picture.
 pub(super) struct Decision<'a> {
@@ -183,7 +183,7 @@ impl<'a> Decision<'a> {
     fn clean(&self, label: usize) -> Option<Vec<Term>> {
         let recovered = self.best(Measure::Evidence(label), &[label])?;
         let below = logit(self.verdict.clean_below);
-        let mut way = vec![self.score(label, recovered).scaled(-1.0, below)];
+        let mut way = vec![self.below(label, recovered, below)];
         way.extend(self.lead(Measure::Input, label, None));
         Some(way)
     }
@@ -192,7 +192,7 @@ impl<'a> Decision<'a> {
     /// `adversarial`.
     fn adversarial(&self, input: usize, recovered: usize) -> Vec<Term> {
         let from = logit(self.verdict.adversarial_from);
-        let mut way = vec![self.score(input, recovered).scaled(1.0, -from)];
+        let mut way = vec![self.above(input, recovered, from)];
         way.extend(self.lead(Measure::Input, input, None));
         way.extend(self.lead(Measure::Evidence(input), recovered, Some(input)));
         way
@@ -204,10 +204,9 @@ impl<'a> Decision<'a> {
         self.shown?;
         let input = self.input.label();
         let recovered = self.best(Measure::Evidence(input), &[input])?;
-        let score = || self.score(input, recovered);
-        let mut way = vec![score().scaled(-1.0, logit(self.verdict.adversarial_from))];
+        let mut way = vec![self.below(input, recovered, logit(self.verdict.adversarial_from))];
         if !self.always {
-            way.push(score().scaled(1.0, -logit(self.verdict.clean_below)));
+            way.push(self.above(input, recovered, logit(self.verdict.clean_below)));
         }
         way.extend(match aim {
             Aim::AwayFrom(label) => self.lead(Measure::Shown, label, None).map(|lead| {
@@ -219,10 +218,36 @@ impl<'a> Decision<'a> {
         Some(way)
     }
 
-    /// The logit of the score if these are the input label and the recovered label.
-    fn score(&self, input: usize, recovered: usize) -> Term {
-        let lead = self.measured(Measure::Evidence(input), recovered);
-        lead.scaled(1.0, -self.verdict.evidence.neutral_lead_nats)
+    /// By how much the score's logit exceeds `threshold` if these are the input label and the recovered label.
+    fn above(&self, input: usize, recovered: usize, threshold: f64) -> Term {
+        let bound = self.verdict.evidence.view_bound_nats;
+        let lead = self.lead_over(input, recovered);
+        // Views that count for all that they can do not count for more. Beyond the other bound their slope is the
+        // way back, though the score does not change yet.
+        let rises = lead.views < bound;
+        let neutral = self.verdict.evidence.neutral_lead_nats;
+        Term {
+            value: lead.bounded(bound) - neutral - threshold,
+            slopes: slopes(&lead, (recovered, input), rises),
+        }
+    }
+
+    /// By how much the score's logit is below `threshold`, likewise.
+    fn below(&self, input: usize, recovered: usize, threshold: f64) -> Term {
+        let bound = self.verdict.evidence.view_bound_nats;
+        let lead = self.lead_over(input, recovered);
+        let falls = lead.views > -bound;
+        let neutral = self.verdict.evidence.neutral_lead_nats;
+        let above = Term {
+            value: lead.bounded(bound) - neutral,
+            slopes: slopes(&lead, (recovered, input), falls),
+        };
+        above.scaled(-1.0, threshold)
+    }
+
+    fn lead_over(&self, input: usize, class: usize) -> Lead {
+        let odds = Odds::new(self.input, self.views, &self.support, class, input);
+        Lead::new(&odds, &self.verdict.evidence)
     }
 
     /// By how much `class` exceeds the best of the others without `except`; `None` where there is none.
@@ -256,17 +281,10 @@ impl<'a> Decision<'a> {
                 |shown| at(Place::Shown, shown),
             ),
             Measure::Evidence(input) => {
-                let odds = Odds::new(self.input, self.views, &self.support, class, input);
-                let (value, [by_support, by_input], by_view) = lead(&odds, &self.verdict.evidence);
-                let by_view = by_view.into_iter().enumerate();
-                let slopes = [(Place::Support, by_support), (Place::Input, by_input)]
-                    .into_iter()
-                    .chain(by_view.map(|(view, slope)| (Place::View(view), slope)));
-                let of_both =
-                    |(place, slope): (Place, f64)| [(place, class, slope), (place, input, -slope)];
+                let lead = self.lead_over(input, class);
                 Term {
-                    value,
-                    slopes: slopes.flat_map(of_both).collect(),
+                    value: lead.whole(),
+                    slopes: slopes(&lead, (class, input), true),
                 }
             }
         }
@@ -292,6 +310,19 @@ impl<'a> Decision<'a> {
                 .map(|shown| by_logits(shown, weights(Place::Shown))),
         }
     }
+}
+
+/// The slopes of a class's lead over the input label; those of the views and of the input count where `views` says
+/// so.
+fn slopes(lead: &Lead, (class, input): (usize, usize), views: bool) -> Vec<(Place, usize, f64)> {
+    let mut all = vec![(Place::Support, 1.0)];
+    if views {
+        let by_view = lead.by_view.iter().enumerate();
+        all.push((Place::Input, lead.by_input));
+        all.extend(by_view.map(|(view, &slope)| (Place::View(view), slope)));
+    }
+    let of_both = |(place, slope): (Place, f64)| [(place, class, slope), (place, input, -slope)];
+    all.into_iter().flat_map(of_both).collect()
 }
 
 /// The derivative by the logits of a weighted sum of log-probabilities.

@@ -69,6 +69,7 @@ pub(crate) fn outcome(paths: &[(&str, &str)]) -> Outcome {
         recovered_label: Some(1),
         support: vec![(1, 0.8), (0, 0.1)],
         fallback: None,
+        nudge_steps: 0,
         restarts,
         consensus,
         iterations: 1200,

@@ -252,13 +252,14 @@ pub(crate) fn boxed(
 /// Every number and pixel of an outcome.
 pub(crate) fn fingerprint(outcome: &Outcome) -> String {
     format!(
-        "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+        "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
         outcome.pixels,
         outcome.iterations,
         outcome.verdict,
         outcome.score,
         outcome.support,
         outcome.fallback,
+        outcome.nudge_steps,
         outcome.restarts,
         outcome.output.logits(),
     )

@@ -76,7 +76,7 @@ fn decided(verdict: &VerdictOptions, always: bool, all: &[Reading], views: &[Rea
 #[test]
 fn the_decision_loss_is_above_0_exactly_where_the_decision_is_wrong() {
     // Wide bands, so that all verdicts occur.
-    let verdict = VerdictOptions {
+    let mut verdict = VerdictOptions {
         clean_below: 0.25,
         adversarial_from: 0.6,
         ..VerdictOptions::default()
@@ -84,6 +84,7 @@ fn the_decision_loss_is_above_0_exactly_where_the_decision_is_wrong() {
     let mut seen = [[0; 2]; 2];
     for classes in [2, 3, 5] {
         for seed in 0..300 {
+            verdict.evidence.view_bound_nats = [f64::INFINITY, 2.5][seed as usize % 2];
             let mut all = readings(seed, 7, classes);
             let mut views = all.split_off(5);
             views.truncate(seed as usize % 3);
@@ -247,6 +248,29 @@ fn the_decision_s_derivatives_are_those_of_its_loss() {
         }
     }
     assert!(checked > 20 * kinks, "{checked} {kinks}");
+}
+
+#[test]
+fn bounded_views_are_followed_until_they_count_for_all_that_they_can() {
+    let mut verdict = VerdictOptions::default();
+    let reading = |other: f64| Reading::new(&[1.0 - other, other].map(|p: f64| p.ln() as f32));
+    // A clean picture whose votes rule the other label out, and whose views say nothing, something, and much for it,
+    // and much against it.
+    for (input, view, whole, bounded) in [
+        (0.1, 0.1, true, true),
+        (0.1, 0.2, true, true),
+        (0.001, 0.2, true, false),
+        (0.2, 0.001, true, true),
+    ] {
+        let all = [reading(input), reading(0.2), reading(1e-9), reading(1e-9)];
+        for (bound, follows) in [(f64::INFINITY, whole), (2.0, bounded)] {
+            verdict.evidence.view_bound_nats = bound;
+            let alarm = Loss::CrossEntropy(Aim::Towards(1));
+            let ascent = ascend(&verdict, false, &all, &[reading(view)], alarm);
+            assert!(ascent.votes[0][1] > 0.0);
+            assert_eq!(ascent.views[0][1] > 0.0, follows, "{input} {view} {bound}");
+        }
+    }
 }
 
 #[test]
