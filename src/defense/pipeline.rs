@@ -198,13 +198,13 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> DeviceDefense for Defe
         let start = Instant::now();
         let shape = self.shape();
         for (picture, _) in pictures {
-            if picture.shape != shape {
+            if picture.shape != shape || picture.pixels.len() != shape.elements() {
                 return Err(Error::invalid(format!(
-                    "a picture has shape {}, but the classifier takes {shape}",
-                    picture.shape
+                    "a picture has shape {} and {} pixel values, but the classifier takes {shape}",
+                    picture.shape,
+                    picture.pixels.len()
                 )));
             }
-            picture.check()?;
         }
         let free = (0..self.places()).filter(|&place| self.flights[place].is_none());
         let places: Vec<usize> = free.take(pictures.len()).collect();
