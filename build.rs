@@ -139,17 +139,21 @@ fn describe(source: &Path, compiled: Option<&Path>, condition: &str, table: &mut
             .unwrap();
         }
     }
-    let (fatbin, report) = match compiled {
+    let (fatbin, report, ptx) = match compiled {
         Some(fatbin) => (
             format!("Some(include_bytes!({fatbin:?}))"),
             format!("include_str!({:?})", fatbin.with_extension("txt")),
+            format!("Some(include_str!({:?}))", fatbin.with_extension("ptx")),
         ),
-        None => ("None".to_owned(), "\"\"".to_owned()),
+        None => ("None".to_owned(), "\"\"".to_owned(), "None".to_owned()),
     };
     write!(
         table,
         "{condition}pub mod {module} {{\nuse super::*;\n\
-         pub static MODULE: Module = Module {{ name: {module:?}, image: {fatbin}, report: {report} }};\n\
+         pub static MODULE: Module = Module {{\n\
+         name: {module:?}, image: {fatbin}, report: {report},\n\
+         #[cfg(feature = \"emulator\")]\n\
+         ptx: {ptx},\n}};\n\
          {kernels}\
          pub const KERNELS: &[&Kernel] = &[{names}];\n\
          #[cfg(feature = \"emulator\")]\n\
@@ -251,7 +255,7 @@ fn ask(path: PathBuf) -> Option<Nvcc> {
     })
 }
 
-/// Compiles one source to a fatbin, and what ptxas said of it to a text beside; returns the fatbin's path.
+/// Compiles one source to a fatbin, with its PTX and what ptxas said of it beside; returns the fatbin's path.
 /// What was compiled from the same text with the same compiler and options stays.
 fn compile_for_gpu(nvcc: &Nvcc, source: &Path, out: &Path) -> PathBuf {
     let fatbin = out.join(stem(source)).with_extension("fatbin");
@@ -279,12 +283,22 @@ fn compile_for_gpu(nvcc: &Nvcc, source: &Path, out: &Path) -> PathBuf {
         read(&header).hash(&mut hasher);
     }
     let (stamp, hash) = (fatbin.with_extension("hash"), hasher.finish().to_string());
-    if fatbin.exists() && fs::read_to_string(&stamp).is_ok_and(|old| old == hash) {
+    if fatbin.exists()
+        && fatbin.with_extension("ptx").exists()
+        && fs::read_to_string(&stamp).is_ok_and(|old| old == hash)
+    {
         return fatbin;
     }
 
+    // nvcc makes the PTX in any case; with everything else on its way, it leaves it here.
+    let steps = fatbin.with_extension("steps");
+    let _ = fs::remove_dir_all(&steps);
+    fs::create_dir_all(&steps).expect("OUT_DIR can be written");
     let output = Command::new(&nvcc.path)
         .args(&options)
+        .arg("--keep")
+        .arg("--keep-dir")
+        .arg(&steps)
         .arg(format!(
             "--threads={}",
             env::var("NUM_JOBS").unwrap_or("1".to_owned())
@@ -302,9 +316,17 @@ fn compile_for_gpu(nvcc: &Nvcc, source: &Path, out: &Path) -> PathBuf {
         nvcc.path.display(),
         source.display(),
     );
-    fs::write(fatbin.with_extension("txt"), &*said)
-        .and_then(|()| fs::write(stamp, hash))
-        .expect("OUT_DIR can be written");
+    // Its name tells the architecture where there are several.
+    let names = ["compute_80.ptx", "ptx"].map(|end| steps.join(format!("{}.{end}", stem(source))));
+    let ptx = names.iter().find(|name| name.exists());
+    fs::copy(
+        ptx.expect("nvcc keeps its PTX"),
+        fatbin.with_extension("ptx"),
+    )
+    .and_then(|_| fs::remove_dir_all(&steps))
+    .and_then(|()| fs::write(fatbin.with_extension("txt"), &*said))
+    .and_then(|()| fs::write(stamp, hash))
+    .expect("OUT_DIR can be written");
     fatbin
 }
 

@@ -27,7 +27,7 @@ pub struct Place {
     #[arg(
         long,
         global = true,
-        value_name = "auto|cpu|cuda|cuda:N|cuda:all|emulator",
+        value_name = "auto|cpu|cuda|cuda:N|cuda:all|emulator|ptx",
         default_value = "auto"
     )]
     pub device: Device,

@@ -48,6 +48,14 @@ fn devices() -> Vec<Device> {
             described: json!({ "device": "emulator" }),
         });
     }
+    #[cfg(feature = "emulator")]
+    if crate::backend::cuda::kernels::NVCC.is_some() {
+        devices.push(Device {
+            line: "ptx: what nvcc made of the kernels of GPUs, on the processor, for tests"
+                .to_owned(),
+            described: json!({ "device": "ptx" }),
+        });
+    }
     devices
 }
 

@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 
 /// One device, or several of one kind.
 ///
-/// As text: `auto`, `cpu`, `cuda` (the first GPU), `cuda:N`, `cuda:all`, `emulator`; or several of one kind with
-/// commas, such as `cuda:0,cuda:1` or `cpu,cpu`.
+/// As text: `auto`, `cpu`, `cuda` (the first GPU), `cuda:N`, `cuda:all`, `emulator`, `ptx`; or several of one kind
+/// with commas, such as `cuda:0,cuda:1` or `cpu,cpu`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Device {
@@ -29,6 +29,8 @@ pub enum Device {
     AllCuda,
     /// This number of emulators, which run the GPU's kernels on the processor, for tests.
     Emulator(usize),
+    /// This number of devices that interpret on the processor what nvcc made of the GPU's kernels, for tests.
+    Ptx(usize),
 }
 
 /// A longer list of devices is taken for a mistake.
@@ -57,13 +59,16 @@ impl FromStr for Device {
         if all("emulator") {
             return Ok(Device::Emulator(count));
         }
+        if all("ptx") {
+            return Ok(Device::Ptx(count));
+        }
         let ordinal = |name: &&str| match *name {
             "cuda" => Some(0),
             _ => name.strip_prefix("cuda:")?.parse().ok(),
         };
         let Some(ordinals) = names.iter().map(ordinal).collect::<Option<Vec<usize>>>() else {
             return Err(Error::invalid(
-                "write auto, cpu, cuda (the first GPU), cuda:N, cuda:all or emulator; or several of \
+                "write auto, cpu, cuda (the first GPU), cuda:N, cuda:all, emulator or ptx; or several of \
                  one kind, with commas",
             ));
         };
@@ -100,7 +105,7 @@ pub struct OpenDevices {
 pub enum Backends {
     /// On the processor.
     Cpu(Vec<CpuBackend>),
-    /// On GPUs, or on the emulator of their kernels.
+    /// On GPUs, or on what runs their kernels in their place.
     #[cfg(any(feature = "cuda", feature = "emulator"))]
     Cuda(Vec<CudaBackend>),
 }
@@ -139,7 +144,7 @@ impl Device {
     /// their own.
     pub fn open(&self, precision: Precision, memory: Option<u64>) -> Result<OpenDevices> {
         match self {
-            Device::Cpu(0) | Device::Emulator(0) => Err(none()),
+            Device::Cpu(0) | Device::Emulator(0) | Device::Ptx(0) => Err(none()),
             Device::Cuda(ordinals) if ordinals.is_empty() => Err(none()),
             Device::Auto if gpu_is_usable() => open_gpus(&[0], precision, memory),
             Device::Auto => open_cpu(1, precision, memory),
@@ -147,6 +152,7 @@ impl Device {
             Device::Cuda(ordinals) => open_gpus(ordinals, precision, memory),
             Device::AllCuda => open_gpus(&all_gpus()?, precision, memory),
             Device::Emulator(count) => open_emulator(*count, precision, memory),
+            Device::Ptx(count) => open_ptx(*count, precision, memory),
         }
     }
 }
@@ -243,9 +249,22 @@ fn open_emulator(count: usize, precision: Precision, memory: Option<u64>) -> Res
     Ok(on_cuda(devices, precision, share_of_memory(count, memory)))
 }
 
+#[cfg(feature = "emulator")]
+fn open_ptx(count: usize, precision: Precision, memory: Option<u64>) -> Result<OpenDevices> {
+    let devices = (0..count).map(|_| driver::Device::ptx());
+    let devices = devices.collect::<Result<Vec<_>, _>>()?;
+    Ok(on_cuda(devices, precision, share_of_memory(count, memory)))
+}
+
 #[cfg(not(feature = "emulator"))]
 fn open_emulator(_: usize, _: Precision, _: Option<u64>) -> Result<OpenDevices> {
     Err(Error::device("emulator: this build is without it")
+        .hint("build it with the feature emulator, or use `device=cpu`"))
+}
+
+#[cfg(not(feature = "emulator"))]
+fn open_ptx(_: usize, _: Precision, _: Option<u64>) -> Result<OpenDevices> {
+    Err(Error::device("ptx: this build is without it")
         .hint("build it with the feature emulator, or use `device=cpu`"))
 }
 
@@ -281,6 +300,7 @@ mod tests {
             ("cuda:all", Device::AllCuda),
             ("emulator", Device::Emulator(1)),
             ("emulator,emulator", Device::Emulator(2)),
+            ("ptx", Device::Ptx(1)),
         ] {
             assert_eq!(text.parse::<Device>().unwrap(), device);
         }

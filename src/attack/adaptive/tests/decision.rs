@@ -266,7 +266,7 @@ fn bounded_views_are_followed_until_they_count_for_all_that_they_can() {
         for (bound, follows) in [(f64::INFINITY, whole), (2.0, bounded)] {
             verdict.evidence.view_bound_nats = bound;
             let alarm = Loss::CrossEntropy(Aim::Towards(1));
-            let ascent = ascend(&verdict, false, &all, &[reading(view)], alarm);
+            let ascent = ascend(&verdict, false, &all, &[reading(view)], &alarm);
             assert!(ascent.votes[0][1] > 0.0);
             assert_eq!(ascent.views[0][1] > 0.0, follows, "{input} {view} {bound}");
         }

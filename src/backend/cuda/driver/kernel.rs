@@ -24,4 +24,7 @@ pub struct Module {
     pub image: Option<&'static [u8]>,
     /// What ptxas said of it.
     pub report: &'static str,
+    /// What nvcc made of it for every chip of compute capability 8.0 and above; `None` where the build had no nvcc.
+    #[cfg(feature = "emulator")]
+    pub ptx: Option<&'static str>,
 }

@@ -1,9 +1,10 @@
 //! The devices that run kernels, behind one small interface: [`Device`] and [`Buffer`].
 //!
-//! Two drivers stand behind it: [`nvidia`] (feature `cuda`) and [`emulator`] (feature `emulator`). All work
-//! of a device is done in the order in which it is asked for; launches and uploads may return before
-//! they are done, downloads do not. Launches that are repeated are recorded once, as a [`Graph`];
-//! what a device spends its time with is told by a [`Profile`].
+//! Three drivers stand behind it: [`nvidia`] (feature `cuda`) and, with feature `emulator`, [`emulator`], which
+//! runs the kernels' sources, and [`ptx`], which runs what nvcc made of them. All work of a device is done in
+//! the order in which it is asked for; launches and uploads may return before they are done, downloads do
+//! not. Launches that are repeated are recorded once, as a [`Graph`]; what a device spends its time with is
+//! told by a [`Profile`].
 //!
 //! Device memory is not Rust's: a kernel that is given a wrong address or length fails, or computes
 //! wrong numbers, but breaks no guarantee of the language. So launching is safe here.
@@ -25,6 +26,8 @@ mod nvtx;
 mod profile;
 mod profiler;
 mod profiling;
+#[cfg(feature = "emulator")]
+pub mod ptx;
 mod recorded;
 mod recording;
 mod tally;

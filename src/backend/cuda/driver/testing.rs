@@ -22,8 +22,20 @@ pub(crate) fn assert_mirrored(kernels: &[&[(&str, RawFields)]], mirrors: &[(&str
     }
 }
 
-/// What tests run on: the emulator in three orders, where this build has it, and the machine's GPUs;
-/// with `BACKSTITCH_TEST_GPU=require` a machine without one fails.
+/// What interprets the kernels' PTX; with `BACKSTITCH_CUDA=require` a build without nvcc fails.
+#[cfg(feature = "emulator")]
+pub(crate) fn ptx_device() -> Option<Device> {
+    if crate::backend::cuda::kernels::NVCC.is_some() {
+        return Some(Device::ptx().expect("a processor for the interpreter"));
+    }
+    let required = std::env::var_os("BACKSTITCH_CUDA").is_some_and(|value| value == "require");
+    assert!(!required, "no nvcc made PTX for this build");
+    println!("skipped on PTX: this build had no nvcc");
+    None
+}
+
+/// What tests run on: the emulator in three orders, where this build has it, the interpreter of what nvcc made of
+/// the kernels, where it had nvcc too, and the machine's GPUs; with `BACKSTITCH_TEST_GPU=require` a machine without one fails.
 pub(crate) fn test_devices() -> Vec<Device> {
     let mut devices = vec![];
     #[cfg(feature = "emulator")]
@@ -38,6 +50,7 @@ pub(crate) fn test_devices() -> Vec<Device> {
                 .expect("a processor for the emulator")
                 .device(),
         );
+        devices.extend(ptx_device());
     }
     #[cfg(feature = "cuda")]
     {

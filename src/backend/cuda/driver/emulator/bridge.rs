@@ -24,6 +24,19 @@ impl Emulated {
     pub(super) fn check(&self, layout: Layout) -> Result<(), String> {
         check_layout(self.fields, layout)
     }
+
+    /// The size of the kernel's arguments.
+    #[cfg(test)]
+    pub(in crate::backend::cuda::driver) fn bytes(&self) -> usize {
+        // SAFETY: as in `check_layout`, with which this stops at the entry without a name.
+        unsafe {
+            let mut raw = (self.fields)();
+            while !(*raw).name.is_null() {
+                raw = raw.add(1);
+            }
+            (*raw).bytes as usize
+        }
+    }
 }
 
 /// Refuses a layout that is not the kernels'.
@@ -131,7 +144,7 @@ impl From<[u32; 3]> for Index {
 /// An allocation; no base means freed.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(super) struct Region {
+pub(in crate::backend::cuda::driver) struct Region {
     pub base: *mut u8,
     pub bytes: u64,
 }
@@ -214,7 +227,7 @@ unsafe extern "C" {
 }
 
 /// The byte that memory holds before it is written.
-pub(super) const UNWRITTEN: u8 = 0xa5;
+pub(in crate::backend::cuda::driver) const UNWRITTEN: u8 = 0xa5;
 
 /// Where an allocation's number ends and the offset into it begins, in a device address.
-pub(super) const OFFSET_BITS: u32 = 40;
+pub(in crate::backend::cuda::driver) const OFFSET_BITS: u32 = 40;

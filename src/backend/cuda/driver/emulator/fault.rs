@@ -13,6 +13,8 @@ pub enum Space {
     Global(u64),
     /// The block's: the piece that starts at this offset.
     Shared(u64),
+    /// What the kernel was given.
+    Parameter,
 }
 
 impl fmt::Display for Space {
@@ -20,6 +22,7 @@ impl fmt::Display for Space {
         match self {
             Space::Global(number) => write!(f, "allocation {number}"),
             Space::Shared(offset) => write!(f, "the piece of shared memory at {offset}"),
+            Space::Parameter => write!(f, "the parameter"),
         }
     }
 }
@@ -59,6 +62,9 @@ pub enum Fault {
     Uninitialized(Access),
     #[error("misaligned address: {0}")]
     Misaligned(Access),
+    /// The access and one of another thread, of which one writes.
+    #[error("race: {0}, which another thread uses too, with no barrier between")]
+    Conflict(Access),
 
     /// A buffer that was freed, or never was.
     #[error(

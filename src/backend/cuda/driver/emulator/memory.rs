@@ -17,9 +17,9 @@ use crate::backend::memory::free_bytes;
 const RESTING: usize = 1 << 16;
 
 /// Addresses on the host of pairs of bytes that were written and look unwritten.
-pub(super) type Written = HashSet<usize>;
+pub(in crate::backend::cuda::driver) type Written = HashSet<usize>;
 
-pub(super) struct Memory {
+pub(in crate::backend::cuda::driver) struct Memory {
     /// By number; the first is never given out.
     regions: Vec<Region>,
     /// What the regions point into, aligned as any element needs it.
@@ -37,7 +37,7 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    pub(super) fn new(limit: u64) -> Self {
+    pub(in crate::backend::cuda::driver) fn new(limit: u64) -> Self {
         let nothing = Region {
             base: std::ptr::null_mut(),
             bytes: 0,
@@ -52,11 +52,11 @@ impl Memory {
         }
     }
 
-    pub(super) fn regions(&self) -> &[Region] {
+    pub(in crate::backend::cuda::driver) fn regions(&self) -> &[Region] {
         &self.regions
     }
 
-    pub(super) fn free_bytes(&self) -> Option<u64> {
+    pub(in crate::backend::cuda::driver) fn free_bytes(&self) -> Option<u64> {
         let left = self.limit - self.used;
         match free_bytes() {
             Some(free) => Some(free.min(left)),
@@ -64,7 +64,7 @@ impl Memory {
         }
     }
 
-    pub(super) fn allocate(&mut self, bytes: usize) -> Option<Address> {
+    pub(in crate::backend::cuda::driver) fn allocate(&mut self, bytes: usize) -> Option<Address> {
         if bytes as u64 > self.free_bytes().unwrap_or(u64::MAX) || bytes >> OFFSET_BITS != 0 {
             return None;
         }
@@ -90,7 +90,7 @@ impl Memory {
         Some(Address((number as u64) << OFFSET_BITS))
     }
 
-    pub(super) fn free(&mut self, address: Address) {
+    pub(in crate::backend::cuda::driver) fn free(&mut self, address: Address) {
         let number = (address.0 >> OFFSET_BITS) as usize;
         let region = &mut self.regions[number];
         let (start, bytes) = (region.base.addr(), region.bytes as usize);
@@ -102,12 +102,16 @@ impl Memory {
     }
 
     /// The bytes at an address.
-    fn bytes(&self, at: Address, len: usize) -> &[u8] {
+    pub(in crate::backend::cuda::driver) fn bytes(&self, at: Address, len: usize) -> &[u8] {
         let (number, offset) = self.split(at, len);
         &bytemuck::cast_slice(&self.storage[number])[offset..][..len]
     }
 
-    fn bytes_mut(&mut self, at: Address, len: usize) -> &mut [u8] {
+    pub(in crate::backend::cuda::driver) fn bytes_mut(
+        &mut self,
+        at: Address,
+        len: usize,
+    ) -> &mut [u8] {
         let (number, offset) = self.split(at, len);
         &mut bytemuck::cast_slice_mut(&mut self.storage[number])[offset..][..len]
     }
@@ -120,7 +124,7 @@ impl Memory {
         (number, offset)
     }
 
-    pub(super) fn write(&mut self, bytes: &[u8], to: Address) {
+    pub(in crate::backend::cuda::driver) fn write(&mut self, bytes: &[u8], to: Address) {
         let target = self.bytes_mut(to, bytes.len());
         target.copy_from_slice(bytes);
         let start = target.as_ptr().addr();
@@ -132,7 +136,11 @@ impl Memory {
         }
     }
 
-    pub(super) fn read(&self, from: Address, bytes: &mut [u8]) -> Result<(), Fault> {
+    pub(in crate::backend::cuda::driver) fn read(
+        &self,
+        from: Address,
+        bytes: &mut [u8],
+    ) -> Result<(), Fault> {
         let source = self.bytes(from, bytes.len());
         // By words, or pairs where they are no whole number of words.
         let unit = if bytes.len().is_multiple_of(4) { 4 } else { 2 };
@@ -147,22 +155,22 @@ impl Memory {
         Ok(())
     }
 
-    pub(super) fn zero(&mut self, at: Address, bytes: usize) {
+    pub(in crate::backend::cuda::driver) fn zero(&mut self, at: Address, bytes: usize) {
         self.bytes_mut(at, bytes).fill(0);
     }
 
     /// Whether a kernel's element that looks unwritten was written.
-    pub(super) fn was_written(&self, element: &[u8]) -> bool {
+    pub(in crate::backend::cuda::driver) fn was_written(&self, element: &[u8]) -> bool {
         was_written(&lock(&self.written), element)
     }
 
     /// Remembers a kernel's element that looks unwritten.
-    pub(super) fn mark(&self, element: &[u8]) {
+    pub(in crate::backend::cuda::driver) fn mark(&self, element: &[u8]) {
         mark(&mut lock(&self.written), element);
     }
 
     /// Forgets what is no longer needed after a launch: marks of elements that were written over.
-    pub(super) fn settle(&mut self) {
+    pub(in crate::backend::cuda::driver) fn settle(&mut self) {
         let written = self.written.get_mut().unwrap_or_else(|e| e.into_inner());
         if written.is_empty() {
             return;
@@ -179,7 +187,7 @@ impl Memory {
     }
 
     /// The allocation that starts at a place on the host.
-    pub(super) fn number_of(&self, base: *const u8) -> u64 {
+    pub(in crate::backend::cuda::driver) fn number_of(&self, base: *const u8) -> u64 {
         let found = self
             .regions
             .iter()
@@ -188,7 +196,12 @@ impl Memory {
     }
 
     /// What using an address that is no allocation's is.
-    pub(super) fn bad_address(&self, block: [u32; 3], thread: u32, address: u64) -> Fault {
+    pub(in crate::backend::cuda::driver) fn bad_address(
+        &self,
+        block: [u32; 3],
+        thread: u32,
+        address: u64,
+    ) -> Fault {
         let number = address >> OFFSET_BITS;
         Fault::BadAddress {
             block,
@@ -201,7 +214,7 @@ impl Memory {
     }
 
     /// The first address at which another state of the same memory differs.
-    pub(super) fn difference(&self, other: &Memory) -> Option<Address> {
+    pub(in crate::backend::cuda::driver) fn difference(&self, other: &Memory) -> Option<Address> {
         let pairs = self.storage.iter().zip(&other.storage);
         pairs.enumerate().find_map(|(number, (a, b))| {
             if a == b {
@@ -257,11 +270,11 @@ fn looking_unwritten(element: &[u8]) -> impl Iterator<Item = usize> {
 }
 
 /// Whether what looks unwritten of an element was written.
-pub(super) fn was_written(written: &Written, element: &[u8]) -> bool {
+pub(in crate::backend::cuda::driver) fn was_written(written: &Written, element: &[u8]) -> bool {
     looking_unwritten(element).all(|at| written.contains(&at))
 }
 
 /// Remembers what looks unwritten of an element.
-pub(super) fn mark(written: &mut Written, element: &[u8]) {
+pub(in crate::backend::cuda::driver) fn mark(written: &mut Written, element: &[u8]) {
     written.extend(looking_unwritten(element));
 }

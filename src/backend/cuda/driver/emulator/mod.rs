@@ -7,7 +7,7 @@
 mod block;
 pub(in crate::backend::cuda) mod bridge;
 pub(super) mod fault;
-mod memory;
+pub(super) mod memory;
 mod order;
 #[cfg(test)]
 mod tests;
@@ -33,7 +33,7 @@ use super::lock::lock;
 
 /// Shared memory that a block can have, if nothing else is said, in bytes: that of compute capability 9.0
 /// and 10.0. Others have less, down to 99 KiB; kernels choose their plan by the device.
-const SHARED_LIMIT: u32 = 227 * 1024;
+pub(super) const SHARED_LIMIT: u32 = 227 * 1024;
 
 /// Launches of fewer threads than this run on the calling thread alone.
 const WORTH_SHARING: u64 = 4096;
