@@ -6,7 +6,7 @@
 - Every relative link leads to a file of the repository, and its anchor to a heading. A chapter's links to
   Markdown stay in the book, because mdBook makes .html of them.
 - Every chapter is in docs/SUMMARY.md.
-- Every fenced code block has a language, and is what it says: sh passes `bash -n`, json and yaml parse, rust is
+- Every fenced code block has a language, and is what it says: sh passes `bash -n`, json, python and yaml parse, rust is
   in README.md, whose blocks are doctests. What is not meant to run is text.
 - Every file of the repository that the text or a sh block names exists.
 - Where mdbook is installed, it builds the book without a warning.
@@ -14,6 +14,7 @@
 tests/suite/docs.rs checks the command lines. Needs PyYAML. Prints what is wrong, one line each, and then exits with 1.
 """
 
+import ast
 import json
 import re
 import shutil
@@ -94,12 +95,15 @@ def block_error(language, text, path):
         if kind == "json":
             json.loads(text)
             return None
+        if kind == "python":
+            ast.parse(text)
+            return None
         if kind == "yaml":
             yaml.safe_load(text)
             return None
-    except (ValueError, yaml.YAMLError) as error:
+    except (SyntaxError, ValueError, yaml.YAMLError) as error:
         return " ".join(str(error).split())
-    return f"has the language {language!r}: write rust, sh, json, yaml or text"
+    return f"has the language {language!r}: write rust, sh, json, python, yaml or text"
 
 
 def link_error(root, page, target):

@@ -57,13 +57,14 @@ say "Documentation: links, code blocks, the book"
 "$python" scripts/check_docs.py
 
 say "Rust: formatting"
-cargo fmt --check
+cargo fmt --all --check
 
 say "Rust: clippy"
 cargo clippy --all-targets --features emulator,faults --locked -- -D warnings
 for features in "" cli draw emulator faults cli,cuda,draw; do
     cargo clippy --lib --no-default-features --features "$features" --locked -- -D warnings
 done
+cargo clippy -p backstitch-python --all-targets --locked -- -D warnings
 
 say "Rust: documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --lib --no-deps --features emulator,faults --locked
@@ -79,6 +80,9 @@ cargo run --locked --no-default-features --example purify_file \
     --config 'profile.dev.package.backstitch.opt-level=1' \
     -- tests/fixtures/toy.onnx "$scratch/picture.png" "$scratch/purified.png"
 [ -s "$scratch/purified.png" ]
+
+say "The Python package"
+scripts/test-python.sh
 
 say "Rust: tests"
 log=$(mktemp)

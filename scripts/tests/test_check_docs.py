@@ -13,7 +13,7 @@ SOUND = {
     "README.md": "# It\n\n[b](docs/b.md#two-words-here) ![p](docs/p.png) [w](https://x.example)\n\n"
     "```sh\nscripts/x.sh | sort\n```\n\n```rust,no_run\nfn main() {}\n```\n",
     "CONTRIBUTING.md": "`scripts/x.sh` and `target/none`, `scripts/*.sh`, `[no](link.md)`\n",
-    "CHANGELOG.md": '```json\n{"a": 1}\n```\n\n```yaml\na: [1]\n```\n\n```text\nanything (\n```\n',
+    "CHANGELOG.md": '```json\n{"a": 1}\n```\n\n```yaml\na: [1]\n```\n\n```python\na = [1]\n```\n\n```text\nanything (\n```\n',
     "SECURITY.md": "",
     "docs/SUMMARY.md": "# Summary\n\n- [B](b.md)\n",
     "docs/b.md": "# B\n\n## Two words, `here`\n\n## Twice\n\n## Twice\n\n[self](#twice-1) [up](../scripts/x.sh)\n",
@@ -58,6 +58,7 @@ class Checks(unittest.TestCase):
             ("sh\nif true\n", "syntax error"),
             ("json\n{'a': 1}\n", "Expecting property name"),
             ("yaml\na: [1\n", "while parsing"),
+            ("python\na = [1\n", "was never closed"),
             ("rust\nfn main() {}\n", "only README.md"),
             ("\nls\n", "language ''"),
             ("bash\nls\n", "language 'bash'"),
