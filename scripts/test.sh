@@ -66,6 +66,8 @@ for features in "" cli draw emulator faults cli,cuda,draw; do
 done
 cargo clippy -p backstitch-python --all-targets --locked -- -D warnings
 
+cargo clippy -p backstitch-server --all-targets --no-default-features --features faults --locked -- -D warnings
+
 say "Rust: documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --lib --no-deps --features emulator,faults --locked
 
@@ -92,7 +94,11 @@ cargo run --locked --features emulator,faults --example own_backend \
 {
     cargo test --doc --features emulator,faults --locked
     cargo test --all-targets --features emulator,faults --locked
+    cargo test -p backstitch-server --no-default-features --features faults --locked
 } | tee "$log"
+
+say "The service and the clients that are on PyPI"
+scripts/test-server-clients.sh
 
 # Cargo sums up each test binary by itself; this is the sum of all.
 awk '/^test result: / {

@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Asks the service with the clients that are on PyPI, and compares what they get with `purify`; checks the examples in
+# server/deploy. Python packages go into .venv/server; safe to run again. Needs Rust, Python 3.10 or newer, and curl.
+#
+#   scripts/test-server-clients.sh
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+python=.venv/server/bin/python
+if ! "$python" -m pip --version >/dev/null 2>&1; then
+    python3 -m venv --clear .venv/server || {
+        echo "python3 -m venv failed: on Debian and Ubuntu, install the package python3-venv" >&2
+        exit 1
+    }
+fi
+"$python" -m pip install --quiet --disable-pip-version-check \
+    'tritonclient[http,grpc]==2.73.0' kserve==0.21.0 kubernetes==37.0.1 pillow
+
+"$python" scripts/check_deploy.py server/deploy/*.yaml
+
+# The features are those of scripts/test.sh, so that nothing is compiled twice.
+cargo build --locked --features emulator,faults
+cargo build --locked -p backstitch-server --no-default-features --features faults
+programs=${CARGO_TARGET_DIR:-target}/debug
+scratch=$(mktemp -d)
+server=
+trap '[ -z "$server" ] || kill "$server" 2>/dev/null || true; rm -rf "$scratch"' EXIT
+
+"$python" - "$scratch/pictures" <<'PICTURES'
+import pathlib, sys
+import numpy as np
+from PIL import Image
+
+folder = pathlib.Path(sys.argv[1])
+folder.mkdir()
+y, x = np.mgrid[:32, :32]
+for number in range(4):
+    # The noise makes the toy classifier err.
+    noise = 8 * ((x + y) % 2) * (number % 2)
+    wave = (3 * x + 2 * y + 5 * number) % 32
+    picture = np.stack([160 + wave + noise, 80 + wave + noise, 90 + noise], axis=-1)
+    Image.fromarray(picture.astype(np.uint8)).save(folder / f"{number}.png")
+PICTURES
+
+options=(--preset cifar --iterations 200 --restarts 2 --device cpu)
+"$programs/backstitch" purify "$scratch/pictures" --classifier tests/fixtures/toy.onnx -o "$scratch/purified" \
+    --no-report "${options[@]}"
+"$programs/backstitch-server" --model toy=tests/fixtures/toy.onnx "${options[@]}" --port 0 2>"$scratch/log" &
+server=$!
+address=
+for _ in $(seq 300); do
+    address=$(sed -n 's/.*"address":"\([^"]*\)".*/\1/p' "$scratch/log")
+    if [ -n "$address" ] && curl -sf "http://$address/v2/health/ready" >/dev/null; then
+        break
+    fi
+    kill -0 "$server" 2>/dev/null || { cat "$scratch/log" >&2; exit 1; }
+    sleep 0.2
+done
+for client in triton-http triton-grpc kserve; do
+    "$python" scripts/server_clients.py "$client" "$address" "$scratch/pictures" "$scratch/purified"
+done
+
+# The line of docs/server.md.
+curl -sf --data-binary @"$scratch/pictures/1.png" "http://$address/purify" -o "$scratch/purified.png" -D -
+cmp "$scratch/purified.png" "$scratch/purified/images/1.png"
+kill -s TERM "$server"
+wait "$server"
+server=
