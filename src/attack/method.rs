@@ -8,8 +8,10 @@ use super::apgd::{Apgd, ApgdCe, ApgdDlr, ApgdT};
 use super::ball::Norm;
 use super::carlini_wagner::CarliniWagner;
 use super::deepfool::DeepFool;
+use super::low_frequency::PgdLow;
 use super::projected_gradient::{Bim, Fgsm, MiFgsm, Pgd, PgdL2};
 use super::square::Square;
+use super::transferable::{DiFgsm, PgdViews, SiNiFgsm, TiFgsm, VmiFgsm};
 use crate::error::{Error, Result};
 
 /// An attack's name, in options and records.
@@ -30,6 +32,22 @@ pub enum Name {
     /// Dong et al. 2018: BIM along an accumulated gradient
     #[cfg_attr(feature = "cli", value(alias = "mifgsm"))]
     MiFgsm,
+    /// Xie et al. 2019: MI-FGSM on images of random size and place
+    #[cfg_attr(feature = "cli", value(alias = "difgsm"))]
+    DiFgsm,
+    /// Dong et al. 2019: DI-FGSM along a smoothed gradient
+    #[cfg_attr(feature = "cli", value(alias = "tifgsm"))]
+    TiFgsm,
+    /// Wang and He 2021: MI-FGSM, corrected by the gradients around the image
+    #[cfg_attr(feature = "cli", value(alias = "vmifgsm"))]
+    VmiFgsm,
+    /// Lin et al. 2020: MI-FGSM one step ahead, over darker copies of the image
+    #[cfg_attr(feature = "cli", value(alias = "sinifgsm"))]
+    SiNiFgsm,
+    /// PGD averaged over the image and the views of it that the defense looks at
+    PgdViews,
+    /// PGD with a coarse change, which reconstructions keep
+    PgdLow,
     /// Moosavi-Dezfooli et al. 2016: a small change in the Euclidean norm, by linearization
     #[serde(rename = "deepfool")]
     #[cfg_attr(feature = "cli", value(name = "deepfool"))]
@@ -62,6 +80,18 @@ pub enum Method {
     PgdL2(PgdL2),
     /// BIM along an accumulated gradient (momentum).
     MiFgsm(MiFgsm),
+    /// MI-FGSM on images of random size and place.
+    DiFgsm(DiFgsm),
+    /// DI-FGSM along a smoothed gradient.
+    TiFgsm(TiFgsm),
+    /// MI-FGSM, corrected by the gradients around the image.
+    VmiFgsm(VmiFgsm),
+    /// MI-FGSM one step ahead, over darker copies of the image.
+    SiNiFgsm(SiNiFgsm),
+    /// PGD averaged over the image and its views.
+    PgdViews(PgdViews),
+    /// PGD with a change of one value a block of pixels.
+    PgdLow(PgdLow),
     /// Steps to the nearest linearized boundary until the label changes.
     #[serde(rename = "deepfool")]
     DeepFool(DeepFool),
@@ -79,12 +109,18 @@ pub enum Method {
 
 impl Name {
     /// Every attack.
-    pub const ALL: [Name; 11] = [
+    pub const ALL: [Name; 17] = [
         Name::Fgsm,
         Name::Bim,
         Name::Pgd,
         Name::PgdL2,
         Name::MiFgsm,
+        Name::DiFgsm,
+        Name::TiFgsm,
+        Name::VmiFgsm,
+        Name::SiNiFgsm,
+        Name::PgdViews,
+        Name::PgdLow,
         Name::DeepFool,
         Name::Cw,
         Name::ApgdCe,
@@ -105,8 +141,10 @@ impl Name {
 
     /// Whether the attack draws random numbers.
     pub fn is_random(self) -> bool {
-        use Name::{ApgdCe, ApgdDlr, ApgdT, Pgd, PgdL2, Square};
-        matches!(self, Pgd | PgdL2 | ApgdCe | ApgdDlr | ApgdT | Square)
+        !matches!(
+            self,
+            Name::Fgsm | Name::Bim | Name::MiFgsm | Name::SiNiFgsm | Name::DeepFool | Name::Cw
+        )
     }
 }
 
@@ -125,6 +163,12 @@ impl Method {
             Name::Pgd => Method::Pgd(Pgd::default()),
             Name::PgdL2 => Method::PgdL2(PgdL2::default()),
             Name::MiFgsm => Method::MiFgsm(MiFgsm::default()),
+            Name::DiFgsm => Method::DiFgsm(DiFgsm::default()),
+            Name::TiFgsm => Method::TiFgsm(TiFgsm::default()),
+            Name::VmiFgsm => Method::VmiFgsm(VmiFgsm::default()),
+            Name::SiNiFgsm => Method::SiNiFgsm(SiNiFgsm::default()),
+            Name::PgdViews => Method::PgdViews(PgdViews::default()),
+            Name::PgdLow => Method::PgdLow(PgdLow::default()),
             Name::DeepFool => Method::DeepFool(DeepFool::default()),
             Name::Cw => Method::Cw(CarliniWagner::default()),
             Name::ApgdCe => Method::ApgdCe(ApgdCe(Apgd::new(norm))),
@@ -161,6 +205,12 @@ impl Method {
             Method::Pgd(attack) => attack,
             Method::PgdL2(attack) => attack,
             Method::MiFgsm(attack) => attack,
+            Method::DiFgsm(attack) => attack,
+            Method::TiFgsm(attack) => attack,
+            Method::VmiFgsm(attack) => attack,
+            Method::SiNiFgsm(attack) => attack,
+            Method::PgdViews(attack) => attack,
+            Method::PgdLow(attack) => attack,
             Method::DeepFool(attack) => attack,
             Method::Cw(attack) => attack,
             Method::ApgdCe(attack) => attack,

@@ -13,13 +13,16 @@ mod ball;
 mod carlini_wagner;
 mod climb;
 mod deepfool;
+mod looks;
 mod losses;
+mod low_frequency;
 mod method;
 mod projected_gradient;
 mod rounding;
 mod square;
 #[cfg(test)]
 mod tests;
+mod transferable;
 mod victim;
 
 pub use algorithm::Attack;
@@ -29,10 +32,12 @@ pub use carlini_wagner::CarliniWagner;
 pub use climb::Subject;
 pub use deepfool::DeepFool;
 pub use losses::{Aim, Loss};
+pub use low_frequency::PgdLow;
 pub use method::{Method, Name};
 pub use projected_gradient::{Bim, Fgsm, MiFgsm, Pgd, PgdL2};
 pub use rounding::round_into_ball;
 pub use square::Square;
+pub use transferable::{DiFgsm, PgdViews, SiNiFgsm, TiFgsm, VmiFgsm};
 pub use victim::{Classifier, Slope, Victim};
 
 use crate::defense::Reading;

@@ -159,7 +159,7 @@ impl Climber for Walk<'_> {
 }
 
 /// Multiplies `momentum` by `decay` and adds the gradient, scaled to a mean magnitude of 1.
-fn accumulate(momentum: &mut [f32], gradient: &[f32], decay: f32) {
+pub(super) fn accumulate(momentum: &mut [f32], gradient: &[f32], decay: f32) {
     let sum: f64 = gradient.iter().map(|x| f64::from(x.abs())).sum();
     let scale = match sum > 0.0 {
         true => (gradient.len() as f64 / sum) as f32,

@@ -48,23 +48,48 @@ pub struct AttackArgs {
     /// Norm of the perturbation's size: apgd-ce, apgd-dlr, apgd-t, square [default: linf]
     #[arg(long, value_enum)]
     pub norm: Option<Norm>,
-    /// Size of a step: bim, pgd, pgd-l2, mi-fgsm [default: 2/255, pgd-l2 0.2, as torchattacks]
+    /// Size of a step: all but fgsm, deepfool, cw, apgd-ce, apgd-dlr, apgd-t and
+    /// square [default: 2/255, pgd-l2 0.2, as torchattacks]
     #[arg(long, value_parser = fraction)]
     pub step_size: Option<f32>,
     /// Number of steps: all but fgsm and square [default: 10, deepfool and cw 50, as torchattacks; apgd
     /// 100, as AutoAttack]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub steps: Option<u32>,
-    /// Start at the image itself instead of at a random point of the ball: pgd, pgd-l2
+    /// Start at the image itself instead of at a random point of the ball: pgd, pgd-l2,
+    /// pgd-views, pgd-low
     #[arg(long)]
     pub no_random_start: bool,
     /// How many random starts to try until one succeeds: apgd-ce, apgd-dlr, apgd-t, square [default: 1,
     /// as AutoAttack]
     #[arg(id = "attack_restarts", long = "restarts", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub restarts: Option<u32>,
-    /// What remains of the accumulated gradient at each step: mi-fgsm [default: 1, as torchattacks]
+    /// What remains of the accumulated gradient at each step: mi-fgsm, vmi-fgsm, si-ni-fgsm
+    /// [default: 1, as torchattacks], di-fgsm, ti-fgsm [default: 0, as torchattacks]
     #[arg(long, value_name = "X", value_parser = not_negative)]
     pub decay: Option<f32>,
+    /// The smallest size to which an image is shrunk, as a part of its own: di-fgsm, ti-fgsm [default: 0.9, as
+    /// torchattacks]
+    #[arg(long, value_name = "PART", value_parser = fraction)]
+    pub resize_rate: Option<f32>,
+    /// Probability of shrinking the image in a step: di-fgsm, ti-fgsm [default: 0.5, as torchattacks]
+    #[arg(long, value_name = "X", value_parser = not_negative)]
+    pub diversity_prob: Option<f32>,
+    /// Size of the Gaussian that smooths the gradient, in pixels: ti-fgsm [default: 15, as torchattacks]
+    #[arg(long, value_name = "PIXELS")]
+    pub kernel_size: Option<usize>,
+    /// Images around the image at which a step looks: vmi-fgsm [default: 5, as torchattacks]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..1 << 16))]
+    pub neighbors: Option<u32>,
+    /// How far they are, as a multiple of --eps: vmi-fgsm [default: 1.5, as torchattacks]
+    #[arg(long, value_name = "X", value_parser = not_negative)]
+    pub neighborhood: Option<f32>,
+    /// Copies of the image, each half as bright as the one before: si-ni-fgsm [default: 5, as torchattacks]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..128))]
+    pub copies: Option<u32>,
+    /// Height and width of the blocks of pixels for which the change has one value: pgd-low [default: 8]
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub block: Option<u32>,
     /// How much longer than the way to the boundary a step is: deepfool [default: 0.02, as
     /// torchattacks]
     #[arg(long, value_name = "X", value_parser = not_negative)]
@@ -93,7 +118,7 @@ pub struct AttackArgs {
     /// true one: all but deepfool and apgd-t
     #[arg(long, value_name = "LABEL|least-likely", value_parser = target)]
     pub target: Option<Target>,
-    /// Seed of the random numbers: pgd, pgd-l2, apgd-ce, apgd-dlr, apgd-t, square [default: 0]
+    /// Seed of the random numbers: all but fgsm, bim, mi-fgsm, si-ni-fgsm, deepfool and cw [default: 0]
     #[arg(id = "attack_seed", long = "seed", value_name = "N")]
     pub seed: Option<u64>,
 }
@@ -145,6 +170,13 @@ impl AttackArgs {
             ("random_start", json!(random_start)),
             ("restarts", json!(self.restarts)),
             ("decay", json!(self.decay)),
+            ("resize_rate", json!(self.resize_rate)),
+            ("diversity_prob", json!(self.diversity_prob)),
+            ("kernel_size", json!(self.kernel_size)),
+            ("neighbors", json!(self.neighbors)),
+            ("neighborhood", json!(self.neighborhood)),
+            ("copies", json!(self.copies)),
+            ("block", json!(self.block)),
             ("overshoot", json!(self.overshoot)),
             ("candidates", json!(self.candidates)),
             ("c", json!(self.c)),

@@ -95,7 +95,7 @@ impl MapOptions {
 
     /// The viewpoints of the input's views: the eight directions (diagonals included) and no move at all,
     /// all mirrored; without `mirror` they are not mirrored, and the input itself is left out.
-    pub(super) fn viewpoints(&self, shape: ImageShape) -> Vec<Viewpoint> {
+    pub(crate) fn viewpoints(&self, shape: ImageShape) -> Vec<Viewpoint> {
         // Odd, because strides are even: a picture moved by a whole stride gives the classifier the same
         // features.
         let pixels = |n: usize| {

@@ -127,6 +127,8 @@ impl Case {
             "deepfool" => "DeepFool".to_owned(),
             "cw" => "C&W".to_owned(),
             "square" => "Square".to_owned(),
+            "pgd-views" => "PGD-views".to_owned(),
+            "pgd-low" => "PGD-low".to_owned(),
             name => name.trim_end_matches("-l2").to_uppercase(),
         };
         if let Some(steps) = known("steps") {

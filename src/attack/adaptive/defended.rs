@@ -2,6 +2,7 @@
 
 use super::decision::Decision;
 use super::{Adaptive, Rule};
+use crate::attack::looks::each_seen;
 use crate::attack::losses::Loss;
 use crate::attack::victim::{Classifier, Slope, Victim};
 use crate::backend::{ImageShape, Viewpoint};
@@ -253,12 +254,7 @@ fn views(images: &[Vec<f32>]) -> Vec<&[f32]> {
 /// Turns a derivative by a view's pixels into one by the image's, and adds it to `sum`: the transpose of
 /// making the view.
 fn add_seen(sum: &mut [f32], by_view: &[f32], from: Viewpoint, shape: ImageShape) {
-    let (height, width) = (shape.height, shape.width);
-    for (i, slope) in by_view.iter().enumerate() {
-        let (row, column) = from.shows((i / width % height, i % width), (height, width));
-        let plane = i / (height * width);
-        sum[(plane * height + row) * width + column] += slope;
-    }
+    each_seen(from, shape, |to, of| sum[of] += by_view[to]);
 }
 
 fn add(sum: &mut [f32], numbers: &[f32]) {

@@ -12,7 +12,8 @@ use crate::backend::cpu::CpuBackend;
 use crate::backend::{Backend, ImageShape};
 use crate::classifier::{Graph, LoadOptions};
 use crate::defense::{Oracle, Prober};
-use victims::{BlackBox, Linear, SHAPE, Scripted, Waves, dot, numbers};
+use victims::{BlackBox, Linear, SHAPE, Scripted, Waves};
+pub(super) use victims::{dot, numbers};
 
 /// A random picture of 8-bit levels between a quarter and three quarters: no small change is cut.
 fn picture(seed: u64) -> Picture {
@@ -46,6 +47,17 @@ fn every_attack() -> Vec<AttackOptions> {
         let small = match name {
             Name::Fgsm | Name::DeepFool | Name::Cw => vec![json!({})],
             Name::Bim | Name::Pgd | Name::MiFgsm => vec![json!({"steps": 6, "eps": 0.03f32})],
+            Name::DiFgsm | Name::VmiFgsm | Name::SiNiFgsm => {
+                vec![json!({"steps": 6, "eps": 0.03f32})]
+            }
+            // What they may change fits these classifiers less.
+            Name::TiFgsm => {
+                vec![json!({"steps": 6, "eps": 0.1f32, "step_size": 0.04f32, "kernel_size": 3})]
+            }
+            Name::PgdViews => vec![json!({"steps": 6, "eps": 0.1f32, "step_size": 0.04f32})],
+            Name::PgdLow => {
+                vec![json!({"steps": 6, "eps": 0.1f32, "step_size": 0.04f32, "block": 2})]
+            }
             Name::PgdL2 => vec![json!({"steps": 6, "eps": 0.2f32, "step_size": 0.05f32})],
             Name::ApgdCe | Name::ApgdDlr | Name::ApgdT => vec![
                 json!({"steps": 12, "eps": 0.02f32, "restarts": 2}),
@@ -208,6 +220,106 @@ fn mi_fgsm_follows_the_accumulated_gradient() {
 }
 
 #[test]
+fn transferable_attacks_are_those_of_torchattacks() {
+    let file = include_str!("../../../tests/fixtures/transferable.json");
+    let expected: Value = serde_json::from_str(file).unwrap();
+    let clean = Picture {
+        shape: ImageShape {
+            channels: 3,
+            height: 8,
+            width: 8,
+        },
+        pixels: (0..192)
+            .map(|i| (64 + i * 53 % 128) as f32 / 255.0)
+            .collect(),
+        eight_bit: true,
+    };
+    for (name, more) in [
+        (Name::MiFgsm, json!({})),
+        (Name::DiFgsm, json!({"diversity_prob": 0.0})),
+        (
+            Name::TiFgsm,
+            json!({"diversity_prob": 0.0, "kernel_size": 5}),
+        ),
+        (Name::SiNiFgsm, json!({"copies": 3})),
+    ] {
+        let mut numbers = json!({"eps": 0.03125, "step_size": 0.0078125, "steps": 6, "decay": 0.5});
+        let more = more.as_object().unwrap().clone();
+        numbers.as_object_mut().unwrap().extend(more);
+        let mut victim = Waves::of_torchattacks();
+        let attacked = attack_one(&mut victim, &options(name, numbers), &clean);
+        assert_eq!(json!(attacked.input.label()), expected["label"]);
+        let changes = expected["changes"][name.to_string()].as_array().unwrap();
+        assert_eq!(changes.len(), 192);
+        for ((x, clean), change) in attacked.pixels.iter().zip(&clean.pixels).zip(changes) {
+            let off = f64::from(x - clean) - change.as_f64().unwrap();
+            assert!(off.abs() < 1e-6, "{name}: {} for {change}", x - clean);
+        }
+    }
+}
+
+#[test]
+fn vmi_fgsm_corrects_the_gradient_by_what_the_last_one_missed_around_it() {
+    let clean = Picture {
+        shape: ImageShape {
+            channels: 3,
+            height: 1,
+            width: 1,
+        },
+        pixels: vec![0.5; 3],
+        eight_bit: false,
+    };
+    // At the image, and at two neighbors, in each of two steps.
+    let mut victim = Scripted(vec![
+        vec![1.0, 1.0, 1.0],
+        vec![-6.0, 1.0, 1.0],
+        vec![-2.0, 1.0, 1.0],
+        vec![2.0, 2.0, -2.0],
+        vec![0.0, 0.0, 0.0],
+        vec![0.0, 0.0, 0.0],
+    ]);
+    let two = json!({"steps": 2, "step_size": 0.0625, "eps": 0.25, "decay": 0.0, "neighbors": 2});
+    let attacked = attack_one(&mut victim, &options(Name::VmiFgsm, two), &clean);
+    // The neighbors' mean is 5 less in the first value: (+, +, +), then (2 - 5, 2, -2).
+    assert_eq!(attacked.pixels, [0.5, 0.625, 0.5]);
+}
+
+#[test]
+fn attacks_over_views_and_of_low_frequency_reach_the_best_that_they_may() {
+    let clean = picture(7);
+    let row = numbers(70, SHAPE.elements());
+    let eps = 0.0625_f32;
+    let numbers = json!({"eps": eps, "step_size": eps, "steps": 4, "random_start": false});
+
+    // The sum of the same gradient at each view, turned back into the image.
+    let views = crate::defense::MapOptions::default().viewpoints(SHAPE);
+    assert_eq!(views.len(), 9);
+    let mut sum = row.clone();
+    for from in views {
+        let back = looks::Look::Seen(from).back(row.clone(), SHAPE);
+        sum.iter_mut().zip(back).for_each(|(m, x)| *m += x);
+    }
+    let mut victim = Scripted(vec![row.clone(); 4 * 10]);
+    let over_views = options(Name::PgdViews, numbers.clone());
+    let attacked = attack_one(&mut victim, &over_views, &clean);
+    for ((x, clean), slope) in attacked.pixels.iter().zip(&clean.pixels).zip(&sum) {
+        assert!((x - clean - eps * slope.signum()).abs() < 1e-6);
+    }
+
+    // The largest fall of a score that a coarse change can reach.
+    let mut coarse = numbers;
+    coarse["block"] = json!(2);
+    let mut victim = Linear::valley(&clean, row.clone(), 3.0);
+    let attacked = attack_one(&mut victim, &options(Name::PgdLow, coarse), &clean);
+    let small = looks::Resize::between((3, 4), (SHAPE.height, SHAPE.width));
+    let planes = row.chunks_exact(SHAPE.height * SHAPE.width);
+    let by_block = planes.flat_map(|plane| small.transposed(plane));
+    let reach: f64 = by_block.map(|slope| f64::from(eps * slope.abs())).sum();
+    let fallen = dot(&row, &clean.pixels) - dot(&row, &attacked.pixels);
+    assert!((fallen / reach - 1.0).abs() < 1e-4, "{fallen} of {reach}");
+}
+
+#[test]
 fn square_needs_no_gradient() {
     let clean = picture(5);
     // Whole areas of a channel count alike: what squares can use.
@@ -289,7 +401,8 @@ fn changes_are_as_small_as_promised_also_after_rounding() {
             let found = attacked.iter().filter(|a| a.success).count();
             let least = match (options.method.attack().ball(), &options.method) {
                 (None, _) => 6,
-                (_, Method::Fgsm(_)) => 1,
+                (_, Method::Fgsm(_) | Method::TiFgsm(_) | Method::PgdViews(_)) => 1,
+                (_, Method::PgdLow(_)) => 1,
                 _ => 4,
             };
             assert!(found >= least, "{found} with {options:?}");

@@ -15,7 +15,7 @@ pub(super) const SHAPE: ImageShape = ImageShape {
 };
 
 /// Random numbers, uniform in `[-1, 1)`.
-pub(super) fn numbers(seed: u64, count: usize) -> Vec<f32> {
+pub(in crate::attack) fn numbers(seed: u64, count: usize) -> Vec<f32> {
     let key = RandomKey {
         seed,
         ..RandomKey::default()
@@ -27,7 +27,7 @@ pub(super) fn numbers(seed: u64, count: usize) -> Vec<f32> {
     numbers
 }
 
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
+pub(in crate::attack) fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter()
         .zip(b)
         .map(|(a, b)| f64::from(*a) * f64::from(*b))
@@ -117,6 +117,23 @@ impl Waves {
         }
     }
 
+    /// The classifier of `tests/fixtures/transferable.py`.
+    pub(super) fn of_torchattacks() -> Waves {
+        let layer = |rows: usize, columns: usize, step: usize| Linear {
+            rows: (0..rows)
+                .map(|i| {
+                    let number = |j| ((i * 37 + j * step + i * j) % 64) as f32 / 64.0 - 0.5;
+                    (0..columns).map(number).collect()
+                })
+                .collect(),
+            bias: vec![0.0; rows],
+        };
+        Waves {
+            inner: layer(12, 192, 11),
+            outer: layer(5, 12, 29),
+        }
+    }
+
     fn hidden(&self, image: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let inner = self.inner.reading(image);
         inner
@@ -171,12 +188,14 @@ impl Victim for Scripted {
         Ok(images.iter().map(|_| Reading::new(&[1.0, 0.0])).collect())
     }
 
-    fn gradient(&mut self, _images: &[&[f32]], _losses: &[Loss]) -> Result<Vec<Slope>> {
-        Ok(vec![Slope {
+    fn gradient(&mut self, images: &[&[f32]], _losses: &[Loss]) -> Result<Vec<Slope>> {
+        let slopes = self.0.drain(..images.len());
+        let slope = |gradient| Slope {
             reading: Reading::new(&[1.0, 0.0]),
             loss: 0.0,
-            gradient: self.0.remove(0),
-        }])
+            gradient,
+        };
+        Ok(slopes.map(slope).collect())
     }
 }
 
