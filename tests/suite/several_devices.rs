@@ -137,8 +137,8 @@ fn capacity_follows_the_memory_and_results_do_not() {
     let out = folder.path().join("too small");
     let said = refusal(&pictures, &out, &["--device", "cpu", "--memory", "1M"]);
     assert!(said.contains("and a device may take 1 MB"), "{said}");
-    let (_, needed) = said.split_once("an image needs ").unwrap();
-    let (needed, _) = needed.split_once(" MB of memory").unwrap();
+    let (_, needed) = said.split_once("one picture needs ").unwrap();
+    let (needed, _) = needed.split_once(" MB (").unwrap();
     let needed: u64 = needed.parse().unwrap();
     let run = |name: &str, device: &str, memory: Option<u64>| {
         let out = folder.path().join(name);
