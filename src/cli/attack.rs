@@ -195,7 +195,7 @@ impl AttackArgs {
 /// Attacks every picture into the run folder.
 pub(crate) fn run(args: &Args, global: &Global) -> Result<Outcome> {
     let outputs = args.run.outputs(global);
-    let dataset = args.inputs.open(&outputs)?;
+    let dataset = args.inputs.open(&outputs, args.run.existing.overwrite)?;
     let classifier = Arc::new(args.model.open(&outputs)?);
     device::run(global, |devices| {
         let devices = devices.only("attack")?;

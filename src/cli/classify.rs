@@ -40,7 +40,7 @@ const TOP: usize = 5;
 pub(crate) fn run(args: &Args, global: &Global) -> Result<Outcome> {
     let outputs = global.outputs().file("logits", args.logits.as_deref());
     let outputs = args.follow.outputs(outputs);
-    let dataset = args.inputs.open(&outputs)?;
+    let dataset = args.inputs.open(&outputs, false)?;
     let classifier = args.model.open(&outputs)?;
     device::run(global, |devices| {
         let mut oracle = classifier.on(&devices.only("classify")?)?;

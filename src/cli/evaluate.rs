@@ -206,6 +206,8 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Outcome> {
         (None, []) => None,
         (None, data) => Some(Dataset::open(data, args.layout, classes)?),
     };
+    let mut folders = args.data.iter().chain(&args.attacked);
+    folders.try_for_each(|input| outputs.check_folder(input))?;
     let open = |path: &PathBuf| AttackedSet::open(path, args.layout);
     let sets: Vec<AttackedSet> = args.attacked.iter().map(open).collect::<Result<_>>()?;
     outputs.check(dataset.iter().flat_map(Dataset::files))?;

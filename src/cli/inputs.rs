@@ -33,12 +33,12 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// Lists the pictures; none is decoded yet.
+    /// Lists the pictures; none is decoded yet. `overwrite` says that an earlier run's pictures are removed.
     ///
     /// # Errors
     /// Those of [`Dataset::open`]; a file that is read is one of `outputs`. In a stream, such a file fails
     /// alone.
-    pub(crate) fn open(&self, outputs: &Outputs) -> Result<Dataset> {
+    pub(crate) fn open(&self, outputs: &Outputs, overwrite: bool) -> Result<Dataset> {
         outputs.check(self.classes.iter().chain(&self.list))?;
         let classes = self.classes.as_deref().map(Classes::open).transpose()?;
         let is_stdin = |path: &PathBuf| path == Path::new("-");
@@ -47,6 +47,7 @@ impl Inputs {
         }
         let dataset = match self.inputs.as_slice() {
             [input] if is_stdin(input) => {
+                outputs.check_stream(overwrite)?;
                 let stream = Stream::new(std::io::stdin(), interrupt::requested);
                 let outputs = outputs.clone();
                 let refuse = move |path: &Path| {
@@ -69,6 +70,8 @@ impl Inputs {
     /// The shard that was asked for, or all, where none of its files is one of `outputs`.
     fn part(&self, dataset: Dataset, outputs: &Outputs) -> Result<Dataset> {
         outputs.check(dataset.files())?;
+        let mut folders = self.inputs.iter();
+        folders.try_for_each(|input| outputs.check_folder(input))?;
         Ok(match self.shard {
             Some(shard) => dataset.only(shard),
             None => dataset,

@@ -32,7 +32,7 @@ pub struct Args {
 /// Purifies every picture into the run folder.
 pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
     let outputs = args.run.outputs(global);
-    let dataset = args.inputs.open(&outputs)?;
+    let dataset = args.inputs.open(&outputs, args.run.existing.overwrite)?;
     let classifier = args.model.open(&outputs)?;
     device::run(global, |devices| {
         let purifier = args

@@ -51,7 +51,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Outcome> {
         shard: None,
         layout: args.layout,
     };
-    let dataset = inputs.open(&outputs)?;
+    let dataset = inputs.open(&outputs, false)?;
     let classifier = args.model.open(&outputs)?;
     prepare(&args.output, args.overwrite)?;
     device::run(global, |devices| trace(args, &dataset, classifier, devices))

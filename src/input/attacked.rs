@@ -224,7 +224,7 @@ fn own_name(path: &Path) -> String {
 
 fn open_manifest(path: &Path) -> Result<AttackedSet> {
     let base = path.parent().unwrap_or(Path::new(""));
-    of_manifest(path, base, Manifest::open(path)?)
+    of_manifest(path, base, Manifest::open(path, None)?)
 }
 
 /// The attacked pictures of a manifest, whose paths begin with `base`; `path` names it and the attacks of lines that

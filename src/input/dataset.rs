@@ -76,7 +76,7 @@ impl Kind {
         Ok(match extension {
             "npy" | "npz" | "pt" | "pth" => Kind::Array(Arc::new(ArrayFile::open(path, layout)?)),
             "bin" => Kind::Cifar(Arc::new(CifarFile::open(path)?)),
-            "jsonl" => Kind::Manifest(Manifest::open(path)?),
+            "jsonl" => Kind::Manifest(Manifest::open(path, classes)?),
             "parquet" => Kind::Parquet(Arc::new(ParquetFile::open(path)?)),
             "tar" | "tgz" => Kind::Tar(Arc::new(TarFile::open(path, classes)?)),
             "gz" if name.ends_with(".tar.gz") => Kind::Tar(Arc::new(TarFile::open(path, classes)?)),
@@ -310,11 +310,17 @@ impl Dataset {
 
     /// The picture at `index`, below [`len`](Self::len).
     pub fn item(&self, index: usize) -> Item {
-        let (Input { kind, .. }, row) = self.find(self.in_list(index));
+        let (Input { kind, path, .. }, row) = self.find(self.in_list(index));
         let (label, place) = match kind {
             Kind::File { path, label } => (*label, Place::File(path.clone())),
             Kind::Folder(folder) => (folder.label(row), Place::File(folder.path(row))),
-            Kind::Manifest(manifest) => (manifest.label(row), Place::File(manifest.path(row))),
+            Kind::Manifest(manifest) => match manifest.broken(row) {
+                Some(why) => {
+                    let why = format!("of {} {why}", path.display());
+                    (None, Place::Unknown(why))
+                }
+                None => (manifest.label(row), Place::File(manifest.path(row))),
+            },
             Kind::Array(array) => (array.label(row), Place::Array(array.clone(), row)),
             Kind::Cifar(cifar) => (Some(cifar.label(row)), Place::Cifar(cifar.clone(), row)),
             Kind::Parquet(parquet) => (parquet.label(row), Place::Parquet(parquet.clone(), row)),

@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::classes::Classes;
 use super::folder::Folder;
+use super::names::in_order;
 use super::names::{id_of, numbered};
 use crate::error::{Error, Result};
 use crate::files::{open_regular, text};
@@ -35,6 +36,9 @@ pub(crate) struct Manifest {
     entries: Vec<Listed>,
     /// Numbered names of files that are listed more than once, by entry.
     again: HashMap<u32, Box<str>>,
+    /// What is wrong with lines that are no entries, which stand for pictures called `line 3`.
+    broken: HashMap<u32, Box<str>>,
+    names: Names,
     /// Bytes of the folder, with its `/`, that all files lie below where all paths are absolute; or else 0.
     common: usize,
 }
@@ -49,13 +53,22 @@ struct Listed {
 }
 
 impl Manifest {
-    /// Reads a manifest. `file` is relative to the manifest's folder.
+    /// Reads a manifest. `file` is relative to the manifest's folder; `classes` give pictures without a label one by
+    /// their folders. A line that is no object with a `file`, or whose `label` is no label, is a picture that cannot
+    /// be loaded.
     ///
     /// # Errors
-    /// A line is no object with a `file`, or its `label` is no label; the message has its number.
-    pub(crate) fn open(path: &Path) -> Result<Manifest> {
+    /// No line is a picture; the message is about the first.
+    pub(crate) fn open(path: &Path, classes: Option<&Classes>) -> Result<Manifest> {
         let base = path.parent().unwrap_or(Path::new(""));
-        Self::read(path, base, |line| Entry::parse(line).map(Some))
+        let absolute = std::path::absolute(base).unwrap_or_else(|_| base.to_owned());
+        Self::read(path, base, |line| {
+            let entry = Entry::parse(line)?;
+            let of_folder =
+                || classes.and_then(|classes| classes.label_of(&absolute.join(&entry.file)));
+            let label = entry.label.or_else(|| of_folder()?.try_into().ok());
+            Ok(Some(Entry { label, ..entry }))
+        })
     }
 
     /// Reads a list of files, one a line, relative to `base`; `classes` give them true labels by their folders.
@@ -89,7 +102,7 @@ impl Manifest {
         if !path.is_file() {
             return Self::of_run(folder, classes);
         }
-        match Self::open(&path) {
+        match Self::open(&path, classes) {
             Ok(manifest) => {
                 manifest.name_others(&path, folder);
                 Some(manifest)
@@ -114,27 +127,37 @@ impl Manifest {
         let run = run.into_iter().flatten().find(holds_run)?;
         let inside = absolute.strip_prefix(run).ok()?;
         let results = run.join("results.jsonl");
-        let manifest = Self::read(&results, folder, |line| {
+        let mut entries = Vec::new();
+        Self::read_lines(&results, |_, line| {
             // A line that a crash cut short is of a picture that is not done.
             let Ok(Done { output, label }) = serde_json::from_slice(line) else {
-                return Ok(None);
+                return Ok(());
             };
             let Some(file) = output.as_deref().and_then(|output| {
                 let file = Path::new(output).strip_prefix(inside).ok()?;
                 let in_tar = |part: &Path| part.extension().is_some_and(|e| e == "tar");
                 (!file.ancestors().skip(1).any(in_tar)).then(|| id_of(file))
             }) else {
-                return Ok(None);
+                return Ok(());
             };
             let of_folder = || classes.and_then(|classes| classes.label_of(&absolute.join(&file)));
             let label = label.or_else(|| of_folder()?.try_into().ok());
-            Ok(Some(Entry {
+            entries.push(Entry {
                 file,
                 label,
                 more: None,
-            }))
-        });
-        let manifest = manifest.ok()?;
+            });
+            Ok(())
+        })
+        .ok()?;
+        // A run's results are in the order in which pictures were finished, which is another in every run.
+        entries.sort_by(|a, b| in_order(&a.file, &b.file));
+        let mut manifest = Manifest::new(folder);
+        entries.into_iter().for_each(|entry| manifest.add(entry));
+        if manifest.entries.is_empty() {
+            return None;
+        }
+        manifest.common = manifest.common_folder();
         let images = match inside == Path::new("") {
             true => folder.join(IMAGES),
             false => folder.to_owned(),
@@ -159,55 +182,86 @@ impl Manifest {
         }
     }
 
-    /// Reads the entries that `parse` makes of a file's lines; blank ones, and those of which it makes none, are left
-    /// out.
+    /// A list of nothing yet, of files relative to `base`.
+    fn new(base: &Path) -> Manifest {
+        Manifest {
+            base: base.to_owned(),
+            text: String::new(),
+            entries: Vec::new(),
+            again: HashMap::new(),
+            broken: HashMap::new(),
+            names: Names::default(),
+            common: 0,
+        }
+    }
+
+    fn add(&mut self, entry: Entry) {
+        if let Some(id) = self.names.again(&entry.file) {
+            self.again.insert(self.entries.len() as u32, id.into());
+        }
+        self.text += &entry.file;
+        if let Some(more) = &entry.more {
+            self.text += more;
+        }
+        self.entries.push(Listed {
+            end: self.text.len(),
+            file: entry.file.len() as u32,
+            label: entry.label,
+        });
+    }
+
+    /// Reads the entries that `parse` makes of a file's lines.
     fn read(
         path: &Path,
         base: &Path,
         parse: impl Fn(&[u8]) -> Result<Option<Entry>, String>,
     ) -> Result<Manifest> {
+        let mut manifest = Manifest::new(base);
+        Self::read_lines(path, |number, line| {
+            match parse(line) {
+                Ok(entry) => entry.into_iter().for_each(|entry| manifest.add(entry)),
+                Err(why) => {
+                    let index = manifest.entries.len() as u32;
+                    manifest.broken.insert(index, why.into());
+                    manifest.add(Entry {
+                        file: format!("line {number}"),
+                        label: None,
+                        more: None,
+                    });
+                }
+            }
+            Ok(())
+        })?;
+        if manifest.entries.len() == manifest.broken.len() {
+            let first = manifest.broken.get(&0);
+            let message = first.map_or("lists no pictures".to_owned(), |why| {
+                format!("{} {why}", manifest.texts(0).0)
+            });
+            return Err(Error::file(path, message));
+        }
+        manifest.common = manifest.common_folder();
+        manifest.names = Names::default();
+        Ok(manifest)
+    }
+
+    /// Gives each line of a file that is not blank to `take`, with its number from 1.
+    fn read_lines(path: &Path, mut take: impl FnMut(usize, &[u8]) -> Result<()>) -> Result<()> {
         let mut reader = BufReader::with_capacity(1 << 16, open_regular(path)?);
-        let mut manifest = Manifest {
-            base: base.to_owned(),
-            text: String::new(),
-            entries: Vec::new(),
-            again: HashMap::new(),
-            common: 0,
-        };
-        let mut names = Names::default();
         let mut line = Vec::new();
         for number in 1.. {
             if !read_line(&mut reader, &mut line).map_err(Error::io(path))? {
                 break;
             }
-            if line.trim_ascii().is_empty() {
-                continue;
+            if !line.trim_ascii().is_empty() {
+                take(number, &line)?;
             }
-            let entry = parse(&line)
-                .map_err(|message| Error::file(path, format!("line {number} {message}")))?;
-            let Some(entry) = entry else {
-                continue;
-            };
-            if let Some(id) = names.again(&entry.file) {
-                manifest
-                    .again
-                    .insert(manifest.entries.len() as u32, id.into());
-            }
-            manifest.text += &entry.file;
-            if let Some(more) = &entry.more {
-                manifest.text += more;
-            }
-            manifest.entries.push(Listed {
-                end: manifest.text.len(),
-                file: entry.file.len() as u32,
-                label: entry.label,
-            });
         }
-        if manifest.entries.is_empty() {
-            return Err(Error::file(path, "lists no pictures"));
-        }
-        manifest.common = manifest.common_folder();
-        Ok(manifest)
+        Ok(())
+    }
+
+    /// What is wrong with the line of a picture that is none; `None` for the others.
+    pub(crate) fn broken(&self, index: usize) -> Option<&str> {
+        self.broken.get(&(index as u32)).map(|why| &**why)
     }
 
     /// Number of pictures.
@@ -224,13 +278,20 @@ impl Manifest {
 
     /// Bytes of the folder that all files lie below; 0 where a path is relative.
     fn common_folder(&self) -> usize {
-        let first = self.texts(0).0;
+        let mut whole = (0..self.len()).filter(|&index| self.broken(index).is_none());
+        let Some(first) = whole.next() else {
+            return 0;
+        };
+        let first = self.texts(first).0;
         let folder = |text: &str| {
             let text = text.trim_end_matches('/');
             text.rfind('/').map_or(0, |slash| slash + 1)
         };
         let mut common = folder(first);
-        for index in 0..self.len() {
+        if !Path::new(first).is_absolute() {
+            return 0;
+        }
+        for index in whole {
             let file = self.texts(index).0;
             if !Path::new(file).is_absolute() {
                 return 0;
@@ -253,7 +314,11 @@ impl Manifest {
     /// below the folder that they have in common.
     pub(crate) fn id(&self, index: usize) -> &str {
         let again = self.again.get(&(index as u32));
-        &again.map_or(self.texts(index).0, |id| id)[self.common..]
+        let name = again.map_or(self.texts(index).0, |id| id);
+        match self.broken(index) {
+            Some(_) => name,
+            None => &name[self.common..],
+        }
     }
 
     /// A picture's path.

@@ -1,5 +1,6 @@
 //! The names of pictures.
 
+use std::cmp::Ordering;
 use std::path::Path;
 
 /// A relative path as an id: its parts joined by `/`; bytes that are no UTF-8 as `%FF`.
@@ -28,6 +29,18 @@ pub(crate) fn numbered(name: &str, n: usize) -> String {
             format!("{stem}~{n}{extension}")
         }
         _ => format!("{name}~{n}"),
+    }
+}
+
+/// Compares ids in the order of folders and arrays: path part by path part, rows of arrays by number.
+pub(crate) fn in_order(a: &str, b: &str) -> Ordering {
+    let row = |id: &str| -> Option<(String, u64)> {
+        let (array, row) = id.rsplit_once('#')?;
+        Some((array.to_owned(), row.parse().ok()?))
+    };
+    match (row(a), row(b)) {
+        (Some((a, i)), Some((b, j))) if a == b => i.cmp(&j),
+        _ => a.split('/').cmp(b.split('/')),
     }
 }
 

@@ -137,6 +137,13 @@ impl Npz {
         let place = first_plain
             .or_else(|| first(&|member| member.is_for_each(pictures) && !member.is_pictures()));
         let Some(place) = place else {
+            let other = |member: &&Member| called(member) && !member.is_pictures();
+            if let Some(member) = self.members.iter().find(other) {
+                let (path, name, shape) = (self.path.display(), &member.name, &member.header.shape);
+                log::warn!(
+                    "{path}: its {name} of shape {shape:?} is no label for each of {pictures} pictures; it is not used"
+                );
+            }
             return Ok(None);
         };
         let labels = match self.members[place].header.bytes() {

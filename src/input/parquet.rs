@@ -39,11 +39,14 @@ pub(crate) struct ParquetFile {
     labels: Option<Vec<Option<u32>>>,
 }
 
+/// The pictures' bytes on a page; `None` where a row has none.
+type Bytes = Vec<Option<Vec<u8>>>;
+
 /// The file, and the pictures of the page that was read last.
 #[derive(Debug)]
 struct Open {
     file: File,
-    latest: Option<(usize, Arc<Vec<Option<Vec<u8>>>>)>,
+    latest: Option<(usize, Arc<Bytes>)>,
 }
 
 /// A column of the file.
@@ -78,8 +81,9 @@ struct Page {
 
 impl ParquetFile {
     /// Opens a Parquet file: the column of pictures is the only one of bytes, or of those the one called `image`,
-    /// `img`, `picture` or `bytes`; labels are a column of integers called `label`, `labels`, `y`, `target`, `targets`
-    /// or `fine_label`, in which null and -1 mean none.
+    /// `img`, `picture` or `bytes`; labels are a column of whole numbers called `label`, `labels`, `y`, `target`,
+    /// `targets` or `fine_label`, in which null and -1 mean none. A column of such a name that holds anything else is
+    /// named in a warning and left.
     ///
     /// # Errors
     /// It is no Parquet file, is damaged or encrypted, has no such column of pictures, or more than 16 million rows;
@@ -93,9 +97,21 @@ impl ParquetFile {
         let (footer, _) = thrift::read(&footer).ok_or_else(damaged)?;
         let leaves = leaves(footer.list(2)).ok_or_else(damaged)?;
         let pictures = pictures(&leaves).map_err(|message| refused(&message))?;
-        let labels = LABELS.iter().chain(&["fine_label"]).find_map(|name| {
-            let named = |(path, leaf): &&(Vec<&str>, Leaf)| path == &[*name] && leaf.is_integer();
+        let called = |name: &str| {
+            let named = |(path, _): &&(Vec<&str>, Leaf)| path[0].eq_ignore_ascii_case(name);
             leaves.iter().find(named)
+        };
+        let labels = LABELS
+            .iter()
+            .chain(&["fine_label"])
+            .find_map(|name| called(name));
+        let labels = labels.filter(|(column, leaf)| {
+            let usable = column.len() == 1 && leaf.is_number();
+            if !usable {
+                let (path, column) = (path.display(), column[0]);
+                log::warn!("{path}: its column {column} holds no whole numbers; it is not used");
+            }
+            usable
         });
         let mut opened = ParquetFile {
             path: path.to_owned(),
@@ -184,26 +200,27 @@ impl ParquetFile {
         let refused = |message: String| Error::file(&self.path, format!("its labels: {message}"));
         let Open { file, .. } = self.file.get_mut().expect("no thread panics with the file");
         let labels = match leaf.kind {
-            INT32 => {
-                let narrow = column::<i32>(file, group, leaf).map_err(refused)?;
-                narrow
-                    .into_iter()
-                    .map(|label| label.map(i64::from))
-                    .collect()
-            }
-            _ => column::<i64>(file, group, leaf).map_err(refused)?,
+            INT32 => numbers::<i32>(file, group, leaf),
+            INT64 => numbers::<i64>(file, group, leaf),
+            FLOAT => numbers::<f32>(file, group, leaf),
+            _ => numbers::<f64>(file, group, leaf),
         };
-        let label = |label: Option<i64>| match label {
-            None | Some(-1) => Ok(None),
-            Some(label) => u32::try_from(label)
-                .map(Some)
-                .map_err(|_| refused(format!("{label} is none; labels are integers from 0"))),
+        let labels = labels.map_err(refused)?;
+        let label = |label: Option<f64>| match label {
+            None | Some(-1.0) => Ok(None),
+            Some(label) if label.is_nan() => Ok(None),
+            Some(label) if label.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&label) => {
+                Ok(Some(label as u32))
+            }
+            Some(label) => Err(refused(format!(
+                "{label} is none; labels are integers from 0"
+            ))),
         };
         labels.into_iter().map(label).collect()
     }
 
     /// The pictures' bytes on a page.
-    fn read_page(&self, file: &mut File, page: usize) -> Result<Vec<Option<Vec<u8>>>, String> {
+    fn read_page(&self, file: &mut File, page: usize) -> Result<Bytes, String> {
         let Page {
             chunk, at, header, ..
         } = self.pages[page];
@@ -214,8 +231,8 @@ impl ParquetFile {
 }
 
 impl Leaf {
-    fn is_integer(&self) -> bool {
-        matches!(self.kind, INT32 | INT64)
+    fn is_number(&self) -> bool {
+        matches!(self.kind, INT32 | INT64 | FLOAT | DOUBLE)
     }
 }
 
@@ -245,7 +262,11 @@ impl Chunk {
 /// Parquet's numbers of types.
 const INT32: i64 = 1;
 const INT64: i64 = 2;
+const FLOAT: i64 = 4;
+const DOUBLE: i64 = 5;
 const BYTE_ARRAY: i64 = 6;
+/// What is neither a number nor bytes here: text, lists, and all other types.
+const UNREAD: i64 = -1;
 
 /// The footer of a file of `length` bytes.
 fn footer(file: &mut File, length: u64) -> Result<Vec<u8>, String> {
@@ -283,7 +304,7 @@ fn read(file: &mut File, at: u64, count: usize) -> Result<Vec<u8>, String> {
     }
 }
 
-/// The columns of a schema that are neither in lists nor text, with their paths. `None` if the schema is damaged.
+/// The columns of a schema with their paths. `None` if the schema is damaged.
 fn leaves<'a>(schema: &[Value<'a>]) -> Option<Vec<(Vec<&'a str>, Leaf)>> {
     /// A group whose children come next: how many are left, its name, and what it means for its columns.
     struct Group<'a> {
@@ -316,9 +337,11 @@ fn leaves<'a>(schema: &[Value<'a>]) -> Option<Vec<(Vec<&'a str>, Leaf)>> {
         let repeated = group.repeated || repetition == 2;
         match (children(element)?, element.integer(1)) {
             (0, Some(kind)) => {
-                // UTF-8, as converted types have it.
-                let is_text = element.integer(6) == Some(0);
-                if !repeated && !is_text && nullable <= page::MAX_LEVEL {
+                // Text, dates and decimals have a converted type; whole numbers of other widths have theirs.
+                let plain = matches!(element.integer(6), None | Some(11..=18));
+                let read = plain && !repeated && nullable <= page::MAX_LEVEL;
+                let kind = if read { kind } else { UNREAD };
+                {
                     let mut path: Vec<&str> = groups[1..].iter().map(|group| group.name).collect();
                     path.push(name);
                     let leaf = Leaf {
@@ -432,6 +455,45 @@ fn walk(
     match seen == wanted {
         true => Ok((chunk, pages)),
         false => Err(damaged()),
+    }
+}
+
+/// All numbers of a column in a row group.
+fn numbers<T: Plain + Number>(
+    file: &mut File,
+    group: &Value<'_>,
+    leaf: Leaf,
+) -> Result<Vec<Option<f64>>, String> {
+    let values = column::<T>(file, group, leaf)?;
+    Ok(values.into_iter().map(|value| value.map(T::wide)).collect())
+}
+
+/// A number of any type; labels are far below 2^53, up to which integers are exact.
+trait Number {
+    fn wide(self) -> f64;
+}
+
+impl Number for i32 {
+    fn wide(self) -> f64 {
+        self.into()
+    }
+}
+
+impl Number for i64 {
+    fn wide(self) -> f64 {
+        self as f64
+    }
+}
+
+impl Number for f32 {
+    fn wide(self) -> f64 {
+        self.into()
+    }
+}
+
+impl Number for f64 {
+    fn wide(self) -> f64 {
+        self
     }
 }
 

@@ -61,6 +61,8 @@ struct Said {
     more: Map<String, Value>,
     /// How often there was a `.cls` and a `.json`.
     times: [u32; 2],
+    /// Why one of them cannot be used.
+    broken: Option<String>,
 }
 
 impl TarFile {
@@ -69,20 +71,16 @@ impl TarFile {
     /// the class folder that a picture lies in.
     ///
     /// Where the archive is cut short, its last member is a picture that cannot be loaded; so are the pictures
-    /// of a key that comes twice with labels. What gzip compressed, whatever its name, is unpacked to a temporary
+    /// of a key that comes twice with labels, or whose label is no label. What gzip compressed, whatever its name, is unpacked to a temporary
     /// file first.
     ///
     /// # Errors
-    /// It is damaged, has no whole pictures, or unpacks to more than an archive of pictures would; a label is no
-    /// label.
+    /// It is damaged, has no whole pictures, or unpacks to more than an archive of pictures would.
     pub(crate) fn open(path: &Path, classes: Option<&Classes>) -> Result<TarFile> {
         let (file, packed_is_cut) = unpacked(path, open_regular(path)?)?;
         let length = file.metadata().map_err(Error::io(path))?.len();
         let damaged =
             |error: std::io::Error| Error::file(path, format!("is a damaged tar archive: {error}"));
-        let named = |name: &str, message: String| {
-            Error::file(path, format!("{}: {message}", name.escape_debug()))
-        };
         let headers = check_headers(&file, length);
         let cut_short = headers.map_err(|message| Error::file(path, message))? || packed_is_cut;
         let mut archive = Archive::new(rewound(&file).map_err(Error::io(path))?);
@@ -112,29 +110,36 @@ impl TarFile {
             };
             match extension.to_ascii_lowercase().as_str() {
                 "cls" => {
-                    let text = read_text(&mut entry, MAX_CLS).map_err(|m| named(&name, m))?;
-                    let label = text.trim().parse().map_err(|_| {
-                        let text = text.trim().escape_debug();
-                        named(
-                            &name,
-                            format!("has label {text}; labels are integers from 0"),
-                        )
-                    })?;
+                    let label = read_text(&mut entry, MAX_CLS).and_then(|text| {
+                        text.trim().parse().map_err(|_| {
+                            let text = text.trim().escape_debug();
+                            format!("has label {text}; labels are integers from 0")
+                        })
+                    });
                     let said = said.entry(key.to_owned()).or_default();
-                    said.label = Some(label);
                     said.times[0] += 1;
+                    match label {
+                        Ok(label) => said.label = Some(label),
+                        Err(why) => said.broken = Some(format!("its {name}: {why}")),
+                    }
                 }
                 "json" => {
-                    let text = read_text(&mut entry, MAX_TEXT).map_err(|m| named(&name, m))?;
-                    let mut fields: Map<String, Value> = serde_json::from_str(&text)
-                        .map_err(|error| named(&name, format!("is no JSON object: {error}")))?;
-                    let label = fields.shift_remove("label").unwrap_or_default();
-                    let label = label_of(&label).map_err(|m| named(&name, m))?;
+                    let fields = read_text(&mut entry, MAX_TEXT).and_then(|text| {
+                        let mut fields: Map<String, Value> = serde_json::from_str(&text)
+                            .map_err(|error| format!("is no JSON object: {error}"))?;
+                        let label = fields.shift_remove("label").unwrap_or_default();
+                        Ok((label_of(&label)?, fields))
+                    });
                     let said = said.entry(key.to_owned()).or_default();
-                    // The label of `.cls` is preferred.
-                    said.label = said.label.or(label);
-                    said.more = fields;
                     said.times[1] += 1;
+                    match fields {
+                        Ok((label, fields)) => {
+                            // The label of `.cls` is preferred.
+                            said.label = said.label.or(label);
+                            said.more = fields;
+                        }
+                        Err(why) => said.broken = Some(format!("its {name}: {why}")),
+                    }
                 }
                 _ if is_picture(Path::new(&name)) => {
                     let again = names.again(&name);
@@ -168,17 +173,25 @@ impl TarFile {
                 None => split(&picture.id).map(|(key, _)| key),
             };
             if let Some(key) = key
-                && let Some(Said { label, more, times }) = said.get(key)
+                && let Some(Said {
+                    label,
+                    more,
+                    times,
+                    broken,
+                }) = said.get(key)
             {
                 picture.label = *label;
                 picture.more =
                     (!more.is_empty()).then(|| Value::from(more.clone()).to_string().into());
-                picture.broken = (twice.contains(key) || times.iter().any(|&times| times > 1))
-                    .then(|| {
+                let twice = twice.contains(key) || times.iter().any(|&times| times > 1);
+                picture.broken = match broken {
+                    Some(why) => Some(why.escape_debug().to_string().into()),
+                    None => twice.then(|| {
                         let key = key.escape_debug();
                         let why = "comes twice in the archive, so that its label is not certain";
                         format!("its key {key} {why}").into()
-                    });
+                    }),
+                };
             }
             if let (None, Some(classes)) = (picture.label, classes) {
                 let label = classes.label_of(&folder.with_file_name(&*picture.id));

@@ -270,17 +270,23 @@ pub fn check_size(width: usize, height: usize) -> Result<(), String> {
 /// The bytes of a file, which may have up to [`MAX_BYTES`].
 fn read_bounded(path: &Path) -> Result<Vec<u8>> {
     let file = open_regular(path)?;
+    let too_large = || {
+        Err(Error::file(
+            path,
+            "is larger than 1 GiB, too large for a picture",
+        ))
+    };
+    if file.metadata().map_err(Error::io(path))?.len() > MAX_BYTES as u64 {
+        return too_large();
+    }
     let mut bytes = Vec::new();
     file.take(MAX_BYTES as u64 + 1)
         .read_to_end(&mut bytes)
         .map_err(Error::io(path))?;
-    if bytes.len() > MAX_BYTES {
-        return Err(Error::file(
-            path,
-            "is larger than 1 GiB, too large for a picture",
-        ));
+    match bytes.len() > MAX_BYTES {
+        true => too_large(),
+        false => Ok(bytes),
     }
-    Ok(bytes)
 }
 
 /// An error's text on one line.

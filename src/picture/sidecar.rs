@@ -43,6 +43,16 @@ impl Sidecar {
     /// # Errors
     /// There is a sidecar, but it cannot be used.
     pub fn beside(model: &Path) -> Result<Option<Sidecar>> {
+        for path in Self::candidates(model) {
+            if let Some(sidecar) = Self::read(&path)? {
+                return Ok(Some(sidecar));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The files that are read to find the sidecar of a model.
+    pub fn candidates(model: &Path) -> Vec<PathBuf> {
         let folder = model.parent().unwrap_or(Path::new(""));
         let absolute = std::path::absolute(model).ok();
         let above = absolute
@@ -50,17 +60,11 @@ impl Sidecar {
             .and_then(Path::parent)
             .filter(|folder| folder.ends_with("onnx"))
             .and_then(Path::parent);
-        for folder in [Some(folder), above].into_iter().flatten() {
-            for name in ["preprocessor_config.json", "config.json"] {
-                let path = folder.join(name);
-                if path.is_file()
-                    && let Some(sidecar) = Self::read(&path)?
-                {
-                    return Ok(Some(sidecar));
-                }
-            }
-        }
-        Ok(None)
+        let folders = [Some(folder), above].into_iter().flatten();
+        let paths = folders.flat_map(|folder| {
+            ["preprocessor_config.json", "config.json"].map(|name| folder.join(name))
+        });
+        paths.filter(|path| path.is_file()).collect()
     }
 
     /// Reads a sidecar of either format.

@@ -122,6 +122,10 @@ impl Classifier {
             graph.normalize_input(&mean, &std);
         }
         let mut files = vec![path.to_owned()];
+        files.extend(match &options.sidecar {
+            SidecarChoice::Beside => Sidecar::candidates(path),
+            SidecarChoice::Ignore | SidecarChoice::File(_) => vec![],
+        });
         files.extend(sidecar.map(|sidecar| sidecar.path));
         files.extend(graph.external.iter().cloned());
         Ok(Classifier {

@@ -1,6 +1,5 @@
 //! Joins the run folders of a data set's shards into one that looks like that of a single run.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Seek};
@@ -19,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::files::jsonl;
 use crate::files::replace::{Replacement, replace, write_error};
 use crate::input::Shard;
+use crate::input::names::in_order;
 
 /// Options of `merge`.
 #[derive(Clone, Copy, Debug)]
@@ -252,18 +252,6 @@ fn line_at(path: &Path, reader: &mut BufReader<File>, start: u64) -> Result<Vec<
         .and_then(|()| reader.read_until(b'\n', &mut line))
         .map_err(Error::io(path))?;
     Ok(line)
-}
-
-/// Compares ids in the order of folders and arrays: path part by path part, rows of arrays by number.
-fn in_order(a: &str, b: &str) -> Ordering {
-    let row = |id: &str| -> Option<(String, u64)> {
-        let (array, row) = id.rsplit_once('#')?;
-        Some((array.to_owned(), row.parse().ok()?))
-    };
-    match (row(a), row(b)) {
-        (Some((a, i)), Some((b, j))) if a == b => i.cmp(&j),
-        _ => a.split('/').cmp(b.split('/')),
-    }
 }
 
 /// Writes `results.jsonl` and the output pictures.

@@ -1,16 +1,20 @@
 //! Outputs that are inputs: refused before anything is written.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
 use super::claim::{ATTACKED, FILES, LOCK};
 use super::pictures::IMAGES;
 use crate::error::{Error, Result};
+use crate::files::open_regular;
 
 /// The outputs that a command writes or removes, to be compared with the files that it reads.
 #[derive(Clone, Debug, Default)]
 pub struct Outputs {
     outputs: Vec<Output>,
+    /// The run's folder.
+    run: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -53,6 +57,7 @@ impl Outputs {
     /// With everything that runs, of any command, write to or remove from their folder.
     pub fn run_folder(self, folder: &Path) -> Outputs {
         let mut outputs = self.files_in(folder, &FILES).files_in(folder, &[LOCK]);
+        outputs.run = Some(resolved(folder));
         for pictures in [IMAGES, ATTACKED] {
             outputs.add("output", folder.join(pictures), true);
         }
@@ -102,6 +107,51 @@ impl Outputs {
         Ok(())
     }
 
+    /// Refuses a folder of pictures that is to be the run's folder: the pictures would be hidden behind the run's.
+    ///
+    /// # Errors
+    /// It is that folder.
+    pub fn check_folder(&self, folder: &Path) -> Result<()> {
+        match &self.run {
+            Some(run) if folder.is_dir() && *run == resolved(folder) => {
+                let message = "is the input, and would hold the run's outputs too";
+                Err(Error::file(folder, message).hint("give `output` another place"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses outputs that standard input may turn out to name once it is too late: files that are images, the file
+    /// that standard input itself is, and, where `removed`, a run's pictures.
+    ///
+    /// # Errors
+    /// The message names the output.
+    pub fn check_stream(&self, removed: bool) -> Result<()> {
+        let own = same_file::Handle::stdin().ok();
+        for output in &self.outputs {
+            let path = &output.real.entry;
+            let why = if output.whole {
+                let holds_any = removed
+                    && std::fs::read_dir(path).is_ok_and(|mut files| files.next().is_some());
+                holds_any
+                    .then_some("holds pictures that standard input may name, and would be removed")
+            } else if !path.is_file() {
+                None
+            } else if own.is_some() && same_file::Handle::from_path(path).ok() == own {
+                Some("is standard input, and would be written over")
+            } else {
+                is_image(path).then_some(
+                    "is an image that standard input may name, and would be written over",
+                )
+            };
+            if let Some(why) = why {
+                let hint = format!("give `{}` another place", output.option);
+                return Err(Error::file(&output.name, why).hint(hint));
+            }
+        }
+        Ok(())
+    }
+
     /// Refuses a file that is read, by itself.
     ///
     /// # Errors
@@ -110,6 +160,14 @@ impl Outputs {
         let all: Vec<&Output> = self.outputs.iter().collect();
         refuse(&all, path, &mut Folders::default())
     }
+}
+
+/// Whether a file starts as an image does.
+fn is_image(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let file = open_regular(path);
+    let read = file.map(|file| file.take(64).read_to_end(&mut start).is_ok());
+    read.is_ok_and(|read| read) && image::guess_format(&start).is_ok()
 }
 
 fn refuse(outputs: &[&Output], path: &Path, folders: &mut Folders) -> Result<()> {

@@ -776,6 +776,15 @@ fn parquet_gives_pictures_and_labels() {
             assert_eq!(picture.to_rgb8(), wanted, "{name} {i}");
         }
     }
+    // Labels as pandas writes integers with gaps; and a column of words, which is named and left.
+    for (name, labels) in [
+        ("floats", [Some(3), None, Some(0)]),
+        ("words", [None, None, None]),
+    ] {
+        let dataset = open(&[fixture(&format!("parquet/{name}.parquet"))], None).unwrap();
+        let its: Vec<_> = dataset.items().map(|item| item.label).collect();
+        assert_eq!(its, labels, "{name}");
+    }
     let folder = tempfile::tempdir().unwrap();
     let hub = std::fs::read(fixture("parquet/hub.parquet")).unwrap();
     let cut = write(folder.path(), "cut.parquet", &hub[..hub.len() - 9]);
@@ -966,7 +975,7 @@ fn manifests_list_files_labels_and_more() {
     );
 
     for (line, message) in [
-        ("{\"file\": \"a\"}\n[1]", "line 2 is no JSON object"),
+        ("[1]", "line 1 is no JSON object"),
         ("{\"label\": 1}", "line 1 has no field file"),
         ("{\"file\": 1}", "line 1 has a file that is no path"),
         ("{\"file\": \"a\", \"label\": -1}", "line 1 has label -1"),
@@ -979,7 +988,27 @@ fn manifests_list_files_labels_and_more() {
         let path = write(folder.path(), "bad.jsonl", line);
         let error = refusal(&path, None);
         assert!(error.contains(message), "{error}");
+        // Among others it fails alone.
+        write(folder.path(), "ok.png", png(2, 2));
+        let lines = format!("{line}\n{{\"file\": \"ok.png\"}}");
+        let path = write(folder.path(), "mixed.jsonl", lines);
+        let dataset = open(&[path], None).unwrap();
+        assert_eq!(ids(&dataset)[0], "line 1");
+        let error = dataset.load(&dataset.item(0)).unwrap_err().to_string();
+        let (_, why) = message.split_once("line 1").unwrap();
+        assert!(
+            error.contains("mixed.jsonl") && error.contains(why),
+            "{error}"
+        );
+        assert!(dataset.load(&dataset.item(1)).is_ok());
     }
+    // Class folders give the labels that lines do not have.
+    let lines = "{\"file\": \"cat/a.png\"}\n{\"file\": \"cat/b.png\", \"label\": 7}";
+    let path = write(folder.path(), "folders.jsonl", lines);
+    let classes = write(folder.path(), "two.txt", "dog\ncat\n");
+    let dataset = Dataset::open(&[path], None, Classes::open(&classes).ok()).unwrap();
+    let labels: Vec<_> = dataset.items().map(|item| item.label).collect();
+    assert_eq!(labels, [Some(1), Some(7)]);
 }
 
 #[cfg(unix)]

@@ -523,10 +523,30 @@ fn damaged_tar_shards_are_refused_in_one_line() {
     assert!(refused(&whole[..600]).contains("truncated tar archive"));
     assert!(refused(b"no archive").contains("x.tar"));
     assert!(refused(&tar_of(&[("a.txt", b"x")])).contains("holds no pictures"));
-    let label = tar_of(&[("a.png", &png(1)), ("a.cls", b"cat")]);
-    assert!(refused(&label).contains("a.cls: has label cat"));
-    let json = tar_of(&[("a.png", &png(1)), ("a.json", b"[]")]);
-    assert!(refused(&json).contains("a.json: is no JSON object"));
+    // A label that is none is its picture's error.
+    let one_fails = |bytes: &[u8], why: &str| {
+        let path = common::write(folder.path(), "x.tar", bytes);
+        let out = tempfile::tempdir().unwrap();
+        let output = purify(&path, &out.path().join("out")).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains(why) && said.contains("1 of 2 pictures failed"),
+            "{said}"
+        );
+    };
+    let label = [
+        ("a.png", &png(1)[..]),
+        ("a.cls", b"cat"),
+        ("b.png", &png(2)),
+    ];
+    one_fails(&tar_of(&label), "a.cls: has label cat");
+    let json = [
+        ("a.png", &png(1)[..]),
+        ("a.json", b"[]"),
+        ("b.png", &png(2)),
+    ];
+    one_fails(&tar_of(&json), "a.json: is no JSON object");
     // A member that claims to be huge.
     let mut huge = whole.clone();
     huge[124..136].copy_from_slice(b"77777777777\0");

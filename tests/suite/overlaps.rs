@@ -330,3 +330,63 @@ fn labels_beyond_the_classifiers_classes_fail_in_every_command() {
         assert!(results["data/images/1.png"]["error"].is_null());
     }
 }
+
+#[test]
+fn what_standard_input_may_name_is_not_lost() {
+    let folder = case();
+    let folder = folder.path();
+    let lines = "{\"file\": \"data/images/0.png\"}\n{\"file\": \"data/images/1.png\"}\n";
+    common::write(folder, "list.jsonl", lines);
+    let streamed = |line: &str| -> (i32, String) {
+        let output = Command::cargo_bin("backstitch")
+            .unwrap()
+            .current_dir(folder)
+            .args(line.split(' '))
+            .stdin(std::fs::File::open(folder.join("list.jsonl")).unwrap())
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        (output.status.code().unwrap(), said)
+    };
+    assert_eq!(streamed(&format!("purify - -o out {PURIFY}")).0, 0);
+    let before = files(folder);
+    for (line, named) in [
+        (
+            "classify - --classifier model.onnx --jsonl data/images/1.png",
+            "1.png",
+        ),
+        (
+            "classify - --classifier model.onnx --logits data/images/0.png",
+            "0.png",
+        ),
+        (
+            "classify - --classifier model.onnx --jsonl list.jsonl",
+            "is standard input",
+        ),
+        (
+            &format!("purify - -o other {PURIFY} --metrics data/images/2.png"),
+            "2.png",
+        ),
+        (
+            &format!("purify - -o out {PURIFY} --overwrite"),
+            "out/images",
+        ),
+    ] {
+        let (code, said) = streamed(line);
+        assert_eq!((code, said.lines().count()), (1, 1), "{line}: {said}");
+        assert!(said.contains(named), "{line}: {said}");
+        assert!(files(folder) == before, "{line} changed a file: {said}");
+    }
+}
+
+#[test]
+fn a_folder_of_pictures_is_no_run_folder() {
+    let folder = case();
+    let folder = folder.path();
+    let line = format!("purify data/images -o data/images {PURIFY}");
+    refused(folder, &line, &["data/images", "is the input"]);
+    // A sidecar that says nothing is read all the same.
+    common::write(folder, "preprocessor_config.json", "{}");
+    let line = "classify data/images --classifier model.onnx --logits preprocessor_config.json";
+    refused(folder, line, &["preprocessor_config.json"]);
+}

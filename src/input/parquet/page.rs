@@ -195,21 +195,18 @@ impl Plain for Vec<u8> {
     }
 }
 
-impl Plain for i32 {
-    fn take(bytes: &mut &[u8]) -> Option<Self> {
-        let (value, rest) = bytes.split_first_chunk()?;
-        *bytes = rest;
-        Some(i32::from_le_bytes(*value))
-    }
+macro_rules! plain_numbers {
+    ($($number:ty),*) => {$(
+        impl Plain for $number {
+            fn take(bytes: &mut &[u8]) -> Option<Self> {
+                let (value, rest) = bytes.split_first_chunk()?;
+                *bytes = rest;
+                Some(<$number>::from_le_bytes(*value))
+            }
+        }
+    )*};
 }
-
-impl Plain for i64 {
-    fn take(bytes: &mut &[u8]) -> Option<Self> {
-        let (value, rest) = bytes.split_first_chunk()?;
-        *bytes = rest;
-        Some(i64::from_le_bytes(*value))
-    }
-}
+plain_numbers!(i32, i64, f32, f64);
 
 /// `count` values, one after another; `None` if there are fewer.
 pub(super) fn plain<T: Plain>(mut bytes: &[u8], count: usize) -> Option<Vec<T>> {

@@ -123,8 +123,8 @@ impl<'a> Reader<'a> {
         }
         Some(match kind {
             // A boolean in a list, and a byte.
-            1 | 2 | 3 => Value::Integer((self.byte()? as i8).into()),
-            4 | 5 | 6 => Value::Integer(self.integer()?),
+            1..=3 => Value::Integer((self.byte()? as i8).into()),
+            4..=6 => Value::Integer(self.integer()?),
             7 => {
                 self.take(8)?;
                 Value::Float
