@@ -290,7 +290,7 @@ impl Run<'_> {
         let description = RunDescription {
             command: "attack",
             configuration: Value::Object(self.configuration),
-            more: self.more,
+            more: self.more.into_iter().chain(messages::warned()).collect(),
         };
         let stop = interrupt::catch()?;
         let folder = RunFolder::open(args.run.options()?, description, dataset)?;

@@ -15,7 +15,7 @@ use super::model::Model;
 use super::progress::Progress;
 use super::run_folder::ExistingArgs;
 use super::values::{eps_off_by_255, fraction};
-use super::{Global, Outcome, device, interrupt};
+use super::{Global, Outcome, device, interrupt, messages};
 use crate::attack::Name;
 use crate::attack::adaptive::{Adaptive, Rule};
 use crate::baseline;
@@ -304,6 +304,7 @@ fn evaluate(inputs: Inputs<'_>, devices: OpenDevices) -> Result<Outcome> {
         more: [("device".into(), Value::from(&*device))]
             .into_iter()
             .chain(skipped)
+            .chain(messages::warned())
             .collect(),
     };
     let stop = interrupt::catch()?;

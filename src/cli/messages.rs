@@ -1,7 +1,7 @@
 //! What a command says on stderr: lines of text, or one JSON object a line for machines.
 
 use std::io::Write;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use log::{Level, LevelFilter};
@@ -22,6 +22,19 @@ pub enum Format {
 /// The process's format: as its log, there is one.
 static FORMAT: OnceLock<Format> = OnceLock::new();
 
+/// The warnings that were said, each once.
+static WARNED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// The most warnings that are remembered.
+const MAX_WARNINGS: usize = 100;
+
+/// The warnings that were said so far, as a run's description has them: what was not as it should be and was used or
+/// left all the same. Nothing where there were none.
+pub(crate) fn warned() -> Option<(String, Value)> {
+    let warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
+    (!warned.is_empty()).then(|| ("warnings".to_owned(), json!(*warned)))
+}
+
 /// The format that [`start`] chose.
 pub(crate) fn format() -> Format {
     FORMAT.get().copied().unwrap_or_default()
@@ -41,6 +54,12 @@ pub(crate) fn start(verbose: u8, format: Format) {
         .format(|out, record| {
             let level = record.level();
             let text = record.args().to_string();
+            if level == Level::Warn {
+                let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
+                if warned.len() < MAX_WARNINGS && !warned.contains(&text) {
+                    warned.push(text.clone());
+                }
+            }
             let line = match self::format() {
                 Format::Text => {
                     let text = one_line(&text);

@@ -52,7 +52,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Outcome> {
 /// The run folder cannot be written; the last device failed; the user stopped it.
 pub fn purify(args: &Args, dataset: &Dataset, mut purifier: Purifier) -> Result<Outcome> {
     let classifier = purifier.shared_classifier();
-    let description = RunDescription {
+    let mut description = RunDescription {
         command: "purify",
         configuration: json!({
             "classifier": classifier.describe(),
@@ -64,6 +64,7 @@ pub fn purify(args: &Args, dataset: &Dataset, mut purifier: Purifier) -> Result<
             ("plan".into(), json!(purifier.plans())),
         ]),
     };
+    description.more.extend(messages::warned());
     let stop = interrupt::catch()?;
     let folder = RunFolder::open(args.run.options()?, description, dataset)?;
     let status = folder.status().clone();

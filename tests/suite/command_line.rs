@@ -616,6 +616,28 @@ fn normalization_goes_in_front_of_the_first_layer() {
 }
 
 #[test]
+fn what_is_not_used_is_named_in_the_run_s_description() {
+    let folder = TempDir::new().unwrap();
+    let labels = common::npy_f32(&[2], &[1.5, 0.0]);
+    let pictures = common::npy_u8(&[2, 3, 32, 32], &[9; 6144]);
+    let archive = common::npz(&[("x", pictures), ("labels", labels)]);
+    let archive = common::write(folder.path(), "x.npz", archive);
+    let (out, model) = (folder.path().join("out"), fixture("toy.onnx"));
+    let mut arguments = vec!["purify", text(&archive), "-o", text(&out)];
+    arguments.extend(["--classifier", text(&model), "--mean", "0,2,0"]);
+    arguments.extend(QUICK);
+    succeed(&arguments);
+    let about = std::fs::read_to_string(out.join("run.json")).unwrap();
+    let about: Value = serde_json::from_str(&about).unwrap();
+    let warnings = about["warnings"].as_array().unwrap();
+    let said: Vec<&str> = warnings.iter().map(|said| said.as_str().unwrap()).collect();
+    assert_eq!(said.len(), 2, "{said:?}");
+    for part in ["has label 1.5", "--mean 0,2,0 is above 1"] {
+        assert!(said.iter().any(|said| said.contains(part)), "{said:?}");
+    }
+}
+
+#[test]
 fn failed_pictures_have_their_row() {
     let folder = TempDir::new().unwrap();
     smooth(1, 0.0, 0).save(folder.path().join("a.png")).unwrap();
