@@ -5,6 +5,10 @@ use std::path::{Path, PathBuf};
 
 use super::classes::Classes;
 use crate::error::{Error, Result};
+use crate::files::{open_regular, text};
+
+/// The longest `run.json` that is read, in bytes.
+const MAX_RECORD: u64 = 64 << 20;
 
 /// Extensions of the files in a folder that are taken for pictures.
 const EXTENSIONS: [&str; 10] = [
@@ -66,18 +70,20 @@ impl Folder {
             ));
         }
         let others: u64 = skipped.values().sum();
+        let kinds = skipped
+            .iter()
+            .map(|(kind, count)| format!("{count} {kind}"));
+        let kinds = kinds.collect::<Vec<_>>().join(", ");
         if files.is_empty() {
             let others = match others {
                 0 => String::new(),
-                n => format!(" ({n} other files; arrays and manifests must be named themselves)"),
+                n => format!(
+                    " ({n} other files: {kinds}; arrays and manifests must be named themselves)"
+                ),
             };
             return Err(Error::file(root, format!("holds no pictures{others}")));
         }
         if others > 0 {
-            let kinds = skipped
-                .iter()
-                .map(|(kind, count)| format!("{count} {kind}"));
-            let kinds = kinds.collect::<Vec<_>>().join(", ");
             let message =
                 format!("{others} files are skipped, which are no pictures that are read");
             log::warn!("{}: {message}: {kinds}", root.display());
@@ -131,12 +137,24 @@ impl Folder {
     }
 }
 
+/// Whether a folder is one of our runs, by its `run.json`: other programs call files so, too.
+pub(super) fn is_run(folder: &Path) -> bool {
+    let path = folder.join("run.json");
+    if !path.is_file() {
+        return false;
+    }
+    let file = open_regular(&path);
+    let text = file.ok().and_then(|file| text::read(file, MAX_RECORD).ok());
+    let record = text.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
+    record.is_some_and(|record| record["backstitch"].is_string())
+}
+
 /// Whether a folder below an input is a run folder: a resumed run of `purify . -o out` would otherwise take its
 /// own outputs for inputs.
 fn holds_run(entry: &walkdir::DirEntry) -> bool {
     let holds = |name| entry.path().join(name).is_file();
     let run = entry.file_type().is_dir()
-        && (holds("run.json") && (holds("results.jsonl") || holds("cells.jsonl"))
+        && ((holds("results.jsonl") || holds("cells.jsonl")) && is_run(entry.path())
             || holds("trace.json") && holds("trace.svg"));
     if run {
         log::warn!("{}: skipped, holds a run", entry.path().display());

@@ -11,8 +11,9 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::array_names::LABELS;
 use super::classes::Classes;
-use super::folder::Folder;
+use super::folder::{Folder, is_run};
 use super::names::in_order;
 use super::names::{id_of, numbered};
 use crate::error::{Error, Result};
@@ -84,7 +85,7 @@ impl Manifest {
         Self::read(path, base, |line| {
             check_length(line)?;
             let file = str::from_utf8(line).map_err(|_| "is not UTF-8")?;
-            let file = file.trim_end_matches(['\r', '\n']);
+            let file = file.trim();
             let label = classes.and_then(|classes| classes.label_of(&absolute.join(file)));
             Ok(Some(Entry {
                 file: file.to_owned(),
@@ -118,10 +119,7 @@ impl Manifest {
     /// they are files; `None` where there are none.
     pub(crate) fn of_run(folder: &Path, classes: Option<&Classes>) -> Option<Manifest> {
         let absolute = std::path::absolute(folder).ok()?;
-        let holds_run = |run: &&Path| {
-            let holds = |name| run.join(name).is_file();
-            holds("run.json") && holds("results.jsonl")
-        };
+        let holds_run = |run: &&Path| run.join("results.jsonl").is_file() && is_run(run);
         let above = (absolute.file_name()? == IMAGES).then(|| absolute.parent());
         let run = [Some(absolute.as_path()), above.flatten()];
         let run = run.into_iter().flatten().find(holds_run)?;
@@ -415,6 +413,14 @@ impl Entry {
             label,
             mut more,
         } = fields;
+        // Under the names that labels have in arrays, other values are other fields.
+        let other = LABELS
+            .iter()
+            .find(|name| more.get(**name).is_some_and(Value::is_u64));
+        let label = match (label, other) {
+            (Value::Null, Some(name)) => more.shift_remove(*name).unwrap_or_default(),
+            (label, _) => label,
+        };
         let file = match file.or_else(|| more.shift_remove("file_name")) {
             Some(Value::String(file)) if !file.is_empty() => file,
             Some(other) => return Err(format!("has a file that is no path: {other}")),

@@ -86,6 +86,16 @@ impl Classifier {
                 );
             }
         }
+        if let Some(sidecar) = &sidecar
+            && let Some(Normalization { mean, std }) = sidecar.normalization
+            && mean.iter().chain(&std).any(|value| value.abs() > 1.0)
+        {
+            log::warn!(
+                "{}: its mean or standard deviation is above 1 for pixels from 0 to 1: probably it is for pixels from \
+                 0 to 255, which do_rescale says they are not",
+                sidecar.path.display()
+            );
+        }
         let described = sidecar.as_ref().and_then(|sidecar| sidecar.geometry.size);
         let size = options.overrides.size.or(described);
         let mut graph = Graph::load(

@@ -357,8 +357,11 @@ fn outputs_of_a_run_below_an_input_are_no_inputs() {
     write(folder.path(), "out/images/a.png", png(4, 4));
     let listed = |path: &Path| ids(&open(&[path.to_owned()], None).unwrap());
     assert_eq!(listed(folder.path()), ["a.png", "out/images/a.png"]);
-    write(folder.path(), "out/run.json", "{}");
+    // Another program's run.
+    write(folder.path(), "out/run.json", r#"{"epoch": 1}"#);
     write(folder.path(), "out/results.jsonl", "");
+    assert_eq!(listed(folder.path()), ["a.png", "out/images/a.png"]);
+    write(folder.path(), "out/run.json", r#"{"backstitch": "0.1.0"}"#);
     assert_eq!(listed(folder.path()), ["a.png"]);
     assert_eq!(listed(&folder.path().join("out")), ["images/a.png"]);
 }
@@ -1003,7 +1006,7 @@ fn manifests_list_files_labels_and_more() {
         assert!(dataset.load(&dataset.item(1)).is_ok());
     }
     // Class folders give the labels that lines do not have.
-    let lines = "{\"file\": \"cat/a.png\"}\n{\"file\": \"cat/b.png\", \"label\": 7}";
+    let lines = "{\"file\": \"cat/a.png\"}\n{\"file\": \"cat/b.png\", \"target\": 7}";
     let path = write(folder.path(), "folders.jsonl", lines);
     let classes = write(folder.path(), "two.txt", "dog\ncat\n");
     let dataset = Dataset::open(&[path], None, Classes::open(&classes).ok()).unwrap();
