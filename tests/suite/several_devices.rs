@@ -166,6 +166,6 @@ fn capacity_follows_the_memory_and_results_do_not() {
     let half = needed - needed / 4;
     let memory = format!("--memory={}M", 2 * half);
     let said = refusal(&pictures, &out, &["--device", "cpu,cpu", &memory]);
-    let allows = format!("where a device has {half} MB, its share");
+    let allows = format!("and a device may take {half} MB");
     assert!(said.contains(&allows), "{said}");
 }
