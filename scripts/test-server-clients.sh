@@ -18,9 +18,9 @@ fi
 
 "$python" scripts/check_deploy.py server/deploy/*.yaml
 
-# The features are those of scripts/test.sh, so that nothing is compiled twice.
-cargo build --locked --features emulator,faults
-cargo build --locked -p backstitch-server --no-default-features --features faults
+# As scripts/test.sh builds them, so that nothing is compiled twice; the suite's tests come with the program.
+cargo test --no-run --locked --features emulator,faults --test suite
+cargo test --no-run --locked -p backstitch-server --no-default-features --features faults
 programs=${CARGO_TARGET_DIR:-target}/debug
 scratch=$(mktemp -d)
 server=
