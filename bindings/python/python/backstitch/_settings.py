@@ -55,6 +55,10 @@ class Settings(TypedDict, total=False):
     segment_points: int | None
     clean_below: float | None
     adversarial_from: float | None
+    view_weight: float | None
+    view_std_penalty: float | None
+    view_bound: float | None
+    neutral_lead: float | None
     always: bool
     stop_early: bool
     settled_probes: int | None
