@@ -401,7 +401,7 @@ impl Pictures {
                     Layout::Nhwc => by_channel(&pixels),
                 };
                 Picture::new(shape, pixels)
-                    .map_err(|error| Refusal::malformed(&format!("image is {error}")))
+                    .map_err(|error| Refusal::malformed(format!("image is {error}")))
             }
         }
     }
