@@ -23,6 +23,10 @@ use crate::picture::{MAX_BYTES, Picture};
 const MAX_FOOTER: u64 = 16 << 20;
 /// The longest header of a page, in bytes.
 const MAX_HEADER: u64 = 1 << 20;
+/// The most columns and structs of a file, and how deep they may lie in one another: a column's path has a name for
+/// each, so that a footer of nothing but structs would take the square of its length.
+const MAX_ELEMENTS: usize = 1 << 16;
+const MAX_DEPTH: usize = 32;
 /// The most rows of a file.
 const MAX_ROWS: usize = 1 << 24;
 /// What columns of pictures are called, where there are several of bytes.
@@ -314,6 +318,9 @@ fn leaves<'a>(schema: &[Value<'a>]) -> Option<Vec<(Vec<&'a str>, Leaf)>> {
         repeated: bool,
     }
     let (root, elements) = schema.split_first()?;
+    if elements.len() > MAX_ELEMENTS {
+        return None;
+    }
     let children = |element: &Value<'_>| match element.integer(5) {
         Some(count) => usize::try_from(count).ok(),
         None => Some(0),
@@ -324,7 +331,7 @@ fn leaves<'a>(schema: &[Value<'a>]) -> Option<Vec<(Vec<&'a str>, Leaf)>> {
         nullable: 0,
         repeated: false,
     }];
-    let (mut leaves, mut index) = (Vec::new(), 0);
+    let mut leaves = Vec::new();
     for element in elements {
         while groups.last()?.left == 0 {
             groups.pop();
@@ -340,20 +347,16 @@ fn leaves<'a>(schema: &[Value<'a>]) -> Option<Vec<(Vec<&'a str>, Leaf)>> {
                 // Text, dates and decimals have a converted type; whole numbers of other widths have theirs.
                 let plain = matches!(element.integer(6), None | Some(11..=18));
                 let read = plain && !repeated && nullable <= page::MAX_LEVEL;
-                let kind = if read { kind } else { UNREAD };
-                {
-                    let mut path: Vec<&str> = groups[1..].iter().map(|group| group.name).collect();
-                    path.push(name);
-                    let leaf = Leaf {
-                        index,
-                        kind,
-                        levels: nullable,
-                    };
-                    leaves.push((path, leaf));
-                }
-                index += 1;
+                let outer = groups[1..].iter().map(|group| group.name);
+                let leaf = Leaf {
+                    index: leaves.len(),
+                    kind: if read { kind } else { UNREAD },
+                    levels: nullable,
+                };
+                leaves.push((outer.chain([name]).collect(), leaf));
             }
             (0, None) => return None,
+            _ if groups.len() == MAX_DEPTH => return None,
             (left, _) => groups.push(Group {
                 left,
                 name,
@@ -426,12 +429,11 @@ fn walk(
     while seen < wanted {
         let most = end.saturating_sub(at).min(MAX_HEADER);
         // A header has some twenty bytes; what is longer has statistics.
-        let header = |most: u64| -> Result<_, String> {
-            let bytes = read(&mut *file, at, most as usize)?;
+        let mut header = |most: u64| -> Result<_, String> {
+            let bytes = read(file, at, most as usize)?;
             let read = thrift::read(&bytes);
             Ok(read.map(|(value, length)| (Header::of(&value), length)))
         };
-        let mut header = header;
         let found = match header(most.min(512))? {
             None if most > 512 => header(most)?,
             found => found,
@@ -510,4 +512,38 @@ fn column<T: Plain>(
         values.extend(chunk.values(file, at, &header, &dictionary)?);
     }
     Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A schema's element; a column if it has no children.
+    fn element(children: i64) -> Value<'static> {
+        let mut fields = vec![(4, Value::Bytes(b"x")), (5, Value::Integer(children))];
+        if children == 0 {
+            fields.push((1, Value::Integer(INT32)));
+        }
+        Value::Struct(fields)
+    }
+
+    #[test]
+    fn schemas_without_bound_are_refused() {
+        let nested = |depth: usize| -> Vec<Value<'_>> {
+            let groups = std::iter::repeat_n(element(1), depth);
+            groups.chain([element(0)]).collect()
+        };
+        let deep = nested(MAX_DEPTH);
+        assert_eq!(leaves(&deep).unwrap()[0].0.len(), MAX_DEPTH);
+        assert!(leaves(&nested(MAX_DEPTH + 1)).is_none());
+        let wide = |columns: usize| -> Vec<Value<'_>> {
+            let all = std::iter::repeat_n(element(0), columns);
+            [element(columns as i64)].into_iter().chain(all).collect()
+        };
+        assert_eq!(leaves(&wide(MAX_ELEMENTS)).unwrap().len(), MAX_ELEMENTS);
+        assert!(leaves(&wide(MAX_ELEMENTS + 1)).is_none());
+        // A root that promises more than there is, and a struct of nothing.
+        assert_eq!(leaves(&[element(3), element(0)]).unwrap().len(), 1);
+        assert!(leaves(&[]).is_none());
+    }
 }
