@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use backstitch::backend::{
     At, Backend, Blend, ClassifierEngine, DipEngine, ImageBuffer, ImageOps, ImagePair, ImageShape,
-    Instance, LossGradient, Push, Stitch, TileGrid, View,
+    Instance, LossGradient, Noisy, Push, Stitch, TileGrid, View,
 };
 use backstitch::classifier::Graph;
 use backstitch::cli::{self, Cli};
@@ -63,6 +63,9 @@ impl ImageOps for Idle {
         Ok(())
     }
     fn view(&self, _: &[View<'_, Nothing>], _: &mut Nothing, _: usize) -> Result<()> {
+        Ok(())
+    }
+    fn add_noise(&self, _: &[Noisy<'_, Nothing>], _: &mut Nothing, _: usize) -> Result<()> {
         Ok(())
     }
     fn tile(&self, _: At<'_, Nothing>, _: TileGrid, _: &mut Nothing, _: usize) -> Result<()> {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use backstitch::backend::cpu::CpuBackend;
 use backstitch::backend::{
-    At, Backend, Blend, DipEngine, ImageOps, ImagePair, ImageShape, Instance, Push, Stitch,
+    At, Backend, Blend, DipEngine, ImageOps, ImagePair, ImageShape, Instance, Noisy, Push, Stitch,
     TileGrid, View,
 };
 use backstitch::classifier::Graph;
@@ -62,6 +62,9 @@ impl ImageOps for Counting {
     }
     fn view(&self, jobs: &[View<'_, Images>], out: &mut Images, first: usize) -> Result<()> {
         self.launch().view(jobs, out, first)
+    }
+    fn add_noise(&self, jobs: &[Noisy<'_, Images>], out: &mut Images, first: usize) -> Result<()> {
+        self.launch().add_noise(jobs, out, first)
     }
     fn tile(
         &self,

@@ -1,6 +1,6 @@
 // Moving, cutting and joining images. An image is CHW in float32; what each kernel computes is
 // ImageOps (src/backend/mod.rs).
-#include "device.cuh"
+#include "random.cuh"
 
 // Images that travel in one launch's arguments.
 constexpr unsigned JOBS = 128;
@@ -59,6 +59,33 @@ KERNEL(image_view, ImageViewArgs, 256) {
     const Global<const float> from = args.from[job];
     const Global<float> out = args.out + size_t(job) * args.elements;
     out[i] = from[(line - row + from_row) * args.width + from_column];
+}
+
+struct ImageNoiseArgs {
+    Buffer<const float> from[JOBS];
+    float deviation[JOBS];
+    uint32_t keys[JOBS][3]; // Philox's key, and the tile
+    Buffer<float> out;
+    uint32_t elements;
+};
+ARGUMENTS(ImageNoiseArgs, from, deviation, keys, out, elements)
+
+// Image blockIdx.y, a thread to an element; see Noisy. Four threads draw the same four numbers, since a vote's noise
+// takes no time worth an order of its own.
+KERNEL(image_noise, ImageNoiseArgs, 256) {
+    const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= args.elements) {
+        return;
+    }
+    const uint32_t job = blockIdx.y;
+    const Words counter = {i / 4, VOTE_NOISE << 28, args.keys[job][2], 0};
+    const Words words = philox(counter, args.keys[job][0], args.keys[job][1]);
+    const bool second = i % 4 >= 2;
+    float even, odd;
+    box_muller(second ? words.c : words.a, second ? words.d : words.b, even, odd);
+    const Global<const float> from = args.from[job];
+    const Global<float> out = args.out + size_t(job) * args.elements;
+    out[i] = from[i] + args.deviation[job] * (i % 2 == 0 ? even : odd);
 }
 
 // Pairs of images, each with an amount to join them by.

@@ -5,6 +5,7 @@
 
 // What numbers are for: Purpose's number.
 constexpr uint32_t JITTER = 2;
+constexpr uint32_t VOTE_NOISE = 6;
 
 struct Words {
     uint32_t a, b, c, d;

@@ -20,6 +20,8 @@ pub enum Purpose {
     AttackSearch = 4,
     /// Noise that attacks are compared with; `index` counts elements in CHW order.
     Noise = 5,
+    /// The noise on images that vote; `index` counts elements in CHW order.
+    VoteNoise = 6,
 }
 
 /// Names one random sequence source: which instance of which image in which run.
@@ -38,6 +40,12 @@ impl RandomKey {
     pub(crate) fn philox_key(&self) -> [u32; 2] {
         let mixed = mix(mix(self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15)) ^ self.image);
         [mixed as u32, (mixed >> 32) as u32]
+    }
+
+    /// What a device needs to draw the key's numbers: the Philox key's two words, and the tile.
+    pub(crate) fn philox_words(&self) -> [u32; 3] {
+        let [low, high] = self.philox_key();
+        [low, high, self.tile]
     }
 
     /// Four words: numbers `4·block .. 4·block + 4` of the sequence for `purpose` at `iteration`.

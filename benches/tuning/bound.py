@@ -1,14 +1,15 @@
-"""Replays the score with the views' term bounded, on recorded reconstructions (docs/tuning.md).
+"""Replays the score with the views' term bounded, and with noisy votes, on recorded reconstructions (docs/tuning.md).
 
     pip install numpy onnxruntime pillow
     bound.py MODEL.onnx PICTURES OUT.json RECORDING:RESTARTS:ITERATIONS SHIFT
 
 The arguments are those of evidence.py. The recovered label is chosen by all that the views say; in the score they
-count for BOUND nats at most, either way. For each bound, weight of the views and neutral lead: how many percent of
-the outputs have the right label, and how many clean pictures an attacker could turn into false alarms by the views
+count for BOUND nats at most, either way. For each noise of the third vote, bound, weight of the views and neutral lead:
+how many percent of the outputs have the right label, and how many clean pictures an attacker could turn into false alarms by the views
 alone, without changing a vote: those with a class whose support and the bound together reach the neutral lead.
 """
 
+import copy
 import os
 import sys
 
@@ -18,6 +19,7 @@ from evidence import LESS_THE_DEVIATION, SUPPORT, Picture, viewpoints
 from replay import ATTACKS, Classifier, by_attack, counted, listed, load, parse, pixels, save
 
 BOUNDS = [np.inf, 20.0, 12.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 0.0]
+NOISES = [0.0, 4.0, 8.0, 12.0]
 WEIGHTS = [0.75, 1.5, 3.0]
 NEUTRAL = [0.0, 0.5, 1.0, 1.5, 1.9, 2.5, 3.0, 4.0, 6.0, 8.0]
 
@@ -42,10 +44,11 @@ def within_reach(p, bound, neutral):
     return max(np.delete(support, p.input)) + bound >= neutral
 
 
-def row(pictures, bound, weight, neutral):
+def row(pictures, noise, bound, weight, neutral):
     of = {p: judged(p, weight, bound) for p in pictures}
     clean = [p for p in pictures if p.attack == "none"]
     return {
+        "vote_noise_in_levels": noise,
         "bound": None if np.isinf(bound) else bound,
         "weight": weight,
         "neutral_lead": neutral,
@@ -60,7 +63,7 @@ def main():
     _, recorded, restarts, iterations, _ = parse("recording=" + recording)
     classifier = Classifier(model)
     views = viewpoints(1, int(shift))
-    pictures = []
+    by_noise = {noise: [] for noise in NOISES}
     for listed_row in listed(folder):
         x = pixels(os.path.join(folder, listed_row["file"]))
         data = load(recorded, restarts, iterations, listed_row, x.shape)
@@ -68,16 +71,28 @@ def main():
             continue
         picture = Picture(listed_row, x, classifier, [int(shift)])
         if picture.counts() and (picture.attack != "none" or picture.input == picture.label):
-            picture.vote(x, data, classifier)
             gains = np.array([picture.views[v] - picture.x for v in views])
             gains -= gains[:, [picture.input]]
             picture.gain, picture.spread = gains.mean(0), gains.std(0)
-            pictures.append(picture)
-    support = {a: [max(np.delete(odds(p)[0], p.input)) for p in pictures if p.attack == a] for a in ATTACKS}
+            for noise, pictures in by_noise.items():
+                voted = copy.copy(picture)
+                voted.vote(x, data, classifier, noise / 255)
+                pictures.append(voted)
+
+    def best_other(pictures):
+        support = {a: [max(np.delete(odds(p)[0], p.input)) for p in pictures if p.attack == a] for a in ATTACKS}
+        return {a: sorted(round(float(s), 2) for s in v) for a, v in support.items() if v}
+
     result = {
-        "pictures": counted(pictures),
-        "best_other_support_in_nats": {a: sorted(round(float(s), 2) for s in v) for a, v in support.items() if v},
-        "rows": [row(pictures, b, w, n) for w in WEIGHTS for b in BOUNDS for n in NEUTRAL],
+        "pictures": counted(by_noise[0.0]),
+        "best_other_support_in_nats": {noise: best_other(pictures) for noise, pictures in by_noise.items()},
+        "rows": [
+            row(pictures, noise, b, w, n)
+            for noise, pictures in by_noise.items()
+            for w in WEIGHTS
+            for b in BOUNDS
+            for n in NEUTRAL
+        ],
     }
     save(result, out)
 

@@ -63,11 +63,18 @@ class Picture:
         """Attacked pictures count where they fool the classifier."""
         return self.attack == "none" or self.input != self.label
 
-    def vote(self, x, recording, classifier):
-        """Reads what the consensus of the recorded restarts says, and the points behind it."""
+    def vote(self, x, recording, classifier, noise=0.0):
+        """Reads what the consensus of the recorded restarts says, and the points behind it; each as it is, mirrored
+        and, with noise of that standard deviation, mirrored with noise."""
         consensus = recording.mean(0)
         votes = np.concatenate([consensus + t * (x - consensus) for t in PLACES])
         logs = logarithms(classifier.logits(votes))
+        if noise:
+            random = np.random.default_rng(len(self.photograph))
+            # The ends of a segment have the same noise, so its points have, too.
+            of_ends = random.normal(0, noise, consensus.shape).astype(np.float32)
+            noisy = np.clip(votes[..., ::-1] + np.tile(of_ends, (len(PLACES), 1, 1, 1)), 0, 1)
+            logs = np.concatenate([logs, logarithms(classifier.logits(noisy))[:1]])
         most = logs.max((0, 1))
         self.support = {
             "arithmetic": most + np.log(np.exp(logs - most).mean((0, 1))),

@@ -6,6 +6,7 @@ use super::algorithm::{Attack, above_zero};
 use super::ball::{Ball, Norm};
 use super::climb::{Climber, Subject, climb};
 use super::losses::{Aim, Loss};
+use super::rounding::round_into_ball;
 use super::victim::{Slope, Victim};
 use crate::error::{Error, Result};
 
@@ -16,9 +17,10 @@ use crate::error::{Error, Result};
 /// three quarters of the steps since the last check raised the loss; or the step size was not halved at
 /// the last check, and the best loss has not improved since.
 ///
-/// A restart makes all its steps and gives the last point that meets the aim. The next restart is for the
-/// pictures without one. If no restart succeeds, the result is the point with the largest loss. A picture
-/// that meets the aim from the start stays as it is.
+/// A restart makes all its steps and gives the last point that meets the aim, or ends at the first. The next restart
+/// is for the pictures without one. If no restart succeeds, the result is the point with the largest loss. A picture
+/// that meets the aim from the start stays as it is. If images will be rounded to 8 bits, each is asked about as it
+/// will be rounded, so that no success is lost by it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Apgd {
     /// Norm in which `eps` measures the change.
@@ -29,6 +31,8 @@ pub struct Apgd {
     pub steps: usize,
     /// Searches for a picture, each from a random start of its own, until one succeeds; at least 1.
     pub restarts: usize,
+    /// End a restart at its first success: for victims whose gradients are costly.
+    pub first_success: bool,
 }
 
 impl Apgd {
@@ -42,6 +46,7 @@ impl Apgd {
             },
             steps: 100,
             restarts: 1,
+            first_success: false,
         }
     }
 
@@ -57,6 +62,7 @@ impl Apgd {
         &self,
         victim: &mut dyn Victim,
         subjects: &[Subject<'_>],
+        eight_bit: bool,
         losses: impl Fn(&Subject<'_>) -> Vec<Loss>,
     ) -> Result<Vec<Vec<f32>>> {
         let mut hunts: Vec<Hunt<'_>> = subjects
@@ -77,9 +83,15 @@ impl Apgd {
             if open.is_empty() {
                 break;
             }
-            let searches = open
-                .iter()
-                .map(|hunt| Search::new(self, hunt.subject, hunt.losses[which].clone(), run));
+            let searches = open.iter().map(|hunt| {
+                Search::new(
+                    self,
+                    hunt.subject,
+                    hunt.losses[which].clone(),
+                    run,
+                    eight_bit,
+                )
+            });
             let mut searches: Vec<Search<'_>> = searches.collect();
             // One gradient at the start, and one after each step.
             climb(victim, &mut searches, self.steps + 1)?;
@@ -158,6 +170,8 @@ struct Search<'a> {
     loss: Loss,
     steps: usize,
     image: Vec<f32>,
+    /// The image as it will be rounded; empty if it will not be.
+    rounded: Vec<f32>,
     /// The image before the last step; empty before the first.
     before: Vec<f32>,
     step_size: f32,
@@ -176,17 +190,26 @@ struct Search<'a> {
     /// The best loss at the last checkpoint, and whether the step was halved there.
     best_then: f64,
     halved_then: bool,
+    first_success: bool,
+    eight_bit: bool,
 }
 
 impl<'a> Search<'a> {
-    fn new(options: &Apgd, subject: &'a Subject<'a>, loss: Loss, run: usize) -> Self {
+    fn new(
+        options: &Apgd,
+        subject: &'a Subject<'a>,
+        loss: Loss,
+        run: usize,
+        eight_bit: bool,
+    ) -> Self {
         let ball = options.ball();
-        Search {
+        let mut search = Search {
             subject,
             ball,
             loss,
             steps: options.steps,
             image: ball.surface(subject.clean(), &subject.key(run)),
+            rounded: Vec::new(),
             before: Vec::new(),
             step_size: 2.0 * options.eps,
             best: Point::default(),
@@ -199,6 +222,17 @@ impl<'a> Search<'a> {
             best_then: f64::NAN,
             // As in the authors' code: the first check does not halve for want of a new best loss.
             halved_then: true,
+            first_success: options.first_success,
+            eight_bit,
+        };
+        search.round();
+        search
+    }
+
+    fn round(&mut self) {
+        if self.eight_bit {
+            self.rounded.clone_from(&self.image);
+            round_into_ball(&mut self.rounded, self.subject.clean(), self.ball);
         }
     }
 
@@ -229,13 +263,21 @@ impl<'a> Search<'a> {
             self.ball.project(&mut next, clean);
         }
         self.before = std::mem::replace(&mut self.image, next);
+        self.round();
         self.done += 1;
     }
 }
 
 impl Climber for Search<'_> {
     fn image(&self) -> &[f32] {
-        &self.image
+        match self.eight_bit {
+            true => &self.rounded,
+            false => &self.image,
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.first_success && self.fooled.is_some()
     }
 
     fn loss(&self) -> Loss {
@@ -249,7 +291,7 @@ impl Climber for Search<'_> {
             mut gradient,
         } = slope;
         if self.subject.aim.met(&reading) {
-            self.fooled = Some(self.image.clone());
+            self.fooled = Some(self.image().to_vec());
         }
         let first = self.done == 0;
         if first || loss > self.best.loss {
@@ -333,10 +375,10 @@ impl Attack for ApgdCe {
         &self,
         victim: &mut dyn Victim,
         subjects: &[Subject<'_>],
-        _eight_bit: bool,
+        eight_bit: bool,
     ) -> Result<Vec<Vec<f32>>> {
         let losses = |subject: &Subject<'_>| vec![Loss::CrossEntropy(subject.aim)];
-        self.0.search(victim, subjects, losses)
+        self.0.search(victim, subjects, eight_bit, losses)
     }
 }
 
@@ -353,7 +395,7 @@ impl Attack for ApgdDlr {
         &self,
         victim: &mut dyn Victim,
         subjects: &[Subject<'_>],
-        _eight_bit: bool,
+        eight_bit: bool,
     ) -> Result<Vec<Vec<f32>>> {
         let losses = |subject: &Subject<'_>| {
             vec![match subject.aim {
@@ -364,7 +406,7 @@ impl Attack for ApgdDlr {
                 },
             }]
         };
-        self.0.search(victim, subjects, losses)
+        self.0.search(victim, subjects, eight_bit, losses)
     }
 }
 
@@ -384,7 +426,7 @@ impl Attack for ApgdT {
         &self,
         victim: &mut dyn Victim,
         subjects: &[Subject<'_>],
-        _eight_bit: bool,
+        eight_bit: bool,
     ) -> Result<Vec<Vec<f32>>> {
         let losses = |subject: &Subject<'_>| {
             let label = subject.aim.class();
@@ -395,7 +437,7 @@ impl Attack for ApgdT {
                 .map(|target| Loss::TargetedDlr { label, target })
                 .collect()
         };
-        self.search.search(victim, subjects, losses)
+        self.search.search(victim, subjects, eight_bit, losses)
     }
 }
 
@@ -447,7 +489,7 @@ mod tests {
             ..Apgd::new(Norm::Linf)
         };
         let loss = Loss::CrossEntropy(subject.aim);
-        let mut search = Search::new(&options, &subject, loss, 0);
+        let mut search = Search::new(&options, &subject, loss, 0, false);
         for &loss in losses {
             search.advance(Slope {
                 reading: subject.input.clone(),

@@ -10,7 +10,7 @@ use crate::picture::Picture;
 use crate::random::RandomKey;
 
 /// A picture under attack.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Subject<'a> {
     /// The clean picture.
     pub picture: &'a Picture,

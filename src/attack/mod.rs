@@ -139,22 +139,27 @@ pub fn attack(
             },
         });
     }
-    let attack = options.method.attack();
-    let mut images = attack.run(victim, &subjects, options.eight_bit)?;
-    match attack.ball() {
-        _ if !options.eight_bit => {}
-        Some(ball) => {
-            for (image, subject) in images.iter_mut().zip(&subjects) {
-                round_into_ball(image, subject.clean(), ball);
+    let mut found: Vec<Option<(Vec<f32>, Reading)>> = subjects.iter().map(|_| None).collect();
+    let mut open: Vec<usize> = (0..subjects.len()).collect();
+    for way in 0..victim.ways() {
+        if open.is_empty() {
+            break;
+        }
+        victim.follow(way);
+        let tried: Vec<Subject<'_>> = open.iter().map(|&i| subjects[i].clone()).collect();
+        let (images, outputs) = follow(victim, options, &tried)?;
+        for ((&i, image), output) in open.iter().zip(images).zip(outputs) {
+            if found[i].is_none() || subjects[i].aim.met(&output) {
+                found[i] = Some((image, output));
             }
         }
-        None => rounding::round_minimal(victim, &subjects, &mut images)?,
+        let aim_met =
+            |i: &usize| matches!(&found[*i], Some((_, output)) if subjects[*i].aim.met(output));
+        open.retain(|i| !aim_met(i));
     }
-    let views: Vec<&[f32]> = images.iter().map(|image| &image[..]).collect();
-    let outputs = victim.read(&views)?;
-    let results = subjects.into_iter().zip(images).zip(outputs);
+    let results = subjects.into_iter().zip(found.into_iter().flatten());
     Ok(results
-        .map(|((subject, pixels), output)| {
+        .map(|(subject, (pixels, output))| {
             let change = pixels.iter().zip(subject.clean()).map(|(a, b)| a - b);
             Attacked {
                 linf: change.fold(0.0, |most: f32, x| most.max(x.abs())),
@@ -167,6 +172,28 @@ pub fn attack(
             }
         })
         .collect())
+}
+
+/// Attacks along the victim's present way: the images, rounded if that is asked for, and what the victim says of them.
+fn follow(
+    victim: &mut dyn Victim,
+    options: &AttackOptions,
+    subjects: &[Subject<'_>],
+) -> Result<(Vec<Vec<f32>>, Vec<Reading>)> {
+    let attack = options.method.attack();
+    let mut images = attack.run(victim, subjects, options.eight_bit)?;
+    match attack.ball() {
+        _ if !options.eight_bit => {}
+        Some(ball) => {
+            for (image, subject) in images.iter_mut().zip(subjects) {
+                round_into_ball(image, subject.clean(), ball);
+            }
+        }
+        None => rounding::round_minimal(victim, subjects, &mut images)?,
+    }
+    let views: Vec<&[f32]> = images.iter().map(|image| &image[..]).collect();
+    let outputs = victim.read(&views)?;
+    Ok((images, outputs))
 }
 
 /// The aim of an attack with this target on one picture.

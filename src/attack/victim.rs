@@ -31,6 +31,15 @@ pub trait Victim {
     /// # Errors
     /// The device fails, or the victim has no gradient.
     fn gradient(&mut self, images: &[&[f32]], losses: &[Loss]) -> Result<Vec<Slope>>;
+    /// Number of ways to a wrong answer whose gradients it gives apart; an attack is made along each, until one
+    /// succeeds.
+    fn ways(&self) -> usize {
+        1
+    }
+    /// From now on gradients are those of this way, below [`ways`](Self::ways).
+    fn follow(&mut self, way: usize) {
+        let _ = way;
+    }
 }
 
 /// A classifier without any defense.

@@ -3,6 +3,7 @@
 use super::tiles::TileGrid;
 use crate::error::{Error, Result};
 use crate::picture::ImageShape;
+use crate::random::RandomKey;
 
 /// A buffer of equally shaped images in a device's memory.
 pub trait ImageBuffer: Send + Sync {
@@ -126,6 +127,24 @@ impl<I> Clone for Push<'_, I> {
     }
 }
 impl<I> Copy for Push<'_, I> {}
+
+/// The image `image + std · n` with standard normals `n`, not clipped.
+#[derive(Debug)]
+pub struct Noisy<'a, I> {
+    /// The image that gets the noise.
+    pub image: At<'a, I>,
+    /// The noise's standard deviation, pixels in `[0, 1]`.
+    pub std: f32,
+    /// Key of the numbers, which are those of [`Purpose::VoteNoise`](crate::random::Purpose::VoteNoise).
+    pub key: RandomKey,
+}
+
+impl<I> Clone for Noisy<'_, I> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<I> Copy for Noisy<'_, I> {}
 
 /// How a view is made of an image: it is moved by whole pixels, and then mirrored or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

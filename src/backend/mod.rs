@@ -23,7 +23,7 @@ mod precision;
 pub mod reference;
 mod tiles;
 
-pub use self::images::{At, Blend, ImageBuffer, ImagePair, Push, Stitch, View, Viewpoint};
+pub use self::images::{At, Blend, ImageBuffer, ImagePair, Noisy, Push, Stitch, View, Viewpoint};
 pub use self::precision::Precision;
 pub use self::tiles::TileGrid;
 pub use crate::picture::ImageShape;
@@ -79,6 +79,13 @@ pub trait ImageOps: Send + Sync {
     fn view(
         &self,
         jobs: &[View<'_, Self::Images>],
+        out: &mut Self::Images,
+        first: usize,
+    ) -> Result<()>;
+    /// Writes each job's noisy image to `out[first + i]`; see [`Noisy`].
+    fn add_noise(
+        &self,
+        jobs: &[Noisy<'_, Self::Images>],
         out: &mut Self::Images,
         first: usize,
     ) -> Result<()>;

@@ -373,8 +373,7 @@ mod tests {
             rehearsal.count().unwrap()
         };
         let (one, two) = (wave(&[&picture]), wave(&[&picture; 2]));
-        // The input and its nine views; three votes of the consensus, as they are and mirrored, on up to two
-        // segments; three reconstructions of each path; the other points of its last segment, of the consensus
+        // The input and its nine views; three points of the consensus on up to two segments, each with three votes; three reconstructions of each path; the other points of its last segment, of the consensus
         // those that have no vote; two rounds of three points, and two pushes, of which one suffices, of each path;
         // the output.
         let segments = options.map.segments.min(2);
@@ -382,7 +381,7 @@ mod tests {
         let points = 3 * options.map.segment_points + 2 * options.map.reach_points;
         assert_eq!(
             one.probes as usize,
-            10 + segments * 2 * votes + 3 * 3 + points + 3 * (2 * 3 + 2) + 1
+            10 + segments * 3 * votes + 3 * 3 + points + 3 * (2 * 3 + 2) + 1
         );
         assert_eq!(two.probes, 2 * one.probes);
         let of = |wave: &Wave, kernel: &str| wave.kernels[kernel];

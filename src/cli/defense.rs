@@ -83,6 +83,9 @@ pub struct DefenseArgs {
     /// anything else whose meaning changes when it is mirrored
     #[arg(long, help_heading = "Decision")]
     pub no_mirror: bool,
+    /// Standard deviation of the random noise on each point's third vote, pixels in [0, 1]; 0 for no such vote
+    #[arg(long, value_name = "STD", help_heading = "Decision")]
+    pub vote_noise: Option<f32>,
     /// How far the input's views, which show what an attack hides, are shifted, as a part of its size; 0 turns
     /// it off
     #[arg(long, value_name = "PART", help_heading = "Decision")]
@@ -247,6 +250,7 @@ impl DefenseArgs {
             reach: self.reach.unwrap_or(default.reach),
             reach_points: self.reach_points.unwrap_or(default.reach_points),
             mirror: !self.no_mirror,
+            vote_noise: self.vote_noise.unwrap_or(default.vote_noise),
             view_shift: self.view_shift.unwrap_or(default.view_shift),
         }
     }

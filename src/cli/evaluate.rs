@@ -87,7 +87,7 @@ pub struct EvaluationArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,
     /// Attacks in place of the suite's: noise or a method of attack, as NAME, NAME:EPS,
-    /// NAME@GRADIENT or NAME@GRADIENT:EPS, where GRADIENT (queries, identity, trajectory, decision)
+    /// NAME@GRADIENT or NAME@GRADIENT:EPS, where GRADIENT (queries, identity, trajectory, decision, ways)
     /// leads through the whole defense
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = wanted)]
     pub attacks: Vec<Wanted>,

@@ -50,10 +50,10 @@ impl ThroughArgs {
         let refused = match (rule, method.follows_gradients(), of_gradients) {
             (Rule::Queries, true, _) => {
                 format!(
-                    "{method} follows gradients; give --through identity, trajectory or decision"
+                    "{method} follows gradients; give --through identity, trajectory, decision or ways"
                 )
             }
-            (Rule::Identity | Rule::Trajectory | Rule::Decision, false, _) => {
+            (Rule::Identity | Rule::Trajectory | Rule::Decision | Rule::Ways, false, _) => {
                 format!("{method} follows no gradients; give --through queries")
             }
             (Rule::Queries, false, Some((option, _))) => {

@@ -23,6 +23,9 @@ pub struct SegmentPoint {
     /// What the classifier says of the point's mirror image; only for points that vote, if
     /// [`MapOptions::mirror`](super::MapOptions::mirror) asks for it.
     pub mirrored: Option<Reading>,
+    /// What the classifier says of the point with noise, mirrored if `mirrored` is there; only for points that vote, if
+    /// [`MapOptions::vote_noise`](super::MapOptions::vote_noise) asks for it.
+    pub noisy: Option<Reading>,
 }
 
 /// The decision map: all probes of one image.
@@ -224,6 +227,7 @@ mod tests {
                         t: 0.25 * i as f32 - 0.25,
                         reading: read(c),
                         mirrored: None,
+                        noisy: None,
                     };
                     let points = segment.chars().enumerate().map(point).collect();
                     vec![Segment {

@@ -6,8 +6,9 @@ use super::options::Options;
 use super::probe::Prober;
 use super::reconstruct::{Placed, ReconstructionId, Reconstructions};
 use super::trajectory::trace;
+use super::twins::{Ends, Twins};
 use super::votes::votes;
-use crate::backend::{At, Blend, ClassifierEngine, ImageOps, View};
+use crate::backend::{At, Blend, ClassifierEngine, ImageOps};
 use crate::error::Result;
 
 /// Segments that are probed together: enough to fill launches, few enough to keep the memory for the
@@ -171,8 +172,8 @@ impl<'d, O: ImageOps, C: ClassifierEngine<Images = O::Images>> Drawing<'d, O, C>
         for lines in lines.chunks(SEGMENTS_PER_BATCH) {
             let shape = self.prober.shape();
             let mut ends = self.prober.ops().allocate(shape, lines.len())?;
-            // The segments with points whose mirror images vote, with the mirror images of their inputs.
-            let mut to_mirror = vec![];
+            // The ends of the segments with points that vote.
+            let mut voting = vec![];
             for (end, (line, missing)) in lines.iter().enumerate() {
                 let id = ReconstructionId {
                     image: images[line.map].place,
@@ -180,48 +181,56 @@ impl<'d, O: ImageOps, C: ClassifierEngine<Images = O::Images>> Drawing<'d, O, C>
                     probe: line.probe,
                 };
                 (self.reconstructions).assemble(self.prober.ops(), id, &mut ends, end)?;
-                let may_vote = maps[line.map].votes_on(line.path);
-                let vote = may_vote && missing.iter().any(|&t| votes(t));
-                let input = images[line.map].mirrored.filter(|_| vote);
-                to_mirror.extend(input.map(|input| (end, input)));
+                if maps[line.map].votes_on(line.path) && missing.iter().any(|&t| votes(t)) {
+                    voting.push(end);
+                }
             }
             let ends = &ends;
             let known = |line: &Line, t: f32| {
                 let map = &maps[line.map];
                 map.on_trajectory(line.path, line.probe, t).is_some()
             };
-            let mut jobs: Vec<_> = (lines.iter().enumerate())
+            let as_they_are: Vec<_> = (lines.iter().enumerate())
                 .flat_map(|(end, (line, missing))| {
                     let (from, to) = (At::new(ends, end), images[line.map].input);
                     let to_probe = missing.iter().filter(move |&&t| !known(line, t));
                     to_probe.map(move |&t| Blend { from, to, t })
                 })
                 .collect();
-            // A point's mirror image lies between the mirror images of the segment's ends.
-            let mut mirrored = self.prober.ops().allocate(shape, to_mirror.len())?;
-            let from = to_mirror.iter().map(|of| View::mirror(At::new(ends, of.0)));
-            let from: Vec<_> = from.collect();
-            self.prober.ops().view(&from, &mut mirrored, 0)?;
-            let (as_they_are, mirrored) = (jobs.len(), &mirrored);
-            jobs.extend(to_mirror.iter().enumerate().flat_map(|(i, &(end, to))| {
-                let from = At::new(mirrored, i);
-                let missing = lines[end].1.iter().filter(|&&t| votes(t));
-                missing.map(move |&t| Blend { from, to, t })
-            }));
-            let mut readings = self.prober.blends(&jobs)?;
-            let mut mirrored = readings.split_off(as_they_are).into_iter();
-            let mut readings = readings.into_iter();
+            let segments = voting.iter().map(|&end| {
+                let line = lines[end].0;
+                Ends::new(At::new(ends, end), &images[line.map], line.probe)
+            });
+            let segments: Vec<_> = segments.collect();
+            let twins = Twins::new(self.prober.ops(), &self.options.map, shape, &segments)?;
+            let seen = |ends: Option<[_; 2]>, i: usize| {
+                let missing = lines[voting[i]].1.iter().filter(|&&t| votes(t));
+                ends.into_iter().flat_map(move |[from, to]| {
+                    (missing.clone()).map(move |&t| Blend { from, to, t })
+                })
+            };
+            let each = 0..voting.len();
+            let mirrored: Vec<_> = (each.clone())
+                .flat_map(|i| seen(twins.mirrored(i), i))
+                .collect();
+            let noisy: Vec<_> = each.flat_map(|i| seen(twins.noisy(i), i)).collect();
+            let jobs = [&as_they_are[..], &mirrored, &noisy].concat();
+            let mut readings = self.prober.blends(&jobs)?.into_iter();
+            let mut next =
+                |jobs: Vec<_>| -> Vec<_> { readings.by_ref().take(jobs.len()).collect() };
+            let [mut readings, mut mirrored, mut noisy] =
+                [as_they_are, mirrored, noisy].map(|jobs| next(jobs).into_iter());
             for (line, missing) in lines {
                 let map = &mut *maps[line.map];
                 let may_vote = map.votes_on(line.path);
-                let mirrors = images[line.map].mirrored.is_some();
                 let points = missing.iter().filter_map(|&t| {
                     let known = map.on_trajectory(line.path, line.probe, t).cloned();
-                    let vote = may_vote && mirrors && votes(t);
+                    let vote = may_vote && votes(t);
                     Some(SegmentPoint {
                         t,
                         reading: known.or_else(|| readings.next())?,
                         mirrored: if vote { mirrored.next() } else { None },
+                        noisy: if vote { noisy.next() } else { None },
                     })
                 });
                 let points = points.collect();

@@ -28,6 +28,9 @@ pub struct MapOptions {
     /// whether the input's views are mirrored. Turn it off for classifiers of what mirroring changes: text,
     /// digits, traffic signs.
     pub mirror: bool,
+    /// Standard deviation of the noise on each point's third vote, pixels in `[0, 1]`; 0 for no such vote. What is
+    /// left of adversarial noise in a reconstruction is small, so random noise covers it.
+    pub vote_noise: f32,
     /// How far the input's views are moved, as a share of the input's height and width in `[0, 0.25]`, rounded
     /// to the nearest odd number of pixels; 0 for views that are not moved.
     pub view_shift: f64,
@@ -42,6 +45,7 @@ impl Default for MapOptions {
             reach: 0.25,
             reach_points: 2,
             mirror: true,
+            vote_noise: 8.0 / 255.0,
             view_shift: 0.015,
         }
     }
@@ -73,6 +77,10 @@ impl MapOptions {
         if !(0.0..=Self::MAX_REACH).contains(&self.reach) {
             let wrong = format!("must be in [0, {}], not {}", Self::MAX_REACH, self.reach);
             return Err(Error::option("reach", wrong));
+        }
+        if !(0.0..=1.0).contains(&self.vote_noise) {
+            let wrong = format!("must be in [0, 1], not {}", self.vote_noise);
+            return Err(Error::option("vote_noise", wrong));
         }
         if !(0.0..=Self::MAX_VIEW_SHIFT).contains(&self.view_shift) {
             return Err(Error::option(

@@ -43,8 +43,9 @@ impl Options {
         let segments = probes.min(self.map.segments as u128);
         let points = (self.map.reach_points + 1 + self.map.segment_points) as u128;
         let mirror = u128::from(self.map.mirror);
+        let noise = u128::from(self.map.vote_noise > 0.0);
         // Votes of the path that votes; at every checkpoint, if images may stop early.
-        let votes = (1 + mirror) * self.map.voting_positions().len() as u128;
+        let votes = (1 + mirror + noise) * self.map.voting_positions().len() as u128;
         let voting = if self.stop_early.is_some() {
             probes
         } else {
@@ -54,11 +55,11 @@ impl Options {
         let reading = floats(classes) + 192;
         let readings_of_a_path = images * reading;
         let readings = paths * readings_of_a_path;
-        // The input and the output; every path's segment ends, on-boundary and on-manifold image; the mirror
-        // images of the input and of the ends that vote.
+        // The input and the output; every path's segment ends, on-boundary and on-manifold image; the twins of both ends
+        // of each segment that votes.
         let ends = (images * paths * segments).min(SEGMENTS_PER_BATCH as u128);
-        let mirrored_ends = mirror * ends.min(images * segments);
-        let pictures = images * (2 + mirror + 4 * paths) + restarts + ends + mirrored_ends;
+        let twins = 2 * (mirror + noise) * ends.min(images * segments);
+        let pictures = images * (2 + 4 * paths) + restarts + ends + twins;
         Ok([
             MemoryPart {
                 // Twice, because outcomes that wait to be written have readings too.
@@ -118,6 +119,8 @@ mod tests {
         }
         let unmirrored = bytes(&|options| options.map.mirror = false);
         assert!(unmirrored[1] < before[1] && unmirrored[2] < before[2]);
+        let still = bytes(&|options| options.map.vote_noise = 0.0);
+        assert!(still[1] < before[1] && still[2] < before[2]);
         let all = bytes(&|options| options.reconstruct.restarts *= 2);
         assert!(before.iter().zip(&all).all(|(before, all)| all > before));
     }

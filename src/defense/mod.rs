@@ -32,6 +32,7 @@ mod settling;
 mod stitch;
 mod stopping;
 mod trajectory;
+mod twins;
 mod verdict;
 mod voters;
 mod votes;

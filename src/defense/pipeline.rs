@@ -9,6 +9,7 @@ use super::options::{Options, OwnOptions};
 use super::oracle::Oracle;
 use super::outcome::Outcome;
 use super::probe::Prober;
+use super::reconstruct::Placed;
 use super::room::Room;
 use super::settling::Settling;
 use super::verdict::{Judgment, Verdict};
@@ -216,8 +217,13 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> DeviceDefense for Defe
             )));
         }
         let room = &mut self.room;
-        for (&place, (picture, _)) in places.iter().zip(pictures) {
-            room.inputs.put(self.prober.ops(), &picture.pixels, place)?;
+        for (&place, (picture, own)) in places.iter().zip(pictures) {
+            let key = RandomKey {
+                seed: own.seed,
+                image: picture.hash(),
+                tile: 0,
+            };
+            (room.inputs).put(self.prober.ops(), &picture.pixels, key, place)?;
         }
         let inputs: Vec<_> = places.iter().map(|&place| room.inputs.at(place)).collect();
         // The images themselves, then the views of each, in one call.
@@ -229,14 +235,10 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> DeviceDefense for Defe
         let jobs: Vec<_> = jobs.map(|(image, from)| View { image, from }).collect();
         let mut readings = self.prober.views(&jobs)?;
         let mut views = readings.split_off(places.len()).into_iter();
-        for (((&place, (picture, own)), image), input) in
-            (places.iter().zip(pictures).zip(inputs)).zip(readings)
-        {
-            let key = RandomKey {
-                seed: own.seed,
-                image: picture.hash(),
-                tile: 0,
-            };
+        for ((&place, (_, own)), input) in places.iter().zip(pictures).zip(readings) {
+            let Placed {
+                input: image, key, ..
+            } = room.inputs.placed(place, 0);
             (room.fitting).begin(self.prober.ops(), place, image, key, &room.reconstructions)?;
             let views = views.by_ref().take(viewpoints.len()).collect();
             self.flights[place] = Some(Flight {

@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::backend::{At, DipEngine, ImageBuffer, ImageOps, ImageShape, Stitch, TileGrid};
 use crate::dip::{NetSpec, Preset};
 use crate::error::{Error, Result};
+use crate::random::RandomKey;
 
 /// How images are reconstructed: the network, the tiles, the restarts, the iterations.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -162,8 +163,8 @@ pub(super) struct Placed<'a, I> {
     pub place: usize,
     /// The input.
     pub input: At<'a, I>,
-    /// The input's mirror image; `None` if mirror images do not vote.
-    pub mirrored: Option<At<'a, I>>,
+    /// Key of its random numbers.
+    pub key: RandomKey,
     /// Number of each path's reconstructions.
     pub probes: usize,
 }

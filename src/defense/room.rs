@@ -3,8 +3,9 @@
 use super::fitting::Fitting;
 use super::options::Options;
 use super::reconstruct::{Placed, Reconstructions};
-use crate::backend::{At, Backend, ImageOps, ImageShape, View};
+use crate::backend::{At, Backend, ImageOps, ImageShape};
 use crate::error::{Error, Result};
+use crate::random::RandomKey;
 
 /// The DIP engine and the buffers for the images in flight.
 pub(crate) struct Room<B: Backend> {
@@ -35,7 +36,6 @@ impl<B: Backend> Room<B> {
         let grid = reconstruct.grids(shape)?[0];
         let capacity = capacity.clamp(1, images * reconstructions.instances_per_image());
         let early = options.stop_early.is_some();
-        let inputs = || backend.allocate(shape, images);
         Ok(Room {
             dip: backend.dip(
                 &reconstruct.spec,
@@ -44,8 +44,8 @@ impl<B: Backend> Room<B> {
                 capacity,
             )?,
             inputs: Inputs {
-                images: inputs()?,
-                mirrored: options.map.mirror.then(inputs).transpose()?,
+                images: backend.allocate(shape, images)?,
+                keys: vec![RandomKey::default(); images],
             },
             fitting: Fitting::new(backend, &reconstructions, capacity, images, early)?,
             reconstructions,
@@ -56,27 +56,21 @@ impl<B: Backend> Room<B> {
 /// The inputs in flight, by place.
 pub(super) struct Inputs<I> {
     images: I,
-    /// Their mirror images; `None` if mirror images do not vote.
-    mirrored: Option<I>,
+    /// The keys of their random numbers.
+    keys: Vec<RandomKey>,
 }
 
 impl<I> Inputs<I> {
-    /// Copies a picture to a place.
+    /// Copies a picture, whose random numbers have this key, to a place.
     pub(super) fn put<O: ImageOps<Images = I>>(
         &mut self,
         ops: &O,
         pixels: &[f32],
+        key: RandomKey,
         place: usize,
     ) -> Result<()> {
-        ops.upload(pixels, &mut self.images, place)?;
-        match &mut self.mirrored {
-            Some(mirrored) => ops.view(
-                &[View::mirror(At::new(&self.images, place))],
-                mirrored,
-                place,
-            ),
-            None => Ok(()),
-        }
+        self.keys[place] = key;
+        ops.upload(pixels, &mut self.images, place)
     }
 
     /// The input at a place.
@@ -86,11 +80,10 @@ impl<I> Inputs<I> {
 
     /// The image at a place, with `probes` reconstructions of each path.
     pub(super) fn placed(&self, place: usize, probes: usize) -> Placed<'_, I> {
-        let mirrored = self.mirrored.as_ref();
         Placed {
             place,
             input: self.at(place),
-            mirrored: mirrored.map(|mirrored| At::new(mirrored, place)),
+            key: self.keys[place],
             probes,
         }
     }

@@ -35,8 +35,7 @@ pub struct VerdictOptions {
     /// Smallest score with the verdict `adversarial`, in `[0, 1]`; scores between the two thresholds are
     /// `undecided`.
     pub adversarial_from: f64,
-    /// How the evidence is weighed; recorded only if it differs from the default.
-    #[serde(skip_serializing_if = "EvidenceOptions::is_default")]
+    /// How the evidence is weighed.
     pub evidence: EvidenceOptions,
 }
 
@@ -59,17 +58,13 @@ impl Default for EvidenceOptions {
         EvidenceOptions {
             view_weight: 1.5,
             view_std_penalty: 0.5,
-            view_bound_nats: f64::INFINITY,
+            view_bound_nats: 4.0,
             neutral_lead_nats: 1.9,
         }
     }
 }
 
 impl EvidenceOptions {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-
     fn validate(&self) -> Result<()> {
         at_least_zero("view_weight", self.view_weight)?;
         at_least_zero("view_std_penalty", self.view_std_penalty)?;
@@ -315,7 +310,9 @@ mod tests {
     ) -> (Option<usize>, f64) {
         let views: Vec<Reading> = views.iter().map(|&view| reading(view)).collect();
         let support = support.map(|p| p.ln().max(MIN_LOG_PROB));
-        let judged = VerdictOptions::default().judge(&reading(input), &views, &support);
+        let mut options = VerdictOptions::default();
+        options.evidence.view_bound_nats = f64::INFINITY;
+        let judged = options.judge(&reading(input), &views, &support);
         (judged.recovered, judged.score)
     }
 
@@ -474,18 +471,16 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_recorded_where_they_are_not_the_defaults() {
-        let keys = |options: &VerdictOptions| {
-            let value = serde_json::to_value(options).unwrap();
-            let keys = value.as_object().unwrap().keys().cloned();
-            keys.collect::<Vec<_>>()
-        };
+    fn weights_are_recorded_and_checked() {
         let mut options = VerdictOptions::default();
-        let thresholds = ["clean_below", "adversarial_from"];
-        assert_eq!(keys(&options), thresholds);
-        options.evidence.view_weight = 1.0;
-        assert_eq!(keys(&options), [thresholds[0], thresholds[1], "evidence"]);
+        let recorded = |options: &VerdictOptions| serde_json::to_value(options).unwrap();
+        let evidence = serde_json::json!({
+            "view_weight": 1.5, "view_std_penalty": 0.5, "view_bound_nats": 4.0, "neutral_lead_nats": 1.9,
+        });
+        assert_eq!(recorded(&options)["evidence"], evidence);
+        options.evidence.view_bound_nats = f64::INFINITY;
         options.validate().unwrap();
+        assert!(recorded(&options)["evidence"]["view_bound_nats"].is_null());
         let unusable: [fn(&mut EvidenceOptions); 5] = [
             |o| o.neutral_lead_nats = f64::NAN,
             |o| o.view_bound_nats = f64::NAN,

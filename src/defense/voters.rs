@@ -4,6 +4,7 @@ use super::decision_map::DecisionMap;
 use super::device::DeviceDefense;
 use super::pipeline::Defense;
 use super::reconstruct::ReconstructionId;
+use super::twins::{Ends, Twins};
 use crate::backend::{At, Backend, Blend, ClassifierEngine, View};
 use crate::error::Result;
 
@@ -29,9 +30,10 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
     ) -> Result<Vec<Vec<f32>>> {
         let paths = self.options.reconstruct.paths();
         let (ops, shape) = (self.prober.ops(), self.shape());
+        let placed = self.room.inputs.placed(image, 0);
         let mut reconstruction = ops.allocate(shape, 1)?;
         let mut point = ops.allocate(shape, 1)?;
-        let mut mirrored = ops.allocate(shape, 1)?;
+        let mut twins = None;
         let mut assembled = None;
         let mut voters = Vec::new();
         for vote in map.votes() {
@@ -43,19 +45,21 @@ impl<B: Backend, C: ClassifierEngine<Images = B::Images>> Defense<B, C> {
             if assembled != Some(id) {
                 (self.room.reconstructions).assemble(ops, id, &mut reconstruction, 0)?;
                 assembled = Some(id);
+                let ends = Ends::new(At::new(&reconstruction, 0), &placed, vote.probe);
+                twins = Some(Twins::new(ops, &self.options.map, shape, &[ends])?);
             }
+            let twin = twins.as_ref().and_then(|twins| match vote.noisy {
+                true => twins.noisy(0),
+                false => twins.mirrored(0).filter(|_| vote.mirrored),
+            });
+            let [from, to] = twin.unwrap_or([At::new(&reconstruction, 0), placed.input]);
             let on_line = Blend {
-                from: At::new(&reconstruction, 0),
-                to: self.room.inputs.at(image),
+                from,
+                to,
                 t: vote.t,
             };
             ops.blend(&[on_line], &mut point, 0)?;
-            let mut voter = At::new(&point, 0);
-            if vote.mirrored {
-                ops.view(&[View::mirror(voter)], &mut mirrored, 0)?;
-                voter = At::new(&mirrored, 0);
-            }
-            voters.push(ops.download(voter)?);
+            voters.push(ops.download(At::new(&point, 0))?);
         }
         Ok(voters)
     }

@@ -7,7 +7,9 @@
 //!
 //! The mirror image of a point votes too, with equal weight
 //! ([`MapOptions::mirror`](super::MapOptions::mirror)). Mirroring does not change what a photograph shows,
-//! but the adversarial noise left in a reconstruction was made for the unmirrored picture.
+//! but the adversarial noise left in a reconstruction was made for the unmirrored picture. So does the mirror image
+//! with random noise ([`MapOptions::vote_noise`](super::MapOptions::vote_noise)), which covers what adversarial
+//! noise is left: it is the better vote under strong attacks, and the worse one of small perturbations.
 //!
 //! The support is the geometric mean of the votes: a class that one vote almost rules out has little
 //! support. It gave fewer false alarms than the arithmetic mean (docs/tuning.md).
@@ -20,7 +22,7 @@ pub(super) fn votes(t: f32) -> bool {
     t <= 0.0
 }
 
-/// The classifier's logits for a point that votes, or for its mirror image.
+/// The classifier's logits for a point that votes, for its mirror image, or for that with noise.
 #[derive(Clone, Copy, Debug)]
 pub struct Vote<'a> {
     /// Index of the path in the map.
@@ -29,8 +31,10 @@ pub struct Vote<'a> {
     pub probe: usize,
     /// Position on the segment: 0 at the reconstruction, negative behind it.
     pub t: f32,
-    /// Whether this is the vote of the point's mirror image.
+    /// Whether the point is mirrored.
     pub mirrored: bool,
+    /// Whether it has noise.
+    pub noisy: bool,
     /// What the classifier says of the point, or of its mirror image.
     pub reading: &'a Reading,
 }
@@ -41,24 +45,26 @@ impl DecisionMap {
         path + 1 == self.segments.len()
     }
 
-    /// All votes, ordered by segment, by position, and each point before its mirror image.
+    /// All votes, ordered by segment and by position: each point, its mirror image, and that with noise.
     pub fn votes(&self) -> impl Iterator<Item = Vote<'_>> {
         let last = self.segments.iter().enumerate().next_back().into_iter();
         let lines = last.flat_map(|(path, lines)| lines.iter().map(move |line| (path, line)));
         lines.flat_map(|(path, line)| {
             let points = line.points.iter().filter(|point| votes(point.t));
             points.flat_map(move |point| {
-                let vote = move |mirrored, reading| Vote {
+                let vote = move |mirrored, noisy, reading| Vote {
                     path,
                     probe: line.probe,
                     t: point.t,
                     mirrored,
+                    noisy,
                     reading,
                 };
-                let twin = point.mirrored.as_ref();
+                let (mirrored, noisy) = (point.mirrored.as_ref(), point.noisy.as_ref());
                 [
-                    Some(vote(false, &point.reading)),
-                    twin.map(|reading| vote(true, reading)),
+                    Some(vote(false, false, &point.reading)),
+                    mirrored.map(|reading| vote(true, false, reading)),
+                    noisy.map(|reading| vote(mirrored.is_some(), true, reading)),
                 ]
                 .into_iter()
                 .flatten()
@@ -111,6 +117,7 @@ mod tests {
                 t,
                 reading: reading(seen),
                 mirrored: mirrored.map(reading),
+                noisy: None,
             };
             vec![Segment {
                 probe: 7,

@@ -235,6 +235,7 @@ fn way(through: Adaptive) -> (String, String) {
         Rule::Identity => "identity",
         Rule::Trajectory => "trajectory",
         Rule::Decision => "decision",
+        Rule::Ways => "ways",
     };
     let (mut tag, mut words) = (rule.to_owned(), format!("through the defense by {rule}"));
     if through.draws > 1 {

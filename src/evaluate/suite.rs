@@ -124,7 +124,7 @@ impl Choice {
         if through.is_some_and(|way| (way.rule != Rule::Queries) != name.follows_gradients()) {
             return Err(Error::invalid(format!(
                 "{name} does not go through the defense that way: square asks queries, the others follow \
-                 identity, trajectory or decision"
+                 identity, trajectory, decision or ways"
             )));
         }
         let mut options = Map::new();
@@ -138,6 +138,10 @@ impl Choice {
             let step_size = (2.0 * LEVEL).max(2.5 * eps / steps.max(1) as f32);
             options.insert("steps".into(), json!(steps));
             options.insert("step_size".into(), json!(step_size));
+        }
+        if through.is_some() && matches!(name, Name::ApgdCe | Name::ApgdDlr | Name::ApgdT) {
+            options.insert("steps".into(), json!(self.defended_steps));
+            options.insert("first_success".into(), json!(true));
         }
         if name == Name::Square {
             let queries = through.map_or(self.queries, |_| self.defended_queries);
@@ -221,6 +225,7 @@ impl Choice {
                     through(Name::Pgd, Adaptive::new(Rule::Decision)),
                     through(Name::Pgd, unseeded),
                     through(Name::Pgd, expected),
+                    through(Name::ApgdCe, Adaptive::new(Rule::Ways)),
                     through(Name::Square, Adaptive::new(Rule::Queries)),
                 ]
             }
@@ -295,6 +300,7 @@ mod tests {
                 "pgd-linf-4@decision",
                 "pgd-linf-4@decision-fresh",
                 "pgd-linf-4@decision-eot-4-fresh",
+                "apgd-ce-linf-4@ways",
                 "square-linf-4@queries",
             ]
         );

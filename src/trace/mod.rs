@@ -33,7 +33,7 @@ impl Trace<'_> {
     ///
     /// `margin` of a point is the recovered label's logit less the input label's. `position` is 0 at the
     /// reconstruction, 1 at the input, negative behind the reconstruction. `mirrored` is the reading of the
-    /// point's mirror image, if that votes too. Numbers that are not finite are null.
+    /// point's mirror image, and `noisy` that of the point with noise, if they vote too. Numbers that are not finite are null.
     pub fn json(&self) -> Value {
         let outcome = self.outcome;
         let map = &outcome.map;
@@ -47,8 +47,10 @@ impl Trace<'_> {
             let point = |point: &crate::defense::SegmentPoint| {
                 let mut value = self.reading(&point.reading);
                 value["position"] = json!(point.t);
-                if let Some(mirrored) = &point.mirrored {
-                    value["mirrored"] = self.reading(mirrored);
+                for (twin, reading) in [("mirrored", &point.mirrored), ("noisy", &point.noisy)] {
+                    if let Some(reading) = reading {
+                        value[twin] = self.reading(reading);
+                    }
                 }
                 value
             };

@@ -1000,8 +1000,9 @@ fn attacks_go_through_the_defense_where_that_is_asked_for() {
             "identity",
         ),
         (
+            // Without the defense's seed, the attack asks after each step, too.
             "--steps 2 --step-size 8/255 --through trajectory --draws 2 --attacker-seeds fresh",
-            6,
+            8,
             "trajectory",
         ),
         (

@@ -90,7 +90,7 @@ fn a_seed_changes_the_outcome_and_the_same_seed_does_not() {
 }
 
 #[test]
-fn votes_are_taken_of_the_picture_and_of_its_mirror_image() {
+fn votes_are_taken_of_the_picture_of_its_mirror_image_and_of_that_with_noise() {
     let mut unmirrored = options();
     unmirrored.map.mirror = false;
     let pictures = [picture(0.0, 0.05), picture(1.0, 0.0)];
@@ -105,20 +105,27 @@ fn votes_are_taken_of_the_picture_and_of_its_mirror_image() {
         let logits = |vote: Vote<'_>| vote.reading.logits().to_vec();
         let votes = || mirrored.map.votes();
         let as_they_are: Vec<_> = votes().filter(|vote| !vote.mirrored).map(logits).collect();
-        let without: Vec<_> = plain.map.votes().map(logits).collect();
+        let upright = plain.map.votes().filter(|vote| !vote.noisy);
+        let without: Vec<_> = upright.map(logits).collect();
         assert_eq!(as_they_are, without, "the mirror changes no other probe");
-        assert_eq!(votes().count(), 2 * without.len());
-        // Each twin is what the classifier sees with left and right exchanged.
+        assert_eq!(votes().count(), 3 * without.len());
+        let noisy = plain.map.votes().filter(|vote| vote.noisy);
+        assert_eq!(noisy.count(), without.len(), "noise needs no mirror");
+        // Each twin is what the classifier sees with left and right exchanged, and with noise.
         let voters = both.voters(image, &mirrored.map).unwrap();
-        for (pair, readings) in voters
-            .chunks_exact(2)
-            .zip(votes().collect::<Vec<_>>().chunks(2))
+        for (twins, readings) in voters
+            .chunks_exact(3)
+            .zip(votes().collect::<Vec<_>>().chunks(3))
         {
-            let rows = pair[0].chunks_exact(SHAPE.width);
+            let rows = twins[0].chunks_exact(SHAPE.width);
             let reversed: Vec<f32> = rows.flat_map(|row| row.iter().rev().copied()).collect();
-            assert_eq!(pair[1], reversed);
-            assert_eq!((readings[0].mirrored, readings[1].mirrored), (false, true));
-            for (voter, vote) in pair.iter().zip(readings) {
+            assert_eq!(twins[1], reversed);
+            let noise = twins[2].iter().zip(&reversed).map(|(a, b)| (a - b).powi(2));
+            let noise = (noise.sum::<f32>() / reversed.len() as f32).sqrt();
+            assert!((0.5..1.2).contains(&(noise * 255.0 / 8.0)), "{noise}");
+            let seen: Vec<_> = readings.iter().map(|r| (r.mirrored, r.noisy)).collect();
+            assert_eq!(seen, [(false, false), (true, false), (true, true)]);
+            for (voter, vote) in twins.iter().zip(readings) {
                 let mut images = SOUND.allocate(SHAPE, 1).unwrap();
                 SOUND.upload(voter, &mut images, 0).unwrap();
                 let seen = Linear.logits(&[At::new(&images, 0)]).unwrap();
@@ -207,6 +214,8 @@ fn on_map(outcome: &Outcome, label: usize) -> bool {
 /// Networks that learn a checkerboard in time, read at the reconstructions and towards the input.
 fn learning(iterations: u32, probe_interval: u32) -> Options {
     let mut options = options();
+    // The votes have the wrong label: the views alone must decide.
+    options.verdict.evidence.view_bound_nats = f64::INFINITY;
     options.map.reach = 0.0;
     options.map.reach_points = 0;
     options.reconstruct.spec.down = vec![8, 8];

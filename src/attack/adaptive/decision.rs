@@ -39,6 +39,29 @@ pub(super) struct Ascent {
     pub shown: Option<Vec<f32>>,
 }
 
+/// A way to a wrong answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The classifier's label meets no aim, but the defense takes it for adversarial and recovers one that does.
+    FalseAlarm,
+    /// The classifier's label meets the aim, and is judged clean.
+    JudgedClean,
+    /// The classifier's label is judged adversarial rightly, and the recovered label is a third one.
+    ThirdLabel,
+    /// The output is a reconstruction whose label meets the aim.
+    Undecided,
+}
+
+impl Way {
+    /// All of them, those first that attacks found first.
+    pub(super) const ALL: [Way; 4] = [
+        Way::FalseAlarm,
+        Way::JudgedClean,
+        Way::ThirdLabel,
+        Way::Undecided,
+    ];
+}
+
 /// What a log-probability is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
@@ -127,12 +150,14 @@ impl<'a> Decision<'a> {
         }
     }
 
-    /// How far the decision is from the aim of `loss`, on the nearest way to it: below 0, the sum of the
-    /// conditions that do not hold; above 0, by how much all of them hold.
+    /// How far the decision is from the aim of `loss` on this way, or on the nearest one: below 0, the sum of the
+    /// conditions that do not hold; above 0, by how much all of them hold. 0 without slopes if there is no such way.
     ///
     /// If `loss` is a margin, the result is at most its confidence.
-    pub(super) fn ascent(&self, loss: &Loss) -> Ascent {
-        let ways = self.ways(loss.aim()).into_iter().filter_map(Term::all);
+    pub(super) fn ascent(&self, loss: &Loss, way: Option<Way>) -> Ascent {
+        let ways = self.ways(loss.aim()).into_iter();
+        let ways = ways.filter(|(kind, _)| way.is_none_or(|way| way == *kind));
+        let ways = ways.filter_map(|(_, conditions)| Term::all(conditions));
         let nearest = ways.max_by(|a, b| a.value.total_cmp(&b.value));
         let mut nearest = nearest.unwrap_or(Term {
             value: 0.0,
@@ -148,34 +173,39 @@ impl<'a> Decision<'a> {
     }
 
     /// The conditions of each way to the aim.
-    fn ways(&self, aim: Aim) -> Vec<Vec<Term>> {
+    fn ways(&self, aim: Aim) -> Vec<(Way, Vec<Term>)> {
         use Measure::{Evidence, Input};
         let mut ways = Vec::new();
+        let mut add = |way: Way, conditions: Option<Vec<Term>>| {
+            ways.extend(conditions.map(|conditions| (way, conditions)));
+        };
+        let judged_clean = |wrong: usize| match self.always {
+            true => None,
+            false => self.clean(wrong),
+        };
         match aim {
             Aim::AwayFrom(label) => {
                 let at_input = self.best(Input, &[label]);
                 let on_map = self.best(Evidence(label), &[label]);
-                if !self.always {
-                    ways.extend(at_input.and_then(|wrong| self.clean(wrong)));
-                    let other = on_map.filter(|_| on_map != at_input);
-                    ways.extend(other.and_then(|wrong| self.clean(wrong)));
-                }
-                // An alarm whose input label is the true one, and one that recovers a third label.
-                ways.extend(on_map.map(|wrong| self.adversarial(label, wrong)));
-                ways.extend(at_input.and_then(|wrong| {
+                let other = on_map.filter(|_| on_map != at_input);
+                add(Way::JudgedClean, at_input.and_then(judged_clean));
+                add(Way::JudgedClean, other.and_then(judged_clean));
+                let alarm = on_map.map(|wrong| self.adversarial(label, wrong));
+                add(Way::FalseAlarm, alarm);
+                let third = at_input.and_then(|wrong| {
                     let third = self.best(Evidence(wrong), &[label, wrong])?;
                     Some(self.adversarial(wrong, third))
-                }));
+                });
+                add(Way::ThirdLabel, third);
             }
             Aim::Towards(target) => {
-                if !self.always {
-                    ways.extend(self.clean(target));
-                }
+                add(Way::JudgedClean, judged_clean(target));
                 let from = self.best(Input, &[target]);
-                ways.extend(from.map(|input| self.adversarial(input, target)));
+                let alarm = from.map(|input| self.adversarial(input, target));
+                add(Way::FalseAlarm, alarm);
             }
         }
-        ways.extend(self.undecided(aim));
+        add(Way::Undecided, self.undecided(aim));
         ways
     }
 

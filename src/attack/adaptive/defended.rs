@@ -1,6 +1,6 @@
 //! The classifier behind the defense, as a victim.
 
-use super::decision::Decision;
+use super::decision::{Decision, Way};
 use super::{Adaptive, Rule};
 use crate::attack::looks::each_seen;
 use crate::attack::losses::Loss;
@@ -14,13 +14,14 @@ use crate::picture::Picture;
 ///
 /// [`read`](Victim::read) gives what a user of the defended system sees: the classifier's logits of the
 /// defense's output, computed with the defense's own seed. [`gradient`](Victim::gradient) gives the
-/// attacker's approximation, computed with the attacker's seeds; a [`Slope`]'s reading is the mean of the
-/// logits over the draws.
+/// attacker's approximation, computed with the attacker's seeds; a [`Slope`]'s reading is still what a user sees, so
+/// that an attack knows each success.
 ///
 /// A purification's random numbers depend on the picture's content too: each step of an attack draws new
 /// ones, even with the same seed.
 ///
-/// Reading an image costs one purification, its gradient one for each draw. The images of a call share
+/// Reading an image costs one purification, its gradient one for each draw, and one more if the defense's own seed is
+/// none of theirs. The images of a call share
 /// the defense's launches: call with [`batch`](Self::batch) images or more.
 ///
 /// What the rules approximate:
@@ -31,12 +32,14 @@ use crate::picture::Picture;
 ///   picture `x`. The derivative of `x_t` by `x` is taken to be 1, so that of every point is
 ///   `(1 − t) + t = 1`; each point counts as its vote does. Clipping to `[0, 1]` is ignored. The
 ///   gradient of a mirrored vote is mirrored back, which is exact.
-/// - decision: votes as in trajectory; the input and its views have their exact gradients.
+/// - decision, ways: votes as in trajectory; the input and its views have their exact gradients.
 pub struct Defended<'a> {
     defense: &'a mut dyn DeviceDefense,
     adaptive: Adaptive,
     /// The defense's own seed.
     seed: u64,
+    /// The way that the gradients follow; `None` for the nearest one.
+    way: Option<Way>,
     purifications: u64,
     classified: u64,
 }
@@ -52,6 +55,7 @@ impl<'a> Defended<'a> {
             seed: defense.options().reconstruct.seed,
             defense,
             adaptive,
+            way: None,
             purifications: 0,
             classified: 0,
         })
@@ -105,7 +109,7 @@ impl<'a> Defended<'a> {
         let (loss, gradient) = match self.adaptive.rule {
             Rule::Queries => {
                 return Err(Error::invalid("an attack by queries has no gradient")
-                    .hint("use `through=identity`, `through=trajectory` or `through=decision`"));
+                    .hint("use `through=identity`, `through=trajectory`, `through=decision` or `through=ways`"));
             }
             Rule::Identity => mean(
                 self.classifier()
@@ -125,7 +129,7 @@ impl<'a> Defended<'a> {
                 }
                 mean(slopes)
             }
-            Rule::Decision => self.decision_slope(place, image, loss, outcome)?,
+            Rule::Decision | Rule::Ways => self.decision_slope(place, image, loss, outcome)?,
         };
         Ok(Slope {
             reading: outcome.output.clone(),
@@ -156,7 +160,7 @@ impl<'a> Defended<'a> {
             votes,
             shown.then_some(&outcome.output),
         );
-        let ascent = decision.ascent(loss);
+        let ascent = decision.ascent(loss, self.way);
         let voters = self.defense.voters(place, map)?;
         let viewpoints = self.defense.viewpoints();
         let shape = self.defense.shape();
@@ -207,30 +211,41 @@ impl Victim for Defended<'_> {
         let mut slopes = Vec::with_capacity(images.len());
         for (images, losses) in images.chunks(batch).zip(losses.chunks(batch)) {
             let mut draws: Vec<Vec<Slope>> = images.iter().map(|_| Vec::new()).collect();
+            let mut seen = None;
             for seed in self.adaptive.draws(self.seed) {
                 let outcomes = self.purify(images, seed)?;
                 for (i, outcome) in outcomes.iter().enumerate() {
                     draws[i].push(self.slope(i, images[i], &losses[i], outcome)?);
                 }
+                if seed == self.seed {
+                    seen = Some(outcomes.into_iter().map(|outcome| outcome.output).collect());
+                }
             }
-            slopes.extend(draws.into_iter().map(expectation));
+            let seen: Vec<Reading> = seen.map_or_else(|| self.read(images), Ok)?;
+            for (draws, reading) in draws.into_iter().zip(seen) {
+                let (loss, gradient) = mean(draws);
+                slopes.push(Slope {
+                    reading,
+                    loss,
+                    gradient,
+                });
+            }
         }
         Ok(slopes)
     }
-}
 
-/// The mean slope of one or more draws.
-fn expectation(draws: Vec<Slope>) -> Slope {
-    let mut logits = vec![0.0; draws[0].reading.classes()];
-    for draw in &draws {
-        add(&mut logits, draw.reading.logits());
+    fn ways(&self) -> usize {
+        match self.adaptive.rule {
+            Rule::Ways => Way::ALL.len(),
+            _ => 1,
+        }
     }
-    divide(&mut logits, draws.len());
-    let (loss, gradient) = mean(draws);
-    Slope {
-        reading: Reading::new(&logits),
-        loss,
-        gradient,
+
+    fn follow(&mut self, way: usize) {
+        self.way = match self.adaptive.rule {
+            Rule::Ways => Way::ALL.get(way).copied(),
+            _ => None,
+        };
     }
 }
 

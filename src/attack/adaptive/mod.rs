@@ -28,6 +28,9 @@ pub enum Rule {
     Trajectory,
     /// The gradient of the decision itself: label and score, from the votes and the input together
     Decision,
+    /// The same toward one way to a wrong answer after another, each to its end: a false alarm, a wrong label
+    /// that is judged clean, a third label, an undecided output that is wrong
+    Ways,
 }
 
 /// Which seeds an attack's own purifications have.

@@ -164,6 +164,89 @@ fn apgd_reaches_the_ball_s_best_point() {
 }
 
 #[test]
+fn a_victim_s_ways_are_tried_until_one_succeeds() {
+    // The first way's gradient leads nowhere, the second's to the boundary.
+    struct Ways(Linear, usize, Vec<usize>);
+    impl Victim for Ways {
+        fn classes(&self) -> usize {
+            self.0.classes()
+        }
+        fn read(&mut self, images: &[&[f32]]) -> Result<Vec<Reading>> {
+            self.0.read(images)
+        }
+        fn gradient(&mut self, images: &[&[f32]], losses: &[Loss]) -> Result<Vec<Slope>> {
+            let mut slopes = self.0.gradient(images, losses)?;
+            if self.1 == 0 {
+                slopes.iter_mut().for_each(|slope| slope.gradient.fill(0.0));
+            }
+            Ok(slopes)
+        }
+        fn ways(&self) -> usize {
+            3
+        }
+        fn follow(&mut self, way: usize) {
+            self.1 = way;
+            self.2.push(way);
+        }
+    }
+    let picture = picture(4);
+    let row = numbers(5, SHAPE.elements());
+    let mut victim = Ways(Linear::valley(&picture, row, 0.2), 0, vec![]);
+    let attacked = attack_one(&mut victim, &options(Name::Bim, json!({})), &picture);
+    assert!(attacked.success);
+    assert_eq!(victim.2, [0, 1], "the third way is not needed");
+    // Where none succeeds, the result is the first way's.
+    let mut victim = Ways(victim.0, 0, vec![]);
+    let small = options(Name::Bim, json!({"eps": 1e-6}));
+    let attacked = attack_one(&mut victim, &small, &picture);
+    assert!(!attacked.success);
+    assert_eq!(attacked.pixels, picture.pixels);
+    assert_eq!(victim.2, [0, 1, 2]);
+}
+
+#[test]
+fn apgd_asks_about_images_as_they_will_be_rounded_and_ends_early_where_that_is_asked_for() {
+    struct Asked(Linear, Vec<Vec<f32>>);
+    impl Victim for Asked {
+        fn classes(&self) -> usize {
+            self.0.classes()
+        }
+        fn read(&mut self, images: &[&[f32]]) -> Result<Vec<Reading>> {
+            self.0.read(images)
+        }
+        fn gradient(&mut self, images: &[&[f32]], losses: &[Loss]) -> Result<Vec<Slope>> {
+            self.1.extend(images.iter().map(|image| image.to_vec()));
+            self.0.gradient(images, losses)
+        }
+    }
+    let picture = picture(4);
+    let asked = |first_success: bool, eight_bit: bool| {
+        let row = numbers(5, SHAPE.elements());
+        let mut victim = Asked(Linear::valley(&picture, row, 0.2), vec![]);
+        let options = AttackOptions {
+            eight_bit,
+            ..options(
+                Name::ApgdCe,
+                json!({"steps": 20, "first_success": first_success}),
+            )
+        };
+        let attacked = attack_one(&mut victim, &options, &picture);
+        assert!(attacked.success);
+        (victim.1, attacked.pixels)
+    };
+    let level = |x: f32| (255.0 * x - (255.0 * x).round()).abs() < 1e-3;
+    let (all, result) = asked(false, true);
+    assert_eq!(all.len(), 21);
+    assert!(all.iter().flatten().all(|x| level(*x)));
+    assert!(all.contains(&result), "what was asked about is the result");
+    let (exact, _) = asked(false, false);
+    assert!(!exact.iter().flatten().all(|x| level(*x)));
+    let (first, result) = asked(true, true);
+    assert!(first.len() < 21);
+    assert_eq!(first.last(), Some(&result));
+}
+
+#[test]
 fn apgd_t_tries_one_class_after_another() {
     let clean = picture(4);
     let row = numbers(40, SHAPE.elements());

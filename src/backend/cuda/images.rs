@@ -13,7 +13,7 @@ use super::backend::CudaBackend;
 use super::kernels::images as kernels;
 use crate::backend::images::{elements, no_memory, whole_images};
 use crate::backend::{
-    At, Blend, ImageOps, ImagePair, ImageShape, Phase, Push, Stitch, TileGrid, View,
+    At, Blend, ImageOps, ImagePair, ImageShape, Noisy, Phase, Push, Stitch, TileGrid, View,
 };
 use crate::error::Result;
 
@@ -59,6 +59,15 @@ impl ImageOps for CudaBackend {
         first: usize,
     ) -> Result<()> {
         self.view_each(jobs, out, first)
+    }
+
+    fn add_noise(
+        &self,
+        jobs: &[Noisy<'_, DeviceImages>],
+        out: &mut DeviceImages,
+        first: usize,
+    ) -> Result<()> {
+        self.add_noise_to_each(jobs, out, first)
     }
 
     fn tile(

@@ -14,9 +14,10 @@ pub use self::real::Real;
 
 use super::images::{check_shape, whole_images};
 use super::{
-    At, Blend, ImageBuffer, ImageOps, ImagePair, ImageShape, Push, Stitch, TileGrid, View,
+    At, Blend, ImageBuffer, ImageOps, ImagePair, ImageShape, Noisy, Push, Stitch, TileGrid, View,
 };
 use crate::error::Result;
+use crate::random::Purpose;
 
 /// A backend whose images lie in the machine's memory.
 pub trait HostDevice: Send + Sync {
@@ -83,6 +84,23 @@ impl<B: HostDevice> ImageOps for B {
                     }
                 }
             }
+        })
+    }
+
+    fn add_noise(
+        &self,
+        jobs: &[Noisy<'_, Self::Images>],
+        out: &mut Self::Images,
+        first: usize,
+    ) -> Result<()> {
+        for job in jobs {
+            check_shape(job.image.buffer.shape(), out.shape())?;
+        }
+        out.write_each(first, jobs, |job, out| {
+            let (from, std) = (job.image.pixels(), B::Number::from(job.std));
+            (job.key).normal(Purpose::VoteNoise, 0, out.len(), |i, n| {
+                out[i] = from[i] + std * B::Number::from(n);
+            });
         })
     }
 

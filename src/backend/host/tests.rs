@@ -2,8 +2,9 @@ use approx::assert_abs_diff_eq;
 
 use super::{HostDevice, HostImages};
 use crate::backend::{
-    At, Blend, ImageBuffer, ImageOps, ImageShape, Push, Stitch, TileGrid, View, Viewpoint,
+    At, Blend, ImageBuffer, ImageOps, ImageShape, Noisy, Push, Stitch, TileGrid, View, Viewpoint,
 };
+use crate::random::RandomKey;
 
 struct Host;
 impl HostDevice for Host {
@@ -130,6 +131,37 @@ fn views_are_moved_reflected_at_the_edges_and_mirrored() {
         from: beyond,
     };
     assert!(Host.view(&[job], &mut out, 0).is_err());
+}
+
+#[test]
+fn noise_has_its_standard_deviation_and_depends_on_its_key_alone() {
+    let shape = ImageShape {
+        channels: 3,
+        height: 40,
+        width: 41,
+    };
+    let mut input = Host.allocate(shape, 1).unwrap();
+    Host.upload(&vec![0.5; shape.elements()], &mut input, 0)
+        .unwrap();
+    let mut out = Host.allocate(shape, 3).unwrap();
+    let noisy = |tile, std| Noisy {
+        image: At::new(&input, 0),
+        std,
+        key: RandomKey {
+            tile,
+            ..RandomKey::default()
+        },
+    };
+    let jobs = [noisy(1, 0.25), noisy(1, 0.25), noisy(2, 0.0)];
+    Host.add_noise(&jobs, &mut out, 0).unwrap();
+    assert_eq!(out.image(0), out.image(1));
+    assert_eq!(out.image(2), input.image(0));
+    let n = shape.elements() as f64;
+    let squares = out.image(0).iter().map(|x| (x - 0.5).powi(2));
+    let std = (squares.sum::<f64>() / n).sqrt();
+    // Five standard errors of a standard deviation: 1 / sqrt(2n) of it each. Values beyond [0, 1] stay.
+    assert_abs_diff_eq!(std, 0.25, epsilon = 5.0 * 0.25 / (2.0 * n).sqrt());
+    assert!(out.image(0).iter().any(|x| *x < 0.0));
 }
 
 #[test]

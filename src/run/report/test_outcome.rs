@@ -35,6 +35,7 @@ pub(crate) fn outcome(paths: &[(&str, &str)]) -> Outcome {
             t: 0.25 * i as f32 - 0.25,
             reading: read(c),
             mirrored: None,
+            noisy: None,
         };
         vec![Segment {
             probe: probes.len() - 1,

@@ -51,6 +51,7 @@ class Settings(TypedDict, total=False):
     reach: float | None
     reach_points: int | None
     no_mirror: bool
+    vote_noise: float | None
     view_shift: float | None
     segment_points: int | None
     clean_below: float | None

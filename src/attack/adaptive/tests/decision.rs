@@ -1,6 +1,6 @@
 //! The decision-aware loss on readings made up, against what the defense decides of them.
 
-use crate::attack::adaptive::decision::{Ascent, Decision};
+use crate::attack::adaptive::decision::{Ascent, Decision, Way};
 use crate::attack::losses::{Aim, Loss};
 use crate::defense::{DecisionMap, Judgment, Reading, Segment, SegmentPoint, VerdictOptions};
 use crate::random::{Purpose, RandomKey};
@@ -24,6 +24,7 @@ fn map(input: &Reading, views: &[Reading], votes: &[Reading]) -> DecisionMap {
         t: 0.0,
         reading: reading.clone(),
         mirrored: None,
+        noisy: None,
     };
     DecisionMap {
         input: input.clone(),
@@ -43,8 +44,20 @@ fn judge(verdict: &VerdictOptions, all: &[Reading], views: &[Reading]) -> Judgme
     verdict.judge(&map.input, &map.views, &map.support())
 }
 
-/// The ascent for the same readings.
+/// The ascent for the same readings, on the nearest way.
 fn ascend(
+    verdict: &VerdictOptions,
+    always: bool,
+    all: &[Reading],
+    views: &[Reading],
+    loss: &Loss,
+) -> Ascent {
+    ascend_on(None, verdict, always, all, views, loss)
+}
+
+/// The same on a way.
+fn ascend_on(
+    way: Option<Way>,
     verdict: &VerdictOptions,
     always: bool,
     all: &[Reading],
@@ -58,7 +71,7 @@ fn ascend(
     let undecided = score < verdict.adversarial_from && (always || score > verdict.clean_below);
     let votes = votes.iter().collect();
     let shown = undecided.then_some(shown);
-    Decision::new(verdict, always, (input, views), votes, shown).ascent(loss)
+    Decision::new(verdict, always, (input, views), votes, shown).ascent(loss, way)
 }
 
 /// What the defense decides of these readings.
@@ -102,6 +115,13 @@ fn the_decision_loss_is_above_0_exactly_where_the_decision_is_wrong() {
                         let loss = Loss::CrossEntropy(aim);
                         let value = ascend(&verdict, always, &all, &views, &loss).loss;
                         assert_eq!(value > 0.0, met, "seed {seed}, {aim:?}, {always}: {value}");
+                        // A way is open where the decision meets the aim in that way, and no nearer than the nearest.
+                        let on = |way| {
+                            let way = Some(way);
+                            ascend_on(way, &verdict, always, &all, &views, &loss).loss
+                        };
+                        let open = Way::ALL.map(on).iter().filter(|loss| **loss > 0.0).count();
+                        assert_eq!(open, usize::from(met), "seed {seed}, {aim:?}, {always}");
                         seen[kind][usize::from(met)] += 1;
                     }
                 }
@@ -193,11 +213,13 @@ fn each_way_to_the_wrong_answer_is_climbed_where_it_is_the_nearest() {
 
 #[test]
 fn the_decision_s_derivatives_are_those_of_its_loss() {
-    let verdict = VerdictOptions {
+    let mut verdict = VerdictOptions {
         clean_below: 0.25,
         adversarial_from: 0.6,
         ..VerdictOptions::default()
     };
+    // Beyond a bound the slopes are those of the way back.
+    verdict.evidence.view_bound_nats = f64::INFINITY;
     let step = 1.0 / 512.0;
     let (mut checked, mut kinks) = (0, 0);
     for seed in 0..60 {

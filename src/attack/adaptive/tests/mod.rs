@@ -89,15 +89,38 @@ fn picture(label: usize, lead: f32, noise: f32) -> Picture {
 
 const LOSS: Loss = Loss::CrossEntropy(Aim::AwayFrom(1));
 
+#[test]
+fn the_ways_are_followed_one_after_another() {
+    let picture = picture(0, 20.0, 4.0);
+    let losses = |rule| {
+        with_defended(&options(), Adaptive::new(rule), |defended| {
+            let ways = 0..defended.ways();
+            let loss = |way| {
+                defended.follow(way);
+                defended.gradient(&[&picture.pixels], &[LOSS]).unwrap()[0].loss
+            };
+            ways.map(loss).collect::<Vec<f64>>()
+        })
+    };
+    let (nearest, each) = (losses(Rule::Decision), losses(Rule::Ways));
+    assert_eq!((nearest.len(), each.len()), (1, 4));
+    // A way that is not there has the loss 0; the nearest is the best of the others.
+    let there = each.iter().copied().filter(|loss| *loss != 0.0);
+    assert_eq!(there.fold(f64::NEG_INFINITY, f64::max), nearest[0]);
+    assert!(each[0] != each[1], "{each:?}");
+}
+
 /// What three pictures, more than a wave, give.
 fn slopes(options: &Options, adaptive: Adaptive) -> Vec<(Vec<f32>, f64, Vec<f32>)> {
     let pictures: Vec<Picture> = (0..3).map(|i| picture(i, 20.0, 4.0)).collect();
     let images: Vec<&[f32]> = pictures.iter().map(|p| &p.pixels[..]).collect();
     with_defended(options, adaptive, |defended| {
         let slopes = defended.gradient(&images, &[LOSS; 3]).unwrap();
+        // One a draw, and one by which an attack knows its successes.
+        let own = u64::from(adaptive.seeds == Seeds::Fresh);
         assert_eq!(
             defended.purifications(),
-            3 * u64::from(adaptive.draws),
+            3 * (u64::from(adaptive.draws) + own),
             "{adaptive:?}"
         );
         let slopes = slopes.into_iter();
@@ -151,8 +174,8 @@ fn the_trajectory_rule_has_the_mean_gradient_at_the_votes() {
             let outcome = defense.purify(&[&picture]).unwrap().remove(0);
             let voters = defense.voters(0, &outcome.map).unwrap();
             let votes: Vec<_> = outcome.map.votes().collect();
-            // Three segments of three points, each as it is and mirrored.
-            assert_eq!((voters.len(), votes.len()), (18, 18));
+            // Three segments of three points, each as it is, mirrored, and mirrored with noise.
+            assert_eq!((voters.len(), votes.len()), (27, 27));
             let mut mean = vec![0.0; picture.pixels.len()];
             let mut losses = 0.0;
             for (voter, vote) in voters.iter().zip(&votes) {
@@ -172,15 +195,20 @@ fn the_trajectory_rule_has_the_mean_gradient_at_the_votes() {
                     true => mirrored(image),
                     false => image.clone(),
                 };
+                let mut squares = 0.0;
                 for (x, (from, to)) in upright(voter).iter().zip(line) {
                     let on_line = ((1.0 - vote.t) * from + vote.t * to).clamp(0.0, 1.0);
-                    assert!((x - on_line).abs() < 1e-6);
+                    squares += f64::from(x - on_line).powi(2) / voter.len() as f64;
+                    assert!(vote.noisy || (x - on_line).abs() < 1e-6);
                 }
-                losses += at_vote.loss / 18.0;
+                // Noise of 8/255; what is clipped is less.
+                let noise = squares.sqrt() * 255.0;
+                assert!(!vote.noisy || (4.0..9.0).contains(&noise), "{noise}");
+                losses += at_vote.loss / 27.0;
                 let gradient = upright(&at_vote.gradient);
                 assert_ne!(gradient, mirrored(&gradient), "the sides tell them apart");
                 for (mean, slope) in mean.iter_mut().zip(&gradient) {
-                    *mean += f64::from(*slope) / 18.0;
+                    *mean += f64::from(*slope) / 27.0;
                 }
             }
             assert!((loss - losses).abs() < 1e-9);
@@ -236,7 +264,7 @@ fn the_decision_rule_has_the_derivative_of_what_the_defense_decides_by() {
                 let (views, shown) = rest[1..].split_at(viewpoints.len());
                 let verdict = &options.verdict;
                 Decision::new(verdict, false, (&rest[0], views), votes, shown.first())
-                    .ascent(&LOSS)
+                    .ascent(&LOSS, None)
                     .loss
             };
             // So small that no Laplacian of 8-bit levels, which the classifier takes the magnitude of,
@@ -272,7 +300,10 @@ fn draws_are_averaged_and_fresh_ones_are_not_the_defense_s() {
         assert_eq!(one, slopes(&options(), Adaptive::new(rule)));
         let mut other = options();
         other.reconstruct.seed += SEED_STRIDE;
-        assert_eq!(fresh, slopes(&other, Adaptive::new(rule)));
+        let found = slopes(&other, Adaptive::new(rule));
+        for ((_, loss, gradient), (_, its_loss, its_gradient)) in fresh.iter().zip(&found) {
+            assert_eq!((loss, gradient), (its_loss, its_gradient));
+        }
         for i in 0..3 {
             // The decision's slope may be the same: the lead is straight in the logits of the votes, and
             // these nearly so in the pixels.
@@ -283,14 +314,16 @@ fn draws_are_averaged_and_fresh_ones_are_not_the_defense_s() {
             assert_eq!((one[i].1 + fresh[i].1) / 2.0, two[i].1);
         }
     }
-    // What the system says is the defense's own answer, also after a fresh attack.
+    // What the system says is the defense's own answer, also in and after a fresh attack.
     let picture = picture(0, 20.0, 4.0);
     let read = |adaptive| {
         with_defended(&options(), adaptive, |defended| {
-            defended.gradient(&[&picture.pixels], &[LOSS]).unwrap();
-            defended.read(&[&picture.pixels]).unwrap()[0]
+            let slope = defended.gradient(&[&picture.pixels], &[LOSS]).unwrap();
+            let read = defended.read(&[&picture.pixels]).unwrap()[0]
                 .logits()
-                .to_vec()
+                .to_vec();
+            assert_eq!(slope[0].reading.logits(), read);
+            read
         })
     };
     let fresh = Adaptive {
@@ -333,8 +366,11 @@ fn fooled(attacked: &[Attacked]) -> usize {
 fn attacks_through_the_defense_fool_what_others_do_not() {
     let pictures: Vec<Picture> = (0..3).map(|i| picture(i, 12.0, 0.0)).collect();
     let labels = [Some(0), Some(1), Some(2)];
+    // Noise is texture, by which this classifier decides.
+    let mut options = options();
+    options.map.vote_noise = 0.0;
     let steps = attack_options(Name::Pgd, json!({"steps": 4, "step_size": 4.0f32 / 255.0}));
-    let blind = with_defense(&options(), |defense| {
+    let blind = with_defense(&options, |defense| {
         let attacked = attack(&mut classifier(defense), &steps, &pictures, &labels).unwrap();
         assert_eq!(fooled(&attacked), 3, "the classifier alone falls");
         let adaptive = Adaptive::new(Rule::Queries);
@@ -357,14 +393,15 @@ fn attacks_through_the_defense_fool_what_others_do_not() {
             draws: 1,
             seeds,
         };
-        let attacked = with_defended(&options(), adaptive, |defended| {
+        let attacked = with_defended(&options, adaptive, |defended| {
             let attacked = attack(defended, &steps, &pictures, &labels).unwrap();
-            // The clean pictures, four steps, and the judgment.
-            assert_eq!(defended.purifications(), 3 * 6);
+            // The clean pictures, four steps, and the judgment; an attacker without the seed asks after each step, too.
+            let step = if seeds == Seeds::Fresh { 2 } else { 1 };
+            assert_eq!(defended.purifications(), 3 * (1 + 4 * step + 1));
             attacked
         });
         assert_eq!(fooled(&attacked), 3, "{rule:?} {seeds:?}");
-        let outputs = with_defended(&options(), Adaptive::new(Rule::Queries), |defended| {
+        let outputs = with_defended(&options, Adaptive::new(Rule::Queries), |defended| {
             let images: Vec<&[f32]> = attacked.iter().map(|a| &a.pixels[..]).collect();
             defended.read(&images).unwrap()
         });

@@ -366,12 +366,8 @@ impl DipEngine for CudaDip {
                 parameters.into_iter().chain(input)
             };
             let values: Vec<f32> = run.par_iter().flat_map_iter(initial).collect();
-            let keys: Vec<u32> = (run.iter())
-                .flat_map(|Instance { key, .. }| {
-                    let [low, high] = key.philox_key();
-                    [low, high, key.tile]
-                })
-                .collect();
+            let keys = (run.iter()).flat_map(|Instance { key, .. }| key.philox_words());
+            let keys: Vec<u32> = keys.collect();
             let stride = self.parameters + self.input;
             self.values.upload(&values, first * stride)?;
             let zeros = vec![0.0; run.len() * self.trained];

@@ -6,7 +6,7 @@ use super::buffer::{DeviceImages, source};
 use crate::backend::cuda::backend::{CudaBackend, to_u32};
 use crate::backend::cuda::driver::{self, Address, Arguments, Kernel, Launch, Work};
 use crate::backend::cuda::kernels::images as kernels;
-use crate::backend::{At, ImageShape, View};
+use crate::backend::{At, ImageShape, Noisy, View};
 use crate::error::Result;
 
 /// Images that travel in one launch's arguments: JOBS in the kernels' source.
@@ -30,6 +30,14 @@ driver::arguments! {
         elements: u32,
         height: u32,
         width: u32,
+    }
+
+    pub(super) struct ImageNoiseArgs {
+        from: [Address; JOBS],
+        deviation: [f32; JOBS],
+        keys: [[u32; 3]; JOBS],
+        out: Address,
+        elements: u32,
     }
 
     pub(super) struct ImagePairArgs {
@@ -109,6 +117,29 @@ impl CudaBackend {
                 width: to_u32(shape.width, "columns")?,
             };
             let kernel = &kernels::IMAGE_VIEW;
+            self.launch_per_image(kernel, shape.elements(), jobs.len(), 2, &arguments)?;
+        }
+        Ok(())
+    }
+
+    /// Adds noise to images.
+    pub(super) fn add_noise_to_each(
+        &self,
+        jobs: &[Noisy<'_, DeviceImages>],
+        out: &mut DeviceImages,
+        first: usize,
+    ) -> Result<()> {
+        out.range(first, jobs.len())?;
+        let shape = out.shape;
+        for (i, jobs) in jobs.chunks(JOBS).enumerate() {
+            let arguments = ImageNoiseArgs {
+                from: lay_out(jobs, |job| source(job.image, shape))?,
+                deviation: lay_out(jobs, |job| Ok(job.std))?,
+                keys: lay_out(jobs, |job| Ok(job.key.philox_words()))?,
+                out: out.at(first + i * JOBS),
+                elements: to_u32(shape.elements(), "pixels")?,
+            };
+            let kernel = &kernels::IMAGE_NOISE;
             self.launch_per_image(kernel, shape.elements(), jobs.len(), 2, &arguments)?;
         }
         Ok(())

@@ -8,7 +8,7 @@ use crate::backend::cuda::driver::test_devices;
 use crate::backend::host::{HostDevice, HostImages};
 use crate::backend::{ImageBuffer, Viewpoint};
 use crate::picture::ssim;
-use crate::random::philox;
+use crate::random::{RandomKey, philox};
 
 struct Reference;
 impl HostDevice for Reference {
@@ -148,6 +148,23 @@ fn check_every_operation(
         ops.view(&jobs, to, 2)
     });
     out.assert_within(0.0);
+
+    // Normals reach 5.8; the host rounds an angle of up to 2π, the device a few times less; then a sum of at most 2.
+    run!(out, |ops, images, to| {
+        let jobs: Vec<_> = (0..count)
+            .map(|i| Noisy {
+                image: pick(images, i),
+                std: 0.03 * i as f32,
+                key: RandomKey {
+                    seed: u64::from(seed),
+                    image: 1 << 40,
+                    tile: i as u32,
+                },
+            })
+            .collect();
+        ops.add_noise(&jobs, to, 1)
+    });
+    out.assert_within(0.03 * count as f64 * 5.8 * 16.0 * ROUNDING + 4.0 * ROUNDING);
 
     // Two products and a sum, each rounded, and 1 - t, all of at most 2 in size: the host has 1 - t
     // rounded alike.
@@ -328,6 +345,15 @@ fn wrong_shapes_and_ranges_are_errors() {
         assert!(backend.view(&[view(image, 5)], &mut out, 0).is_err());
         let none = view(At::new(&input, 1), 0);
         assert!(backend.view(&[none], &mut out, 0).is_err());
+        let noisy = |image| Noisy {
+            image,
+            std: 0.1,
+            key: RandomKey::default(),
+        };
+        assert!(backend.add_noise(&[noisy(image)], &mut small, 0).is_err());
+        assert!(backend.add_noise(&[noisy(image)], &mut out, 1).is_err());
+        let none = noisy(At::new(&input, 1));
+        assert!(backend.add_noise(&[none], &mut out, 0).is_err());
         assert!(backend.upload(&[0.0; 3], &mut out, 0).is_err());
         assert!(backend.download(At::new(&input, 1)).is_err());
         let grid = TileGrid::new(5, 7, 5, 7);
@@ -396,13 +422,14 @@ fn kernels_do_the_work_that_is_said() {
 #[test]
 fn structs_have_the_kernels_layout() {
     use super::compare::{ImageSquaredErrorArgs, ImageSsimArgs};
-    use super::jobs::{ImageCopyArgs, ImagePairArgs, ImageViewArgs};
+    use super::jobs::{ImageCopyArgs, ImageNoiseArgs, ImagePairArgs, ImageViewArgs};
     use super::stitch::{ImageStitchArgs, Window};
     use super::tiles::{Grid, ImageTileArgs, ImageUntileArgs};
     use crate::backend::cuda::driver::{assert_mirrored, mirror};
     let mirrors = [
         mirror::<ImageCopyArgs>(),
         mirror::<ImageViewArgs>(),
+        mirror::<ImageNoiseArgs>(),
         mirror::<ImagePairArgs>(),
         mirror::<Grid>(),
         mirror::<ImageTileArgs>(),

@@ -562,11 +562,7 @@ fn jitter_is_drawn_as_on_the_host() {
                 tile: slot as u32,
             })
             .collect();
-        let words = |key: &RandomKey| {
-            let [low, high] = key.philox_key();
-            [low, high, key.tile]
-        };
-        let words: Vec<u32> = keys.iter().flat_map(words).collect();
+        let words: Vec<u32> = keys.iter().flat_map(RandomKey::philox_words).collect();
         let words = bench.device.allocate_with(&words).unwrap();
         let (input, out) = (bench.put([&z[0], &z[1]]), bench.place(n));
         let batch = bench.batch();

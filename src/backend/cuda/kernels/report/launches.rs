@@ -8,7 +8,7 @@ use crate::backend::cuda::dip::{CudaDip, StepMode};
 use crate::backend::cuda::driver::{Device, Launch};
 use crate::backend::cuda::{CudaBackend, images::DeviceImages};
 use crate::backend::{
-    At, Blend, ClassifierEngine, DipEngine, ImageOps, ImageShape, Instance, Precision, Push,
+    At, Blend, ClassifierEngine, DipEngine, ImageOps, ImageShape, Instance, Noisy, Precision, Push,
     Stitch, TileGrid, View,
 };
 use crate::classifier::Graph;
@@ -185,6 +185,12 @@ fn move_images(backend: &CudaBackend) -> Result<()> {
     let mut tiles = backend.allocate(shape(32), cells.tiles())?;
     backend.copy(&[from], &mut out, 0)?;
     backend.view(&[View::mirror(from)], &mut out, 0)?;
+    let noisy = Noisy {
+        image: from,
+        std: 0.1,
+        key: RandomKey::default(),
+    };
+    backend.add_noise(&[noisy], &mut out, 0)?;
     backend.blend(&[Blend { from, to, t: 0.5 }], &mut out, 0)?;
     let push = Push {
         boundary: from,
