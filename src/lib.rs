@@ -104,6 +104,7 @@ pub(crate) mod files;
 pub mod input;
 mod markup;
 pub mod picture;
+mod plot;
 pub mod purifier;
 pub mod random;
 pub mod run;

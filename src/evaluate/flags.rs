@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 
 use super::case::{Case, CaseKind, Threat};
 use super::row::{BACKSTITCH, NONE};
+use super::sizes::{same_but_size, size};
 use super::statistics::Proportion;
 use super::suite::LARGE;
 use super::view::{Paired, View};
-use crate::attack::{Ball, Method, Norm};
+use crate::attack::Method;
 
 /// One check.
 #[derive(Clone, Debug, Serialize)]
@@ -149,6 +150,23 @@ pub(super) fn raise(view: &View<'_>) -> Vec<Flag> {
              know the defense; only the accuracy under adaptive attacks describes the defense.",
             "adaptive attacks and attacks on the classifier alone, of the same size",
             adaptive(view),
+        ),
+        Flag::new(
+            "transfer-beats-adaptive",
+            "an attack that knows the defense does less than one that does not",
+            "An attacker who knows the defense can do all that one who does not can. If the adaptive attack fools \
+             less often, it has too few steps or follows the wrong direction, and the accuracy under it means \
+             nothing.",
+            "adaptive attacks and attacks on the classifier alone, of the same size",
+            transfer(view),
+        ),
+        Flag::new(
+            "attack-changes-nothing",
+            "an attack changes nothing",
+            "Accuracy under it is that of the clean pictures. Pictures of 8 bits cannot change by less than 1/255: \
+             smaller sizes need --exact.",
+            "attacks, and the clean versions of their pictures",
+            unchanged(view),
         ),
         Flag::new(
             "too-few-pictures",
@@ -292,33 +310,11 @@ fn large_eps(view: &View<'_>) -> Vec<Finding> {
 const LEAST_CHANCE: f64 = 0.05;
 
 fn rising(view: &View<'_>) -> Vec<Finding> {
-    let size = |case: &Case| match case.budget() {
-        Some(Ball {
-            norm: Norm::Linf,
-            eps,
-        }) => Some(eps),
-        _ => None,
-    };
-    let same = |a: &Case, b: &Case| match (&a.kind, &b.kind) {
-        (CaseKind::Static { attack: a }, CaseKind::Static { attack: b }) => {
-            std::mem::discriminant(&a.method) == std::mem::discriminant(&b.method)
-        }
-        (
-            CaseKind::Adaptive {
-                attack: a,
-                through: by_a,
-            },
-            CaseKind::Adaptive {
-                attack: b,
-                through: by_b,
-            },
-        ) => by_a == by_b && std::mem::discriminant(&a.method) == std::mem::discriminant(&b.method),
-        _ => false,
-    };
     pairs(
         view,
         |a, b| {
-            matches!((size(a), size(b)), (Some(small), Some(large)) if small < large) && same(a, b)
+            matches!((size(a), size(b)), (Some(small), Some(large)) if small < large)
+                && same_but_size(a, b)
         },
         |paired| paired.right[0] < paired.right[1],
     )
@@ -382,6 +378,33 @@ fn adaptive(view: &View<'_>) -> Vec<Finding> {
         }
     }
     findings
+}
+
+fn transfer(view: &View<'_>) -> Vec<Finding> {
+    pairs(
+        view,
+        |a, b| a.is_adaptive() && b.is_attack() && !b.is_adaptive() && same_size(a, b),
+        |paired| paired.right[0] > paired.right[1],
+    )
+}
+
+fn unchanged(view: &View<'_>) -> Vec<Finding> {
+    let of = |case: &Case| {
+        let changes = view.cells(&case.name).iter().filter_map(|cell| cell.linf);
+        let changed = Proportion::of(changes.map(|linf| linf > 0.0));
+        (changed.of > 0).then(|| Finding {
+            defense: None,
+            raised: changed.count == 0,
+            text: format!(
+                "{} changes {} pictures",
+                case.name,
+                count_of(changed.count, changed.of)
+            ),
+            numbers: json!({ "attack": case.name, "changed": changed }),
+        })
+    };
+    let attacks = view.cases.iter().filter(|case| case.is_attack());
+    attacks.filter_map(of).collect()
 }
 
 /// The widest 95% interval for which whole points are meaningful.

@@ -30,9 +30,10 @@ pub(super) fn render(document: &Document) -> String {
 fn table(body: &mut String, sheet: &Sheet) {
     let _ = writeln!(
         body,
-        "<section><h2>{}</h2>\n<p>{}</p>\n<div><table><thead><tr>",
+        "<section><h2>{}</h2>\n<p>{}</p>\n{}<div><table><thead><tr>",
         escaped(sheet.title),
-        escaped(&sheet.note)
+        escaped(&sheet.note),
+        figure(sheet)
     );
     for name in &sheet.head {
         let _ = write!(body, "<th scope=\"col\">{}</th>", escaped(name));
@@ -44,6 +45,16 @@ fn table(body: &mut String, sheet: &Sheet) {
         body.push_str("</tr>\n");
     }
     body.push_str("</tbody></table></div></section>\n");
+}
+
+/// A sheet's plot. Within a page SVG needs no name of its namespace, which looks like an address.
+fn figure(sheet: &Sheet) -> String {
+    let svg = sheet.figure.as_deref().unwrap_or_default();
+    let svg = svg.replacen(" xmlns=\"http://www.w3.org/2000/svg\"", "", 1);
+    match svg.is_empty() {
+        true => svg,
+        false => format!("<div>{svg}</div>\n"),
+    }
 }
 
 fn cell(body: &mut String, entry: &Entry) {
@@ -61,6 +72,7 @@ fn cell(body: &mut String, entry: &Entry) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plot::Svg;
 
     fn document(text: &str) -> Document {
         Document {
@@ -69,6 +81,7 @@ mod tests {
             sheets: vec![Sheet {
                 title: "S",
                 note: text.into(),
+                figure: Some(Svg::default().finish(10.0, 10.0, text)),
                 head: vec![text.into()],
                 rows: vec![vec![
                     Entry {
@@ -105,5 +118,6 @@ mod tests {
             assert!(!text.contains(outside), "{outside}");
         }
         assert!(text.contains("data-number=\"0.5\""));
+        assert!(text.contains("<svg width=\"10\""));
     }
 }

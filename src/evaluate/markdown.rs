@@ -67,6 +67,7 @@ mod tests {
             sheets: vec![Sheet {
                 title: "S",
                 note: String::new(),
+                figure: None,
                 head: vec!["h".into(), "i_j".into()],
                 rows: vec![vec![entry.clone(), entry]],
             }],

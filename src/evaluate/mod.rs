@@ -17,12 +17,16 @@ mod html;
 mod journal;
 mod markdown;
 mod pictures;
+mod plot;
 mod row;
 mod run;
 mod sheet;
+mod sizes;
 mod statistics;
 mod suite;
 mod summary;
+#[cfg(test)]
+mod tests;
 mod view;
 
 pub use case::{Case, CaseKind, Threat};
@@ -33,6 +37,7 @@ pub use journal::Journal;
 pub use pictures::{Entry, Given, Load, entries, first};
 pub use row::{BACKSTITCH, DIPDEFEND, NONE, Row};
 pub use run::{Evaluator, Watch, kept_name, save_format};
+pub use sizes::{Breaking, Curve, CurvePoint};
 pub use statistics::{Proportion, roc_area};
 pub use suite::{Choice, Suite, Wanted};
 pub use summary::{

@@ -1,6 +1,10 @@
 //! An evaluation as tables of text, for Markdown and HTML alike.
 
+use super::case::fraction;
 use super::flags::State;
+use super::plot;
+use super::row::{BACKSTITCH, NONE};
+use super::sizes::Breaking;
 use super::statistics::Proportion;
 use super::summary::{AttackSummary, Evaluation, STATIC};
 
@@ -20,6 +24,8 @@ pub(super) struct Document {
 pub(super) struct Sheet {
     pub title: &'static str,
     pub note: String,
+    /// A plot of the numbers, as SVG.
+    pub figure: Option<String>,
     pub head: Vec<String>,
     pub rows: Vec<Vec<Entry>>,
 }
@@ -75,9 +81,12 @@ pub(super) fn document(evaluation: &Evaluation) -> Document {
         title: "backstitch evaluate".into(),
         lead: lead(evaluation),
         sheets: vec![
-            accuracy(evaluation),
-            of_fooled(evaluation),
             worst_cases(evaluation),
+            accuracy(evaluation),
+            harm(evaluation),
+            curves(evaluation),
+            breaking(evaluation),
+            of_fooled(evaluation),
             quality(evaluation),
             detection(evaluation),
             flags(evaluation),
@@ -90,7 +99,8 @@ pub(super) fn document(evaluation: &Evaluation) -> Document {
 
 fn lead(evaluation: &Evaluation) -> Vec<String> {
     let pictures = &evaluation.pictures;
-    let mut lead = vec![format!(
+    let mut lead = worst(evaluation);
+    lead.push(format!(
         "{} pictures count: those that the classifier labels correctly when clean. Of {} seen, {} are excluded \
          because the classifier mislabels them, {} because they have no true label; {} failed.",
         pictures.counted,
@@ -98,7 +108,7 @@ fn lead(evaluation: &Evaluation) -> Vec<String> {
         pictures.wrong_when_clean,
         pictures.without_label,
         pictures.failed
-    )];
+    ));
     if evaluation.state != "done" {
         lead.push(
             "This evaluation was interrupted: the numbers are of the pictures so far.".into(),
@@ -129,6 +139,31 @@ fn lead(evaluation: &Evaluation) -> Vec<String> {
         true => "No flag is raised.".into(),
         false => format!("Flags raised: {}.", raised.join("; ")),
     });
+    lead
+}
+
+/// The worst numbers, with and without the defense.
+fn worst(evaluation: &Evaluation) -> Vec<String> {
+    let mut lead = Vec::new();
+    let [without, with] = [NONE, BACKSTITCH].map(|defense| evaluation.worst(defense));
+    if let (Some(without), Some(with)) = (without, with) {
+        lead.push(format!(
+            "Worst case of every attack: {} of {} pictures stay right with backstitch, {} of {} without a defense.",
+            with.count, with.of, without.count, without.of
+        ));
+    }
+    let find = |defense| evaluation.breaking.iter().find(|of| of.defense == defense);
+    if let (Some(without), Some(with)) = (find(NONE), find(BACKSTITCH)) {
+        let times = match with.ratio {
+            Some(_) => format!(": {} times", ratio(with)),
+            None => String::new(),
+        };
+        lead.push(format!(
+            "The median picture breaks at an L∞ size of {} with backstitch, and of {} without a defense{times}.",
+            median(with),
+            median(without)
+        ));
+    }
     lead
 }
 
@@ -166,6 +201,7 @@ fn accuracy(evaluation: &Evaluation) -> Sheet {
         title: "Accuracy",
         note: "Percent of the pictures with the true label, with the 95% interval (Wilson 1927)."
             .into(),
+        figure: None,
         head: head(&["attack", "kind", "pictures"], evaluation),
         rows: evaluation.attacks.iter().map(row).collect(),
     }
@@ -186,6 +222,7 @@ fn of_fooled(evaluation: &Evaluation) -> Sheet {
     Sheet {
         title: "Accuracy on the fooled pictures",
         note: "Percent with the true label, of the pictures that fool the classifier without a defense.".into(),
+        figure: None,
         head: head(&["attack", "kind", "fooled"], evaluation),
         rows: attacks.map(row).collect(),
     }
@@ -205,8 +242,114 @@ fn worst_cases(evaluation: &Evaluation) -> Sheet {
     });
     Sheet {
         title: "Worst case",
-        note: "Percent of the pictures with the true label under each of the attacks.".into(),
+        note: "Percent of the pictures with the true label when clean and under each of the attacks, with the 95% \
+               interval (Wilson 1927). The worst number comes first."
+            .into(),
+        figure: None,
         head: head(&["attacks", "number"], evaluation),
+        rows: rows.collect(),
+    }
+}
+
+fn harm(evaluation: &Evaluation) -> Sheet {
+    let row = |attack: &AttackSummary| {
+        let find = |defense| attack.defenses.iter().find(|d| d.defense == defense);
+        let (none, ours) = (find(NONE)?, find(BACKSTITCH)?);
+        let counts = [
+            ours.right.of,
+            none.right.count,
+            ours.right.count,
+            ours.help,
+            ours.harm,
+        ];
+        let mut row = vec![Entry::text(&attack.case.title), Entry::text(kind(attack))];
+        row.extend(counts.map(|count| Entry::number(Some(count as f64), 0)));
+        Some(row)
+    };
+    Sheet {
+        title: "Help and harm",
+        note: "Pictures that backstitch helps (wrong without a defense, right with it) and harms (the reverse). For \
+               clean pictures, harm is the price of having the defense."
+            .into(),
+        figure: None,
+        head: ["attack", "kind", "pictures", "right without", "right with", "help", "harm"]
+            .map(str::to_owned)
+            .to_vec(),
+        rows: evaluation.attacks.iter().filter_map(row).collect(),
+    }
+}
+
+fn curves(evaluation: &Evaluation) -> Sheet {
+    let points = || evaluation.curves.iter().flat_map(|curve| &curve.points);
+    let mut sizes: Vec<f32> = points().map(|point| point.eps).collect();
+    sizes.sort_by(f32::total_cmp);
+    sizes.dedup();
+    let mut rows = Vec::new();
+    for curve in &evaluation.curves {
+        for defense in [NONE, BACKSTITCH] {
+            let mut row = vec![Entry::text(&curve.title), Entry::text(defense)];
+            row.extend(sizes.iter().map(|eps| {
+                let point = curve.points.iter().find(|point| point.eps == *eps);
+                let right = point.and_then(|point| point.right.get(defense).copied());
+                Entry::percent(right.unwrap_or_default())
+            }));
+            rows.push(row);
+        }
+    }
+    let mut head = vec!["attack".to_owned(), "defense".to_owned()];
+    head.extend(sizes.iter().map(|&eps| match eps > 0.0 {
+        true => fraction(eps),
+        false => "clean".into(),
+    }));
+    Sheet {
+        title: "Accuracy against ε",
+        note: "Percent of the pictures with the true label, with the 95% interval, by the attack's L∞ size ε. In the \
+               worst case a picture is right when clean and under every attack of up to this size."
+            .into(),
+        figure: plot::svg(&evaluation.curves),
+        head,
+        rows,
+    }
+}
+
+/// `8/255`, or `at least 8/255`.
+fn median(breaking: &Breaking) -> String {
+    let least = if breaking.at_least { "at least " } else { "" };
+    format!("{least}{}", fraction(breaking.median_eps))
+}
+
+/// `4`, `at least 4`, or a dash.
+fn ratio(breaking: &Breaking) -> String {
+    let least = if breaking.at_least { "at least " } else { "" };
+    let text = |ratio| format!("{least}{}", (f32::round(ratio * 100.0)) / 100.0);
+    breaking.ratio.map_or("–".into(), text)
+}
+
+fn breaking(evaluation: &Evaluation) -> Sheet {
+    let rows = evaluation.breaking.iter().map(|breaking| {
+        vec![
+            Entry::text(&breaking.defense),
+            Entry::number(Some(breaking.pictures as f64), 0),
+            Entry {
+                text: median(breaking),
+                number: Some(f64::from(breaking.median_eps)),
+            },
+            Entry {
+                text: ratio(breaking),
+                number: breaking.ratio.map(f64::from),
+            },
+        ]
+    });
+    Sheet {
+        title: "The size that breaks the median picture",
+        note: "The smallest L∞ size ε, of those that were run, at which at least half of the pictures are wrong when \
+               clean or under an attack of up to this size; and how many times that without a defense it is. “At \
+               least”: the largest size breaks fewer than half."
+            .into(),
+        figure: None,
+        head: ["defense", "pictures", "median ε", "times no defense"]
+            .map(str::to_owned)
+            .to_vec(),
         rows: rows.collect(),
     }
 }
@@ -229,6 +372,7 @@ fn quality(evaluation: &Evaluation) -> Sheet {
         note: "Mean PSNR in dB and SSIM of the output against the clean picture. Outputs that are equal to \
                it have no PSNR and are left out of its mean."
             .into(),
+        figure: None,
         head: head(&["attack"], evaluation),
         rows: evaluation.attacks.iter().map(row).collect(),
     }
@@ -252,6 +396,7 @@ fn detection(evaluation: &Evaluation) -> Sheet {
              adversarial. Clean pictures with that verdict (false alarms): {} of {}; undecided: {}.",
             detection.false_alarms.count, detection.false_alarms.of, detection.undecided.count
         ),
+        figure: None,
         head: ["attack", "area", "area, fooled", "found", "found, fooled"]
             .map(str::to_owned)
             .to_vec(),
@@ -289,6 +434,7 @@ fn flags(evaluation: &Evaluation) -> Sheet {
         note: "Signs of masked gradients and of attacks that are too weak (Athalye et al. 2018, Carlini et al. \
                2019)."
             .into(),
+        figure: None,
         head: ["flag", "state", "numbers", "why it is a bad sign"]
             .map(str::to_owned)
             .to_vec(),
@@ -310,6 +456,7 @@ fn defenses(evaluation: &Evaluation) -> Sheet {
             "Seconds for a picture on {}, without classifying the output; none for a part of backstitch's run.",
             evaluation.device
         ),
+        figure: None,
         head: ["defense", "what it is", "seconds"]
             .map(str::to_owned)
             .to_vec(),
@@ -334,6 +481,7 @@ fn attacks(evaluation: &Evaluation) -> Sheet {
         note: "Mean of the largest change of a value (of 255), mean Euclidean length of the change for values \
                from 0 to 1, mean seconds a picture, parameters."
             .into(),
+        figure: None,
         head: ["attack", "how to read it", "L∞", "L2", "seconds", "parameters"]
             .map(str::to_owned)
             .to_vec(),

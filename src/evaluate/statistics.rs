@@ -89,6 +89,12 @@ pub(super) fn mean(all: impl IntoIterator<Item = f64>) -> Option<f64> {
     (of > 0).then(|| sum / f64::from(of))
 }
 
+/// The median; of an even number the smaller of the two in the middle. `None` if there are no numbers.
+pub(super) fn lower_median(mut all: Vec<f32>) -> Option<f32> {
+    all.sort_by(f32::total_cmp);
+    all.get(all.len().saturating_sub(1) / 2).copied()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,5 +153,14 @@ mod tests {
     fn means_of_nothing_are_none() {
         assert_eq!(mean([]), None);
         assert_eq!(mean([1.0, 2.0, 6.0]), Some(3.0));
+    }
+
+    #[test]
+    fn a_median_is_one_of_the_numbers() {
+        assert_eq!(lower_median(vec![]), None);
+        assert_eq!(lower_median(vec![3.0]), Some(3.0));
+        assert_eq!(lower_median(vec![f32::INFINITY, 1.0]), Some(1.0));
+        assert_eq!(lower_median(vec![4.0, 2.0, 8.0]), Some(4.0));
+        assert_eq!(lower_median(vec![4.0, 2.0, 8.0, 0.0]), Some(2.0));
     }
 }

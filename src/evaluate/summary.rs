@@ -9,9 +9,9 @@ use super::case::{Case, CaseKind, Threat, fraction};
 use super::cell::{Cell, Excluded};
 use super::flags::{Flag, raise};
 use super::row::{BACKSTITCH, NONE, Row};
+use super::sizes::{Breaking, Curve, breaking, curves, sizes, up_to};
 use super::statistics::{Proportion, mean, roc_area};
 use super::view::{Source, View};
-use crate::attack::Norm;
 use crate::defense::Verdict;
 
 /// The statement beside all results of attacks on the classifier alone.
@@ -35,8 +35,13 @@ pub struct Evaluation {
     pub defenses: Vec<DefenseSummary>,
     /// The attacks, each with every defense against it; clean pictures first.
     pub attacks: Vec<AttackSummary>,
-    /// The worst cases of several attacks.
+    /// The worst cases, the one of every attack first.
     pub worst_cases: Vec<WorstCase>,
+    /// Accuracy against the size in the maximum norm, of all attacks together and of each; empty if only one size
+    /// was run, as `breaking` is.
+    pub curves: Vec<Curve>,
+    /// The size that breaks the median picture, for each defense.
+    pub breaking: Vec<Breaking>,
     /// How well the score tells attacked pictures from clean ones.
     pub detection: Detection,
     /// Every check, raised or not.
@@ -118,6 +123,10 @@ pub struct Defended {
     pub right: Proportion,
     /// How many outputs have their true labels, of the pictures that fool the classifier without a defense.
     pub right_of_fooled: Proportion,
+    /// How many pictures the defense helps: wrong without a defense, and right with it.
+    pub help: usize,
+    /// How many pictures the defense harms: right without a defense, and wrong with it.
+    pub harm: usize,
     /// Mean PSNR, in dB, of the outputs against the clean pictures, without outputs that are equal to them.
     pub psnr: Option<f64>,
     /// Number of outputs that are equal to the clean picture.
@@ -126,14 +135,14 @@ pub struct Defended {
     pub ssim: Option<f64>,
 }
 
-/// The worst case of several attacks: how often a defense gives the true label under all of them.
+/// A worst case: how often a defense gives the true label for the clean picture and under all of some attacks.
 #[derive(Clone, Debug, Serialize)]
 pub struct WorstCase {
     /// Which attacks the worst case is of.
     pub title: String,
     /// Names of the attacks.
     pub attacks: Vec<String>,
-    /// How many pictures have their true label under every one of the attacks, by the defense's name.
+    /// How many pictures have their true label when clean and under every one of the attacks, by the defense's name.
     pub right: BTreeMap<String, Proportion>,
 }
 
@@ -184,6 +193,8 @@ pub fn summarize(
             .map(|case| attack(&view, case))
             .collect(),
         worst_cases: worst_cases(&view),
+        curves: curves(&view),
+        breaking: breaking(&view),
         detection: detection(&view),
         flags: raise(&view),
     }
@@ -244,11 +255,19 @@ fn attack(view: &View<'_>, case: &Case) -> AttackSummary {
     let defended = |row: &Row| {
         let answers = || cells.iter().filter_map(|cell| cell.defenses.get(&row.name));
         let fooled = cells.iter().filter(|cell| is_fooled(cell));
+        let count = |without: bool, with: bool| {
+            let both = |cell: &&&Cell| {
+                cell.is_right(NONE) == Some(without) && cell.is_right(&row.name) == Some(with)
+            };
+            cells.iter().filter(both).count()
+        };
         Defended {
             defense: row.name.clone(),
             threat: case.threat(&row.name),
             right: view.right(&case.name, &row.name),
             right_of_fooled: Proportion::of(fooled.filter_map(|cell| cell.is_right(&row.name))),
+            help: count(false, true),
+            harm: count(true, false),
             psnr: mean(answers().filter_map(|answer| answer.psnr)),
             equal_to_clean: answers()
                 .filter(|answer| answer.psnr.is_none() && answer.ssim.is_some())
@@ -283,34 +302,21 @@ fn statement(case: &Case) -> &'static str {
     }
 }
 
-/// The worst cases: for each size in the maximum norm of all attacks within the ball, and of the adaptive ones
-/// among them; then of all attacks.
+/// The worst cases, beginning with the largest set of attacks: of every attack, then for each size in the maximum
+/// norm, from the largest, of all attacks within the ball and of the adaptive ones among them.
 fn worst_cases(view: &View<'_>) -> Vec<WorstCase> {
-    let attacks: Vec<&Case> = view.cases.iter().filter(|case| case.is_attack()).collect();
-    let size = |case: &Case| match case.budget() {
-        Some(ball) if ball.norm == Norm::Linf => Some(ball.eps),
-        _ => None,
-    };
-    let mut sizes: Vec<f32> = attacks.iter().filter_map(|case| size(case)).collect();
-    sizes.sort_by(f32::total_cmp);
-    sizes.dedup();
-    let mut groups: Vec<(String, Vec<&Case>)> = Vec::new();
-    for eps in sizes {
-        let within: Vec<&Case> = attacks
-            .iter()
-            .copied()
-            .filter(|case| size(case).is_some_and(|other| other <= eps))
-            .collect();
-        let title = format!("worst case, L∞ up to {}", fraction(eps));
+    let every = view.cases.iter().filter(|case| case.is_attack()).collect();
+    let mut groups: Vec<(String, Vec<&Case>)> = vec![("every attack".into(), every)];
+    for eps in sizes(view.cases).into_iter().rev() {
+        let within = up_to(view.cases, eps);
         let adaptive = within.iter().copied().filter(|case| case.is_adaptive());
+        let adaptive = adaptive.collect();
+        let title = format!("L∞ up to {}", fraction(eps));
         let alone = format!("{title}, adaptive attacks alone");
-        groups.push((alone, adaptive.collect()));
-        groups.push((title, within));
+        groups.extend([(title, within), (alone, adaptive)]);
     }
-    groups.push(("worst case, every attack".into(), attacks));
-    groups.retain(|(_, cases)| cases.len() > 1);
     // No set of attacks is shown twice.
-    let mut shown: Vec<Vec<&str>> = Vec::new();
+    let mut shown: Vec<Vec<&str>> = vec![Vec::new()];
     groups.retain(|(_, cases)| {
         let names = cases.iter().map(|case| case.name.as_str()).collect();
         let new = !shown.contains(&names);
@@ -318,12 +324,8 @@ fn worst_cases(view: &View<'_>) -> Vec<WorstCase> {
         new
     });
     let of = |(title, cases): (String, Vec<&Case>)| WorstCase {
-        title,
-        right: view
-            .rows
-            .iter()
-            .map(|row| (row.name.clone(), view.worst(&cases, &row.name)))
-            .collect(),
+        title: format!("worst case, {title}"),
+        right: view.by_defense(|defense| view.worst(&cases, defense)),
         attacks: cases.iter().map(|case| case.name.clone()).collect(),
     };
     groups.into_iter().map(of).collect()
@@ -364,14 +366,23 @@ impl Evaluation {
         attack.defenses.iter().find(|d| d.defense == defense)
     }
 
+    /// The worst case of every attack for a defense; `None` if there is no attack.
+    pub(super) fn worst(&self, defense: &str) -> Option<Proportion> {
+        self.worst_cases.first()?.right.get(defense).copied()
+    }
+
     /// The line that `evaluate` prints at its end.
     pub fn line(&self) -> String {
         let raised = self.flags.iter().filter(|flag| flag.is_raised()).count();
-        let clean = self.find("clean", BACKSTITCH).map(|d| d.right);
-        let kept = clean.map_or(String::new(), |p| format!(", {} of {} kept", p.count, p.of));
+        let of = |proportion: Option<Proportion>, word| {
+            let text = |p: Proportion| format!(", {} of {} {word}", p.count, p.of);
+            proportion.map_or(String::new(), text)
+        };
         format!(
-            "{} pictures count{kept}; {raised} of {} flags raised",
+            "{} pictures count{}{}; {raised} of {} flags raised",
             self.pictures.counted,
+            of(self.find("clean", BACKSTITCH).map(|d| d.right), "kept"),
+            of(self.worst(BACKSTITCH), "right in the worst case"),
             self.flags.len()
         )
     }

@@ -1,6 +1,6 @@
 //! An evaluation's cells by attack and picture, and counts over them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
@@ -104,21 +104,41 @@ impl<'a> View<'a> {
         paired
     }
 
-    /// How many pictures have their true label under all of `attacks`, of those that have all attacks.
-    pub(super) fn worst(&self, attacks: &[&Case], defense: &str) -> Proportion {
-        let mut all: HashMap<&str, (usize, bool)> = HashMap::new();
+    /// For each picture that has all of `attacks`: whether it has its true label when clean, and under each of them.
+    ///
+    /// A picture whose clean version is not known counts as right when clean.
+    pub(super) fn rights(&self, attacks: &[&Case], defense: &str) -> Vec<Vec<bool>> {
+        let clean = Case::clean();
+        let mut all: HashMap<&str, Vec<bool>> = self
+            .cells(&clean.name)
+            .iter()
+            .map(|cell| (&cell.image[..], vec![cell.is_right(defense) != Some(false)]))
+            .collect();
         for case in attacks {
             for cell in self.cells(&case.name) {
-                if let Some(right) = cell.is_right(defense) {
-                    let (count, all_right) = all.entry(&cell.image).or_insert((0, true));
-                    *count += 1;
-                    *all_right &= right;
+                let rights = all.get_mut(&cell.image[..]);
+                if let (Some(rights), Some(right)) = (rights, cell.is_right(defense)) {
+                    rights.push(right);
                 }
             }
         }
-        let whole = all
-            .into_values()
-            .filter(|(count, _)| *count == attacks.len());
-        Proportion::of(whole.map(|(_, right)| right))
+        let whole = |rights: &Vec<bool>| rights.len() == 1 + attacks.len();
+        all.into_values().filter(whole).collect()
+    }
+
+    /// How many pictures have their true label when clean and under all of `attacks`, of those that have all attacks.
+    pub(super) fn worst(&self, attacks: &[&Case], defense: &str) -> Proportion {
+        let rights = self.rights(attacks, defense);
+        Proportion::of(
+            rights
+                .iter()
+                .map(|rights| rights.iter().all(|right| *right)),
+        )
+    }
+
+    /// A number of each defense, by the defense's name.
+    pub(super) fn by_defense<T>(&self, number: impl Fn(&str) -> T) -> BTreeMap<String, T> {
+        let of = |row: &Row| (row.name.clone(), number(&row.name));
+        self.rows.iter().map(of).collect()
     }
 }

@@ -1,11 +1,9 @@
 //! The panel of the decision map: iteration × position on the segment, colored by class.
 
-use super::panel::{INK, LINE, Panel, SMALL, SOFT};
-use super::scale::Scale;
 use super::style::{Sign, TracedPath, color, strength};
 use super::subject::Trace;
-use super::svg::{Anchor, Stroke, Svg};
 use crate::defense::{Reading, Segment};
+use crate::plot::{Anchor, INK, LINE, Panel, SMALL, SOFT, Scale, Stroke, Svg};
 use crate::run::report::trajectories::thinned;
 
 /// Width of the column of reconstructions, in positions of the segment.

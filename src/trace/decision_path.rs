@@ -1,11 +1,9 @@
 //! The panels of the path through the decision space: the recovered label against the input label.
 
-use super::panel::{INK, LINE, Panel, SMALL, SOFT};
-use super::scale::{Scale, extent};
 use super::style::{Sign, TracedPath, at_place, color, strength};
 use super::subject::Trace;
-use super::svg::{Anchor, Stroke, Svg};
 use crate::defense::{Reading, Segment};
+use crate::plot::{Anchor, INK, LINE, Panel, SMALL, SOFT, Scale, Stroke, Svg, extent};
 use crate::run::report::role::Role;
 
 const NO_OTHER: &str = "the classifier has no other label";

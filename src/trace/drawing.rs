@@ -1,11 +1,10 @@
 //! The whole drawing: a head with the labels, and four panels.
 
-use super::panel::{INK, LINE, Panel, SOFT};
 use super::style::{Sign, TracedPath, color, path_name};
 use super::subject::Trace;
-use super::svg::{Anchor, Stroke, Svg};
 use super::{decision_map, decision_path, trajectories};
 use crate::defense::{PathOutcome, Reading, Verdict};
+use crate::plot::{Anchor, INK, LINE, Panel, SOFT, Stroke, Svg};
 use crate::run::report::role::Role;
 use crate::run::report::trajectories::{kept, paths, shown_segment, thinned};
 

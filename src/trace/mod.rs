@@ -3,13 +3,10 @@
 mod decision_map;
 mod decision_path;
 mod drawing;
-mod panel;
 #[cfg(feature = "draw")]
 mod raster;
-mod scale;
 mod style;
 mod subject;
-mod svg;
 mod trajectories;
 
 use serde_json::{Value, json};

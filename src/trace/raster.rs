@@ -3,8 +3,8 @@
 use image::ImageEncoder;
 use resvg::{tiny_skia, usvg};
 
-use super::svg::FONT;
 use crate::error::{Error, Result};
+use crate::plot::FONT;
 
 /// Pixels of the PNG for each pixel of the drawing, along each axis.
 const SCALE: f32 = 2.0;
@@ -51,7 +51,7 @@ pub fn png(svg: &str) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::svg::{Anchor, Svg};
+    use crate::plot::{Anchor, Svg};
 
     fn ink(text: &str) -> usize {
         let mut svg = Svg::default();

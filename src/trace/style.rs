@@ -1,9 +1,7 @@
 //! The style that all panels share: paths, roles' colors, signs.
 
-use super::panel::{INK, SOFT};
-use super::scale::Scale;
-use super::svg::{Stroke, Svg};
 use crate::defense::{PathOutcome, Reading, Segment, TrajectoryPoint};
+use crate::plot::{INK, SOFT, Scale, Stroke, Svg};
 use crate::run::report::role::Role;
 
 /// One path of the decision map, as the panels show it.

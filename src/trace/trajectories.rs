@@ -1,10 +1,8 @@
 //! The panel of trajectories: PSNR curves above a strip of probes for each path.
 
-use super::panel::{Panel, SMALL, SOFT};
-use super::scale::{Scale, extent};
 use super::style::{Sign, TracedPath, color, strength};
 use super::subject::Trace;
-use super::svg::{Anchor, Stroke, Svg};
+use crate::plot::{Anchor, Panel, SMALL, SOFT, Scale, Stroke, Svg, extent};
 
 /// Distance between curves and strips, in pixels.
 const GAP: f64 = 14.0;

@@ -192,14 +192,15 @@ fn the_table_has_every_attack_and_every_defense() {
     let detected = &evaluation["detection"]["attacks"][2];
     assert_eq!(detected["attack"], "pgd-linf-8");
     assert!(detected["area"].as_f64().unwrap() > 0.5);
-    assert_eq!(evaluation["flags"].as_array().unwrap().len(), 8);
+    assert_eq!(evaluation["flags"].as_array().unwrap().len(), 10);
     let few = evaluation["flags"].as_array().unwrap().last().unwrap();
     assert_eq!(
         (&few["id"], &few["state"]),
         (&"too-few-pictures".into(), &"raised".into())
     );
     let worst = evaluation["worst_cases"].as_array().unwrap();
-    assert_eq!(worst[0]["title"], "worst case, L∞ up to 8/255");
+    assert_eq!(worst[0]["title"], "worst case, every attack");
+    assert_eq!(worst[1]["title"], "worst case, L∞ up to 8/255");
     assert_eq!(worst[0]["right"]["none"]["count"], 0);
 
     for name in ["evaluation.md", "evaluation.html"] {
@@ -220,6 +221,87 @@ fn the_table_has_every_attack_and_every_defense() {
         let line: Value = serde_json::from_str(line).unwrap();
         assert!(out.join(line["file"].as_str().unwrap()).exists());
     }
+}
+
+#[test]
+fn sizes_give_curves_and_the_size_that_breaks_the_median_picture() {
+    let pictures = Pictures::new();
+    let out = pictures.path("out");
+    let more = "--attacks fgsm,pgd@identity --eps 0.5/255,4/255,32/255 --defended-steps 2 --baselines jpeg-75 \
+                --limit 2 --exact";
+    let more: Vec<&str> = more.split_whitespace().collect();
+    let said = succeed(&mut pictures.evaluate(&out, &more));
+    assert!(said.contains(" of 2 right in the worst case"), "{said}");
+
+    let evaluation = json(&out.join("evaluation.json"));
+    let curves = evaluation["curves"].as_array().unwrap();
+    let titles: Vec<&str> = curves
+        .iter()
+        .map(|c| c["title"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        titles,
+        [
+            "worst case, every attack",
+            "FGSM",
+            "PGD-2, through the defense by identity"
+        ]
+    );
+    for curve in curves {
+        let points = curve["points"].as_array().unwrap();
+        let levels = points
+            .iter()
+            .map(|p| (510.0 * p["eps"].as_f64().unwrap()).round());
+        assert_eq!(levels.collect::<Vec<_>>(), [0.0, 1.0, 8.0, 64.0]);
+        assert_eq!(points[0]["right"]["none"]["count"], 2);
+    }
+    // What a curve says is what the attack's row says, and the worst of both rows bounds the worst case.
+    let none = |attack| cell(&evaluation, attack, "none")["right"]["count"].as_u64();
+    let fgsm = &curves[1]["points"].as_array().unwrap()[3];
+    assert_eq!(fgsm["attacks"][0], "fgsm-linf-32");
+    assert_eq!(
+        fgsm["right"]["none"]["count"].as_u64(),
+        none("fgsm-linf-32")
+    );
+    assert_eq!(
+        none("fgsm-linf-32"),
+        Some(0),
+        "so large a step fools the classifier"
+    );
+    assert_eq!(curves[0]["points"][3]["right"]["none"]["count"], 0);
+    let breaking = evaluation["breaking"].as_array().unwrap();
+    let names: Vec<&str> = breaking
+        .iter()
+        .map(|b| b["defense"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        (names[0], names[1], names.last()),
+        ("none", "jpeg-75", Some(&"backstitch"))
+    );
+    assert_eq!(
+        (&breaking[0]["at_least"], &breaking[0]["ratio"]),
+        (&false.into(), &1.0.into())
+    );
+
+    let text = std::fs::read_to_string(out.join("evaluation.md")).unwrap();
+    let page = std::fs::read_to_string(out.join("evaluation.html")).unwrap();
+    for part in [
+        "Worst case of every attack",
+        "The median picture breaks at",
+        "Help and harm",
+    ] {
+        assert!(text.contains(part) && page.contains(part), "{part}");
+    }
+    let first = text
+        .lines()
+        .find(|line| line.starts_with("| worst case"))
+        .unwrap();
+    assert!(
+        first.starts_with("| worst case, every attack | 6 |"),
+        "{first}"
+    );
+    assert!(text.contains("| attack | defense | clean | 0.5/255 | 4/255 | 32/255 |"));
+    assert!(page.contains("<svg") && !page.contains("http:"));
 }
 
 #[test]

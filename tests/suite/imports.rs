@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The rooms from the ground up. A room may import those before it.
-const FLOORS: [&str; 18] = [
+const FLOORS: [&str; 19] = [
     "error",
     "random",
     "markup",
+    "plot",
     "files",
     "picture",
     "dip",

@@ -222,6 +222,44 @@ fn knowing_the_defense_must_not_help_far() {
 }
 
 #[test]
+fn knowing_the_defense_must_not_do_less_than_a_transfer() {
+    let id = "transfer-beats-adaptive";
+    let cases = cases(&[
+        (Some(Name::Pgd), None, LINF_4),
+        (Some(Name::Pgd), None, Some(8.0)),
+        (Some(Name::Pgd), Some(Rule::Decision), LINF_4),
+    ]);
+    let of = |adaptive, other, fixed| {
+        two(
+            id,
+            &cases,
+            [("pgd-linf-4@decision", adaptive), (other, fixed)],
+        )
+    };
+    assert_eq!(of("0111", "pgd-linf-4", "0011"), State::Raised);
+    assert_eq!(of("0011", "pgd-linf-4", "0111"), State::NotRaised);
+    assert_eq!(of("0101", "pgd-linf-4", "1010"), State::NotRaised);
+    // Another size is no comparison.
+    assert_eq!(of("1111", "pgd-linf-8", "0000"), State::NotChecked);
+}
+
+#[test]
+fn attacks_must_change_something() {
+    let id = "attack-changes-nothing";
+    let cases = cases(&[(Some(Name::Pgd), None, Some(0.5))]);
+    let with = |changes: &[f64]| {
+        let mut all = cells("pgd-linf-0.5", &"1".repeat(changes.len()));
+        for (cell, linf) in all.iter_mut().zip(changes) {
+            cell.linf = Some(*linf);
+        }
+        flag(id, &cases, &all).state
+    };
+    assert_eq!(with(&[0.0, 0.0]), State::Raised);
+    assert_eq!(with(&[0.0, 0.001]), State::NotRaised);
+    assert_eq!(with(&[]), State::NotChecked);
+}
+
+#[test]
 fn digits_must_be_paid_for_with_pictures() {
     let id = "too-few-pictures";
     let state = |right: &str| flag(id, &cases(&[]), &cells("clean", right)).state;

@@ -2,7 +2,7 @@
 
 /// A linear axis.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Scale {
+pub(crate) struct Scale {
     /// Values at the ends.
     pub domain: (f64, f64),
     /// Pixels at the ends.
@@ -11,13 +11,13 @@ pub(super) struct Scale {
 
 impl Scale {
     /// The pixel of a value.
-    pub(super) fn at(&self, value: f64) -> f64 {
+    pub(crate) fn at(&self, value: f64) -> f64 {
         let part = (value - self.domain.0) / (self.domain.1 - self.domain.0);
         self.range.0 + part * (self.range.1 - self.range.0)
     }
 
     /// About `count` round values within the domain, rising.
-    pub(super) fn ticks(&self, count: usize) -> Vec<f64> {
+    pub(crate) fn ticks(&self, count: usize) -> Vec<f64> {
         let (low, high) = self.domain;
         let rough = (high - low) / count as f64;
         let power = 10f64.powf(rough.log10().floor());
@@ -39,7 +39,7 @@ impl Scale {
 }
 
 /// An interval a little wider than the range of the finite `values`; one around 0 if there are none.
-pub(super) fn extent(values: impl Iterator<Item = f64>) -> (f64, f64) {
+pub(crate) fn extent(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let finite = values.filter(|value| value.is_finite());
     let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
         (low.min(value), high.max(value))
@@ -54,7 +54,7 @@ pub(super) fn extent(values: impl Iterator<Item = f64>) -> (f64, f64) {
 }
 
 /// A tick's number.
-pub(super) fn label(tick: f64) -> String {
+pub(crate) fn label(tick: f64) -> String {
     if tick != 0.0 && !(1e-3..1e6).contains(&tick.abs()) {
         return format!("{tick:.0e}");
     }

@@ -5,17 +5,17 @@ use std::fmt::Write;
 use crate::markup::escaped;
 
 /// The font of the PNG; a program that shows the SVG without it uses Verdana, which has the same widths.
-pub(super) const FONT: &str = "DejaVu Sans";
+pub(crate) const FONT: &str = "DejaVu Sans";
 
 /// An SVG file in the making. Coordinates are in pixels, y downward.
 #[derive(Debug, Default)]
-pub(super) struct Svg {
+pub(crate) struct Svg {
     body: String,
 }
 
 /// Which part of a text is at its point.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Anchor {
+pub(crate) enum Anchor {
     Start,
     Middle,
     End,
@@ -23,7 +23,7 @@ pub(super) enum Anchor {
 
 /// How a line is drawn.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Stroke {
+pub(crate) struct Stroke {
     pub color: &'static str,
     pub width: f64,
     pub opacity: f64,
@@ -32,7 +32,7 @@ pub(super) struct Stroke {
 
 impl Stroke {
     /// A solid line.
-    pub(super) fn solid(color: &'static str, width: f64) -> Stroke {
+    pub(crate) fn solid(color: &'static str, width: f64) -> Stroke {
         Stroke {
             color,
             width,
@@ -59,7 +59,7 @@ impl Stroke {
 
 impl Svg {
     /// A filled rectangle, left, top, width and height.
-    pub(super) fn rect(&mut self, [x, y, width, height]: [f64; 4], fill: &str, opacity: f64) {
+    pub(crate) fn rect(&mut self, [x, y, width, height]: [f64; 4], fill: &str, opacity: f64) {
         let _ = write!(
             self.body,
             r#"<rect x="{}" y="{}" width="{}" height="{}" fill="{fill}""#,
@@ -75,7 +75,7 @@ impl Svg {
     }
 
     /// A rectangle's outline.
-    pub(super) fn frame(&mut self, [x, y, width, height]: [f64; 4], stroke: Stroke) {
+    pub(crate) fn frame(&mut self, [x, y, width, height]: [f64; 4], stroke: Stroke) {
         let corners = [
             (x, y),
             (x + width, y),
@@ -87,7 +87,7 @@ impl Svg {
     }
 
     /// A line through points.
-    pub(super) fn line(&mut self, points: &[(f64, f64)], stroke: Stroke) {
+    pub(crate) fn line(&mut self, points: &[(f64, f64)], stroke: Stroke) {
         if points.len() < 2 {
             return;
         }
@@ -100,7 +100,7 @@ impl Svg {
     }
 
     /// A filled polygon with a thin white edge, so that it is visible on any background.
-    pub(super) fn polygon(&mut self, points: &[(f64, f64)], fill: &str) {
+    pub(crate) fn polygon(&mut self, points: &[(f64, f64)], fill: &str) {
         let _ = writeln!(
             self.body,
             r##"<polygon points="{}" fill="{fill}" stroke="#ffffff" stroke-width="0.8"/>"##,
@@ -109,7 +109,7 @@ impl Svg {
     }
 
     /// A tinted area without an edge.
-    pub(super) fn area(&mut self, points: &[(f64, f64)], fill: &str, opacity: f64) {
+    pub(crate) fn area(&mut self, points: &[(f64, f64)], fill: &str, opacity: f64) {
         let _ = writeln!(
             self.body,
             r#"<polygon points="{}" fill="{fill}" fill-opacity="{}"/>"#,
@@ -119,7 +119,7 @@ impl Svg {
     }
 
     /// A disc with an edge.
-    pub(super) fn disc(&mut self, (x, y): (f64, f64), radius: f64, fill: &str, stroke: Stroke) {
+    pub(crate) fn disc(&mut self, (x, y): (f64, f64), radius: f64, fill: &str, stroke: Stroke) {
         let _ = writeln!(
             self.body,
             r#"<circle cx="{}" cy="{}" r="{}" fill="{fill}" {}/>"#,
@@ -131,7 +131,7 @@ impl Svg {
     }
 
     /// Text, its base line at `y`.
-    pub(super) fn text(
+    pub(crate) fn text(
         &mut self,
         (x, y): (f64, f64),
         size: f64,
@@ -143,7 +143,7 @@ impl Svg {
     }
 
     /// Text that runs upward, its base line at `x`.
-    pub(super) fn upward(&mut self, (x, y): (f64, f64), size: f64, fill: &str, text: &str) {
+    pub(crate) fn upward(&mut self, (x, y): (f64, f64), size: f64, fill: &str, text: &str) {
         let turn = format!(r#" transform="rotate(-90 {} {})""#, number(x), number(y));
         self.text_with((x, y), size, Anchor::Middle, fill, text, &turn);
     }
@@ -173,7 +173,7 @@ impl Svg {
     }
 
     /// The complete file, with a white background.
-    pub(super) fn finish(self, width: f64, height: f64, title: &str) -> String {
+    pub(crate) fn finish(self, width: f64, height: f64, title: &str) -> String {
         let (width, height) = (number(width), number(height));
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \

@@ -3,16 +3,16 @@
 use super::scale::{Scale, label};
 use super::svg::{Anchor, Stroke, Svg};
 
-pub(super) const INK: &str = "#1c2026";
-pub(super) const SOFT: &str = "#626a76";
-pub(super) const LINE: &str = "#dfe3e8";
+pub(crate) const INK: &str = "#1c2026";
+pub(crate) const SOFT: &str = "#626a76";
+pub(crate) const LINE: &str = "#dfe3e8";
 
 /// Font size of the axes' numbers and names, in pixels.
-pub(super) const SMALL: f64 = 11.5;
+pub(crate) const SMALL: f64 = 11.5;
 
 /// The part of the drawing for a panel's data; its title and axes are around it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Panel {
+pub(crate) struct Panel {
     pub left: f64,
     pub top: f64,
     pub right: f64,
@@ -20,7 +20,7 @@ pub(super) struct Panel {
 }
 
 impl Panel {
-    pub(super) fn new(left: f64, top: f64, width: f64, height: f64) -> Panel {
+    pub(crate) fn new(left: f64, top: f64, width: f64, height: f64) -> Panel {
         Panel {
             left,
             top,
@@ -29,7 +29,7 @@ impl Panel {
         }
     }
 
-    pub(super) fn title(&self, svg: &mut Svg, title: &str) {
+    pub(crate) fn title(&self, svg: &mut Svg, title: &str) {
         svg.text(
             (self.left, self.top - 16.0),
             14.0,
@@ -40,7 +40,7 @@ impl Panel {
     }
 
     /// Writes why there is nothing to draw.
-    pub(super) fn nothing(&self, svg: &mut Svg, why: &str) {
+    pub(crate) fn nothing(&self, svg: &mut Svg, why: &str) {
         let middle = (
             (self.left + self.right) / 2.0,
             (self.top + self.bottom) / 2.0,
@@ -49,25 +49,35 @@ impl Panel {
     }
 
     /// A horizontal axis at the panel's lower edge, between two pixels.
-    pub(super) fn x_axis(&self, svg: &mut Svg, axis: &Scale, name: &str) {
+    pub(crate) fn x_axis(&self, svg: &mut Svg, axis: &Scale, name: &str) {
+        let ticks: Vec<_> = axis
+            .ticks(5)
+            .into_iter()
+            .map(|tick| (tick, label(tick)))
+            .collect();
+        self.x_axis_of(svg, axis, &ticks, name);
+    }
+
+    /// A horizontal axis with these ticks.
+    pub(crate) fn x_axis_of(
+        &self,
+        svg: &mut Svg,
+        axis: &Scale,
+        ticks: &[(f64, String)],
+        name: &str,
+    ) {
         let (from, to) = axis.range;
         svg.line(
             &[(from, self.bottom), (to, self.bottom)],
             Stroke::solid(SOFT, 1.0),
         );
-        for tick in axis.ticks(5) {
-            let x = axis.at(tick);
+        for (tick, label) in ticks {
+            let x = axis.at(*tick);
             svg.line(
                 &[(x, self.bottom), (x, self.bottom + 4.0)],
                 Stroke::solid(SOFT, 1.0),
             );
-            svg.text(
-                (x, self.bottom + 17.0),
-                SMALL,
-                Anchor::Middle,
-                SOFT,
-                &label(tick),
-            );
+            svg.text((x, self.bottom + 17.0), SMALL, Anchor::Middle, SOFT, label);
         }
         svg.text(
             ((from + to) / 2.0, self.bottom + 34.0),
@@ -79,7 +89,7 @@ impl Panel {
     }
 
     /// A vertical axis at the panel's left edge, with lines across to `right`.
-    pub(super) fn y_axis(&self, svg: &mut Svg, axis: &Scale, right: f64, name: &str) {
+    pub(crate) fn y_axis(&self, svg: &mut Svg, axis: &Scale, right: f64, name: &str) {
         for tick in axis.ticks(5) {
             let y = axis.at(tick);
             svg.line(&[(self.left, y), (right, y)], Stroke::solid(LINE, 1.0));
