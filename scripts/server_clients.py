@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Asks a running backstitch-server with the clients that are on PyPI, and compares what they get with `purify`.
 
-    server_clients.py CLIENT ADDRESS PICTURES PURIFIED
+    server_clients.py CLIENT ADDRESS PICTURES PURIFIED [SECRETS]
 
-CLIENT is triton-http, triton-grpc or kserve, each for a process of its own, because tritonclient and kserve register the
-same messages. ADDRESS is host:port of a service of the model `toy` with the same options as the run whose run folder is PURIFIED, on
-the PNG files of the folder PICTURES. Needs tritonclient 2.73 (http and grpc), kserve 0.21 and Pillow.
+CLIENT is triton-http, triton-grpc, triton-tls or kserve, each for a process of its own, because tritonclient and kserve
+register the same messages. ADDRESS is host:port of a service of the model `toy` with the same options as the run whose
+run folder is PURIFIED, on the PNG files of the folder PICTURES. SECRETS is the folder of the service's certificate.pem
+and keys, for triton-tls. Needs tritonclient 2.73 (http and grpc), kserve 0.21 and Pillow.
 """
 
 import asyncio
@@ -96,6 +97,30 @@ def triton_grpc(address, want, files):
     check("tritonclient grpc, files", response.as_numpy, want)
 
 
+def triton_tls(address, want, _, secrets):
+    import tritonclient.grpc
+    import tritonclient.http
+
+    certificate = str(secrets / "certificate.pem")
+    # Copied for each request, because the HTTP client adds to it.
+    key = {"authorization": f"Bearer {(secrets / 'keys').read_text().strip()}"}
+    trust = {
+        tritonclient.http: {"ssl_options": {"ca_certs": certificate}},
+        tritonclient.grpc: {"root_certificates": certificate},
+    }
+    for protocol, options in trust.items():
+        client = protocol.InferenceServerClient(address, ssl=True, **options)
+        tensor = protocol.InferInput("image", list(want[0].shape), "UINT8")
+        tensor.set_data_from_numpy(want[0])
+        check(f"{protocol.__name__}, TLS", client.infer(MODEL, [tensor], headers=dict(key)).as_numpy, want)
+        try:
+            client.infer(MODEL, [tensor])
+        except tritonclient.utils.InferenceServerException as error:
+            assert "show a key" in error.message(), error
+        else:
+            raise AssertionError("a request without a key was not refused")
+
+
 def kserve(address, want, _):
     from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest
     from kserve.inference_client import RESTConfig
@@ -124,8 +149,9 @@ def kserve(address, want, _):
     asyncio.run(ask())
 
 
-CLIENTS = {"triton-http": triton_http, "triton-grpc": triton_grpc, "kserve": kserve}
+CLIENTS = {"triton-http": triton_http, "triton-grpc": triton_grpc, "triton-tls": triton_tls, "kserve": kserve}
 
 if __name__ == "__main__":
-    client, address, pictures, purified = sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])
-    CLIENTS[client](address, wanted(pictures, purified), sorted(pictures.iterdir()))
+    client, address, *folders = sys.argv[1:]
+    pictures, purified, *secrets = map(Path, folders)
+    CLIENTS[client](address, wanted(pictures, purified), sorted(pictures.iterdir()), *secrets)

@@ -481,9 +481,8 @@ pub async fn infer(
     });
     let (layout, eight_bit) = (pictures.layout, pictures.eight_bit());
     let decoding = service.clone();
-    let mut pending = service
-        .decode(move || submit(&decoding, &model, &wishes, &client, &pictures, deadline))
-        .await?;
+    let taken = move || submit(&decoding, &model, &wishes, &client, &pictures, deadline);
+    let mut pending = service.decode(deadline, taken).await?;
     let found = pending.all().await?;
     let outputs = service.compute(move || outputs(&found, &wanted, layout, eight_bit));
     outputs.await

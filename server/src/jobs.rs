@@ -1,6 +1,6 @@
 //! `/jobs`: pictures whose clients do not wait, but ask later.
 //!
-//! A job's name starts with that of the process that has it, so that another one can say that it is lost.
+//! A job's name starts with that of the process that has it, so that another one can say that it has never had it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -109,7 +109,7 @@ impl Jobs {
                 "there is no such job, or its result is no longer kept",
             )),
             None => {
-                let lost = "the job is lost with the process that had it: submit it again";
+                let lost = "this process has never had the job: ask the instance that took it in or, if that has ended, submit it again";
                 Err(Refusal::new(StatusCode::GONE, lost))
             }
         }

@@ -142,9 +142,13 @@ pub fn tls(options: &Options) -> Result<Option<TlsAcceptor>> {
     };
     let certificates = CertificateDer::pem_file_iter(cert).and_then(Iterator::collect);
     let certificates: Vec<_> =
-        certificates.map_err(|error| Error::file(cert, error.to_string()))?;
+        certificates.map_err(|error| Error::file(cert, format!("is no PEM file: {error}")))?;
+    if certificates.is_empty() {
+        return Err(Error::file(cert, "has no certificate"));
+    }
     let secret = PrivateKeyDer::from_pem_file(key);
-    let secret = secret.map_err(|error| Error::file(key, error.to_string()))?;
+    let secret =
+        secret.map_err(|error| Error::file(key, format!("has no private key: {error}")))?;
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .and_then(|config| {

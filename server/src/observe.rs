@@ -92,30 +92,21 @@ impl Observed {
             .inc();
         let times = metrics.request_seconds.with_label_values(&[self.route]);
         times.observe(seconds);
-        let (trace_id, parent_id) = self.trace.clone().unzip();
         // Probes and scrapes would fill the log.
-        match self.route {
-            "other" => tracing::debug!(
-                request_id = self.id,
-                trace_id,
-                parent_id,
-                method = self.method,
-                route = self.route,
-                code,
-                seconds,
-                "request"
-            ),
-            _ => tracing::info!(
-                request_id = self.id,
-                trace_id,
-                parent_id,
-                method = self.method,
-                route = self.route,
-                code,
-                seconds,
-                "request"
-            ),
+        if self.route == "other" && !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
         }
+        let (trace_id, parent_id) = self.trace.clone().unzip();
+        tracing::info!(
+            request_id = self.id,
+            trace_id,
+            parent_id,
+            method = self.method,
+            route = self.route,
+            code,
+            seconds,
+            "request"
+        );
     }
 }
 

@@ -88,7 +88,7 @@ pub async fn take(
     let decoding = service.clone();
     let pictures = Pictures::file(file);
     let taken = move || submit(&decoding, &model, &wishes, &client, &pictures, deadline);
-    service.decode(taken).await
+    service.decode(deadline, taken).await
 }
 
 /// `POST /purify`
@@ -154,7 +154,7 @@ pub async fn classify(
     let file = file(&service, request).await?;
     let model = service.model(asked.model.as_deref(), None)?;
     let (queue, max_pixels) = (service.queue.clone(), service.options.max_pixels);
-    let classified = service.decode(move || {
+    let classified = service.decode(arrived.deadline, move || {
         let _room = queue.admit(&arrived.client, 1, arrived.deadline)?;
         let picture = Pictures::file(file).decode(0, max_pixels)?;
         model.classify(&model.prepare(picture)?)

@@ -118,7 +118,8 @@ pub async fn infer(
     let (parts, body) = request.into_parts();
     let arrived = arrived(&parts.extensions)?;
     let body = read(body, service.options.max_body.as_u64() as usize).await?;
-    let parsed = service.decode(move || parse(&parts.headers, body)).await?;
+    let parsed = move || parse(&parts.headers, body);
+    let parsed = service.decode(arrived.deadline, parsed).await?;
     if parsed.model.is_some_and(|name| name != model.name) {
         return Err(Refusal::malformed("model_name is another than the path's"));
     }

@@ -3,6 +3,7 @@
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use tokio::sync::Semaphore;
 
@@ -120,12 +121,14 @@ impl Service {
     /// Runs `work`, which decodes, on a thread that may block, when it is its turn.
     ///
     /// # Errors
-    /// Those of `work`; it panicked.
+    /// Those of `work`; it panicked; its turn has not come until `deadline`.
     pub async fn decode<T: Send + 'static>(
         &self,
+        deadline: Instant,
         work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let turn = self.decoders.acquire().await;
+        let turn = tokio::time::timeout_at(deadline.into(), self.decoders.acquire()).await;
+        let turn = turn.map_err(|_| Refusal::too_late())?;
         let _turn = turn.map_err(|_| Refusal::internal("no more requests are decoded"))?;
         self.compute(work).await?
     }

@@ -29,6 +29,18 @@ pub(crate) const DEFENSE: [&str; 6] = [
     "2",
 ];
 
+/// Pictures that do not end within a test, one at a time.
+pub(crate) const ENDLESS: [&str; 8] = [
+    "--iterations",
+    "4000000",
+    "--probe-interval",
+    "200",
+    "--pictures",
+    "1",
+    "--queue-pictures",
+    "16",
+];
+
 /// A file of the crate's tests.
 pub(crate) fn fixture(name: &str) -> PathBuf {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
@@ -124,17 +136,22 @@ impl Answer {
     }
 }
 
-/// Sends bytes, and reads the response to its end; `None` if the connection ends without one.
-pub(crate) fn exchange(address: SocketAddr, request: &[u8]) -> Option<Answer> {
+/// Sends bytes and does not wait; `None` if nobody listens.
+pub(crate) fn send(address: SocketAddr, request: &[u8]) -> Option<TcpStream> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     // A refusal may come before everything is written.
     let _ = stream.write_all(request);
-    answer(stream)
+    Some(stream)
+}
+
+/// Sends bytes, and reads the response to its end; `None` if the connection ends without one.
+pub(crate) fn exchange(address: SocketAddr, request: &[u8]) -> Option<Answer> {
+    answer(send(address, request)?)
 }
 
 /// Reads a response to its end.
-pub(crate) fn answer(mut stream: TcpStream) -> Option<Answer> {
+fn answer(mut stream: TcpStream) -> Option<Answer> {
     let mut bytes = vec![];
     let _ = stream.read_to_end(&mut bytes);
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
@@ -194,6 +211,24 @@ pub(crate) fn infer_json(numbers: &[u32], parameters: Value) -> Vec<u8> {
     });
     let body = json!({ "id": "a name", "parameters": parameters, "inputs": [input] });
     body.to_string().into_bytes()
+}
+
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut gzip = flate2::write::GzEncoder::new(vec![], flate2::Compression::best());
+    gzip.write_all(bytes).unwrap();
+    gzip.finish().unwrap()
+}
+
+/// A form whose field is a picture's file; its boundary is `b`.
+pub(crate) fn form(file: &[u8]) -> Vec<u8> {
+    let head =
+        b"--b\r\nContent-Disposition: form-data; name=\"picture\"; filename=\"a.png\"\r\n\r\n";
+    [head, file, b"\r\n--b--\r\n"].concat()
+}
+
+/// A gRPC message as it is sent.
+pub(crate) fn grpc_frame(message: &[u8]) -> Vec<u8> {
+    [&[0][..], &(message.len() as u32).to_be_bytes(), message].concat()
 }
 
 /// Waits until something is so.

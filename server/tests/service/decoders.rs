@@ -1,15 +1,19 @@
 //! The decoders of requests, on whatever may come: they refuse it, and do not panic.
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use backstitch_server::grpc;
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request};
 use backstitch_server::grpc::messages::ModelInferRequest;
+use backstitch_server::grpc::messages::model_infer_request::InferInputTensor;
 use backstitch_server::infer::{Data, Infer, Pictures, Tensor, Wishes};
 use backstitch_server::rest::parse;
+use backstitch_server::{grpc, routes};
 use proptest::prelude::*;
 use prost::Message;
 use serde_json::json;
+use tower::ServiceExt;
 
-use crate::common::{infer_json, serve};
+use crate::common::{INFER, form, grpc_frame, gzip, infer_json, pixels, png, runtime, serve};
 
 const MAX_PIXELS: usize = 4096;
 
@@ -40,6 +44,99 @@ fn wishes() -> Wishes {
     })
 }
 
+type Changes = Vec<(prop::sample::Index, u8)>;
+
+fn changes() -> impl Strategy<Value = Changes> {
+    prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6)
+}
+
+/// Bytes, of which some are others.
+fn changed(mut bytes: Vec<u8>, changes: Changes) -> Vec<u8> {
+    for (place, byte) in changes {
+        let place = place.index(bytes.len());
+        bytes[place] = byte;
+    }
+    bytes
+}
+
+/// A good message of one picture.
+fn grpc_message() -> Vec<u8> {
+    let input = InferInputTensor {
+        name: "image".into(),
+        datatype: "UINT8".into(),
+        shape: vec![1, 32, 32, 3],
+        ..InferInputTensor::default()
+    };
+    let request = ModelInferRequest {
+        model_name: "toy".into(),
+        inputs: vec![input],
+        raw_input_contents: vec![pixels(1).into()],
+        ..ModelInferRequest::default()
+    };
+    request.encode_to_vec()
+}
+
+const PATHS: [&str; 8] = [
+    INFER,
+    "/v2/models/toy/versions/1/infer",
+    "/purify",
+    "/classify",
+    "/jobs",
+    "/jobs/1",
+    "/inference.GRPCInferenceService/ModelInfer",
+    "/inference.GRPCInferenceService/ModelReady",
+];
+const HEADERS: [&str; 8] = [
+    "content-type",
+    "content-encoding",
+    "content-length",
+    "inference-header-content-length",
+    "accept-encoding",
+    "grpc-timeout",
+    "grpc-encoding",
+    "traceparent",
+];
+const VALUES: [&str; 8] = [
+    "application/grpc",
+    "application/json",
+    "multipart/form-data; boundary=b",
+    "gzip",
+    "0",
+    "17",
+    "99999999999999999999",
+    "1n",
+];
+
+const BODIES: usize = 5;
+
+/// A good body of one kind.
+fn sample(kind: usize) -> Vec<u8> {
+    match kind {
+        0 => infer_json(&[0], json!({ "seed": 1 })),
+        1 => png(1),
+        2 => gzip(&infer_json(&[0], json!({}))),
+        3 => form(&png(1)),
+        _ => grpc_frame(&grpc_message()),
+    }
+}
+
+/// A service that purifies quickly, without sockets.
+fn router() -> Router {
+    static ROUTER: std::sync::OnceLock<Router> = std::sync::OnceLock::new();
+    let serve = || {
+        let options = [
+            "--iterations",
+            "2",
+            "--max-pixels",
+            "4096",
+            "--max-body",
+            "1MB",
+        ];
+        routes::router(serve(&options).service.clone())
+    };
+    ROUTER.get_or_init(serve).clone()
+}
+
 fn shapes() -> impl Strategy<Value = Vec<u64>> {
     let axis = prop_oneof![
         Just(3),
@@ -57,7 +154,7 @@ proptest! {
     #[test]
     fn rest_bodies(
         length in prop::option::of(0..4000usize),
-        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        changes in changes(),
         tail in prop::collection::vec(any::<u8>(), 0..200),
         binary in any::<bool>(),
     ) {
@@ -69,10 +166,7 @@ proptest! {
         };
         let json = body.len();
         body.extend(&tail);
-        for (place, byte) in changes {
-            let place = place.index(body.len());
-            body[place] = byte;
-        }
+        let body = changed(body, changes);
         let mut headers = HeaderMap::new();
         let length = length.unwrap_or(json);
         let name = HeaderName::from_static("inference-header-content-length");
@@ -100,11 +194,49 @@ proptest! {
     }
 
     #[test]
-    fn grpc_messages(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+    fn grpc_messages(changes in changes(), noise in prop::option::of(prop::collection::vec(any::<u8>(), 0..400))) {
+        let bytes = noise.unwrap_or_else(|| changed(grpc_message(), changes));
         if let Ok(request) = ModelInferRequest::decode(&bytes[..])
             && let Ok(request) = grpc::read(request)
         {
             decode(request, &wishes());
         }
+    }
+
+    #[test]
+    fn files(
+        kind in prop::sample::select(vec![&b""[..], b"\xff\xd8\xff\xe0\0\x10JFIF\0", b"GIF89a", b"BM", b"II*\0", b"RIFF\0\0\0\0WEBPVP8 "]),
+        noise in prop::collection::vec(any::<u8>(), 0..300),
+        changes in changes(),
+    ) {
+        let file = match kind {
+            b"" => changed(png(1), changes),
+            magic => [magic, &noise].concat(),
+        };
+        let data = Data::Files(vec![file.into()]);
+        let tensor = Tensor { name: "bytes".into(), datatype: "BYTES".into(), shape: vec![1], data };
+        decode(Infer { inputs: vec![tensor], ..Infer::default() }, &wishes());
+    }
+
+    /// Through every layer: whatever comes, its answer is no fault of the service's.
+    #[test]
+    fn requests(
+        method in prop::sample::select(vec!["POST", "POST", "POST", "POST", "GET", "DELETE"]),
+        path in prop::sample::select(PATHS.to_vec()),
+        query in "[a-z=&%0-9+.]{0,24}",
+        headers in prop::collection::vec((prop::sample::select(HEADERS.to_vec()), prop_oneof![prop::sample::select(VALUES.to_vec()).prop_map(str::to_owned), "[ -~]{0,30}"]), 0..5),
+        body in 0..BODIES,
+        changes in changes(),
+    ) {
+        let mut request = Request::builder().method(method).uri(format!("{path}?{query}"));
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        // Such a query or header does not come through the connection either.
+        let Ok(request) = request.body(Body::from(changed(sample(body), changes))) else { return Ok(()) };
+        let answer = runtime().block_on(router().oneshot(request)).unwrap();
+        prop_assert!(!answer.status().is_server_error(), "{}", answer.status());
+        let message = answer.headers().get("grpc-message").map(|message| message.to_str().unwrap());
+        prop_assert!(message.is_none_or(|message| !message.contains("worked")), "{message:?}");
     }
 }

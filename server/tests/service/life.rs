@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::common::{PATIENCE, arguments, exchange, get, png, post, request, until};
+use crate::common::{ENDLESS, PATIENCE, arguments, exchange, get, png, post, request, until};
 
 /// A service in a process of its own; killed when it is dropped.
 struct Process {
@@ -182,19 +182,7 @@ fn sigterm_finishes_what_is_in_flight() {
 
 #[test]
 fn a_second_signal_stops_at_once() {
-    let mut process = start(
-        &[
-            "--iterations",
-            "4000000",
-            "--probe-interval",
-            "200",
-            "--pictures",
-            "1",
-            "--drain-delay",
-            "0",
-        ],
-        &[],
-    );
+    let mut process = start(&[&ENDLESS[..], &["--drain-delay", "0"]].concat(), &[]);
     let address = process.address;
     let in_flight =
         std::thread::spawn(move || exchange(address, &request("POST", "/purify", &[], &png(1))));
@@ -208,50 +196,39 @@ fn a_second_signal_stops_at_once() {
 
 #[test]
 fn the_drain_timeout_is_the_longest() {
-    let options = [
-        "--iterations",
-        "4000000",
-        "--probe-interval",
-        "200",
-        "--pictures",
-        "1",
-        "--drain-delay",
-        "0",
-        "--drain-timeout",
-        "0.3",
-    ];
-    let mut process = start(&options, &[]);
+    let times = ["--drain-delay", "0", "--drain-timeout", "0.3"];
+    let mut process = start(&[&ENDLESS[..], &times].concat(), &[]);
     assert_eq!(post(process.address, "/jobs", &png(0)).status, 202);
     process.signal("TERM");
     assert_eq!(process.ended().code(), Some(1));
 }
 
 #[test]
-fn kill_loses_what_was_in_flight_and_jobs_say_so() {
-    let mut process = start(
-        &[
-            "--iterations",
-            "4000000",
-            "--probe-interval",
-            "200",
-            "--pictures",
-            "1",
-        ],
-        &[],
-    );
-    let job = post(process.address, "/jobs", &png(0)).headers["location"].clone();
-    process.child.kill().unwrap();
-    process.ended();
-    let port = process.address.port().to_string();
+fn kill_loses_only_what_was_in_flight_and_jobs_say_so() {
+    let (mut killed, other) = (start(&ENDLESS, &[]), start(&SLOW, &[]));
+    let purify = request("POST", "/purify", &[], &png(1));
+    let [lost, kept] = [&killed, &other].map(|process| {
+        let (address, purify) = (process.address, purify.clone());
+        std::thread::spawn(move || exchange(address, &purify))
+    });
+    let [gone, stays] = [&killed, &other]
+        .map(|process| post(process.address, "/jobs", &png(0)).headers["location"].clone());
+    until("both have begun", || killed.holds(2) && other.holds(2));
+    killed.child.kill().unwrap();
+    killed.ended();
+    assert!(lost.join().unwrap().is_none());
+    assert_eq!(kept.join().unwrap().unwrap().status, 200);
+    until("the other's job is done", || {
+        get(other.address, &stays).json()["state"] == "done"
+    });
+    let port = killed.address.port().to_string();
     let next = start(&["--port", &port], &[]);
-    let lost = get(next.address, &job);
-    assert_eq!(lost.status, 410);
-    assert!(
-        lost.json()["error"]
-            .as_str()
-            .unwrap()
-            .contains("submit it again")
-    );
+    for process in [&other, &next] {
+        let answer = get(process.address, &gone);
+        assert_eq!(answer.status, 410);
+        let error = answer.json()["error"].to_string();
+        assert!(error.contains("submit it again"), "{error}");
+    }
 }
 
 #[cfg(feature = "faults")]

@@ -1,13 +1,13 @@
 //! Requests that are wrong in one way each: every one is refused within the limits, and the service lives.
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::common::{
-    Answer, INFER, PATIENCE, answer, ask, exchange, infer_json, is_idle, png, post, request, serve,
+    Answer, INFER, PATIENCE, ask, exchange, gzip, infer_json, is_idle, png, post, request, serve,
     until,
 };
 
@@ -22,12 +22,6 @@ const LIMITS: [&str; 8] = [
     "--header-timeout",
     "0.5",
 ];
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut gzip = flate2::write::GzEncoder::new(vec![], flate2::Compression::best());
-    gzip.write_all(bytes).unwrap();
-    gzip.finish().unwrap()
-}
 
 /// An inference request whose only input is `input`.
 fn of(input: Value) -> Vec<u8> {
@@ -172,10 +166,7 @@ fn malformed_requests_are_refused_and_the_service_lives() {
 /// Connects, sends this much, and waits for what the service makes of it.
 fn stalls(address: SocketAddr, sent: &[u8]) -> (Option<Answer>, Duration) {
     let start = Instant::now();
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(sent).unwrap();
-    (answer(stream), start.elapsed())
+    (exchange(address, sent), start.elapsed())
 }
 
 #[test]

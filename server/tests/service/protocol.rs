@@ -1,7 +1,5 @@
 //! Every way to ask gives what the library gives, bit for bit.
 
-use std::io::Write;
-
 use backstitch::scheduler::Purified;
 use backstitch::{Picture, Verdict};
 use backstitch_server::grpc::messages::infer_parameter::ParameterChoice;
@@ -13,8 +11,8 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use crate::common::{
-    INFER, ask, get, infer_json, picture, pixels, png, post, purifier, request, runtime, serve,
-    usual,
+    INFER, ask, form, get, grpc_frame, gzip, infer_json, picture, pixels, png, post, purifier,
+    request, runtime, serve, usual,
 };
 
 const NUMBERS: [u32; 3] = [0, 1, 2];
@@ -125,10 +123,8 @@ fn binary_floats_and_logits_are_those_of_purify() {
         let answer = match compressed {
             false => ask(usual(), "POST", INFER, &[&length], &body),
             true => {
-                let mut gzip = flate2::write::GzEncoder::new(vec![], flate2::Compression::fast());
-                gzip.write_all(&body).unwrap();
                 let headers = [&*length, "Content-Encoding: gzip"];
-                ask(usual(), "POST", INFER, &headers, &gzip.finish().unwrap())
+                ask(usual(), "POST", INFER, &headers, &gzip(&body))
             }
         };
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -169,12 +165,7 @@ fn files_in_and_png_out() {
     let folder = tempfile::tempdir().unwrap();
     want.save(folder.path().join("want.png")).unwrap();
     let bytes = std::fs::read(folder.path().join("want.png")).unwrap();
-    let form = [
-        b"--b\r\nContent-Disposition: form-data; name=\"picture\"; filename=\"a.png\"\r\n\r\n",
-        &file[..],
-        b"\r\n--b--\r\n",
-    ]
-    .concat();
+    let form = form(&file);
     let multipart = "Content-Type: multipart/form-data; boundary=b";
     for (headers, body) in [(&[][..], &file), (&[multipart], &form)] {
         let answer = ask(usual(), "POST", "/purify?seed=5&model=toy", headers, body);
@@ -270,7 +261,7 @@ fn grpc_gives_what_purify_gives() {
     let router = routes::router(server.service.clone());
     let call = |method: &str, request: &dyn Fn() -> Vec<u8>, headers: &[(&str, &str)]| {
         let message = request();
-        let frame = [&[0][..], &(message.len() as u32).to_be_bytes(), &message].concat();
+        let frame = grpc_frame(&message);
         let mut call =
             axum::http::Request::post(format!("/inference.GRPCInferenceService/{method}"))
                 .header("content-type", "application/grpc")

@@ -1,13 +1,14 @@
 //! What waits: for how long, in which order, and what ends the waiting.
 
-use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::common::{
-    INFER, PATIENCE, ask, get, infer_json, is_idle, png, post, request, serve, until,
+    ENDLESS, INFER, PATIENCE, ask, get, infer_json, is_idle, png, post, request, runtime, send,
+    serve, until,
 };
 
 /// Pictures that take so long that something else can happen meanwhile, one at a time.
@@ -19,26 +20,6 @@ const SLOW: [&str; 6] = [
     "--queue-pictures",
     "16",
 ];
-/// Pictures that do not end within a test.
-const ENDLESS: [&str; 8] = [
-    "--iterations",
-    "4000000",
-    "--probe-interval",
-    "200",
-    "--pictures",
-    "1",
-    "--queue-pictures",
-    "16",
-];
-
-/// Sends a request and does not wait.
-fn send(address: SocketAddr, request: &[u8]) -> TcpStream {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(request).unwrap();
-    stream
-}
-
 fn infer(numbers: &[u32], parameters: serde_json::Value) -> Vec<u8> {
     request("POST", INFER, &[], &infer_json(numbers, parameters))
 }
@@ -71,7 +52,7 @@ fn a_full_queue_refuses_at_once_and_who_leaves_makes_room() {
     let held = || server.service.queue.held().0;
     // A client alone has half of the 16.
     let one = infer(&[0], json!({}));
-    let waiting: Vec<TcpStream> = (0..8).map(|_| send(server.address, &one)).collect();
+    let waiting: Vec<TcpStream> = (0..8).filter_map(|_| send(server.address, &one)).collect();
     until("eight wait", || held() == 8);
     for (path, body) in [
         (INFER, infer_json(&[0], json!({}))),
@@ -159,6 +140,30 @@ fn a_deadline_ends_what_waits_and_what_is_in_flight() {
 }
 
 #[test]
+fn a_deadline_ends_what_waits_to_be_decoded() {
+    let server = serve(&["--request-timeout", "0.2"]);
+    let (begin, begun) = mpsc::channel();
+    let (free, freed) = mpsc::channel::<()>();
+    let freed = Arc::new(Mutex::new(freed));
+    let decoders = std::thread::available_parallelism().unwrap().get();
+    for _ in 0..decoders {
+        let (service, begin, freed) = (server.service.clone(), begin.clone(), freed.clone());
+        let work = move || {
+            begin.send(()).unwrap();
+            Ok(freed.lock().unwrap().recv())
+        };
+        let later = Instant::now() + PATIENCE;
+        runtime().spawn(async move { service.decode(later, work).await });
+    }
+    (0..decoders).for_each(|_| begun.recv_timeout(PATIENCE).unwrap());
+    for path in ["/purify", "/classify", INFER] {
+        let answer = post(server.address, path, &png(0));
+        assert_eq!(answer.status, 504, "{path}: {answer:?}");
+    }
+    drop(free);
+}
+
+#[test]
 fn bodies_have_a_bound_together() {
     let server = serve(&["--queue-bytes", "100KB", "--max-body", "90KB"]);
     let head = "POST /purify HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n";
@@ -211,7 +216,12 @@ fn jobs_are_submitted_polled_fetched_and_cancelled() {
     // Another process's.
     let lost = get(address, "/jobs/0123456789abcdef0123456789abcdef-1");
     assert_eq!(lost.status, 410);
-    assert!(lost.json()["error"].as_str().unwrap().contains("lost"));
+    assert!(
+        lost.json()["error"]
+            .as_str()
+            .unwrap()
+            .contains("submit it again")
+    );
     let endless = serve(&ENDLESS);
     let job = post(endless.address, "/jobs", &png(0)).headers["location"].clone();
     assert_eq!(get(endless.address, &job).json()["state"], "running");
