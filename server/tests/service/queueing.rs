@@ -91,7 +91,15 @@ fn a_full_queue_refuses_at_once_and_who_leaves_makes_room() {
 
 #[test]
 fn two_hundred_clients_that_leave_take_no_place() {
-    let server = serve(&SLOW);
+    let options = [
+        "--iterations",
+        "100",
+        "--pictures",
+        "1",
+        "--queue-pictures",
+        "16",
+    ];
+    let server = serve(&options);
     let one = infer(&[0], json!({}));
     for _ in 0..200 {
         drop(send(server.address, &one));
