@@ -132,10 +132,11 @@ impl Choice {
             options.insert("eps".into(), json!(eps));
         }
         if name == Name::Pgd {
-            // 20 steps of torchattacks' size, or larger ones if those would not reach the ball's edge.
+            // 20 steps of torchattacks' size, or larger ones if those would not reach the ball's edge, or smaller ones
+            // if those would cross the whole ball.
             let eps = eps.unwrap_or(EPS);
             let steps = through.map_or(20, |_| self.defended_steps);
-            let step_size = (2.0 * LEVEL).max(2.5 * eps / steps.max(1) as f32);
+            let step_size = eps.min(2.0 * LEVEL).max(2.5 * eps / steps.max(1) as f32);
             options.insert("steps".into(), json!(steps));
             options.insert("step_size".into(), json!(step_size));
         }
@@ -346,6 +347,18 @@ mod tests {
                 assert!(pgd.eps > 8.5 * LEVEL || pgd.step_size == 2.0 * LEVEL);
             }
         }
+    }
+
+    #[test]
+    fn pgd_s_steps_do_not_cross_a_small_ball() {
+        let mut choice = choice(Suite::Quick);
+        choice.eps = vec![LEVEL / 4.0, LEVEL, 2.0 * LEVEL];
+        let cases = choice.cases(1000).unwrap();
+        let steps = cases.iter().filter_map(|case| match case.method() {
+            Some(Method::Pgd(pgd)) => Some(pgd.step_size),
+            _ => None,
+        });
+        assert_eq!(steps.collect::<Vec<_>>(), choice.eps);
     }
 
     #[test]
