@@ -22,11 +22,12 @@ pub(crate) fn assert_mirrored(kernels: &[&[(&str, RawFields)]], mirrors: &[(&str
     }
 }
 
-/// What interprets the kernels' PTX; with `BACKSTITCH_CUDA=require` a build without nvcc fails.
+/// What interprets the kernels' PTX, and holds every launch against the emulator's; with `BACKSTITCH_CUDA=require` a
+/// build without nvcc fails.
 #[cfg(feature = "emulator")]
 pub(crate) fn ptx_device() -> Option<Device> {
     if crate::backend::cuda::kernels::NVCC.is_some() {
-        return Some(Device::ptx().expect("a processor for the interpreter"));
+        return Some(Device::ptx_beside_emulator().expect("a processor for both"));
     }
     let required = std::env::var_os("BACKSTITCH_CUDA").is_some_and(|value| value == "require");
     assert!(!required, "no nvcc made PTX for this build");
@@ -35,7 +36,8 @@ pub(crate) fn ptx_device() -> Option<Device> {
 }
 
 /// What tests run on: the emulator in three orders, where this build has it, the interpreter of what nvcc made of
-/// the kernels, where it had nvcc too, and the machine's GPUs; with `BACKSTITCH_TEST_GPU=require` a machine without one fails.
+/// the kernels, where it had nvcc too, which must leave the same bits, and the machine's GPUs; with
+/// `BACKSTITCH_TEST_GPU=require` a machine without one fails.
 pub(crate) fn test_devices() -> Vec<Device> {
     let mut devices = vec![];
     #[cfg(feature = "emulator")]

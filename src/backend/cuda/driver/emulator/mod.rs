@@ -123,6 +123,11 @@ impl Emulator {
         std::mem::take(&mut lock(&self.state.counts))
     }
 
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> &Mutex<Memory> {
+        &self.state.memory
+    }
+
     /// Takes the counts, and fails unless every kernel did the multiply-adds that its launches said, and
     /// asked for no less memory.
     #[cfg(test)]

@@ -14,6 +14,8 @@ mod race;
 #[cfg(test)]
 mod tests;
 mod text;
+#[cfg(test)]
+mod twins;
 mod warp;
 
 use std::collections::HashMap;
