@@ -21,9 +21,10 @@ use super::program::{Instruction, Operation};
 use super::{NAME, Ptx, State, failed, programs};
 
 /// Kernels that may leave other bits though their text does not show it.
-const OTHERS: [&str; 2] = [
+const OTHERS: [&str; 3] = [
     // Logarithms, sines and cosines of a library, which are polynomials in the text.
     "dip_jitter",
+    "image_noise",
     // The maximum of zeros of both signs: C leaves open which it is, GPUs give the positive one.
     "classifier_pool",
 ];
