@@ -8,8 +8,10 @@ use std::ffi::c_void;
 use super::driver::emulator::bridge::{Emulated, RawField, RawFields};
 use super::driver::kernel::{Kernel, Module};
 
-#[cfg(test)]
+#[cfg(all(test, feature = "emulator"))]
 mod report;
+#[cfg(all(feature = "emulator", any(feature = "cli", test)))]
+pub(crate) mod uses;
 
 #[allow(
     dead_code,

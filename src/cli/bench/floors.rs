@@ -5,18 +5,22 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::Args;
-use crate::backend::cuda::model::{Chip, Demand, Iteration, iterations};
+use crate::backend::cuda::kernels::NVCC;
+use crate::backend::cuda::model::{Chip, Demand, Floor, Issued, Iteration, iterations};
 use crate::bench::end_to_end::{ASSUMED, EndToEnd, estimate};
 use crate::cli::{Outcome, print};
 use crate::dip::Preset;
 use crate::error::{Error, Result};
 
 /// What floors are, beside the numbers.
-const NOTE: &str = "floors from published rates and counts on the emulator, nothing measured; gaps \
-                    between launches, latency and double precision are not counted";
+const NOTE: &str = "a model, no measurement: floors from published rates, and counts on the emulator and \
+                    of the instructions of the PTX";
+/// The same of a build without PTX.
+const SHORT_NOTE: &str = "a model, no measurement: floors from published rates and counts on the emulator; \
+                          this build had no nvcc, so instructions are not counted";
 
 /// What the estimate from file to file is, beside the numbers.
-const END_TO_END_NOTE: &str = "a model, no measurement: kernels at their floors, launches and waits as \
+const END_TO_END_NOTE: &str = "a model, no measurement: kernels at their floors by bytes and multiply-adds, launches and waits as \
                                assumed, the host's work as measured here; all pictures adversarial, the \
                                longest way; nothing of the device's thread goes on beside the device's work";
 
@@ -44,7 +48,7 @@ pub(super) fn run(chip: &str, args: &Args) -> Result<Outcome> {
             chip.memory_bandwidth,
             chip.on_chip_bandwidth(),
         ))?;
-        print(NOTE)?;
+        print(note())?;
     }
     for preset in args.presets() {
         for iteration in iterations(preset, chip)? {
@@ -58,7 +62,7 @@ pub(super) fn run(chip: &str, args: &Args) -> Result<Outcome> {
     let mut all = json!({
         "chip": chip,
         "on_chip_bandwidth": chip.on_chip_bandwidth(),
-        "note": NOTE,
+        "note": note(),
         "presets": figures,
     });
     if let Some(path) = &args.classifier
@@ -75,6 +79,13 @@ pub(super) fn run(chip: &str, args: &Args) -> Result<Outcome> {
         print(&all.to_string())?;
     }
     Ok(Outcome::Done)
+}
+
+fn note() -> &'static str {
+    match NVCC {
+        Some(_) => NOTE,
+        None => SHORT_NOTE,
+    }
 }
 
 /// The kernels of a table, those that take longest first; the rest share a line.
@@ -226,22 +237,27 @@ fn table(chip: &Chip, preset: Preset, iteration: &Iteration) -> Result<()> {
         iteration.launches(),
         side = iteration.side,
     ))?;
+    let parts = Floor::default().bounds().map(|(bound, _)| bound.name());
+    let parts: String = parts.iter().map(|name| format!(" {name:>9}")).collect();
     print(&format!(
-        "  {:29} {:>8} {:>9} {:>5}  {:10} {:>9} {:>9} {:>10} {:>9}",
-        "kernel", "launches", "us", "share", "bound", "memory", "on-chip", "arithmetic", "matrix"
+        "  {:29} {:>8} {:>9} {:>5}  {:8}{parts} {:>9}",
+        "kernel", "launches", "us", "share", "bound", "a FMA"
     ))?;
     for (name, demand) in by_floor(chip, &iteration.kernels) {
         let floor = chip.floor(demand);
+        let parts = floor.bounds();
+        let parts: String = parts
+            .iter()
+            .map(|(_, seconds)| format!(" {:9.4}", 1e6 * seconds))
+            .collect();
+        let each = demand.issued.as_ref().and_then(Issued::each);
         print(&format!(
-            "  {name:29} {:8} {:9.4} {:4.0}%  {:10} {:9.4} {:9.4} {:10.4} {:9.4}",
+            "  {name:29} {:8} {:9.4} {:4.0}%  {:8}{parts} {:>9}",
             demand.launches,
             1e6 * floor.seconds(),
             100.0 * floor.seconds() / all,
             floor.bound().name(),
-            1e6 * floor.memory,
-            1e6 * floor.on_chip,
-            1e6 * floor.arithmetic,
-            1e6 * floor.matrix,
+            each.map_or("-".to_owned(), |each| format!("{each:.1}")),
         ))?;
     }
     Ok(())
@@ -256,6 +272,7 @@ fn kernel_figures(chip: &Chip, kernels: &BTreeMap<&'static str, Demand>) -> Vec<
             "bound": floor.bound(),
             "floors": floor,
             "counts": demand,
+            "instructions_a_multiply_add": demand.issued.as_ref().and_then(Issued::each),
         })
     };
     let kernels = by_floor(chip, kernels);
@@ -305,7 +322,7 @@ mod tests {
         };
         let figure = figure(chip, Preset::Tiles, &iteration);
         assert_eq!(figure["kernels"][0]["kernel"], "b");
-        assert_eq!(figure["kernels"][0]["bound"], "arithmetic");
+        assert_eq!(figure["kernels"][0]["bound"], "float32");
         assert_eq!(figure["kernels"][1]["bound"], "memory");
         let seconds = figure["seconds"].as_f64().expect("a number");
         assert!((seconds / 3e-6 - 1.0).abs() < 1e-12);

@@ -3,103 +3,15 @@
 
 mod launches;
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use super::uses::uses;
 use super::{ARCHITECTURES, MODULES, NVCC};
+use crate::backend::cuda::model::Chip;
 
 /// Dynamic shared memory of a block at most, in bytes, on a chip of compute capability 9.0.
 const SHARED_LIMIT: u32 = 227 * 1024;
-
-/// What a kernel takes on one architecture.
-#[derive(Debug, PartialEq)]
-struct Use {
-    registers: u32,
-    /// Static shared memory, in bytes.
-    shared: u32,
-    /// Bytes of local memory: the stack, and spilled registers.
-    local: u32,
-}
-
-/// The number before a word.
-fn before(line: &str, word: &str) -> Option<u32> {
-    line.split_once(word)?
-        .0
-        .split_whitespace()
-        .last()?
-        .parse()
-        .ok()
-}
-
-/// By kernel and architecture.
-fn parse(report: &str) -> BTreeMap<(String, String), Use> {
-    let mut uses = BTreeMap::new();
-    let (mut kernel, mut local) = (None, 0);
-    for line in report.lines() {
-        if let Some((_, rest)) = line.split_once("Compiling entry function '") {
-            let (name, rest) = rest.split_once('\'').expect("a name ends");
-            let (_, architecture) = rest.split_once("for 'sm_").expect("an architecture");
-            kernel = Some((
-                name.to_owned(),
-                architecture.trim_end_matches('\'').to_owned(),
-            ));
-        } else if let Some(stack) = before(line, " bytes stack frame") {
-            let stores = before(line, " bytes spill stores").expect("spills are told");
-            let loads = before(line, " bytes spill loads").expect("spills are told");
-            local = stack + stores + loads;
-        } else if let Some(registers) = before(line, " registers") {
-            let used = Use {
-                registers,
-                shared: before(line, " bytes smem").unwrap_or(0),
-                local,
-            };
-            uses.insert(kernel.take().expect("a kernel before its registers"), used);
-        }
-    }
-    uses
-}
-
-#[test]
-fn reports_are_read() {
-    let report = "\
-ptxas info    : Compiling entry function 'a' for 'sm_90'
-ptxas info    : Function properties for a
-    8 bytes stack frame, 4 bytes spill stores, 12 bytes spill loads
-ptxas info    : Used 30 registers, used 1 barriers, 64 bytes smem, 400 bytes cmem[0]
-ptxas info    : Compile time = 14.875 ms";
-    let used = Use {
-        registers: 30,
-        shared: 64,
-        local: 24,
-    };
-    let key = ("a".to_owned(), "90".to_owned());
-    assert_eq!(parse(report), BTreeMap::from([(key, used)]));
-}
-
-/// Blocks that a multiprocessor of compute capability 9.0 holds at once, by its limits of blocks, warps,
-/// registers and shared memory (CUDA C++ Programming Guide, "Compute Capabilities"), and the pieces in which
-/// it gives them out (Nsight Compute's occupancy calculator): registers by 256 to a warp, of four warps at a
-/// time; shared memory by 128 bytes, and 1 KiB more for each block.
-fn blocks_of_a_multiprocessor(threads: u32, registers: u32, shared: u32) -> u32 {
-    let warps = threads.div_ceil(32);
-    let of_a_warp = (registers * 32).next_multiple_of(256);
-    let with_registers = 65_536 / of_a_warp / 4 * 4 / warps;
-    let with_shared = 228 * 1024 / (shared.next_multiple_of(128) + 1024);
-    (64 / warps).min(32).min(with_registers).min(with_shared)
-}
-
-#[test]
-fn blocks_side_by_side_are_bounded_by_what_they_take() {
-    // By blocks, threads, registers and shared memory.
-    assert_eq!(blocks_of_a_multiprocessor(32, 10, 0), 32);
-    assert_eq!(blocks_of_a_multiprocessor(256, 32, 0), 8);
-    assert_eq!(blocks_of_a_multiprocessor(256, 33, 0), 6);
-    assert_eq!(blocks_of_a_multiprocessor(256, 255, 0), 1);
-    assert_eq!(blocks_of_a_multiprocessor(256, 32, SHARED_LIMIT), 1);
-    assert_eq!(blocks_of_a_multiprocessor(256, 32, 75 * 1024), 3);
-    assert_eq!(blocks_of_a_multiprocessor(256, 32, 75 * 1024 + 1), 2);
-}
 
 #[test]
 fn no_kernel_spills_and_the_table_is_what_compiler_and_launches_say() {
@@ -132,9 +44,10 @@ fn no_kernel_spills_and_the_table_is_what_compiler_and_launches_say() {
         architectures.join(" | sm_"),
         " --- |".repeat(architectures.len()),
     );
+    let h100 = Chip::named("h100").expect("a chip of the model");
     let mut table = head.clone();
     for (module, kernels) in MODULES {
-        let uses = parse(module.report);
+        let uses = uses(module.report);
         for kernel in *kernels {
             let name = kernel.name;
             let (threads, shared) = (kernel.threads, launches[name].shared);
@@ -147,8 +60,7 @@ fn no_kernel_spills_and_the_table_is_what_compiler_and_launches_say() {
                 assert_eq!(used.shared, 0, "{key:?}: shared memory is dynamic");
                 write!(table, " {} |", used.registers).unwrap();
                 if architecture == "90" {
-                    blocks =
-                        blocks_of_a_multiprocessor(threads, used.registers, shared).to_string();
+                    blocks = h100.blocks(threads, used.registers, shared).to_string();
                 }
             }
             writeln!(table, " {shared} | {blocks} |").unwrap();

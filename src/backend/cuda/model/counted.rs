@@ -1,20 +1,26 @@
-//! What kernels do in an iteration, counted on the emulator.
+//! What kernels do in an iteration, counted on the emulator and, where the build had nvcc, on the interpreter of
+//! what it made of them.
 
 use std::collections::BTreeMap;
 
 use super::{Chip, Demand};
 use crate::backend::cuda::CudaBackend;
 use crate::backend::cuda::dip::{CudaDip, StepMode};
+use crate::backend::cuda::driver::Device;
 use crate::backend::cuda::driver::emulator::{Counts, Emulator, Options};
+use crate::backend::cuda::driver::ptx::{IssuedByKernel, Metered};
+use crate::backend::cuda::kernels::uses::uses;
+use crate::backend::cuda::kernels::{MODULES, NVCC};
 use crate::backend::{At, DipEngine, ImageOps, ImageShape, Instance, Precision};
 use crate::dip::{NetSpec, Preset};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::random::RandomKey;
 
 /// Side of the picture that image-sized presets are modeled for, in pixels.
 const PICTURE: usize = 224;
-/// Of their blocks, the emulator runs one in so many.
+/// Of their blocks, the emulator runs one in so many, and the interpreter, which is slower, fewer yet.
 const SAMPLE: u32 = 16;
+const PTX_SAMPLE: u32 = 8 * SAMPLE;
 
 /// Iterations that the defense runs between probes by default: a launch of the resident step.
 const PROBE_INTERVAL: u32 = 20;
@@ -66,11 +72,19 @@ pub(crate) fn iterations(preset: Preset, chip: &Chip) -> Result<Vec<Iteration>> 
         ..Options::default()
     };
     let one = |mode, iterations, way| -> Result<Iteration> {
+        let mut kernels = count(&spec, side, iterations, &options, way)?;
+        if NVCC.is_some() {
+            let options = Options {
+                sample: if sample == 1 { 1 } else { PTX_SAMPLE },
+                ..options.clone()
+            };
+            issued(&mut kernels, chip, &spec, side, iterations, &options, way)?;
+        }
         Ok(Iteration {
             mode,
             side,
             convolutions: 3 * spec.multiply_adds(side, side),
-            kernels: count(&spec, side, iterations, &options, way)?,
+            kernels,
         })
     };
     let mut all = vec![one("op by op", 1, OP_BY_OP)?];
@@ -81,7 +95,9 @@ pub(crate) fn iterations(preset: Preset, chip: &Chip) -> Result<Vec<Iteration>> 
             (StepMode::OpByOp, Precision::Bf16),
         )?);
     } else {
-        let (_, _, engine) = engine(&spec, side, &options, (StepMode::Auto, Precision::Float32))?;
+        let emulator = Emulator::new(options.clone())?;
+        let way = (StepMode::Auto, Precision::Float32);
+        let (_, engine) = engine(emulator.device(), &spec, side, way)?;
         if engine.step_mode() == StepMode::Resident {
             all.push(one("resident", PROBE_INTERVAL, RESIDENT)?);
         }
@@ -89,29 +105,28 @@ pub(crate) fn iterations(preset: Preset, chip: &Chip) -> Result<Vec<Iteration>> 
     Ok(all)
 }
 
-/// An engine of one instance of `side × side` pixels on an emulator.
+/// An engine of one instance of `side × side` pixels.
 fn engine(
+    device: Device,
     spec: &NetSpec,
     side: usize,
-    options: &Options,
     (mode, precision): (StepMode, Precision),
-) -> Result<(Emulator, CudaBackend, CudaDip)> {
-    let emulator = Emulator::new(options.clone())?;
-    let backend = CudaBackend::new(emulator.device()).with_precision(precision);
+) -> Result<(CudaBackend, CudaDip)> {
+    let backend = CudaBackend::new(device).with_precision(precision);
     let engine = CudaDip::with_mode(&backend, spec, side, side, 1, mode)?;
-    Ok((emulator, backend, engine))
+    Ok((backend, engine))
 }
 
-/// What the kernels do in one of `iterations` iterations that run in one call, for one instance of
-/// `side × side` pixels.
-fn count(
+/// Runs `iterations` iterations in one call, for one instance of `side × side` pixels; `loaded` is called before.
+fn run(
+    device: Device,
     spec: &NetSpec,
     side: usize,
     iterations: u32,
-    options: &Options,
     way: (StepMode, Precision),
-) -> Result<BTreeMap<&'static str, Demand>> {
-    let (emulator, backend, mut engine) = engine(spec, side, options, way)?;
+    loaded: impl FnOnce(),
+) -> Result<()> {
+    let (backend, mut engine) = engine(device, spec, side, way)?;
     let shape = ImageShape {
         channels: spec.output_channels,
         height: side,
@@ -123,9 +138,68 @@ fn count(
         target: At::new(&targets, 0),
         key: RandomKey::default(),
     }])?;
-    emulator.take_counts();
-    engine.run(iterations)?;
+    loaded();
+    engine.run(iterations)
+}
+
+/// What the kernels do in one of `iterations` iterations that run in one call, for one instance of
+/// `side × side` pixels.
+fn count(
+    spec: &NetSpec,
+    side: usize,
+    iterations: u32,
+    options: &Options,
+    way: (StepMode, Precision),
+) -> Result<BTreeMap<&'static str, Demand>> {
+    let emulator = Emulator::new(options.clone())?;
+    let loaded = || drop(emulator.take_counts());
+    run(emulator.device(), spec, side, iterations, way, loaded)?;
     Ok(demands(&emulator, iterations))
+}
+
+/// Adds to the same iteration's demands what warps issue.
+fn issued(
+    kernels: &mut BTreeMap<&'static str, Demand>,
+    chip: &Chip,
+    spec: &NetSpec,
+    side: usize,
+    iterations: u32,
+    options: &Options,
+    way: (StepMode, Precision),
+) -> Result<()> {
+    let metered = Metered::new(options)?;
+    let loaded = || drop(metered.take_issued());
+    run(metered.device(), spec, side, iterations, way, loaded)?;
+    add_issued(kernels, chip, metered.take_issued(), iterations)
+}
+
+/// Adds what was issued, of one of so many parts, with the clocks of a multiprocessor that holds as many blocks as
+/// it can.
+fn add_issued(
+    kernels: &mut BTreeMap<&'static str, Demand>,
+    chip: &Chip,
+    all: IssuedByKernel,
+    parts: u32,
+) -> Result<()> {
+    let uses: BTreeMap<_, _> = (MODULES.iter())
+        .flat_map(|(module, _)| uses(module.report))
+        .collect();
+    for ((kernel, shape), issued) in all {
+        let key = (kernel.to_owned(), chip.architecture.to_owned());
+        let used = uses.get(&key).ok_or_else(|| {
+            Error::invalid(format!(
+                "this build has no machine code for {} (sm_{}): build without BACKSTITCH_CUDA_ARCHS",
+                chip.product, chip.architecture
+            ))
+        })?;
+        let blocks = chip.blocks(shape.threads, used.registers, shape.shared);
+        let mut issued = issued.times(1.0 / f64::from(parts));
+        issued.clocks /= f64::from(blocks);
+        if let Some(demand) = kernels.get_mut(kernel) {
+            *demand.issued.get_or_insert_default() += issued;
+        }
+    }
+    Ok(())
 }
 
 /// What every kernel did since the emulator was last asked, of one of `parts` equal parts.
@@ -146,6 +220,7 @@ fn demand(counts: Counts, parts: u32) -> Demand {
         on_chip_bytes: of_one(on_chip),
         multiply_adds: of_one(done.multiply_adds),
         matrix_multiply_adds: of_one(done.matrix_multiply_adds),
+        issued: None,
     }
 }
 

@@ -12,6 +12,10 @@ const ROUND: Chip = Chip {
     memory_bandwidth: 100.0,
     link_bandwidth: 10.0,
     shared_memory: 64,
+    architecture: "90",
+    warps: 64,
+    blocks: 32,
+    float64_lanes: 2.0,
 };
 
 fn near(got: f64, want: f64) {
@@ -27,12 +31,12 @@ fn floors_are_what_is_computed_by_hand() {
         bytes: 4.0 * 2184.0,
         on_chip_bytes: 57_600.0 * 8.0 + 800.0 * 4.0,
         multiply_adds: 57_600.0,
-        matrix_multiply_adds: 0.0,
+        ..Demand::default()
     };
     let floor = ROUND.floor(&demand);
     near(floor.memory, 8736.0 / 100e9);
     near(floor.on_chip, 464_000.0 / 1280e9);
-    near(floor.arithmetic, 115_200.0 / 1e12);
+    near(floor.float32, 115_200.0 / 1e12);
     assert_eq!(floor.matrix, 0.0);
     near(floor.seconds(), 0.3625e-6);
     assert_eq!(floor.bound(), Bound::OnChip);
@@ -51,11 +55,64 @@ fn the_bound_is_what_takes_longest() {
     demand.on_chip_bytes = 12.9e3;
     assert_eq!(bound(&demand), Bound::OnChip);
     demand.multiply_adds = 5.1e3;
-    assert_eq!(bound(&demand), Bound::Arithmetic);
+    assert_eq!(bound(&demand), Bound::Float32);
     demand.matrix_multiply_adds = 102.1e3;
     assert_eq!(bound(&demand), Bound::Matrix);
     near(ROUND.floor(&demand).seconds(), 10.21e-9);
     assert_eq!(bound(&Demand::default()), Bound::Memory);
+}
+
+/// A launch of ten warps a multiprocessor, each of a thousand multiply-adds and as many loads, among 4,000
+/// instructions.
+#[test]
+fn instructions_are_held_against_their_units() {
+    let warps = 100.0;
+    let issued = Issued {
+        instructions: 4000.0 * warps,
+        float32: 1000.0 * warps,
+        integer: 900.0 * warps,
+        float64: 100.0 * warps,
+        special: 50.0 * warps,
+        memory: 1000.0 * warps,
+        multiply_adds: 1000.0 * warps,
+        turns: 2000.0 * warps,
+        clocks: 5000.0 * 20.0,
+        ..Issued::default()
+    };
+    let demand = Demand {
+        // Too much, and too little, of what is counted better.
+        on_chip_bytes: 1e12,
+        multiply_adds: 1.0,
+        issued: Some(issued),
+        ..Demand::default()
+    };
+    let floor = ROUND.floor(&demand);
+    let clocks = |seconds: f64| seconds * 1e9 * 10.0;
+    near(clocks(floor.issue), 100_000.0);
+    near(clocks(floor.on_chip), 200_000.0);
+    // 50 lanes of float32.
+    near(clocks(floor.float32), 64_000.0);
+    near(clocks(floor.integer), 45_000.0);
+    near(clocks(floor.float64), 160_000.0);
+    near(clocks(floor.special), 10_000.0);
+    near(clocks(floor.latency), 100_000.0);
+    assert_eq!(floor.bound(), Bound::OnChip);
+}
+
+#[test]
+fn blocks_side_by_side_are_bounded_by_what_they_take() {
+    let [h100, l4] = ["h100", "l4"].map(|name| Chip::named(name).unwrap());
+    // By blocks, threads, registers and shared memory.
+    assert_eq!(h100.blocks(32, 10, 0), 32);
+    assert_eq!(h100.blocks(256, 32, 0), 8);
+    assert_eq!(h100.blocks(256, 33, 0), 6);
+    assert_eq!(h100.blocks(256, 255, 0), 1);
+    assert_eq!(h100.blocks(256, 32, 227 * 1024), 1);
+    assert_eq!(h100.blocks(256, 32, 75 * 1024), 3);
+    assert_eq!(h100.blocks(256, 32, 75 * 1024 + 1), 2);
+    assert_eq!(l4.blocks(32, 10, 0), 24);
+    assert_eq!(l4.blocks(256, 32, 0), 6);
+    assert_eq!(l4.blocks(256, 32, 49 * 1024), 2);
 }
 
 /// The published rates are the multiprocessors' units times the clock, rounded.

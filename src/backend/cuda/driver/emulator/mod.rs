@@ -262,7 +262,7 @@ fn pool() -> Option<&'static ThreadPool> {
 }
 
 /// `count` of the blocks, evenly spread.
-fn sample(blocks: Vec<u32>, count: u32) -> Vec<u32> {
+pub(super) fn sample(blocks: Vec<u32>, count: u32) -> Vec<u32> {
     let (n, count) = (blocks.len(), count as usize);
     if count == n {
         return blocks;

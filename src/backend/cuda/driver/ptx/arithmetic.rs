@@ -329,6 +329,15 @@ impl Comparison {
         Some(Comparison { relation, numbers })
     }
 
+    pub(super) fn is_float64(self) -> bool {
+        self.numbers == Numbers::F64
+    }
+
+    /// Whether it compares integers of 64 bits.
+    pub(super) fn is_wide(self) -> bool {
+        matches!(self.numbers, Numbers::U64 | Numbers::S64)
+    }
+
     #[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx2,fma"))]
     pub(super) fn compute(self, operands: [&Lanes; 2]) -> Lanes {
         match self.numbers {

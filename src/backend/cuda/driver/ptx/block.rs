@@ -12,7 +12,7 @@ pub(super) struct Failed {
     pub fault: Fault,
 }
 
-/// Runs all blocks.
+/// Runs the blocks of these numbers.
 ///
 /// # Errors
 /// What a thread does wrong.
@@ -21,6 +21,7 @@ pub(super) fn run(
     program: &Program,
     launch: Launch,
     parameters: &[u8],
+    blocks: impl IntoIterator<Item = u32>,
     reach: &mut Reach<'_>,
 ) -> Result<(), Failed> {
     let threads = launch.block;
@@ -28,8 +29,8 @@ pub(super) fn run(
     let mut warps: Vec<Warp> = firsts
         .map(|first| Warp::new(program, first, threads))
         .collect();
-    let [x, y, z] = launch.grid;
-    for number in 0..x * y * z {
+    let [x, y, _] = launch.grid;
+    for number in blocks {
         let block = [number % x, number / x % y, number / x / y];
         reach.enter(block, number);
         for warp in &mut warps {
@@ -59,6 +60,9 @@ fn run_to_barrier(
     let mut stops = vec![];
     for warp in warps.iter_mut() {
         stops.push(warp.run(program, parameters, reach)?);
+    }
+    if let Some(meter) = &mut reach.meter {
+        meter.meet(stops.iter().all(|stop| *stop == Stop::Ended));
     }
     let waiting = stops.iter().position(|stop| *stop != Stop::Ended);
     let Some((first, Stop::Barrier(at))) = waiting.map(|first| (first, stops[first])) else {

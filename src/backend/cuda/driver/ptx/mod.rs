@@ -9,6 +9,8 @@
 mod access;
 mod arithmetic;
 mod block;
+mod cost;
+mod meter;
 mod program;
 mod race;
 #[cfg(test)]
@@ -18,18 +20,20 @@ mod text;
 mod twins;
 mod warp;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
 use self::access::{Reach, WORD};
 use self::block::Failed;
+pub use self::meter::Issued;
+use self::meter::Meter;
 use self::program::Program;
 use self::race::Touch;
 use super::arguments::{Address, RawArguments};
 use super::device::Device;
-use super::emulator::SHARED_LIMIT;
 use super::emulator::bridge::OFFSET_BITS;
 use super::emulator::memory::Memory;
+use super::emulator::{Options, SHARED_LIMIT, sample};
 use super::error::{DriverError, Result};
 use super::interface::Driver;
 use super::kernel::{Kernel, Module};
@@ -42,13 +46,73 @@ const NAME: &str = "ptx";
 /// The device: one thread of the machine runs its blocks.
 struct Ptx {
     state: Mutex<State>,
+    /// As the emulator's: one block in so many runs, and a block's shared memory at most.
+    sample: u32,
+    shared_limit: u32,
 }
+
+/// What the blocks of a launch have, by which a multiprocessor holds some of them at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BlockShape {
+    pub threads: u32,
+    /// Bytes of shared memory.
+    pub shared: u32,
+}
+
+/// What every kernel issued, by the shape of its blocks.
+pub type IssuedByKernel = BTreeMap<(&'static str, BlockShape), Issued>;
 
 struct State {
     memory: Memory,
     /// Who used which word, by allocation.
     touches: Vec<Vec<Touch>>,
     launches: u32,
+    /// Where it counts.
+    issued: Option<IssuedByKernel>,
+}
+
+/// The interpreter, which counts what warps issue.
+pub struct Metered {
+    ptx: Arc<Ptx>,
+    device: Device,
+}
+
+impl Metered {
+    /// With the emulator's options; it has no orders and no bound of memory.
+    ///
+    /// # Errors
+    /// As of [`Device::ptx`].
+    pub fn new(options: &Options) -> Result<Self> {
+        let state = State {
+            issued: Some(BTreeMap::new()),
+            ..State::new()
+        };
+        let ptx = Arc::new(Ptx {
+            state: Mutex::new(state),
+            sample: options.sample.max(1),
+            shared_limit: options.shared_limit,
+        });
+        check()?;
+        Ok(Metered {
+            device: Device::new(ptx.clone()),
+            ptx,
+        })
+    }
+
+    /// The device.
+    pub fn device(&self) -> Device {
+        self.device.clone()
+    }
+
+    /// What was issued since the start, or since the last call.
+    pub fn take_issued(&self) -> IssuedByKernel {
+        let mut state = lock(&self.ptx.state);
+        state
+            .issued
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
+    }
 }
 
 impl Device {
@@ -57,23 +121,34 @@ impl Device {
     /// # Errors
     /// The build had no nvcc, or the processor lacks instructions that the interpreter is compiled for.
     pub fn ptx() -> Result<Device> {
-        if crate::backend::cuda::kernels::NVCC.is_none() {
-            return Err(DriverError::NoKernels {
-                device: NAME.to_owned(),
-            });
-        }
-        open()
+        check()?;
+        Ok(Device::new(Arc::new(Ptx::new())))
     }
 }
 
-/// A device, also where there are no kernels for it.
-fn open() -> Result<Device> {
+/// Whether the interpreter can run.
+fn check() -> Result<()> {
+    if crate::backend::cuda::kernels::NVCC.is_none() {
+        return Err(DriverError::NoKernels {
+            device: NAME.to_owned(),
+        });
+    }
     #[cfg(target_arch = "x86_64")]
     if !(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")) {
         return Err(failed("start", "this processor has no AVX2 and FMA"));
     }
-    let state = Mutex::new(State::new());
-    Ok(Device::new(Arc::new(Ptx { state })))
+    Ok(())
+}
+
+impl Ptx {
+    /// One that runs all blocks.
+    fn new() -> Self {
+        Ptx {
+            state: Mutex::new(State::new()),
+            sample: 1,
+            shared_limit: SHARED_LIMIT,
+        }
+    }
 }
 
 impl State {
@@ -82,12 +157,22 @@ impl State {
             memory: Memory::new(u64::MAX),
             touches: vec![],
             launches: 0,
+            issued: None,
         }
     }
 
-    /// Runs a kernel.
-    fn run(&mut self, program: &Program, launch: Launch, parameters: &[u8]) -> Result<(), Failed> {
+    /// Runs one block in `each` of a kernel.
+    fn run(
+        &mut self,
+        kernel: &'static str,
+        program: &Program,
+        launch: Launch,
+        parameters: &[u8],
+        each: u32,
+    ) -> Result<(), Failed> {
         self.launches += 1;
+        let warps = launch.block.div_ceil(32) as usize;
+        let meter = self.issued.is_some().then(|| Meter::new(program, warps));
         let words = launch.shared as usize / WORD;
         let mut reach = Reach {
             memory: &mut self.memory,
@@ -98,10 +183,23 @@ impl State {
             launch: self.launches,
             number: 0,
             epoch: 0,
+            meter,
         };
+        let all = launch.grid.iter().product::<u32>();
+        let some = all.div_ceil(each);
+        let blocks = sample((0..all).collect(), some);
         // SAFETY: who opened the device has seen that the processor has the instructions.
         #[allow(unused_unsafe, reason = "other processors need none")]
-        let done = unsafe { block::run(program, launch, parameters, &mut reach) };
+        let done = unsafe { block::run(program, launch, parameters, blocks, &mut reach) };
+        let issued = reach.meter.map(|meter| meter.issued());
+        if let (Some(sum), Some(issued)) = (&mut self.issued, issued) {
+            let shape = BlockShape {
+                threads: launch.block,
+                shared: launch.shared,
+            };
+            let sum = sum.entry((kernel, shape)).or_default();
+            *sum += issued.times(f64::from(all) / f64::from(some));
+        }
         self.memory.settle();
         done
     }
@@ -130,15 +228,20 @@ impl Driver for Ptx {
     }
 
     fn shared_limit(&self) -> u32 {
-        SHARED_LIMIT
+        self.shared_limit
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address> {
-        let allocated = lock(&self.state).memory.allocate(bytes);
-        allocated.ok_or_else(|| DriverError::OutOfMemory {
+        let memory = &mut lock(&self.state).memory;
+        let allocated = memory.allocate(bytes);
+        let address = allocated.ok_or_else(|| DriverError::OutOfMemory {
             device: NAME.to_owned(),
             bytes,
-        })
+        })?;
+        if self.sample > 1 {
+            memory.zero(address, bytes);
+        }
+        Ok(address)
     }
 
     fn free(&self, address: Address) {
@@ -172,9 +275,10 @@ impl Driver for Ptx {
             launch,
             cause,
         };
-        if launch.shared > SHARED_LIMIT {
+        if launch.shared > self.shared_limit {
             return Err(refuse(format!(
-                "a block has at most {SHARED_LIMIT} bytes of shared memory"
+                "a block has at most {} bytes of shared memory",
+                self.shared_limit
             )));
         }
         let programs = programs(kernel.module).map_err(refuse)?;
@@ -200,7 +304,7 @@ impl Driver for Ptx {
             parameters[bytes].copy_from_slice(from);
         }
 
-        let done = lock(&self.state).run(program, launch, &parameters);
+        let done = lock(&self.state).run(kernel.name, program, launch, &parameters, self.sample);
         done.map_err(|Failed { line, fault }| {
             let operation = format!("{} {launch}, line {line} of its PTX", kernel.name);
             failed(operation, fault)

@@ -1,4 +1,5 @@
 mod compiled;
+mod counted;
 
 use super::super::emulator::fault::Fault;
 use super::super::launch::Launch;
@@ -55,7 +56,7 @@ fn run_blocks(body: &str, [blocks, threads]: [u32; 2], input: &[u32]) -> Result<
     state.memory.write(bytemuck::cast_slice(input), from);
     let parameters = [output.0.to_le_bytes(), from.0.to_le_bytes()].concat();
     let launch = Launch::new([blocks, 1, 1], threads).with_shared(512);
-    state.run(&programs["test"], launch, &parameters)?;
+    state.run("test", &programs["test"], launch, &parameters, 1)?;
     let mut words = vec![0; 256];
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
     state.memory.read(output, bytes).unwrap();

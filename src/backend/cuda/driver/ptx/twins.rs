@@ -18,7 +18,7 @@ use super::super::launch::Launch;
 use super::super::lock::lock;
 use super::arithmetic::Unary;
 use super::program::{Instruction, Operation};
-use super::{NAME, Ptx, State, failed, programs};
+use super::{NAME, Ptx, failed, programs};
 
 /// Kernels that may leave other bits though their text does not show it.
 const OTHERS: [&str; 3] = [
@@ -46,9 +46,7 @@ impl Device {
 impl Twins {
     fn new() -> Result<Self> {
         Ok(Twins {
-            ptx: Ptx {
-                state: Mutex::new(State::new()),
-            },
+            ptx: Ptx::new(),
             emulator: Emulator::new(Options::default())?,
             turn: Mutex::new(()),
         })

@@ -147,6 +147,12 @@ impl Warp {
                         lanes & if holds { predicate } else { !predicate }
                     }
                 };
+                if reach.meter.is_some() {
+                    self.note_access(&instruction.operation, active, reach);
+                }
+                if let Some(meter) = &mut reach.meter {
+                    meter.issue(self.first as usize / 32, at);
+                }
                 match instruction.operation {
                     Operation::Branch(target) => {
                         if active == lanes && self.groups.is_empty() {
@@ -175,6 +181,41 @@ impl Warp {
                     break;
                 }
             }
+        }
+    }
+
+    /// Tells the meter which memory the active lanes use.
+    fn note_access(&self, operation: &Operation, active: u32, reach: &mut Reach<'_>) {
+        let warp = self.first as usize / 32;
+        let Some(meter) = &mut reach.meter else {
+            return;
+        };
+        let addresses = |address: Address, mask: u64| -> Vec<u64> {
+            let of_lane = |lane| self.address(address, lane) & mask;
+            set_bits(active).map(of_lane).collect()
+        };
+        let shared = |address: Address| addresses(address, u32::MAX.into());
+        match *operation {
+            Operation::Load {
+                space, to, from, ..
+            } => match space {
+                Space::Shared => meter.use_shared(&shared(from), to.total()),
+                Space::Global => meter.use_global(&addresses(from, u64::MAX), to.total(), true),
+                Space::Parameter => {}
+            },
+            Operation::Store { space, to, from } => match space {
+                Space::Shared => meter.use_shared(&shared(to), from.total()),
+                _ => meter.use_global(&addresses(to, u64::MAX), from.total(), false),
+            },
+            Operation::LoadMatrices { row, .. } => meter.use_shared(&shared(row), 16),
+            Operation::Copy { to, from, .. } => {
+                meter.use_global(&addresses(from, u64::MAX), 16, true);
+                meter.use_shared(&shared(to), 16);
+            }
+            Operation::Shuffle { .. } => meter.exchange(),
+            Operation::Commit => meter.close_copies(warp),
+            Operation::Wait(groups) => meter.wait_for_copies(warp, groups),
+            _ => {}
         }
     }
 
