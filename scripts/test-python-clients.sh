@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests the Python package with what it is used with: PyTorch, attack libraries, exporters. They are gigabytes
+# Tests the Python package with what it is used with: PyTorch, attack libraries, exporters, Ray. They are gigabytes
 # (PyPI's PyTorch for x86 brings CUDA libraries along), so scripts/test.sh does without. Installs them into
 # .venv/clients, with the wheel that WHEEL names or else one that is built here. More arguments go to pytest. Safe
 # to run again.
@@ -11,9 +11,9 @@ if ! "$python" -m pip --version >/dev/null 2>&1; then
     "${PYTHON:-python3}" -m venv --clear "$venv"
 fi
 install=("$python" -m pip install --quiet --disable-pip-version-check)
-"${install[@]}" numpy torch torchvision timm transformers onnx onnxscript scipy requests tqdm \
+"${install[@]}" numpy torch torchvision timm transformers onnx onnxscript scipy requests tqdm mlflow-skinny wandb tensorboard \
     'maturin>=1.9,<2' 'mypy>=1.18' 'pytest>=8' typing_extensions \
-    'foolbox==3.3.4'
+    'foolbox==3.3.4' 'adversarial-robustness-toolbox==1.20.*' 'ray[data]'
 # torchattacks asks for a version of requests that is years old, and runs with others.
 "${install[@]}" --no-deps 'torchattacks==3.5.1' 'pyautoattack==0.2.0'
 

@@ -1,6 +1,6 @@
 """Purifies the pictures of an array.
 
-    python purify_batch.py MODEL.onnx PICTURES.npy PURIFIED.npy [SETTING=VALUE ...]
+    python purify_batch.py MODEL.onnx PICTURES.npy PURIFIED.npy [SETTING[=VALUE] ...]
 """
 
 import sys
@@ -11,7 +11,8 @@ import backstitch
 
 
 def main(model, pictures, output, *settings):
-    purifier = backstitch.Purifier(model, **dict(setting.split("=") for setting in settings))
+    settings = dict(setting.split("=", 1) if "=" in setting else (setting, True) for setting in settings)
+    purifier = backstitch.Purifier(model, **settings)
     x = np.load(pictures)
     result = purifier.purify(x, progress=True)
     for i, purified in enumerate(result):

@@ -17,9 +17,9 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 def test_purify_batch(tmp_path, x):
     np.save(tmp_path / "x.npy", x)
     words = [EXAMPLES / "purify_batch.py", MODEL, tmp_path / "x.npy", tmp_path / "y.npy"]
-    words += ["preset=cifar", "iterations=20", "device=cpu"]
+    words += ["preset=cifar", "iterations=20", "device=cpu", "always"]
     run = subprocess.run([sys.executable, *map(str, words)], check=True, capture_output=True, text=True)
-    purifier = backstitch.Purifier(MODEL, preset="cifar", iterations=20, device="cpu")
+    purifier = backstitch.Purifier(MODEL, preset="cifar", iterations=20, device="cpu", always=True)
     result = purifier.purify(x)
     assert np.array_equal(np.load(tmp_path / "y.npy"), result.images)
     assert run.stdout.startswith(f"0: {result.verdicts[0]}, score {result.scores[0]:.3f}")

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch.autograd.function import once_differentiable
 
+from backstitch._errors import InvalidError
 from backstitch._purifier import Purifier, Through
+from backstitch._results import Result
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -19,6 +21,17 @@ if TYPE_CHECKING:
 _warned = False
 
 
+def unless_all_failed(result: Result) -> Result:
+    """The result of tensors. If every picture fails, then for a reason of the caller's, such as their size.
+
+    Raises:
+        InvalidError: no picture could be purified.
+    """
+    if result.errors and len(result.errors) == len(result):
+        raise InvalidError(result.errors[0])
+    return result
+
+
 class _Defense(torch.autograd.Function):
     """The defended logits; backward is what the rule puts in place of a derivative."""
 
@@ -26,7 +39,10 @@ class _Defense(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, defended: Defended) -> torch.Tensor:
         ctx.save_for_backward(x)
         ctx.defended = defended
-        logits = defended.purifier.purify(x, layout="nchw").logits
+        if defended.through is None:
+            logits = defended.purifier.classify(x, layout="nchw").logits
+        else:
+            logits = unless_all_failed(defended.purifier.purify(x, layout="nchw")).logits
         return torch.from_numpy(logits).to(x)
 
     @staticmethod
@@ -51,7 +67,8 @@ class Defended(torch.nn.Module):
     The forward pass purifies the pictures. Nothing of that has a derivative, and the backward pass takes the
     gradient of ``through`` in its place, see :meth:`backstitch.Purifier.gradient`: ``decision`` is what an attacker
     should use who knows the defense, whatever the library's loss is; its length means nothing. Each backward pass
-    purifies ``draws`` times more; without gradients nothing is computed for them.
+    purifies ``draws`` times more; without gradients nothing is computed for them. With ``through=None`` it is the
+    classifier alone, so that attacks on that can be tried on the defense.
 
     A picture whose logits are not numbers has the logits NaN.
     """
@@ -60,7 +77,7 @@ class Defended(torch.nn.Module):
         self,
         model: Purifier | str | os.PathLike[str],
         *,
-        through: Through = "decision",
+        through: Through | None = "decision",
         draws: int = 1,
         attacker_seeds: Literal["fixed", "fresh"] = "fixed",
         **settings: Unpack[Settings],
