@@ -42,18 +42,18 @@ pub(super) struct Ascent {
 /// A way to a wrong answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// The classifier's label meets no aim, but the defense takes it for adversarial and recovers one that does.
+    /// The classifier's label does not meet the aim, but is judged adversarial, and the recovered label meets it.
     FalseAlarm,
     /// The classifier's label meets the aim, and is judged clean.
     JudgedClean,
-    /// The classifier's label is judged adversarial rightly, and the recovered label is a third one.
+    /// The classifier's label is wrong and judged adversarial, and the recovered label is a third one that meets the aim.
     ThirdLabel,
     /// The output is a reconstruction whose label meets the aim.
     Undecided,
 }
 
 impl Way {
-    /// All of them, those first that attacks found first.
+    /// All of them, the one first that most attacks succeed on.
     pub(super) const ALL: [Way; 4] = [
         Way::FalseAlarm,
         Way::JudgedClean,

@@ -21,8 +21,7 @@ use crate::picture::Picture;
 /// ones, even with the same seed.
 ///
 /// Reading an image costs one purification, its gradient one for each draw, and one more if the defense's own seed is
-/// none of theirs. The images of a call share
-/// the defense's launches: call with [`batch`](Self::batch) images or more.
+/// none of theirs. The images of a call share the defense's launches: call with [`batch`](Self::batch) images or more.
 ///
 /// What the rules approximate:
 ///
