@@ -37,12 +37,13 @@ pub struct RandomKey {
 
 impl RandomKey {
     /// The Philox key: seed and image mixed by SplitMix64's finaliser.
-    pub(crate) fn philox_key(&self) -> [u32; 2] {
+    fn philox_key(&self) -> [u32; 2] {
         let mixed = mix(mix(self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15)) ^ self.image);
         [mixed as u32, (mixed >> 32) as u32]
     }
 
     /// What a device needs to draw the key's numbers: the Philox key's two words, and the tile.
+    #[cfg(any(feature = "cuda", feature = "emulator"))]
     pub(crate) fn philox_words(&self) -> [u32; 3] {
         let [low, high] = self.philox_key();
         [low, high, self.tile]
