@@ -52,9 +52,9 @@ impl Twins {
         })
     }
 
-    fn both<T>(&self, mut ask: impl FnMut(&dyn Driver) -> T) -> [T; 2] {
+    fn both<T>(&self, ask: impl FnMut(&dyn Driver) -> T) -> [T; 2] {
         let _turn = lock(&self.turn);
-        [&*self.emulator.device().driver, &self.ptx].map(|driver| ask(driver))
+        [&*self.emulator.device().driver, &self.ptx].map(ask)
     }
 
     /// Holds the memories against each other after a launch.
